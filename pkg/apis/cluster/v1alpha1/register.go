@@ -1,0 +1,68 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	"fmt"
+	"net/url"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/conversion"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+const (
+	// GroupName is the API group.
+	GroupName = "cluster.core.oam.dev"
+	// Version is the API version of this package.
+	Version = "v1alpha1"
+	// ResourceName is the resource, as it is written in a URL.
+	ResourceName = "clustergateways"
+	// KindName is the kind of the resource.
+	KindName = "ClusterGateway"
+)
+
+// SchemeGroupVersion is the group and version that the types of this package are registered under. It is never written to.
+var SchemeGroupVersion = schema.GroupVersion{Group: GroupName, Version: Version}
+
+// Resource qualifies a resource's name with the group.
+func Resource(resource string) schema.GroupResource {
+	return SchemeGroupVersion.WithResource(resource).GroupResource()
+}
+
+// Kind qualifies a kind with the group.
+func Kind(kind string) schema.GroupKind {
+	return SchemeGroupVersion.WithKind(kind).GroupKind()
+}
+
+// AddToScheme registers the types, the conversion of a proxy request's query, and the field labels that a selector may name.
+func AddToScheme(scheme *runtime.Scheme) error {
+	scheme.AddKnownTypes(SchemeGroupVersion, &ClusterGateway{}, &ClusterGatewayList{}, &ClusterGatewayProxyOptions{})
+	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
+	if err := scheme.AddConversionFunc((*url.Values)(nil), (*ClusterGatewayProxyOptions)(nil), func(a, b any, _ conversion.Scope) error {
+		convertURLValuesToProxyOptions(a.(*url.Values), b.(*ClusterGatewayProxyOptions))
+		return nil
+	}); err != nil {
+		return fmt.Errorf("register the conversion of proxy options: %w", err)
+	}
+	if err := scheme.AddFieldLabelConversionFunc(SchemeGroupVersion.WithKind(KindName), convertFieldLabel); err != nil {
+		return fmt.Errorf("register the field labels of %s: %w", KindName, err)
+	}
+	return nil
+}
+
+// convertURLValuesToProxyOptions takes the path alone: every other parameter belongs to the managed cluster's API server.
+func convertURLValuesToProxyOptions(in *url.Values, out *ClusterGatewayProxyOptions) {
+	out.Path = in.Get("path")
+}
+
+// convertFieldLabel admits the field selectors that can be answered by the hub, which knows only the Secret's labels and name.
+func convertFieldLabel(label, value string) (string, string, error) {
+	switch label {
+	case FieldName, FieldEndpointType, FieldCredentialType:
+		return label, value, nil
+	}
+	return "", "", fmt.Errorf("field label %q is not supported: use %s, %s or %s", label, FieldName, FieldEndpointType, FieldCredentialType)
+}
