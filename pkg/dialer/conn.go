@@ -1,0 +1,316 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dialer
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// DefaultReceiveBuffer is how many bytes a BufferedConn holds for a consumer that does not read, by default.
+// HTTP/2 needs next to nothing, having flow control of its own; the buffer is for upgraded connections (exec, cp,
+// port-forward), and is as long as a consumer may lag behind before its connection ends.
+const DefaultReceiveBuffer = 64 << 20
+
+// sendBuffer is how many bytes a BufferedConn accepts before Write blocks; a few packets, so that the sender always has
+// the next one at hand.
+const sendBuffer = 128 << 10
+
+// MaxPacket is the most bytes that TakeOutgoing returns at once. The stock agent reads its side in pieces of 4 KiB; on this
+// side larger pieces cost fewer packets, and small enough ones let the connections of an agent take turns.
+const MaxPacket = 32 << 10
+
+// BufferedConn is the consumer's end of a connection that is carried over a tunnel: a net.Conn with working deadlines,
+// non-nil addresses and a Close that unblocks Read and Write.
+//
+// Its other end is whoever carries the bytes: it calls Deliver and CloseRemote for what comes in, and TakeOutgoing for what
+// goes out, each time that the ready function has announced something. None of these blocks, so that a slow consumer never
+// holds up a carrier that has other connections to serve.
+type BufferedConn struct {
+	local, remote net.Addr
+	receiveMax    int
+	// ready announces that TakeOutgoing has something to say. It is called without mu held, any number of times.
+	ready func()
+
+	mu sync.Mutex
+	// readable and writable wake Read and Write; both use mu.
+	readable, writable sync.Cond
+
+	in       [][]byte // received, not yet read; in[0] may be partly read
+	inBytes  int
+	out      []byte // written, not yet taken
+	inErr    error  // what Read returns once in is empty; set by CloseRemote or by a full buffer
+	closed   bool   // Close was called
+	finished bool   // the carrier has been told of the end, or has told us: nothing more goes out
+
+	readDeadline, writeDeadline deadline
+}
+
+var _ net.Conn = (*BufferedConn)(nil)
+
+// NewBufferedConn returns a connection that buffers up to receiveMax bytes (0: DefaultReceiveBuffer). ready is called,
+// from any goroutine, when there is something to take.
+func NewBufferedConn(local, remote net.Addr, receiveMax int, ready func()) *BufferedConn {
+	if receiveMax <= 0 {
+		receiveMax = DefaultReceiveBuffer
+	}
+	c := &BufferedConn{local: local, remote: remote, receiveMax: receiveMax, ready: ready}
+	c.readable.L, c.writable.L = &c.mu, &c.mu
+	c.readDeadline.cond, c.writeDeadline.cond = &c.readable, &c.writable
+	return c
+}
+
+// Deliver hands p, which the connection then owns, to the reader. It never blocks. It returns ErrBufferFull when the
+// buffer is full, which also ends the connection: the carrier then has a close to send (see TakeOutgoing).
+func (c *BufferedConn) Deliver(p []byte) error {
+	if len(p) == 0 {
+		return nil
+	}
+	c.mu.Lock()
+	if c.closed || c.inErr != nil {
+		c.mu.Unlock()
+		return nil
+	}
+	if c.inBytes+len(p) <= c.receiveMax {
+		c.in = append(c.in, p)
+		c.inBytes += len(p)
+		c.readable.Signal()
+		c.mu.Unlock()
+		return nil
+	}
+	// What is buffered goes, too: it is a truncated stream either way, and the memory is the point.
+	c.in, c.inBytes, c.out = nil, 0, nil
+	c.inErr = ErrBufferFull
+	c.wakeLocked()
+	c.mu.Unlock()
+	c.ready()
+	return ErrBufferFull
+}
+
+// CloseRemote says that the other end is gone. The reader gets what is buffered, then err (nil: io.EOF); writes fail at
+// once.
+func (c *BufferedConn) CloseRemote(err error) {
+	if err == nil {
+		err = io.EOF
+	}
+	c.mu.Lock()
+	if c.inErr == nil {
+		c.inErr = err
+	}
+	c.out, c.finished = nil, true
+	c.wakeLocked()
+	c.mu.Unlock()
+}
+
+// TakeOutgoing returns the next bytes to send, MaxPacket at most, with more saying whether there is something left to
+// take. end is true, once only, when the connection is over on this side and the carrier has to close it.
+func (c *BufferedConn) TakeOutgoing() (p []byte, more, end bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.finished {
+		return nil, false, false
+	}
+	if len(c.out) > MaxPacket {
+		p, c.out = c.out[:MaxPacket:MaxPacket], c.out[MaxPacket:]
+	} else {
+		p, c.out = c.out, nil
+	}
+	if len(p) > 0 {
+		c.writable.Signal()
+	}
+	over := c.closed || c.inErr != nil
+	if len(c.out) == 0 && over {
+		c.finished = true
+		return p, false, true
+	}
+	return p, len(c.out) > 0, false
+}
+
+// wakeLocked wakes whoever waits in Read or Write.
+func (c *BufferedConn) wakeLocked() {
+	c.readable.Broadcast()
+	c.writable.Broadcast()
+}
+
+// Read implements net.Conn.
+func (c *BufferedConn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch {
+		case c.closed:
+			return 0, c.opError("read", net.ErrClosed)
+		case c.readDeadline.passed():
+			return 0, c.opError("read", os.ErrDeadlineExceeded)
+		case len(p) == 0:
+			return 0, nil
+		case c.inBytes > 0:
+			return c.readLocked(p), nil
+		case c.inErr == io.EOF:
+			return 0, io.EOF
+		case c.inErr != nil:
+			return 0, c.opError("read", c.inErr)
+		}
+		c.readable.Wait()
+	}
+}
+
+func (c *BufferedConn) readLocked(p []byte) (n int) {
+	for n < len(p) && c.inBytes > 0 {
+		k := copy(p[n:], c.in[0])
+		n += k
+		c.inBytes -= k
+		if c.in[0] = c.in[0][k:]; len(c.in[0]) == 0 {
+			c.in[0] = nil
+			c.in = c.in[1:]
+		}
+	}
+	if c.inBytes == 0 {
+		c.in = nil
+	} else {
+		c.readable.Signal() // another reader may be waiting for the rest
+	}
+	return n
+}
+
+// Write implements net.Conn. It returns when all of p has been taken over for sending, as a socket does; an error that comes
+// later shows in the next call.
+func (c *BufferedConn) Write(p []byte) (n int, err error) {
+	c.mu.Lock()
+	for {
+		switch {
+		case c.closed:
+			err = c.opError("write", net.ErrClosed)
+		case c.writeDeadline.passed():
+			err = c.opError("write", os.ErrDeadlineExceeded)
+		case c.inErr == io.EOF:
+			err = c.opError("write", io.ErrClosedPipe)
+		case c.inErr != nil:
+			err = c.opError("write", c.inErr)
+		}
+		if err != nil || n == len(p) {
+			break
+		}
+		if room := sendBuffer - len(c.out); room > 0 {
+			k := min(room, len(p)-n)
+			c.out = append(c.out, p[n:n+k]...)
+			n += k
+			c.mu.Unlock()
+			c.ready()
+			if n == len(p) {
+				return n, nil
+			}
+			c.mu.Lock()
+			continue
+		}
+		c.writable.Wait()
+	}
+	if len(c.out) < sendBuffer {
+		c.writable.Signal() // another writer may have been passed over
+	}
+	c.mu.Unlock()
+	return n, err
+}
+
+// Close implements net.Conn. What has been written is still sent; Read and Write return at once with net.ErrClosed.
+func (c *BufferedConn) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return c.opError("close", net.ErrClosed)
+	}
+	c.closed = true
+	c.in, c.inBytes = nil, 0
+	c.readDeadline.stop()
+	c.writeDeadline.stop()
+	c.wakeLocked()
+	c.mu.Unlock()
+	c.ready()
+	return nil
+}
+
+// LocalAddr implements net.Conn.
+func (c *BufferedConn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr implements net.Conn.
+func (c *BufferedConn) RemoteAddr() net.Addr { return c.remote }
+
+// SetDeadline implements net.Conn.
+func (c *BufferedConn) SetDeadline(t time.Time) error {
+	if err := c.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *BufferedConn) SetReadDeadline(t time.Time) error { return c.setDeadline(&c.readDeadline, t) }
+
+// SetWriteDeadline implements net.Conn.
+func (c *BufferedConn) SetWriteDeadline(t time.Time) error { return c.setDeadline(&c.writeDeadline, t) }
+
+func (c *BufferedConn) setDeadline(d *deadline, t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return c.opError("set", net.ErrClosed)
+	}
+	d.set(t)
+	return nil
+}
+
+func (c *BufferedConn) opError(op string, err error) error {
+	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
+}
+
+// deadline wakes a condition when its time has come. It is used under the condition's lock.
+type deadline struct {
+	cond  *sync.Cond
+	at    time.Time // zero: none
+	timer *time.Timer
+}
+
+func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
+
+func (d *deadline) set(t time.Time) {
+	d.stop()
+	d.at = t
+	if t.IsZero() {
+		return
+	}
+	wake := func() {
+		d.cond.L.Lock()
+		defer d.cond.L.Unlock()
+		d.cond.Broadcast()
+	}
+	if wait := time.Until(t); wait > 0 {
+		d.timer = time.AfterFunc(wait, wake)
+		return
+	}
+	d.cond.Broadcast()
+}
+
+func (d *deadline) stop() {
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+}
+
+// Addr is the address of one end of a tunnelled connection.
+type Addr struct {
+	// Name is what the address says: "cluster/host:port" for the far end, "tunnel" or the like for the near one.
+	Name string
+}
+
+var _ net.Addr = Addr{}
+
+// Network implements net.Addr.
+func (Addr) Network() string { return "tcp" }
+
+// String implements net.Addr.
+func (a Addr) String() string { return a.Name }

@@ -1,0 +1,403 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/apiserver-network-proxy/proto/agent"
+	"sigs.k8s.io/apiserver-network-proxy/proto/header"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+)
+
+// Lane is which of an agent's streams a connection takes. See the package documentation.
+type Lane int
+
+// The lanes. A dial whose own lane has no stream takes another.
+const (
+	// LaneRequests carries ordinary requests; they share few connections, with HTTP/2's own flow control.
+	LaneRequests Lane = iota
+	// LaneUpgrades carries upgraded connections: exec, attach, port-forward.
+	LaneUpgrades
+	lanes
+)
+
+const (
+	// keepaliveTime and keepaliveTimeout bound how long an agent that vanished without a word stays in the table; the sum
+	// must stay below the 45 s that the gateway promises.
+	keepaliveTime    = 15 * time.Second
+	keepaliveTimeout = 15 * time.Second
+	// attemptTimeout is how long a dial waits for one agent while there is another to try: a second more than the stock
+	// agent's own limit for a dial (dialTimeout, pkg/agent/client.go), after which it answers.
+	attemptTimeout = 6 * time.Second
+	// stallTimeout is how long an agent may take no packet at all before its stream is ended. No single connection's
+	// fault reaches it: an agent stops taking packets only when it has about 150 waiting for one connection.
+	stallTimeout  = 15 * time.Second
+	watchInterval = 2 * time.Second
+	// maxSessions bounds the streams of one cluster: a certificate that leaked, or an agent in a crash loop, must not
+	// take the gateway's memory.
+	maxSessions = 64
+	// maxPacket is the largest packet accepted; the stock agent sends 4 KiB at a time.
+	maxPacket = 1 << 20
+)
+
+// Config is what a Server needs. It does not change after New.
+type Config struct {
+	// ServerID identifies this replica to agents; no two replicas may share one.
+	ServerID string
+	// ServerCount is the number of replicas that every agent is to connect to; at least 1.
+	ServerCount int
+	// TLS is the serving configuration. It must require and verify client certificates; [Server.Serve] refuses to start with one
+	// that does not. GetConfigForClient is honoured, so certificates can be reloaded.
+	TLS *tls.Config
+	// ReceiveBuffer is the bound of each connection's buffer in bytes; 0 means dialer.DefaultReceiveBuffer.
+	ReceiveBuffer int
+	// AgentsChanged, if set, is told the number of distinct agents of a cluster each time that it changes.
+	AgentsChanged func(cluster string, agents int)
+	// Logger is where connections of agents are reported. Its zero value logs nothing.
+	Logger klog.Logger
+
+	// attemptTimeout and stallTimeout are the constants of these names, unless a test in this package says otherwise.
+	attemptTimeout, stallTimeout time.Duration
+}
+
+// Server is the embedded Konnectivity server. It is safe for concurrent use.
+type Server struct {
+	agent.UnimplementedAgentServiceServer
+	cfg Config
+
+	mu       sync.RWMutex
+	clusters map[string]*clusterSessions
+	closed   bool
+	// loops counts the goroutines of sessions. Add happens under mu and only while not closed.
+	loops sync.WaitGroup
+}
+
+// clusterSessions is what is known of one cluster's agents. It stays when the last of them goes, for lastSeen.
+type clusterSessions struct {
+	sessions []*session
+	next     int // rotates among equals
+	lastSeen time.Time
+}
+
+// New returns a Server; Serve starts it.
+func New(cfg Config) *Server {
+	cfg.ServerCount = max(cfg.ServerCount, 1)
+	cfg.attemptTimeout = cmp.Or(cfg.attemptTimeout, attemptTimeout)
+	cfg.stallTimeout = cmp.Or(cfg.stallTimeout, stallTimeout)
+	return &Server{cfg: cfg, clusters: map[string]*clusterSessions{}}
+}
+
+// Serve accepts agents on lis until ctx ends, then ends all their streams, closes lis and waits.
+func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
+	if s.cfg.TLS == nil || s.cfg.TLS.ClientAuth != tls.RequireAndVerifyClientCert {
+		return errors.Join(errors.New("the tunnel server must require and verify client certificates"), lis.Close())
+	}
+	g := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(s.cfg.TLS)),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.MaxRecvMsgSize(maxPacket),
+		grpc.MaxConcurrentStreams(4),
+		grpc.ConnectionTimeout(20*time.Second),
+		// Thousands of agents are idle at any time: they share their write buffers.
+		grpc.SharedWriteBuffer(true),
+	)
+	agent.RegisterAgentServiceServer(g, s)
+
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(lis) }()
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case now := <-ticker.C:
+			s.endStalled(now)
+		case err := <-served:
+			s.shut()
+			return err
+		case <-ctx.Done():
+			s.shut()
+			g.Stop()
+			s.loops.Wait()
+			return <-served
+		}
+	}
+}
+
+// shut ends all sessions and refuses new ones.
+func (s *Server) shut() {
+	s.mu.Lock()
+	s.closed = true
+	all := s.sessionsLocked()
+	s.mu.Unlock()
+	for _, se := range all {
+		se.end(fmt.Errorf("%w: the gateway is shutting down", errAgentGone))
+	}
+}
+
+func (s *Server) sessionsLocked() []*session {
+	var all []*session
+	for _, c := range s.clusters {
+		all = append(all, c.sessions...)
+	}
+	return all
+}
+
+func (s *Server) endStalled(now time.Time) {
+	s.mu.RLock()
+	all := s.sessionsLocked()
+	s.mu.RUnlock()
+	for _, se := range all {
+		if se.stalled(now, s.cfg.stallTimeout) {
+			se.end(errStalled)
+		}
+	}
+}
+
+// Reverify ends the streams of agents whose certificates no longer hold under opts (Roots and CurrentTime matter). It is to
+// be called when the CA bundle has changed: the handshake of a stream may be months old.
+func (s *Server) Reverify(opts x509.VerifyOptions) {
+	s.mu.RLock()
+	all := s.sessionsLocked()
+	s.mu.RUnlock()
+	for _, se := range all {
+		if err := se.peer.verify(opts); err != nil {
+			se.end(fmt.Errorf("the agent's certificate is no longer accepted: %w", err))
+		}
+	}
+}
+
+// Connect implements the Konnectivity protocol's AgentService: it is called by gRPC, once for each stream of an agent.
+func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
+	peer, err := identify(stream.Context())
+	if err != nil {
+		s.cfg.Logger.Info("Refused an agent", "reason", err.Error())
+		return status.Error(codes.PermissionDenied, err.Error())
+	}
+	se, err := s.admit(peer, claimedID(stream.Context()), stream)
+	if err != nil {
+		s.cfg.Logger.Info("Refused an agent", "cluster", peer.cluster, "address", peer.address, "reason", err.Error())
+		return status.Error(codes.ResourceExhausted, err.Error())
+	}
+	// The header goes first: the agent serves nothing before it. Only then may dials find the session.
+	if err := stream.SendHeader(s.headerFor(se.lane)); err != nil {
+		s.loops.Add(-2)
+		s.remove(se)
+		return err
+	}
+	go func() { defer s.loops.Done(); se.sendLoop() }()
+	go func() { defer s.loops.Done(); se.receiveLoop() }()
+	se.logger.Info("An agent connected", "address", peer.address)
+
+	// Returning ends the stream, and with it whatever Send or Recv is still blocked in the two loops.
+	<-se.done
+	s.remove(se)
+	se.logger.Info("An agent's stream ended", "reason", se.ended.Error(), "after", time.Since(se.since).Round(time.Second))
+	if errors.Is(se.ended, errProtocol) {
+		return status.Error(codes.InvalidArgument, se.ended.Error())
+	}
+	return status.Error(codes.Unavailable, se.ended.Error())
+}
+
+// claimedID returns what the agent calls itself, fit for a log line.
+func claimedID(ctx context.Context) string {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if ids := md.Get(header.AgentID); len(ids) > 0 {
+		return fmt.Sprintf("%.64q", ids[0])
+	}
+	return `""`
+}
+
+// headerFor names a lane as a server of its own, and counts accordingly: a stock agent goes on connecting until it has a
+// stream to as many servers as it is told there are.
+func (s *Server) headerFor(lane Lane) metadata.MD {
+	return metadata.Pairs(
+		header.ServerID, s.cfg.ServerID+"/"+strconv.Itoa(int(lane)),
+		header.ServerCount, strconv.Itoa(s.cfg.ServerCount*int(lanes)))
+}
+
+// admit makes a session and puts it into the table.
+func (s *Server) admit(peer *peerIdentity, agentID string, stream packetStream) (*session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errors.New("the gateway is shutting down")
+	}
+	c := s.clusters[peer.cluster]
+	if c == nil {
+		c = &clusterSessions{}
+		s.clusters[peer.cluster] = c
+	}
+	if len(c.sessions) >= maxSessions {
+		return nil, fmt.Errorf("cluster %q already has %d streams", peer.cluster, maxSessions)
+	}
+	lane := c.laneFor(agentID)
+	se := newSession(peer, agentID, lane, stream, s.cfg.ReceiveBuffer,
+		s.cfg.Logger.WithValues("cluster", peer.cluster, "agent", agentID, "lane", int(lane)))
+	c.sessions = append(c.sessions, se)
+	s.loops.Add(2)
+	s.reportLocked(peer.cluster, c)
+	return se, nil
+}
+
+// laneFor gives an agent the lane that it has the fewest streams in. An agent that already has that one, since the stream that
+// is gone has not been noticed yet, drops the new stream and tries again; the turn then makes it another lane.
+func (c *clusterSessions) laneFor(agentID string) Lane {
+	var have [lanes]int
+	for _, se := range c.sessions {
+		if se.agentID == agentID {
+			have[se.lane]++
+		}
+	}
+	c.next++
+	best := Lane(0)
+	for i := range lanes {
+		if lane := (i + Lane(c.next)) % lanes; have[lane] < have[best] {
+			best = lane
+		}
+	}
+	return best
+}
+
+func (s *Server) remove(se *session) {
+	se.end(errAgentGone)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.clusters[se.peer.cluster]
+	if i := slices.Index(c.sessions, se); i >= 0 {
+		c.sessions = slices.Delete(c.sessions, i, i+1)
+		c.lastSeen = time.Now()
+		s.reportLocked(se.peer.cluster, c)
+	}
+}
+
+func (s *Server) reportLocked(cluster string, c *clusterSessions) {
+	if s.cfg.AgentsChanged != nil {
+		s.cfg.AgentsChanged(cluster, c.agents())
+	}
+}
+
+// agents counts distinct agents; each has a stream for every lane.
+func (c *clusterSessions) agents() int {
+	ids := map[string]struct{}{}
+	for _, se := range c.sessions {
+		ids[se.agentID] = struct{}{}
+	}
+	return len(ids)
+}
+
+// Agents returns how many agents of the cluster are connected, and when the last stream of one went away (zero if none has).
+func (s *Server) Agents(cluster string) (connected int, lastSeen time.Time) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	c := s.clusters[cluster]
+	if c == nil {
+		return 0, time.Time{}
+	}
+	return c.agents(), c.lastSeen
+}
+
+// Dialer returns the Dialer of one cluster. address, as host:port, is the cluster's registered API server, and the only one
+// that is ever dialled; lane is the stream that is preferred.
+func (s *Server) Dialer(cluster, address string, lane Lane) dialer.Dialer {
+	return dialer.New(cluster, func(ctx context.Context, _, requested string) (net.Conn, error) {
+		if requested != address {
+			return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageTunnel, Address: requested, Err: dialer.ErrAddressNotAllowed}
+		}
+		return s.dial(ctx, cluster, address, lane)
+	})
+}
+
+// dial asks one agent after the other, each once, until one of them has connected.
+func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane) (net.Conn, error) {
+	candidates, lastSeen := s.candidates(cluster, lane)
+	if len(candidates) == 0 {
+		return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageTunnel, Address: address, Err: &dialer.NoAgentError{LastSeen: lastSeen}}
+	}
+	var failures []error
+	for i, se := range candidates {
+		attempt, cancel := ctx, context.CancelFunc(func() {})
+		if i < len(candidates)-1 {
+			attempt, cancel = context.WithTimeout(ctx, s.cfg.attemptTimeout)
+		}
+		conn, err := se.dial(attempt, address)
+		cancel()
+		if err == nil {
+			return conn, nil
+		}
+		failures = append(failures, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, mostTelling(failures)
+}
+
+// mostTelling returns the failure that came furthest: an API server that an agent could not reach says more than another agent's
+// silence.
+func mostTelling(failures []error) error {
+	for _, err := range failures {
+		var de *dialer.Error
+		if errors.As(err, &de) && de.Stage == dialer.StageEndpoint {
+			return err
+		}
+	}
+	return failures[len(failures)-1]
+}
+
+// candidates returns the cluster's sessions, the one to try first first: not draining, answering, of the lane, least loaded, and
+// in turn among equals.
+func (s *Server) candidates(cluster string, lane Lane) ([]*session, time.Time) {
+	s.mu.Lock()
+	c := s.clusters[cluster]
+	if c == nil {
+		s.mu.Unlock()
+		return nil, time.Time{}
+	}
+	c.next++
+	n := len(c.sessions)
+	rotated := make([]*session, 0, n)
+	for i := range n {
+		rotated = append(rotated, c.sessions[(c.next+i)%n])
+	}
+	lastSeen := c.lastSeen
+	s.mu.Unlock()
+
+	rank := make(map[*session]int, n)
+	for _, se := range rotated {
+		open, draining, unanswered := se.load()
+		r := open
+		if se.lane != lane {
+			r += 1 << 20
+		}
+		if unanswered {
+			r += 1 << 21
+		}
+		if draining {
+			r += 1 << 22
+		}
+		rank[se] = r
+	}
+	slices.SortStableFunc(rotated, func(a, b *session) int { return cmp.Compare(rank[a], rank[b]) })
+	return rotated, lastSeen
+}

@@ -1,0 +1,391 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+)
+
+var (
+	errAgentGone = errors.New("the agent's connection to the gateway has ended")
+	errStalled   = errors.New("the agent has not taken a packet for too long")
+	errNoAnswer  = errors.New("the agent did not answer in time")
+	errProtocol  = errors.New("the agent broke the Konnectivity protocol")
+)
+
+// packetStream is what a session needs of the gRPC stream.
+type packetStream interface {
+	Send(*client.Packet) error
+	Recv() (*client.Packet, error)
+}
+
+// session is one stream of one agent. IDs of dials and connections mean something within their session only.
+type session struct {
+	peer          *peerIdentity
+	agentID       string // as the agent claims; for people to read
+	lane          Lane
+	since         time.Time
+	stream        packetStream
+	receiveBuffer int
+	logger        klog.Logger
+
+	// unanswered is set by a dial that got no answer, and cleared by any packet: such a session is chosen last.
+	unanswered atomic.Bool
+	// sendingSince is when the Send under way began, in Unix nanoseconds; 0 when none is.
+	sendingSince atomic.Int64
+
+	mu       sync.Mutex
+	draining bool
+	dials    map[int64]*pendingDial
+	conns    map[int64]*tunnelConn
+	control  []*client.Packet // to be sent before any data
+	ready    []*tunnelConn    // have something to send; in turn
+	ended    error
+
+	// wake has room for one token: there is something to send.
+	wake chan struct{}
+	// done is closed when the session ends; ended says why.
+	done chan struct{}
+}
+
+// pendingDial waits for the agent's answer.
+type pendingDial struct {
+	address string
+	// answer has room for one, so that the receive loop never waits for a dial that has given up.
+	answer chan dialAnswer
+}
+
+type dialAnswer struct {
+	conn *tunnelConn
+	err  error
+}
+
+// tunnelConn is a connection of a session.
+type tunnelConn struct {
+	*dialer.BufferedConn
+	id int64
+	// queued says whether the connection is in session.ready; guarded by session.mu.
+	queued bool
+}
+
+func newSession(peer *peerIdentity, agentID string, lane Lane, stream packetStream, receiveBuffer int, logger klog.Logger) *session {
+	return &session{
+		peer: peer, agentID: agentID, lane: lane, since: time.Now(), stream: stream, receiveBuffer: receiveBuffer, logger: logger,
+		dials: map[int64]*pendingDial{}, conns: map[int64]*tunnelConn{},
+		wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+}
+
+// end fails everything that is open or under way. Only the first call counts.
+func (s *session) end(why error) {
+	s.mu.Lock()
+	if s.ended != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.ended = why
+	dials, conns := s.dials, s.conns
+	s.dials, s.conns, s.control, s.ready = nil, nil, nil, nil
+	close(s.done)
+	s.mu.Unlock()
+
+	for _, d := range dials {
+		d.answer <- dialAnswer{err: &dialer.Error{Cluster: s.peer.cluster, Stage: dialer.StageAgent, Address: d.address, Err: why}}
+	}
+	for _, c := range conns {
+		c.CloseRemote(why)
+	}
+}
+
+// dial asks the agent to connect to address.
+func (s *session) dial(ctx context.Context, address string) (net.Conn, error) {
+	d := &pendingDial{address: address, answer: make(chan dialAnswer, 1)}
+	id := rand.Int64N(1<<62) + 1
+	s.mu.Lock()
+	if s.ended != nil {
+		s.mu.Unlock()
+		return nil, s.agentError(address, s.ended)
+	}
+	s.dials[id] = d
+	s.control = append(s.control, &client.Packet{
+		Type:    client.PacketType_DIAL_REQ,
+		Payload: &client.Packet_DialRequest{DialRequest: &client.DialRequest{Protocol: "tcp", Address: address, Random: id}},
+	})
+	s.mu.Unlock()
+	s.wakeSender()
+
+	select {
+	case a := <-d.answer:
+		return a.result()
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	_, pending := s.dials[id]
+	delete(s.dials, id) // an answer that comes later is closed by answerDial
+	s.mu.Unlock()
+	if !pending {
+		if a := <-d.answer; a.conn != nil {
+			_ = a.conn.Close() // never used; Close of a fresh connection only announces itself
+		}
+	}
+	s.unanswered.Store(true)
+	return nil, s.agentError(address, fmt.Errorf("%w: %w", errNoAnswer, context.Cause(ctx)))
+}
+
+// result keeps a nil *tunnelConn from becoming a non-nil net.Conn.
+func (a dialAnswer) result() (net.Conn, error) {
+	if a.err != nil {
+		return nil, a.err
+	}
+	return a.conn, nil
+}
+
+func (s *session) agentError(address string, err error) error {
+	return &dialer.Error{Cluster: s.peer.cluster, Stage: dialer.StageAgent, Address: address, Err: err}
+}
+
+func (s *session) wakeSender() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// announce is called by a connection that has something to send.
+func (s *session) announce(c *tunnelConn) {
+	s.mu.Lock()
+	if s.ended == nil && !c.queued {
+		c.queued = true
+		s.ready = append(s.ready, c)
+	}
+	s.mu.Unlock()
+	s.wakeSender()
+}
+
+// sendLoop is the only sender on the stream. It ends when the session does.
+func (s *session) sendLoop() {
+	for {
+		select {
+		case <-s.wake:
+		case <-s.done:
+			return
+		}
+		for {
+			packets := s.nextPackets()
+			if len(packets) == 0 {
+				break
+			}
+			for _, p := range packets {
+				if err := s.send(p); err != nil {
+					s.end(fmt.Errorf("%w: %w", errAgentGone, err))
+					return
+				}
+			}
+		}
+	}
+}
+
+func (s *session) send(p *client.Packet) error {
+	s.sendingSince.Store(time.Now().UnixNano())
+	defer s.sendingSince.Store(0)
+	return s.stream.Send(p)
+}
+
+// stalled says whether a Send has been under way for longer than limit.
+func (s *session) stalled(now time.Time, limit time.Duration) bool {
+	since := s.sendingSince.Load()
+	return since != 0 && now.Sub(time.Unix(0, since)) > limit
+}
+
+// nextPackets returns all control packets, or else the next connection's turn.
+func (s *session) nextPackets() []*client.Packet {
+	s.mu.Lock()
+	if len(s.control) > 0 {
+		packets := s.control
+		s.control = nil
+		s.mu.Unlock()
+		return packets
+	}
+	if len(s.ready) == 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	c := s.ready[0]
+	s.ready[0] = nil
+	s.ready = s.ready[1:]
+	// Cleared before the bytes are taken: what is written in between queues the connection again.
+	c.queued = false
+	s.mu.Unlock()
+
+	data, more, end := c.TakeOutgoing()
+	if more {
+		s.announce(c)
+	}
+	packets := make([]*client.Packet, 0, 2)
+	if len(data) > 0 {
+		packets = append(packets, &client.Packet{
+			Type:    client.PacketType_DATA,
+			Payload: &client.Packet_Data{Data: &client.Data{ConnectID: c.id, Data: data}},
+		})
+	}
+	if end {
+		packets = append(packets, closeRequest(c.id))
+	}
+	if len(packets) == 0 {
+		return s.nextPackets()
+	}
+	return packets
+}
+
+func closeRequest(id int64) *client.Packet {
+	return &client.Packet{
+		Type:    client.PacketType_CLOSE_REQ,
+		Payload: &client.Packet_CloseRequest{CloseRequest: &client.CloseRequest{ConnectID: id}},
+	}
+}
+
+// receiveLoop handles what the agent sends until the stream or the session ends. Nothing in it blocks but Recv.
+func (s *session) receiveLoop() {
+	for {
+		p, err := s.stream.Recv()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = errors.New("closed by the agent")
+			}
+			s.end(fmt.Errorf("%w: %w", errAgentGone, err))
+			return
+		}
+		s.unanswered.Store(false)
+		if err := s.handle(p); err != nil {
+			s.end(err)
+			return
+		}
+	}
+}
+
+func (s *session) handle(p *client.Packet) error {
+	switch p.GetType() {
+	case client.PacketType_DIAL_RSP:
+		return s.answerDial(p.GetDialResponse())
+	case client.PacketType_DIAL_CLS:
+		s.closeDial(p.GetCloseDial().GetRandom())
+	case client.PacketType_DATA:
+		s.deliver(p.GetData())
+	case client.PacketType_CLOSE_RSP:
+		s.closeConn(p.GetCloseResponse())
+	case client.PacketType_DRAIN:
+		s.logger.Info("The agent is draining: it gets no new connections")
+		s.mu.Lock()
+		s.draining = true
+		s.mu.Unlock()
+	default:
+		// Newer agents may say more than this server understands.
+		s.logger.V(4).Info("Ignored a packet of a type that agents do not send", "type", p.GetType())
+	}
+	return nil
+}
+
+func (s *session) answerDial(r *client.DialResponse) error {
+	s.mu.Lock()
+	if s.ended != nil {
+		s.mu.Unlock()
+		return nil
+	}
+	d := s.dials[r.GetRandom()]
+	delete(s.dials, r.GetRandom())
+	switch {
+	case d == nil && r.GetError() == "" && r.GetConnectID() != 0:
+		// The dial has given up meanwhile. An ID that is in use is not one that this answer could be about.
+		if s.conns[r.GetConnectID()] == nil {
+			s.control = append(s.control, closeRequest(r.GetConnectID()))
+		}
+		s.mu.Unlock()
+		s.wakeSender()
+		return nil
+	case d == nil:
+		s.mu.Unlock()
+		return nil
+	case r.GetError() != "":
+		s.mu.Unlock()
+		d.answer <- dialAnswer{err: &dialer.Error{
+			Cluster: s.peer.cluster, Stage: dialer.StageEndpoint, Address: d.address,
+			Err: fmt.Errorf("the agent cannot dial it: %.300s", r.GetError()),
+		}}
+		return nil
+	case r.GetConnectID() == 0 || s.conns[r.GetConnectID()] != nil:
+		s.mu.Unlock()
+		err := fmt.Errorf("%w: it answered a dial with the connection ID %d, which is zero or in use", errProtocol, r.GetConnectID())
+		d.answer <- dialAnswer{err: s.agentError(d.address, err)}
+		return err
+	}
+	c := &tunnelConn{id: r.GetConnectID()}
+	c.BufferedConn = dialer.NewBufferedConn(
+		dialer.Addr{Name: "tunnel"}, dialer.Addr{Name: s.peer.cluster + "/" + d.address},
+		s.receiveBuffer, func() { s.announce(c) })
+	s.conns[c.id] = c
+	s.mu.Unlock()
+	d.answer <- dialAnswer{conn: c}
+	return nil
+}
+
+func (s *session) closeDial(id int64) {
+	s.mu.Lock()
+	d := s.dials[id]
+	delete(s.dials, id)
+	s.mu.Unlock()
+	if d != nil {
+		d.answer <- dialAnswer{err: s.agentError(d.address, errors.New("the agent gave the dial up"))}
+	}
+}
+
+func (s *session) deliver(d *client.Data) {
+	s.mu.Lock()
+	c := s.conns[d.GetConnectID()]
+	if c == nil && s.ended == nil && d.GetConnectID() != 0 {
+		s.control = append(s.control, closeRequest(d.GetConnectID()))
+	}
+	s.mu.Unlock()
+	if c == nil {
+		s.wakeSender()
+		return
+	}
+	if err := c.Deliver(d.GetData()); err != nil {
+		s.logger.Info("Closed a connection", "remote", c.RemoteAddr(), "reason", err.Error())
+	}
+}
+
+func (s *session) closeConn(r *client.CloseResponse) {
+	s.mu.Lock()
+	c := s.conns[r.GetConnectID()]
+	delete(s.conns, r.GetConnectID())
+	s.mu.Unlock()
+	if c == nil {
+		return
+	}
+	var err error
+	if r.GetError() != "" {
+		err = fmt.Errorf("closed by the agent: %.300s", r.GetError())
+	}
+	c.CloseRemote(err)
+}
+
+// load is what choosing between sessions goes by.
+func (s *session) load() (open int, draining, unanswered bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns) + len(s.dials), s.draining, s.unanswered.Load()
+}
