@@ -1,0 +1,223 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+)
+
+// credential reads what is presented to the API server. Only the keys of the credential's type are looked at: Secrets of
+// service accounts, for one, hold more than is needed here.
+func (p *parser) credential() {
+	label, ok := p.secret.Labels[v1alpha1.LabelCredentialType]
+	c := &p.cluster.Credential
+	c.Type = credentialType(label)
+	switch c.Type {
+	case v1alpha1.CredentialTypeX509:
+		p.x509Pair()
+	case v1alpha1.CredentialTypeServiceAccountToken:
+		p.token()
+	case v1alpha1.CredentialTypeDynamic:
+		p.exec()
+	default:
+		problem := "is missing"
+		if ok {
+			problem = "is " + quote(label)
+		}
+		p.fault("label "+v1alpha1.LabelCredentialType, "%s; it must be %s, %s or %s", problem,
+			v1alpha1.CredentialTypeX509, v1alpha1.CredentialTypeServiceAccountToken, v1alpha1.CredentialTypeDynamic)
+	}
+}
+
+// credentialType resolves the alias.
+func credentialType(label string) v1alpha1.CredentialType {
+	if t := v1alpha1.CredentialType(label); t != v1alpha1.CredentialTypeX509Alias {
+		return t
+	}
+	return v1alpha1.CredentialTypeX509
+}
+
+// x509Pair reads a certificate and its key. No message quotes an error about the key.
+func (p *parser) x509Pair() {
+	s := &secrets{}
+	var certs []*x509.Certificate
+	certOK := p.given(keyCert)
+	if !certOK {
+		p.fault(keyCert, "is missing; it must be the client certificate, in PEM")
+	} else if certs, certOK = p.certificates(keyCert, maxCert); certOK {
+		s.certPEM = encodeCertificates(certs)
+		s.expiry = certs[0].NotAfter
+	}
+	if p.privateKey() && certOK {
+		p.key = p.secret.Data[keyKey]
+		pair, err := tls.X509KeyPair(s.certPEM, p.key)
+		if err != nil {
+			p.fault(keyKey, "does not match the first certificate of %s", keyCert)
+			return
+		}
+		s.pair = &pair
+	}
+	p.cluster.Credential.secrets = s
+}
+
+// privateKey is whether tls.key holds a key that can be used, whichever certificate it belongs to.
+func (p *parser) privateKey() bool {
+	data := p.secret.Data[keyKey]
+	switch {
+	case !p.given(keyKey):
+		p.fault(keyKey, "is missing; it must be the private key of %s, in PEM", keyCert)
+		return false
+	case len(data) > maxKey:
+		p.fault(keyKey, "is %d bytes long; at most %d are allowed", len(data), maxKey)
+		return false
+	case bytes.Contains(data, []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----")) || bytes.Contains(data, []byte("Proc-Type: 4,ENCRYPTED")):
+		p.fault(keyKey, "is encrypted; store it decrypted")
+		return false
+	}
+	for {
+		var block *pem.Block
+		block, data = pem.Decode(data)
+		if block == nil {
+			p.fault(keyKey, "holds no complete PEM block of a private key")
+			return false
+		}
+		if block.Type != "PRIVATE KEY" && !strings.HasSuffix(block.Type, " PRIVATE KEY") {
+			continue // EC PARAMETERS come first in what openssl writes
+		}
+		if !parsesAsKey(block.Bytes) {
+			p.fault(keyKey, "the private key cannot be parsed")
+			return false
+		}
+		return true
+	}
+}
+
+func parsesAsKey(der []byte) bool {
+	if _, err := x509.ParsePKCS8PrivateKey(der); err == nil {
+		return true
+	}
+	if _, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return true
+	}
+	_, err := x509.ParseECPrivateKey(der)
+	return err == nil
+}
+
+// token reads a bearer token. It is checked to be fit for a header here, where a key can be named, and not by the first request.
+func (p *parser) token() {
+	token := strings.TrimRight(string(p.secret.Data[keyToken]), "\r\n")
+	switch {
+	case strings.TrimSpace(token) == "":
+		p.fault(keyToken, "is missing; it must be a bearer token")
+		return
+	case len(token) > maxToken:
+		p.fault(keyToken, "is %d bytes long; at most %d are allowed", len(token), maxToken)
+		return
+	case strings.ContainsAny(token, "\r\n"):
+		p.fault(keyToken, "has more than one line")
+		return
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		p.fault(keyToken, "holds white space, control characters or other characters that a bearer token cannot have")
+		return
+	}
+	p.cluster.Credential.secrets = &secrets{token: token, expiry: tokenExpiry(token)}
+}
+
+// tokenExpiry reads the exp claim of a JWT without verifying it: it is shown to people, nothing is decided by it. It is zero
+// when there is none.
+func tokenExpiry(token string) time.Time {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return time.Time{}
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return time.Time{}
+	}
+	var claims struct {
+		Exp float64 `json:"exp"`
+	}
+	const lastOf9999 = 253402300799 // later times have no form in RFC 3339
+	if json.Unmarshal(payload, &claims) != nil || claims.Exp <= 0 || claims.Exp > lastOf9999 {
+		return time.Time{}
+	}
+	return time.Unix(int64(claims.Exp), 0).UTC()
+}
+
+// exec reads a credential plugin. It runs inside the gateway, with the gateway's rights, and whoever may write a Secret must not
+// thereby run what they please: only programs that an administrator has put in the directory are admitted.
+func (p *parser) exec() {
+	data := p.secret.Data[keyExec]
+	switch {
+	case !p.given(keyExec):
+		p.fault(keyExec, "is missing; it must be the exec configuration of a client-go credential plugin, in JSON")
+		return
+	case len(data) > maxExec:
+		p.fault(keyExec, "is %d bytes long; at most %d are allowed", len(data), maxExec)
+		return
+	case p.opts.ExecCredentialDir == "":
+		p.fault(keyExec, "is refused: this gateway runs no credential plugins (--exec-credential-dir is not set)")
+		return
+	}
+	config := &clientcmdapi.ExecConfig{}
+	if err := json.Unmarshal(data, config); err != nil {
+		p.fault(keyExec, "is not the exec configuration of a client-go credential plugin, in JSON")
+		return
+	}
+	switch config.APIVersion {
+	case "client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1":
+	default:
+		p.fault(keyExec, "apiVersion must be client.authentication.k8s.io/v1 or client.authentication.k8s.io/v1beta1")
+		return
+	}
+	if config.InteractiveMode == clientcmdapi.AlwaysExecInteractiveMode {
+		p.fault(keyExec, "interactiveMode is Always, but there is nobody to answer")
+		return
+	}
+	if problem := admitCommand(config.Command, p.opts.ExecCredentialDir); problem != "" {
+		p.fault(keyExec, "%s", problem)
+		return
+	}
+	config.InteractiveMode = clientcmdapi.NeverExecInteractiveMode
+	config.StdinUnavailable = true
+	config.StdinUnavailableMessage = "the gateway has no terminal"
+	p.cluster.Credential.secrets = &secrets{exec: config}
+}
+
+// admitCommand says why a command is refused. Links are followed on both sides: where the program lies is what counts.
+func admitCommand(command, dir string) (problem string) {
+	if !filepath.IsAbs(command) {
+		return "the command must be an absolute path inside --exec-credential-dir"
+	}
+	root, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "--exec-credential-dir cannot be read"
+	}
+	program, err := filepath.EvalSymlinks(command)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "the command does not exist; put the program in --exec-credential-dir"
+	}
+	if err != nil {
+		return "the command cannot be read"
+	}
+	rel, err := filepath.Rel(root, program)
+	if err != nil || rel == "." || !filepath.IsLocal(rel) {
+		return "the command is refused: the program does not lie in --exec-credential-dir"
+	}
+	return ""
+}

@@ -1,0 +1,199 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// defaultServerName is the name that every API server's certificate is valid for, by which its own Pods reach it.
+const defaultServerName = "kubernetes.default.svc"
+
+// endpoint reads where the API server is. Through a tunnel there is a default, because to an agent it is always in the same
+// place.
+func (p *parser) endpoint() {
+	raw, ok := p.text(keyEndpoint, maxURL)
+	if !ok {
+		if !p.given(keyEndpoint) {
+			p.defaultEndpoint()
+		}
+		return
+	}
+	u := p.parseURL(keyEndpoint, raw, "https://host:port")
+	if u == nil {
+		return
+	}
+	if !strings.EqualFold(u.Scheme, "https") {
+		p.fault(keyEndpoint, "the scheme is %s; only https is allowed", quote(u.Scheme))
+		return
+	}
+	if u.User != nil {
+		p.fault(keyEndpoint, "must not hold a user or password; put the credential in the key of its type")
+		return
+	}
+	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(raw, "#") {
+		p.fault(keyEndpoint, "must not have a query or a fragment")
+		return
+	}
+	host, problem := hostPort(u, "443")
+	if problem != "" {
+		p.fault(keyEndpoint, "%s", problem)
+		return
+	}
+	prefix := strings.TrimRight(u.EscapedPath(), "/")
+	path, err := url.PathUnescape(prefix)
+	if err != nil || !cleanPath(prefix) {
+		p.fault(keyEndpoint, "the path must not have empty, \".\" or \"..\" segments")
+		return
+	}
+	p.cluster.Endpoint = &url.URL{Scheme: "https", Host: host, Path: path, RawPath: rawPath(path, prefix)}
+	p.serverNameDefault = strings.TrimSuffix(u.Hostname(), ".")
+}
+
+// defaultEndpoint is the endpoint of a Secret that has none.
+func (p *parser) defaultEndpoint() {
+	if p.cluster.Route != RouteTunnel {
+		p.fault(keyEndpoint, "is missing; it must be the API server's address, as in https://host:port")
+		return
+	}
+	p.serverNameDefault = defaultServerName
+	host := defaultServerName
+	if p.opts.TunnelMode == TunnelExternal {
+		// The stock server finds the agent by the host that is dialled.
+		host = p.secret.Name
+		if !validHost(host) {
+			p.fault(keyEndpoint, "is missing, and the cluster's name cannot stand in for a host")
+			return
+		}
+	}
+	p.cluster.Endpoint = &url.URL{Scheme: "https", Host: net.JoinHostPort(host, "443")}
+}
+
+// serverName reads the name to verify.
+func (p *parser) serverName() {
+	p.cluster.ServerName = p.serverNameDefault
+	raw, ok := p.text(keyServerName, maxServerName)
+	if !ok {
+		return
+	}
+	if !validHost(raw) {
+		p.fault(keyServerName, "%s is neither a DNS name nor an IP address", quote(raw))
+		return
+	}
+	p.cluster.ServerName = strings.TrimSuffix(raw, ".")
+}
+
+// proxyURL reads the proxy of a direct route. A tunnel has no use for one.
+func (p *parser) proxyURL() {
+	if p.cluster.Route == RouteTunnel {
+		return
+	}
+	raw, ok := p.text(keyProxyURL, maxURL)
+	if !ok {
+		return
+	}
+	u := p.parseURL(keyProxyURL, raw, "http://host:port")
+	if u == nil {
+		return
+	}
+	defaults := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}
+	port, ok := defaults[u.Scheme]
+	if !ok {
+		p.fault(keyProxyURL, "the scheme must be http, https, socks5 or socks5h")
+		return
+	}
+	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(raw, "#") || strings.Trim(u.Path, "/") != "" {
+		p.fault(keyProxyURL, "must not have a path, a query or a fragment")
+		return
+	}
+	host, problem := hostPort(u, port)
+	if problem != "" {
+		p.fault(keyProxyURL, "%s", problem)
+		return
+	}
+	p.cluster.ProxyURL = &url.URL{Scheme: u.Scheme, User: u.User, Host: host}
+}
+
+// parseURL is nil after a fault. Its messages hold no part of the URL: one that cannot be parsed may have a password anywhere.
+func (p *parser) parseURL(key, raw, form string) *url.URL {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil && !strings.Contains(raw, "://"):
+		p.fault(key, "has no scheme; it must be of the form %s", form)
+	case err != nil:
+		p.fault(key, "cannot be parsed as a URL; it must be of the form %s", form)
+	case u.Scheme == "" || u.Opaque != "":
+		// host:port without a scheme is parsed as a scheme and an opaque part.
+		p.fault(key, "has no scheme; it must be of the form %s", form)
+	case u.Host == "":
+		p.fault(key, "has no host; it must be of the form %s", form)
+	default:
+		return u
+	}
+	return nil
+}
+
+// hostPort is the URL's host with a port, or what is wrong with them.
+func hostPort(u *url.URL, defaultPort string) (host, problem string) {
+	if !validHost(u.Hostname()) {
+		return "", "the host is neither a DNS name nor an IP address"
+	}
+	port := u.Port()
+	if port == "" {
+		port = defaultPort
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return "", "the port is not between 1 and 65535"
+	}
+	return net.JoinHostPort(u.Hostname(), port), ""
+}
+
+// validHost admits what a resolver or a dialler can make sense of: IP addresses without a zone, and DNS names, also those with
+// underscores, which are in use.
+func validHost(host string) bool {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return addr.Zone() == ""
+	}
+	host = strings.TrimSuffix(host, ".")
+	if host == "" || len(host) > maxServerName {
+		return false
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, r := range label {
+			if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// cleanPath is whether an escaped path without a trailing slash keeps its meaning when another path is appended.
+func cleanPath(prefix string) bool {
+	if prefix == "" {
+		return true
+	}
+	for segment := range strings.SplitSeq(strings.TrimPrefix(prefix, "/"), "/") {
+		plain, err := url.PathUnescape(segment)
+		if err != nil || plain == "" || plain == "." || plain == ".." || strings.ContainsFunc(plain, isControl) {
+			return false
+		}
+	}
+	return true
+}
+
+// rawPath is what url.URL wants there: nothing when the default escaping of the path is what was given.
+func rawPath(path, escaped string) string {
+	if (&url.URL{Path: path}).EscapedPath() == escaped {
+		return ""
+	}
+	return escaped
+}

@@ -1,0 +1,73 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"hash"
+)
+
+// fingerprint hashes what a transport depends on. For a valid cluster these are the values that were read, so that a change of
+// white space changes nothing. For an invalid one they are the Secret's own bytes, so that every attempt to repair it counts.
+func (p *parser) fingerprint() (sum Fingerprint) {
+	c := p.cluster
+	h := fields{sha256.New()}
+	h.text(c.Name)
+	h.text(string(c.UID))
+	h.text(string(c.Route))
+	h.text(string(c.Credential.Type))
+	h.flag(c.Insecure)
+	h.flag(c.err == nil)
+	if c.err == nil {
+		p.hashValid(h)
+	} else {
+		h.text(c.Message())
+		for _, key := range []string{keyEndpoint, keyCA, keyCAAlias, keyServerName, keyProxyURL, keyCert, keyKey, keyToken, keyExec} {
+			h.bytes(p.secret.Data[key])
+		}
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+func (p *parser) hashValid(h fields) {
+	c := p.cluster
+	h.text(c.Endpoint.String())
+	h.text(c.ServerName)
+	h.bytes(c.CAData)
+	if c.ProxyURL != nil {
+		h.text(c.ProxyURL.String())
+	}
+	s := c.Credential.secrets
+	h.text(s.token)
+	h.bytes(s.certPEM)
+	h.bytes(p.key)
+	if s.exec != nil {
+		// Every field that Parse reads from the Secret is in the JSON; it cannot fail, having been made from JSON.
+		text, _ := json.Marshal(s.exec)
+		h.bytes(text)
+	}
+}
+
+// fields hashes values with their lengths, so that no two lists of values look the same.
+type fields struct{ hash.Hash }
+
+func (f fields) bytes(b []byte) {
+	var n [8]byte
+	binary.BigEndian.PutUint64(n[:], uint64(len(b)))
+	_, _ = f.Write(n[:])
+	_, _ = f.Write(b)
+}
+
+func (f fields) text(s string) { f.bytes([]byte(s)) }
+
+func (f fields) flag(on bool) {
+	if on {
+		f.bytes([]byte{1})
+	} else {
+		f.bytes([]byte{0})
+	}
+}

@@ -1,0 +1,229 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+)
+
+// Render parses a Secret and returns what the API serves for it.
+func Render(secret *corev1.Secret, opts ParseOptions) *v1alpha1.ClusterGateway {
+	return Parse(secret, opts).ClusterGateway(secret)
+}
+
+// ClusterGateway is what the API serves for the cluster: everything but its credential. The Secret must be the one that the
+// cluster was parsed from; metadata and health are taken from it. The result shares nothing with either.
+func (c *Cluster) ClusterGateway(secret *corev1.Secret) *v1alpha1.ClusterGateway {
+	gateway := &v1alpha1.ClusterGateway{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: v1alpha1.KindName},
+		ObjectMeta: servedMeta(secret),
+		Spec: v1alpha1.ClusterGatewaySpec{Access: v1alpha1.ClusterAccess{
+			Endpoint:   c.servedEndpoint(),
+			Credential: c.servedCredential(),
+		}},
+	}
+	c.serveHealth(secret, &gateway.Status)
+	return gateway
+}
+
+// dataAnnotations are those in which tools keep a copy of the whole object, which for a Secret is its data.
+var dataAnnotations = []string{
+	corev1.LastAppliedConfigAnnotation,
+	"kapp.k14s.io/original",
+	"objectset.rio.cattle.io/applied",
+	"banzaicloud.com/last-applied",
+}
+
+// servedMeta is the Secret's metadata without what has no meaning on a ClusterGateway: the namespace, owners and finalizers,
+// which are the Secret's, and the managed fields, which are fields of a Secret.
+func servedMeta(secret *corev1.Secret) metav1.ObjectMeta {
+	served := metav1.ObjectMeta{
+		Name:                       secret.Name,
+		UID:                        secret.UID,
+		ResourceVersion:            secret.ResourceVersion,
+		CreationTimestamp:          secret.CreationTimestamp,
+		DeletionTimestamp:          secret.DeletionTimestamp.DeepCopy(),
+		DeletionGracePeriodSeconds: clonePtr(secret.DeletionGracePeriodSeconds),
+	}
+	guard := newGuard(secret)
+	for key, value := range secret.Labels {
+		if guard.admits(value) {
+			setKey(&served.Labels, key, value)
+		}
+	}
+	for key, value := range secret.Annotations {
+		if !slices.Contains(dataAnnotations, key) && guard.admits(value) {
+			setKey(&served.Annotations, key, value)
+		}
+	}
+	return served
+}
+
+func clonePtr[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	return ptr.To(*p)
+}
+
+func setKey(m *map[string]string, key, value string) {
+	if *m == nil {
+		*m = map[string]string{}
+	}
+	(*m)[key] = value
+}
+
+// guard keeps copies of a Secret's secrets out of what is served of its metadata, whichever tool put them there.
+type guard struct{ forbidden []string }
+
+// minGuarded is the length below which a value is too common to be told from a word that happens to be the same.
+const minGuarded = 16
+
+func newGuard(secret *corev1.Secret) guard {
+	var g guard
+	for _, key := range []string{keyToken, keyKey, keyExec, keyProxyURL} {
+		value := bytes.TrimSpace(secret.Data[key])
+		if len(value) < minGuarded || key == keyProxyURL && !bytes.ContainsRune(value, '@') {
+			continue
+		}
+		g.forbidden = append(g.forbidden, string(value))
+		// In base64 the last characters depend on what follows; without them the beginning still gives it away.
+		encoded := base64.StdEncoding.EncodeToString(secret.Data[key])
+		g.forbidden = append(g.forbidden, encoded[:len(encoded)-4])
+		if quoted, err := json.Marshal(string(value)); err == nil {
+			g.forbidden = append(g.forbidden, strings.Trim(string(quoted), `"`))
+		}
+	}
+	return g
+}
+
+func (g guard) admits(value string) bool {
+	return len(value) < minGuarded || !slices.ContainsFunc(g.forbidden, func(s string) bool { return strings.Contains(value, s) })
+}
+
+// servedEndpoint shows what was understood. An address, a CA or a proxy that is at fault is left out: the condition says why, and
+// what could not be parsed may hold anything.
+func (c *Cluster) servedEndpoint() *v1alpha1.ClusterEndpoint {
+	endpoint := &v1alpha1.ClusterEndpoint{
+		// A type that is not understood is shown as the default, which the label's absence would mean: so the field selector
+		// on this field is exactly a selector on the label.
+		Type:  v1alpha1.EndpointTypeConst,
+		Const: &v1alpha1.ClusterEndpointConst{CABundle: slices.Clone(c.CAData)},
+	}
+	if c.Route == RouteTunnel {
+		endpoint.Type = v1alpha1.EndpointTypeClusterProxy
+	}
+	if c.Endpoint != nil {
+		endpoint.Const.Address = c.Endpoint.String()
+	}
+	if c.Insecure {
+		endpoint.Const.Insecure = ptr.To(true)
+	}
+	if c.ProxyURL != nil {
+		endpoint.Const.ProxyURL = ptr.To(redactURL(c.ProxyURL))
+	}
+	return endpoint
+}
+
+func (c *Cluster) servedCredential() *v1alpha1.ClusterAccessCredential {
+	credential := &v1alpha1.ClusterAccessCredential{Type: c.Credential.Type}
+	if pem := c.Credential.CertificatePEM(); pem != nil {
+		credential.X509 = &v1alpha1.X509{Certificate: pem}
+	}
+	return credential
+}
+
+// serveHealth reads the state from the Secret's annotations, where the gateway's replicas and operators write it. What cannot be
+// read counts as absent: a state is not worth making a cluster unusable.
+func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGatewayStatus) {
+	annotations := secret.Annotations
+	healthy, probed := false, false
+	if v, err := strconv.ParseBool(annotations[v1alpha1.AnnotationHealthy]); err == nil {
+		healthy, probed = v, true
+	}
+	status.Healthy = healthy && c.err == nil
+	status.HealthyReason = annotations[v1alpha1.AnnotationHealthyReason]
+	if c.err != nil {
+		status.HealthyReason = v1alpha1.ReasonInvalidSecret
+	}
+	status.Version = annotations[v1alpha1.AnnotationVersion]
+	status.Route = string(c.Route)
+	if t, err := time.Parse(time.RFC3339, annotations[v1alpha1.AnnotationLastProbeTime]); err == nil && inRFC3339(t) {
+		status.LastProbeTime = ptr.To(metav1.NewTime(t.UTC()))
+	}
+	if d, err := time.ParseDuration(annotations[v1alpha1.AnnotationLatency]); err == nil && d >= 0 {
+		status.Latency = &metav1.Duration{Duration: d}
+	}
+	if t, ok := c.Credential.Expiry(); ok && inRFC3339(t) {
+		status.CredentialExpirationTime = ptr.To(metav1.NewTime(t.UTC()))
+	}
+	status.Conditions = []metav1.Condition{c.ready(secret, status, probed, healthy)}
+}
+
+// ready is the condition. An invalid Secret outweighs every probe: no request can be served.
+func (c *Cluster) ready(secret *corev1.Secret, status *v1alpha1.ClusterGatewayStatus, probed, healthy bool) metav1.Condition {
+	condition := metav1.Condition{
+		Type:               v1alpha1.ConditionReady,
+		Message:            "as found by the last probe or set by an operator",
+		LastTransitionTime: lastWrite(secret),
+	}
+	if probed && status.LastProbeTime != nil {
+		condition.LastTransitionTime = *status.LastProbeTime
+	}
+	switch {
+	case c.err != nil:
+		condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonInvalidSecret
+		condition.Message = c.Message()
+		condition.LastTransitionTime = lastWrite(secret)
+	case !probed:
+		condition.Status, condition.Reason = metav1.ConditionUnknown, v1alpha1.ReasonNotProbed
+		condition.Message = "the cluster has not been probed yet"
+	case healthy:
+		condition.Status, condition.Reason = metav1.ConditionTrue, reason(status.HealthyReason, v1alpha1.ReasonHealthy)
+	default:
+		condition.Status, condition.Reason = metav1.ConditionFalse, reason(status.HealthyReason, v1alpha1.ReasonUnhealthy)
+	}
+	return condition
+}
+
+// reason is the annotation's when it has the form that a condition's reason must have.
+func reason(annotation, otherwise string) string {
+	if annotation == "" || len(annotation) > 1024 {
+		return otherwise
+	}
+	for i, r := range annotation {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		inner := r >= '0' && r <= '9' || r == '_' || (r == ',' || r == ':') && i < len(annotation)-1
+		if !letter && (i == 0 || !inner) {
+			return otherwise
+		}
+	}
+	return annotation
+}
+
+// lastWrite is when the Secret was last written, as far as it says so.
+func lastWrite(secret *corev1.Secret) metav1.Time {
+	last := secret.CreationTimestamp
+	for _, entry := range secret.ManagedFields {
+		if entry.Time != nil && last.Before(entry.Time) {
+			last = *entry.Time
+		}
+	}
+	return last
+}
+
+// inRFC3339 is whether a time has a form that clients can read back.
+func inRFC3339(t time.Time) bool { return t.UTC().Year() >= 1 && t.UTC().Year() <= 9999 }

@@ -1,0 +1,92 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+)
+
+// trust reads what the API server is verified with.
+func (p *parser) trust() {
+	key := keyCA
+	if len(bytes.TrimSpace(p.secret.Data[keyCA])) == 0 && p.given(keyCAAlias) {
+		key = keyCAAlias
+	}
+	if !p.given(key) {
+		// Someone between the gateway and a firewalled cluster is the very thing a tunnel has to expect: the system's roots
+		// say nothing about who is at its other end.
+		if p.cluster.Route == RouteTunnel && !p.cluster.Insecure {
+			p.fault(keyCA, "is missing; a tunnel needs the CA bundle of the cluster's API server, in PEM")
+		}
+		return
+	}
+	certs, ok := p.certificates(key, maxCA)
+	if !ok {
+		return
+	}
+	p.cluster.roots = x509.NewCertPool()
+	for _, cert := range certs {
+		p.cluster.roots.AddCert(cert)
+	}
+	p.cluster.CAData = encodeCertificates(certs)
+}
+
+// pemBegin starts every PEM block. The decoder skips what is malformed; counting these tells that it did.
+var pemBegin = []byte("-----BEGIN ")
+
+// certificates reads a bundle of certificates. Text around the blocks is allowed, as in the bundles that operating systems ship;
+// any other kind of block, and any block that is cut short, is not.
+func (p *parser) certificates(key string, limit int) ([]*x509.Certificate, bool) {
+	data := p.secret.Data[key]
+	if len(data) > limit {
+		p.fault(key, "is %d bytes long; at most %d are allowed", len(data), limit)
+		return nil, false
+	}
+	want := bytes.Count(data, pemBegin)
+	if want == 0 {
+		p.fault(key, "holds no PEM block; it must hold at least one CERTIFICATE block")
+		return nil, false
+	}
+	var certs []*x509.Certificate
+	for n := 1; ; n++ {
+		var block *pem.Block
+		block, data = pem.Decode(data)
+		if block == nil {
+			if n-1 != want {
+				p.fault(key, "PEM block %d of %d is truncated or malformed", n, want)
+				return nil, false
+			}
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			if key == keyCert {
+				continue // a key or parameters in the same file; never served
+			}
+			p.fault(key, "PEM block %d is not a CERTIFICATE; only certificates belong here", n)
+			return nil, false
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			p.fault(key, "the certificate in PEM block %d cannot be parsed: %s", n, quote(err.Error()))
+			return nil, false
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) == 0 {
+		p.fault(key, "holds no CERTIFICATE block")
+		return nil, false
+	}
+	return certs, true
+}
+
+// encodeCertificates writes certificates and nothing else, so that whatever stood around them in a Secret is never served.
+func encodeCertificates(certs []*x509.Certificate) []byte {
+	var out []byte
+	for _, cert := range certs {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+	}
+	return out
+}
