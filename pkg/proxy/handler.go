@@ -1,0 +1,355 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"net/http/httptrace"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/klog/v2"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+)
+
+// Defaults of Config.
+const (
+	// DefaultRequestTimeout is 5 s more than kube-apiserver's own default (--request-timeout, 1m0s), so that where the
+	// cluster gives up by itself its own answer is the one the caller gets.
+	DefaultRequestTimeout = 65 * time.Second
+	// DefaultDialTimeout covers the dial, by the gateway or an agent (whose own limit is 5 s), and the TLS handshake.
+	DefaultDialTimeout = 10 * time.Second
+	// DefaultMaxInFlight is kube-apiserver's default for one whole server (--max-requests-inflight).
+	DefaultMaxInFlight = 400
+)
+
+// basePath leads to the ClusterGateways; what follows is NAME/proxy/PATH.
+const basePath = "/apis/" + v1alpha1.GroupName + "/v1alpha1/clustergateways/"
+
+// Config is what a Handler needs.
+type Config struct {
+	// Clusters is asked once for each request.
+	Clusters ClusterGetter
+	// Dialers makes the dialers of a cluster, two for each version of it.
+	Dialers DialerFactory
+	// Metrics may be shared with others; it must not be nil.
+	Metrics *Metrics
+	// RequestTimeout bounds every request that is not long-running; 0 means DefaultRequestTimeout.
+	RequestTimeout time.Duration
+	// DialTimeout bounds making a connection; 0 means DefaultDialTimeout.
+	DialTimeout time.Duration
+	// MaxInFlight is how many requests that are not long-running one cluster may have in flight; 0 means
+	// DefaultMaxInFlight, less than 0 no limit.
+	MaxInFlight int
+	// IdentityHeaders are headers, beyond X-Remote-*, by which the hub names the caller; they are never passed on.
+	IdentityHeaders []string
+	// Logger is where failures are reported. Its zero value logs nothing.
+	Logger klog.Logger
+}
+
+// Handler serves the proxy subresource. It expects a request that is authenticated, authorised and carries a RequestInfo.
+type Handler struct {
+	cfg        Config
+	classifier classifier
+	table      *table
+	proxies    [2]*httputil.ReverseProxy // by Use
+	serializer runtime.NegotiatedSerializer
+
+	// inFlight counts requests for Drain.
+	inFlight sync.WaitGroup
+	// ending is cancelled by Drain, to end what would never end by itself.
+	ending    context.Context
+	end       context.CancelFunc
+	drainLock sync.RWMutex
+	draining  bool
+}
+
+var _ http.Handler = (*Handler)(nil)
+
+// NewHandler returns a Handler. Close it after use.
+func NewHandler(cfg Config) *Handler {
+	if cfg.RequestTimeout == 0 {
+		cfg.RequestTimeout = DefaultRequestTimeout
+	}
+	if cfg.DialTimeout == 0 {
+		cfg.DialTimeout = DefaultDialTimeout
+	}
+	if cfg.MaxInFlight == 0 {
+		cfg.MaxInFlight = DefaultMaxInFlight
+	}
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	h := &Handler{
+		cfg:        cfg,
+		classifier: newClassifier(),
+		serializer: serializer.NewCodecFactory(scheme).WithoutConversion(),
+	}
+	h.ending, h.end = context.WithCancel(context.Background())
+	h.table = &table{
+		clusters: cfg.Clusters, metrics: cfg.Metrics, logger: cfg.Logger, slots: map[string]*slot{},
+		build: func(c *cluster.Cluster) (*transports, error) {
+			return newTransports(c, cfg.Dialers, cfg.DialTimeout, cfg.Metrics)
+		},
+	}
+	buffers := newBufferPool()
+	for _, use := range []Use{ForRequests, ForUpgrades} {
+		h.proxies[use] = &httputil.ReverseProxy{
+			Rewrite:        h.rewrite,
+			Transport:      roundTripperOf(use),
+			ModifyResponse: modifyResponse,
+			ErrorHandler:   h.handleError,
+			FlushInterval:  -1, // as it comes: watches and followed logs have nothing to wait for
+			BufferPool:     buffers,
+			ErrorLog:       log.New(logWriter{cfg.Logger}, "", 0),
+		}
+	}
+	return h
+}
+
+// Changed follows a cluster's Secret; c is nil when it is gone. It does not block on the network.
+func (h *Handler) Changed(name string, c *cluster.Cluster) { h.table.changed(name, c) }
+
+// Drain waits for the requests in flight. When half of ctx's time is over it ends the long-running ones, which would not end
+// by themselves; it returns ctx's error when some are left at the end of it.
+func (h *Handler) Drain(ctx context.Context) error {
+	h.drainLock.Lock()
+	h.draining = true
+	h.drainLock.Unlock()
+	done := make(chan struct{})
+	go func() { h.inFlight.Wait(); close(done) }()
+	half := time.Duration(0)
+	if at, ok := ctx.Deadline(); ok {
+		half = time.Until(at) / 2
+	}
+	timer := time.NewTimer(half)
+	defer timer.Stop()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-timer.C:
+			h.end()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Close ends everything in flight and closes all connections.
+func (h *Handler) Close() {
+	h.end()
+	h.table.closeAll()
+}
+
+// exchange is one request and its answer.
+type exchange struct {
+	cluster *cluster.Cluster
+	target  target
+	kind    kind
+	lease   *lease
+	// code is the HTTP status of the answer, for metrics.
+	code int
+	// hasConn and hasSent are set by the transport, on a goroutine of its own.
+	hasConn, hasSent atomic.Bool
+}
+
+var _ progress = (*exchange)(nil)
+
+func (x *exchange) connected() bool { return x.hasConn.Load() }
+func (x *exchange) sent() bool      { return x.hasSent.Load() }
+
+type exchangeKey struct{}
+
+func exchangeOf(ctx context.Context) *exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
+	return x
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if !h.enter() {
+		h.refuse(w, req, apierrors.NewServiceUnavailable("the gateway is shutting down"))
+		return
+	}
+	defer h.inFlight.Done()
+
+	t, ok := parseTarget(req.URL, basePath)
+	// What was authorised is the name in the RequestInfo, which is read from the decoded path.
+	if info, has := request.RequestInfoFrom(req.Context()); !ok || !has || info.Name != t.cluster || info.Subresource != "proxy" {
+		h.refuse(w, req, apierrors.NewBadRequest(fmt.Sprintf("the path must be %sNAME/proxy/PATH, with nothing escaped before PATH", basePath)))
+		return
+	}
+	// Classified before the cluster is known: its path prefix does not matter for what the request is.
+	k := h.classifier.classify(req, t.relativeURL(req.URL.RawQuery))
+	l, ok, within := h.table.acquire(t.cluster, !k.longRunning, h.cfg.MaxInFlight)
+	switch {
+	case !ok:
+		h.refuse(w, req, notFound(t.cluster))
+		return
+	case !within:
+		h.refuse(w, req, tooManyRequests(t.cluster, h.cfg.MaxInFlight))
+		return
+	}
+	defer l.release()
+	h.forward(w, req, &exchange{cluster: l.cluster, target: t, kind: k, lease: l})
+}
+
+// enter counts a request in, unless the handler is draining.
+func (h *Handler) enter() bool {
+	h.drainLock.RLock()
+	defer h.drainLock.RUnlock()
+	if h.draining {
+		return false
+	}
+	h.inFlight.Add(1)
+	return true
+}
+
+func (h *Handler) forward(w http.ResponseWriter, req *http.Request, x *exchange) {
+	began := time.Now()
+	h.cfg.Metrics.begin(x.cluster.Name, string(x.cluster.Route))
+	defer func() { h.cfg.Metrics.end(x, time.Since(began)) }()
+
+	if x.lease.err != nil {
+		x.code = h.refuse(w, req, h.buildFailure(x))
+		return
+	}
+	ctx, cancel := h.bound(req.Context(), x.kind)
+	defer cancel()
+	ctx = httptrace.WithClientTrace(context.WithValue(ctx, exchangeKey{}, x), &httptrace.ClientTrace{
+		GotConn:      func(httptrace.GotConnInfo) { x.hasConn.Store(true) },
+		WroteRequest: func(httptrace.WroteRequestInfo) { x.hasSent.Store(true) },
+	})
+	// The filters have set it for the gateway's own answers; the cluster says for itself how its answer may be cached.
+	w.Header().Del("Cache-Control")
+	use := ForRequests
+	if x.kind.verb == "connect" {
+		use = ForUpgrades
+	}
+	h.proxies[use].ServeHTTP(w, req.WithContext(ctx))
+}
+
+// bound gives a request its deadline, or, if it is long-running, an end when the gateway shuts down.
+func (h *Handler) bound(ctx context.Context, k kind) (context.Context, context.CancelFunc) {
+	if !k.longRunning {
+		return context.WithTimeoutCause(ctx, h.cfg.RequestTimeout, errDeadline)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(h.ending, func() { cancel(errShuttingDown) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+var errShuttingDown = errors.New("the gateway is shutting down")
+
+// roundTripperOf is the RoundTripper of a whole ReverseProxy: it sends each request with its own cluster's transport.
+type roundTripperOf Use
+
+func (u roundTripperOf) RoundTrip(req *http.Request) (*http.Response, error) {
+	t := exchangeOf(req.Context()).lease.transports
+	if Use(u) == ForUpgrades {
+		return t.upgrades.RoundTrip(req)
+	}
+	return t.requests.RoundTrip(req)
+}
+
+func (h *Handler) rewrite(r *httputil.ProxyRequest) {
+	x := exchangeOf(r.In.Context())
+	// From the incoming request: ReverseProxy has dropped what it could not parse from the outgoing one's query.
+	r.Out.URL = x.target.onEndpoint(x.cluster.Endpoint, r.In.URL.RawQuery)
+	r.Out.Host = ""
+	r.Out.Trailer = nil
+	stripRequest(r.Out.Header, h.cfg.IdentityHeaders)
+}
+
+// errCredentialRejected makes a 401 of the cluster an error of the gateway's.
+var errCredentialRejected = errors.New("the cluster rejected the gateway's credential")
+
+func modifyResponse(resp *http.Response) error {
+	x := exchangeOf(resp.Request.Context())
+	x.code = resp.StatusCode
+	if resp.StatusCode == http.StatusUnauthorized {
+		return errCredentialRejected
+	}
+	stripResponse(resp.Header)
+	rewriteLocation(resp.Header, x.cluster.Endpoint, x.target.prefix)
+	return nil
+}
+
+func (h *Handler) handleError(w http.ResponseWriter, req *http.Request, err error) {
+	x := exchangeOf(req.Context())
+	status := h.statusOf(req.Context(), x, err)
+	h.cfg.Logger.V(2).Info("A proxied request failed", "cluster", x.cluster.Name, "route", x.cluster.Route,
+		"verb", x.kind.verb, "code", status.ErrStatus.Code, "err", err)
+	x.code = h.refuse(w, req, status)
+}
+
+func (h *Handler) statusOf(ctx context.Context, x *exchange, err error) *apierrors.StatusError {
+	if errors.Is(err, errCredentialRejected) {
+		return rejectedCredential(x.cluster)
+	}
+	if _, known := h.cfg.Clusters.Get(x.cluster.Name); !known {
+		// Its connections were closed because it was deleted.
+		return notFound(x.cluster.Name)
+	}
+	if errors.Is(context.Cause(ctx), errShuttingDown) {
+		return apierrors.NewServiceUnavailable(errShuttingDown.Error())
+	}
+	return statusFor(ctx, x.cluster, err, x, h.cfg.RequestTimeout)
+}
+
+func (h *Handler) buildFailure(x *exchange) *apierrors.StatusError {
+	if x.cluster.Err() != nil {
+		return invalidSecret(x.cluster)
+	}
+	return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, x.cluster.Name, CauseInvalidSecret,
+		fmt.Sprintf("cluster %q cannot be used: %v", x.cluster.Name, x.lease.err))
+}
+
+// refuse writes a Status in the form that the client accepts, and returns its code.
+func (h *Handler) refuse(w http.ResponseWriter, req *http.Request, err *apierrors.StatusError) int {
+	return responsewriters.ErrorNegotiated(err, h.serializer, schema.GroupVersion{Version: "v1"}, w, req)
+}
+
+// relativeURL is what t asks for on a cluster whose API server is at the root of its host.
+func (t target) relativeURL(rawQuery string) *url.URL {
+	return t.onEndpoint(&url.URL{}, rawQuery)
+}
+
+// bufferPool lends ReverseProxy the buffers that it copies bodies with.
+type bufferPool struct{ pool sync.Pool }
+
+// copyBuffer is the size of a copy buffer in bytes: two of HTTP/2's largest frames by default.
+const copyBuffer = 32 << 10
+
+func newBufferPool() *bufferPool {
+	return &bufferPool{pool: sync.Pool{New: func() any { return new([copyBuffer]byte) }}}
+}
+
+func (p *bufferPool) Get() []byte  { return p.pool.Get().(*[copyBuffer]byte)[:] }
+func (p *bufferPool) Put(b []byte) { p.pool.Put((*[copyBuffer]byte)(b)) }
+
+// logWriter takes what ReverseProxy reports of its own accord: a client or a cluster that went away in mid-answer.
+type logWriter struct{ logger klog.Logger }
+
+func (l logWriter) Write(p []byte) (int, error) {
+	l.logger.V(2).Info(strings.TrimSpace(string(p)))
+	return len(p), nil
+}

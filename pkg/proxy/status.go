@@ -1,0 +1,181 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+)
+
+// StatusReasonBadGateway is the reason of a 502, for which metav1 has none.
+const StatusReasonBadGateway metav1.StatusReason = "BadGateway"
+
+// Types of the cause in a Status's details: the stage at which a request ended.
+const (
+	CauseInvalidSecret metav1.CauseType = "InvalidSecret"
+	CauseTunnel        metav1.CauseType = "Tunnel"
+	CauseAgent         metav1.CauseType = "Agent"
+	CauseEndpoint      metav1.CauseType = "Endpoint"
+	CauseTLS           metav1.CauseType = "TLS"
+	CauseCredential    metav1.CauseType = "Credential"
+	CauseRequest       metav1.CauseType = "Request"
+	CauseResponse      metav1.CauseType = "Response"
+)
+
+// retryAfterSeconds is what 429 and 503 ask a client to wait. client-go repeats such a request up to ten times, so it is short.
+const retryAfterSeconds = 1
+
+func newStatus(code int32, reason metav1.StatusReason, name string, cause metav1.CauseType, message string) *apierrors.StatusError {
+	s := &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message,
+		Details: &metav1.StatusDetails{
+			Group: v1alpha1.GroupName, Kind: "clustergateways", Name: name,
+			Causes: []metav1.StatusCause{{Type: cause, Message: message}},
+		},
+	}}
+	if code == http.StatusServiceUnavailable || code == http.StatusTooManyRequests {
+		s.ErrStatus.Details.RetryAfterSeconds = retryAfterSeconds
+	}
+	return s
+}
+
+func notFound(name string) *apierrors.StatusError {
+	return apierrors.NewNotFound(v1alpha1.Resource("clustergateways"), name)
+}
+
+func invalidSecret(c *cluster.Cluster) *apierrors.StatusError {
+	s := newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, c.Name, CauseInvalidSecret,
+		fmt.Sprintf("cluster %q cannot be used: its Secret is invalid: %s", c.Name, c.Message()))
+	// Waiting does not help, somebody has to mend the Secret: clients are not told to try again.
+	s.ErrStatus.Details.RetryAfterSeconds = 0
+	return s
+}
+
+func rejectedCredential(c *cluster.Cluster) *apierrors.StatusError {
+	return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseCredential,
+		fmt.Sprintf("cluster %q rejected the gateway's credential (401): the %s in its Secret has expired or been revoked, or belongs to another cluster; your own credential is not in question",
+			c.Name, c.Credential.Type))
+}
+
+func tooManyRequests(name string, limit int) *apierrors.StatusError {
+	return newStatus(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, name, CauseRequest,
+		fmt.Sprintf("cluster %q already has %d requests in flight through this gateway, which is the limit; try again", name, limit))
+}
+
+// errDeadline is the cause of a context that ended because the gateway gave a request no more time.
+var errDeadline = errors.New("the time for the request is over")
+
+// progress says how far a request came, for the message of a timeout.
+type progress interface {
+	connected() bool
+	sent() bool
+}
+
+// statusFor turns the failure of a round trip into what the caller is told.
+func statusFor(ctx context.Context, c *cluster.Cluster, err error, p progress, limit time.Duration) *apierrors.StatusError {
+	var de *dialer.Error
+	switch {
+	case errors.As(err, &de):
+		return dialStatus(c, de)
+	case errors.Is(context.Cause(ctx), errDeadline):
+		return timeoutStatus(c, p, limit)
+	case ctx.Err() != nil:
+		// The caller is gone; nobody reads this, but logs and metrics tell it from a failure of the cluster.
+		return newStatus(499, metav1.StatusReasonUnknown, c.Name, CauseRequest, "the client went away before the answer")
+	default:
+		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseResponse,
+			fmt.Sprintf("the connection to cluster %q broke before its answer was complete: %v", c.Name, err))
+	}
+}
+
+func timeoutStatus(c *cluster.Cluster, p progress, limit time.Duration) *apierrors.StatusError {
+	stage, cause := "connecting to its API server took", CauseEndpoint
+	switch {
+	case p.sent():
+		stage, cause = "its API server's answer took", CauseResponse
+	case p.connected():
+		stage, cause = "sending the request to its API server took", CauseRequest
+	}
+	return newStatus(http.StatusGatewayTimeout, metav1.StatusReasonTimeout, c.Name, cause,
+		fmt.Sprintf("cluster %q: %s longer than %s", c.Name, stage, limit))
+}
+
+func dialStatus(c *cluster.Cluster, e *dialer.Error) *apierrors.StatusError {
+	var noAgent *dialer.NoAgentError
+	switch {
+	case errors.As(e, &noAgent):
+		return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, c.Name, CauseTunnel,
+			fmt.Sprintf("cluster %q: %v; check that the agent runs in the cluster, that it can reach the gateway's tunnel port, and that its certificate is for %q",
+				c.Name, noAgent, c.Name))
+	case e.Stage == dialer.StageTunnel:
+		return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, c.Name, CauseTunnel,
+			fmt.Sprintf("cluster %q: the tunnel cannot be used: %v", c.Name, e.Err))
+	case e.Stage == dialer.StageAgent:
+		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseAgent,
+			fmt.Sprintf("cluster %q: the agent was asked to connect to %s: %v", c.Name, e.Address, e.Err))
+	case e.Stage == dialer.StageTLS:
+		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseTLS,
+			fmt.Sprintf("cluster %q: TLS with the API server at %s failed: %s", c.Name, e.Address, explainTLS(c, e.Err)))
+	default:
+		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseEndpoint,
+			fmt.Sprintf("cluster %q: the API server at %s cannot be reached: %s", c.Name, e.Address, explainDial(e.Err)))
+	}
+}
+
+func explainDial(err error) string {
+	var ne net.Error
+	if errors.As(err, &ne) && ne.Timeout() {
+		return "no answer in time: " + err.Error()
+	}
+	return err.Error()
+}
+
+// explainTLS says what was expected and what was presented.
+func explainTLS(c *cluster.Cluster, err error) string {
+	var verification *tls.CertificateVerificationError
+	if !errors.As(err, &verification) || len(verification.UnverifiedCertificates) == 0 {
+		return err.Error()
+	}
+	leaf := verification.UnverifiedCertificates[0]
+	var unknown x509.UnknownAuthorityError
+	var hostname x509.HostnameError
+	switch {
+	case errors.As(err, &unknown):
+		expected := "a CA in the Secret's ca.crt"
+		if len(c.CAData) == 0 {
+			expected = "one of the system's CAs (the Secret has no ca.crt)"
+		}
+		return fmt.Sprintf("expected a certificate signed by %s, was presented one for %q signed by %q", expected, leaf.Subject, leaf.Issuer)
+	case errors.As(err, &hostname):
+		return fmt.Sprintf("expected a certificate for %q, was presented one for %s; tls-server-name in the Secret sets the expected name",
+			c.ServerName, certificateNames(leaf))
+	default:
+		return fmt.Sprintf("the certificate of %q was not accepted: %v", leaf.Subject, verification.Err)
+	}
+}
+
+func certificateNames(cert *x509.Certificate) string {
+	names := append([]string(nil), cert.DNSNames...)
+	for _, ip := range cert.IPAddresses {
+		names = append(names, ip.String())
+	}
+	if len(names) == 0 {
+		return "no name at all"
+	}
+	return strings.Join(names, ", ")
+}
