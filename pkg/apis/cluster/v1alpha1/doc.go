@@ -8,5 +8,6 @@
 //
 // +k8s:deepcopy-gen=package
 // +k8s:openapi-gen=true
+// +k8s:openapi-model-package=dev.oam.core.cluster.v1alpha1
 // +groupName=cluster.core.oam.dev
 package v1alpha1

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Copyright The Cluster Gateway Authors.
+# SPDX-License-Identifier: Apache-2.0
+
+# Fails when the generated Go files are not what hack/update-codegen.sh would write. It generates in a copy: the checkout is left
+# alone.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+copy="$(mktemp -d)"
+trap 'rm -rf "$copy"' EXIT
+
+mkdir -p "$copy/hack/tools" "$copy/pkg"
+cp go.mod go.sum "$copy/"
+cp -R hack/tools/codegen "$copy/hack/tools/"
+cp hack/update-codegen.sh "$copy/hack/"
+cp -R pkg/apis "$copy/pkg/"
+# What is generated no more must not survive in the copy.
+find "$copy/pkg/apis" -name 'zz_generated.*.go' -delete
+
+"$copy/hack/update-codegen.sh"
+
+if ! diff -ru pkg/apis "$copy/pkg/apis"; then
+	echo "The generated files are stale: run hack/update-codegen.sh and commit the result." >&2
+	exit 1
+fi
+echo "The generated files are fresh."
