@@ -20,12 +20,24 @@ generate() {
 
 generate deepcopy-gen --go-header-file "$header" --output-file zz_generated.deepcopy.go "./$types"
 
+# The model names are a run of their own: openapi-gen writes that file into every package it reads, and the packages of
+# apimachinery, which have theirs, lie in the module cache. Its definitions are thrown away.
+unused="$(mktemp -d)"
+trap 'rm -rf "$unused"' EXIT
+generate openapi-gen \
+	--go-header-file "$header" \
+	--output-dir "$unused" \
+	--output-pkg "$module/$openapi" \
+	--output-file zz_generated.openapi.go \
+	--output-model-name-file zz_generated.model_name.go \
+	--report-filename /dev/null \
+	"./$types"
+
 generate openapi-gen \
 	--go-header-file "$header" \
 	--output-dir "$openapi" \
 	--output-pkg "$module/$openapi" \
 	--output-file zz_generated.openapi.go \
-	--output-model-name-file zz_generated.model_name.go \
 	--report-filename /dev/null \
 	"./$types" \
 	k8s.io/apimachinery/pkg/apis/meta/v1 \
