@@ -73,13 +73,10 @@ type Handler struct {
 	proxies    [2]*httputil.ReverseProxy // by Use
 	serializer runtime.NegotiatedSerializer
 
-	// inFlight counts requests for Drain.
-	inFlight sync.WaitGroup
-	// ending is cancelled by Drain, to end what would never end by itself.
-	ending    context.Context
-	end       context.CancelFunc
-	drainLock sync.RWMutex
-	draining  bool
+	// streams counts the long-running requests in flight; ending ends them.
+	streams atomic.Int64
+	ending  context.Context
+	end     context.CancelFunc
 }
 
 var _ http.Handler = (*Handler)(nil)
@@ -127,30 +124,20 @@ func NewHandler(cfg Config) *Handler {
 // Changed follows a cluster's Secret; c is nil when it is gone. It does not block on the network.
 func (h *Handler) Changed(name string, c *cluster.Cluster) { h.table.changed(name, c) }
 
-// Drain waits for the requests in flight. When half of ctx's time is over it ends the long-running ones, which would not end
-// by themselves; it returns ctx's error when some are left at the end of it.
-func (h *Handler) Drain(ctx context.Context) error {
-	h.drainLock.Lock()
-	h.draining = true
-	h.drainLock.Unlock()
-	done := make(chan struct{})
-	go func() { h.inFlight.Wait(); close(done) }()
-	half := time.Duration(0)
-	if at, ok := ctx.Deadline(); ok {
-		half = time.Until(at) / 2
-	}
-	timer := time.NewTimer(half)
-	defer timer.Stop()
-	for {
+// EndStreams lets the requests that would not end by themselves (watches, followed logs, upgrades) go on until ctx ends, and
+// then ends them; those that come later are ended at once. Ordinary requests are left to the server to wait for.
+func (h *Handler) EndStreams(ctx context.Context) {
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for h.streams.Load() > 0 {
 		select {
-		case <-done:
-			return nil
-		case <-timer.C:
-			h.end()
+		case <-ticker.C:
+			continue
 		case <-ctx.Done():
-			return ctx.Err()
 		}
+		break
 	}
+	h.end()
 }
 
 // Close ends everything in flight and closes all connections.
@@ -185,12 +172,6 @@ func exchangeOf(ctx context.Context) *exchange {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	if !h.enter() {
-		h.refuse(w, req, apierrors.NewServiceUnavailable("the gateway is shutting down"))
-		return
-	}
-	defer h.inFlight.Done()
-
 	t, ok := parseTarget(req.URL, basePath)
 	// What was authorised is the name in the RequestInfo, which is read from the decoded path.
 	if info, has := request.RequestInfoFrom(req.Context()); !ok || !has || info.Name != t.cluster || info.Subresource != "proxy" {
@@ -210,17 +191,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	defer l.release()
 	h.forward(w, req, &exchange{cluster: l.cluster, target: t, kind: k, lease: l})
-}
-
-// enter counts a request in, unless the handler is draining.
-func (h *Handler) enter() bool {
-	h.drainLock.RLock()
-	defer h.drainLock.RUnlock()
-	if h.draining {
-		return false
-	}
-	h.inFlight.Add(1)
-	return true
 }
 
 func (h *Handler) forward(w http.ResponseWriter, req *http.Request, x *exchange) {
@@ -252,9 +222,10 @@ func (h *Handler) bound(ctx context.Context, k kind) (context.Context, context.C
 	if !k.longRunning {
 		return context.WithTimeoutCause(ctx, h.cfg.RequestTimeout, errDeadline)
 	}
+	h.streams.Add(1)
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(h.ending, func() { cancel(errShuttingDown) })
-	return ctx, func() { stop(); cancel(nil) }
+	return ctx, func() { stop(); cancel(nil); h.streams.Add(-1) }
 }
 
 var errShuttingDown = errors.New("the gateway is shutting down")

@@ -1,0 +1,87 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// HubOptions say where the hub is, and where in it the clusters are.
+type HubOptions struct {
+	// Kubeconfig is a file; empty means the Pod's own ServiceAccount.
+	Kubeconfig string
+	// SecretNamespace is where the cluster Secrets are.
+	SecretNamespace string
+	// ExecCredentialDir is the folder that exec credential plugins must lie in; empty means that none may run.
+	ExecCredentialDir string
+}
+
+// DefaultSecretNamespace is where cluster Secrets are unless the flag says otherwise.
+const DefaultSecretNamespace = "cluster-gateway-system"
+
+// NewHubOptions returns the defaults.
+func NewHubOptions() *HubOptions { return &HubOptions{SecretNamespace: DefaultSecretNamespace} }
+
+// AddFlags adds the flags of the group.
+func (o *HubOptions) AddFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
+		"Kubeconfig file of the hub cluster. Empty: the ServiceAccount of the Pod that the gateway runs in.")
+	fs.StringVar(&o.SecretNamespace, "secret-namespace", o.SecretNamespace,
+		"Namespace of the hub in which each Secret with the label cluster.core.oam.dev/cluster-credential-type is a cluster.")
+	fs.StringVar(&o.ExecCredentialDir, "exec-credential-dir", o.ExecCredentialDir,
+		"Folder of the exec credential plugins that the Secrets of clusters may name. Empty: none may be run.")
+}
+
+// Validate returns every fault.
+func (o *HubOptions) Validate() []error {
+	var errs []error
+	if faults := validation.IsDNS1123Label(o.SecretNamespace); len(faults) > 0 {
+		errs = append(errs, fmt.Errorf("--secret-namespace %q: %s", o.SecretNamespace, faults[0]))
+	}
+	if o.ExecCredentialDir != "" {
+		if info, err := os.Stat(o.ExecCredentialDir); err != nil {
+			errs = append(errs, fmt.Errorf("--exec-credential-dir: %w", err))
+		} else if !info.IsDir() {
+			errs = append(errs, fmt.Errorf("--exec-credential-dir %s is not a folder", o.ExecCredentialDir))
+		}
+	}
+	return errs
+}
+
+// client returns a client of the hub without a rate limit of its own: the hub has priority and fairness, and what a client
+// here waits for, users wait for.
+func (o *HubOptions) client() (kubernetes.Interface, error) {
+	config, err := o.restConfig()
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	config.ContentType = runtime.ContentTypeProtobuf
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	return kubernetes.NewForConfig(rest.AddUserAgent(config, "cluster-gateway"))
+}
+
+func (o *HubOptions) restConfig() (*rest.Config, error) {
+	if o.Kubeconfig == "" {
+		config, err := rest.InClusterConfig()
+		if errors.Is(err, rest.ErrNotInCluster) {
+			return nil, errors.New("--kubeconfig is needed: the gateway does not run in a Pod, so there is no ServiceAccount to use instead")
+		}
+		return config, err
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
+	}
+	return config, nil
+}

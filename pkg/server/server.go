@@ -1,0 +1,221 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/endpoints/openapi"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	genericfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/apiserver/pkg/util/compatibility"
+	"k8s.io/klog/v2"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	apisopenapi "github.com/oam-dev/cluster-gateway/pkg/apis/openapi"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/proxy"
+	"github.com/oam-dev/cluster-gateway/pkg/registry"
+)
+
+// Server is a gateway that is ready to run.
+type Server struct {
+	generic *genericapiserver.GenericAPIServer
+	store   *registry.Store
+	proxy   *proxy.Handler
+	tunnels *tunnels
+	options *Options
+}
+
+// New makes a server of options. It listens from here on, and serves from Run on. ctx bounds making it.
+func New(ctx context.Context, o *Options) (*Server, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	client, err := o.Hub.client()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{options: o}
+	metrics := proxy.NewMetrics()
+	parse := cluster.ParseOptions{TunnelMode: cluster.TunnelMode(o.Tunnel.Mode), ExecCredentialDir: o.Hub.ExecCredentialDir}
+	s.store = registry.NewStore(client, o.Hub.SecretNamespace, parse, func(name string, c *cluster.Cluster) { s.proxy.Changed(name, c) })
+	if s.tunnels, err = o.Tunnel.tunnels(ctx, metrics); err != nil {
+		return nil, err
+	}
+	s.proxy = proxy.NewHandler(proxy.Config{
+		Clusters:       s.store,
+		Dialers:        s.dialer,
+		Metrics:        metrics,
+		RequestTimeout: o.Proxy.RequestTimeout,
+		DialTimeout:    o.Proxy.DialTimeout,
+		MaxInFlight:    o.Proxy.MaxInFlight,
+		Logger:         klog.Background().WithName("proxy"),
+	})
+	scheme, err := registry.NewScheme()
+	if err != nil {
+		return nil, err
+	}
+	codecs := serializer.NewCodecFactory(scheme)
+	config := genericapiserver.NewRecommendedConfig(codecs)
+	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(apisopenapi.GetOpenAPIDefinitions, openapi.NewDefinitionNamer(scheme))
+	config.OpenAPIConfig.Info.Title = "Cluster Gateway"
+	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(apisopenapi.GetOpenAPIDefinitions, openapi.NewDefinitionNamer(scheme))
+	config.OpenAPIV3Config.Info.Title = "Cluster Gateway"
+	if err := s.applyTo(&config.Config); err != nil {
+		return nil, err
+	}
+	if s.generic, err = config.Complete().New("cluster-gateway", genericapiserver.NewEmptyDelegate()); err != nil {
+		return nil, err
+	}
+	secrets := client.CoreV1().Secrets(o.Hub.SecretNamespace)
+	group := genericapiserver.NewDefaultAPIGroupInfo(v1alpha1.GroupName, scheme, runtime.NewParameterCodec(scheme), codecs)
+	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = map[string]rest.Storage{
+		"clustergateways":        registry.NewREST(secrets, parse),
+		"clustergateways/proxy":  registry.NewProxyREST(s.proxy),
+		"clustergateways/health": registry.NewHealthREST(secrets, parse, s.probe),
+	}
+	if err := s.generic.InstallAPIGroup(&group); err != nil {
+		return nil, err
+	}
+	return s, s.install(metrics)
+}
+
+// applyTo configures the generic API server.
+func (s *Server) applyTo(config *genericapiserver.Config) error {
+	o := s.options
+	config.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
+	config.LongRunningFunc = func(r *http.Request, info *request.RequestInfo) bool {
+		// pkg/proxy knows better than the generic filters how long a proxied request may take, and says better what went
+		// wrong when it takes longer.
+		return isProxied(info) || genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString())(r, info)
+	}
+	// install serves them together with the gateway's own.
+	config.EnableMetrics = false
+	config.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
+		api = registry.WithWriteRefusal(api, c.Serializer, o.Hub.SecretNamespace)
+		return genericapiserver.DefaultBuildHandlerChain(withProxy(api, s.proxy), c)
+	}
+	config.AddReadyzChecks(healthz.NamedCheck("clusters-synced", func(*http.Request) error {
+		if !s.store.HasSynced() {
+			return fmt.Errorf("the Secrets of namespace %s have not been read yet", o.Hub.SecretNamespace)
+		}
+		return nil
+	}))
+	return errors.Join(
+		o.Serving.ApplyToConfig(config),
+		o.Authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig),
+		o.Authorization.ApplyTo(&config.Authorization),
+		o.Audit.ApplyTo(config),
+		o.Features.ApplyTo(config, nil, nil),
+		o.Tracing.ApplyTo(nil, config),
+	)
+}
+
+// install adds what is not part of the API group.
+func (s *Server) install(metrics *proxy.Metrics) error {
+	handler, err := metricsHandler(metrics)
+	if err != nil {
+		return err
+	}
+	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", handler)
+	return s.generic.AddPreShutdownHook("end-streams", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), s.options.Proxy.ShutdownGrace)
+		defer cancel()
+		s.proxy.EndStreams(ctx)
+		return nil
+	})
+}
+
+// isProxied reports whether a request is for the proxy subresource of a ClusterGateway.
+func isProxied(info *request.RequestInfo) bool {
+	return info.IsResourceRequest && info.Subresource == "proxy" && info.Resource == "clustergateways" && info.APIGroup == v1alpha1.GroupName
+}
+
+// withProxy hands proxied requests to proxied, before the API machinery: that would read, and refuse, options that are meant for
+// the managed cluster (dryRun: kubernetes, pkg/endpoints/handlers/rest.go, ConnectResource).
+func withProxy(api, proxied http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if info, ok := request.RequestInfoFrom(r.Context()); ok && isProxied(info) {
+			proxied.ServeHTTP(w, r)
+			return
+		}
+		api.ServeHTTP(w, r)
+	})
+}
+
+// dialer chooses the dialer of a cluster. There is no way from one route to the other: a cluster that wants a tunnel is never
+// dialled directly.
+func (s *Server) dialer(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {
+	switch c.Route {
+	case cluster.RouteTunnel:
+		return s.tunnels.dialer(c, use)
+	case cluster.RouteDirect:
+		return dialer.NewDirect(c.Name, c.ProxyURL)
+	default:
+		return nil, fmt.Errorf("cluster %q has no route", c.Name)
+	}
+}
+
+// probe serves the health subresource.
+func (s *Server) probe(ctx context.Context, name string) (registry.ProbeResult, error) {
+	gitVersion, latency, err := s.proxy.Probe(ctx, name)
+	if err != nil {
+		return registry.ProbeResult{}, err
+	}
+	return registry.ProbeResult{Healthy: true, Version: gitVersion, Latency: latency, Time: time.Now()}, nil
+}
+
+// Address is where the gateway's own HTTPS endpoint listens.
+func (s *Server) Address() net.Addr { return s.generic.SecureServingInfo.Listener.Addr() }
+
+// TunnelAddress is where agents connect; nil unless the tunnel server is embedded.
+func (s *Server) TunnelAddress() net.Addr { return s.tunnels.address }
+
+// Run serves until ctx ends, lets what is in flight end, and stops everything. It returns early if a part fails.
+func (s *Server) Run(ctx context.Context) error {
+	// The API server goes first; what it needs goes on until it has stopped.
+	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopParts()
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+
+	group, groupCtx := errgroup.WithContext(parts)
+	group.Go(func() error { return part("the store of clusters", s.store.Run(groupCtx)) })
+	group.Go(func() error { return part("the tunnel", s.tunnels.run(groupCtx)) })
+	group.Go(func() error {
+		defer stopParts()
+		defer s.proxy.Close()
+		return part("the API server", s.generic.PrepareRun().RunWithContext(serving))
+	})
+	// A part that fails takes the API server along.
+	stop := context.AfterFunc(groupCtx, stopServing)
+	defer stop()
+	klog.InfoS("The gateway is starting", "address", s.Address(), "tunnelMode", s.options.Tunnel.Mode, "tunnelAddress", s.TunnelAddress(),
+		"secretNamespace", s.options.Hub.SecretNamespace)
+	return group.Wait()
+}
+
+func part(name string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}

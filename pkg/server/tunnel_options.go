@@ -1,0 +1,288 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/pflag"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/klog/v2"
+
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/proxy"
+	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
+)
+
+// TunnelOptions say how firewalled clusters are reached.
+type TunnelOptions struct {
+	// Mode is embedded, external or off.
+	Mode string
+	// ConnectionBuffer bounds the receive buffer of each tunnelled connection, in bytes.
+	ConnectionBuffer int
+
+	// The embedded server: where agents connect, the serving pair, the CA of agent certificates.
+	BindAddress    net.IP
+	Port           int
+	CertFile       string
+	PrivateKeyFile string
+	ClientCAFile   string
+	// ServerCount is the number of gateway replicas that every agent connects to.
+	ServerCount int
+
+	// The external servers, and what the gateway and they know each other by.
+	KonnectivityServers  []string
+	KonnectivityCAFile   string
+	KonnectivityCertFile string
+	KonnectivityKeyFile  string
+}
+
+// NewTunnelOptions returns the defaults.
+func NewTunnelOptions() *TunnelOptions {
+	return &TunnelOptions{
+		Mode:             string(cluster.TunnelEmbedded),
+		ConnectionBuffer: dialer.DefaultReceiveBuffer,
+		BindAddress:      net.IPv4zero,
+		Port:             8132,
+		ServerCount:      1,
+	}
+}
+
+// AddFlags adds the flags of the group.
+func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
+	fs.StringVar(&o.Mode, "tunnel-mode", o.Mode,
+		"How clusters with the endpoint type ClusterProxy are reached: 'embedded', agents connect to this process; 'external', they connect to the --konnectivity-server; 'off', not at all.")
+	fs.IntVar(&o.ConnectionBuffer, "tunnel-connection-buffer", o.ConnectionBuffer,
+		"Bytes that each tunnelled connection holds for a client that does not keep up; then that connection ends. Only exec, attach, cp and port-forward come near it.")
+	fs.IPVar(&o.BindAddress, "tunnel-bind-address", o.BindAddress, "embedded: address on which agents are accepted.")
+	fs.IntVar(&o.Port, "tunnel-port", o.Port, "embedded: port on which agents are accepted. 0: one that is free.")
+	fs.StringVar(&o.CertFile, "tunnel-cert-file", o.CertFile, "embedded: serving certificate shown to agents, PEM. Reloaded when it changes.")
+	fs.StringVar(&o.PrivateKeyFile, "tunnel-private-key-file", o.PrivateKeyFile, "embedded: key of --tunnel-cert-file, PEM. Reloaded when it changes.")
+	fs.StringVar(&o.ClientCAFile, "tunnel-client-ca-file", o.ClientCAFile,
+		"embedded: CA bundle of agent certificates, PEM. A certificate's common name is the cluster that its agent serves. Reloaded when it changes.")
+	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "embedded: number of gateway replicas that every agent connects to.")
+	fs.StringArrayVar(&o.KonnectivityServers, "konnectivity-server", o.KonnectivityServers,
+		"external: a konnectivity-server, as host:port or unix:///path. May be given more than once; the first that has an agent of the cluster is used.")
+	fs.StringVar(&o.KonnectivityCAFile, "konnectivity-ca-file", o.KonnectivityCAFile, "external: CA of the konnectivity-servers' certificates, PEM.")
+	fs.StringVar(&o.KonnectivityCertFile, "konnectivity-cert-file", o.KonnectivityCertFile, "external: client certificate shown to the konnectivity-servers, PEM.")
+	fs.StringVar(&o.KonnectivityKeyFile, "konnectivity-key-file", o.KonnectivityKeyFile, "external: key of --konnectivity-cert-file, PEM.")
+}
+
+// Validate returns every fault.
+func (o *TunnelOptions) Validate() []error {
+	var errs []error
+	if o.ConnectionBuffer < 64<<10 {
+		errs = append(errs, fmt.Errorf("--tunnel-connection-buffer must be at least 65536, and is %d", o.ConnectionBuffer))
+	}
+	switch cluster.TunnelMode(o.Mode) {
+	case cluster.TunnelOff:
+	case cluster.TunnelEmbedded:
+		errs = append(errs, o.validateEmbedded()...)
+	case cluster.TunnelExternal:
+		errs = append(errs, o.validateExternal()...)
+	default:
+		errs = append(errs, fmt.Errorf("--tunnel-mode must be embedded, external or off, and is %q", o.Mode))
+	}
+	return errs
+}
+
+func (o *TunnelOptions) validateEmbedded() []error {
+	var errs []error
+	if o.Port < 0 || o.Port > 65535 {
+		errs = append(errs, fmt.Errorf("--tunnel-port must be between 0 and 65535, and is %d", o.Port))
+	}
+	if o.ServerCount < 1 {
+		errs = append(errs, fmt.Errorf("--tunnel-server-count must be at least 1, and is %d", o.ServerCount))
+	}
+	errs = append(errs, requireFiles("--tunnel-mode=embedded", map[string]string{
+		"--tunnel-cert-file": o.CertFile, "--tunnel-private-key-file": o.PrivateKeyFile, "--tunnel-client-ca-file": o.ClientCAFile,
+	})...)
+	if len(o.KonnectivityServers) > 0 {
+		errs = append(errs, errors.New("--konnectivity-server is given, and --tunnel-mode is embedded: it is used with --tunnel-mode=external only"))
+	}
+	return errs
+}
+
+func (o *TunnelOptions) validateExternal() []error {
+	var errs []error
+	if len(o.KonnectivityServers) == 0 {
+		errs = append(errs, errors.New("--tunnel-mode=external needs at least one --konnectivity-server"))
+	}
+	tcp := false
+	for _, server := range o.KonnectivityServers {
+		if path, unix := strings.CutPrefix(server, "unix://"); unix {
+			if !strings.HasPrefix(path, "/") {
+				errs = append(errs, fmt.Errorf("--konnectivity-server %q: a Unix socket is written unix:///absolute/path", server))
+			}
+			continue
+		}
+		tcp = true
+		if host, port, err := net.SplitHostPort(server); err != nil || host == "" || port == "" {
+			errs = append(errs, fmt.Errorf("--konnectivity-server %q: must be host:port or unix:///path", server))
+		}
+	}
+	if tcp {
+		errs = append(errs, requireFiles("--konnectivity-server as host:port", map[string]string{
+			"--konnectivity-ca-file": o.KonnectivityCAFile, "--konnectivity-cert-file": o.KonnectivityCertFile, "--konnectivity-key-file": o.KonnectivityKeyFile,
+		})...)
+	}
+	return errs
+}
+
+func requireFiles(by string, files map[string]string) []error {
+	var errs []error
+	for flag, path := range files {
+		if path == "" {
+			errs = append(errs, fmt.Errorf("%s needs %s", by, flag))
+		} else if _, err := os.Stat(path); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", flag, err))
+		}
+	}
+	return errs
+}
+
+// tunnels is what the options make: a way to dial through a tunnel, and something to run for it.
+type tunnels struct {
+	// dialer returns the dialer of a cluster on the tunnel route.
+	dialer func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error)
+	// run serves until ctx ends.
+	run func(ctx context.Context) error
+	// address is where agents connect; nil unless the server is embedded.
+	address net.Addr
+}
+
+func (o *TunnelOptions) tunnels(ctx context.Context, metrics *proxy.Metrics) (*tunnels, error) {
+	switch cluster.TunnelMode(o.Mode) {
+	case cluster.TunnelEmbedded:
+		return o.embedded(metrics)
+	case cluster.TunnelExternal:
+		return o.external(ctx)
+	default:
+		return &tunnels{
+			dialer: func(c *cluster.Cluster, _ proxy.Use) (dialer.Dialer, error) {
+				return nil, fmt.Errorf("cluster %q wants a tunnel, and the gateway runs with --tunnel-mode=off", c.Name)
+			},
+			run: func(ctx context.Context) error { <-ctx.Done(); return nil },
+		}, nil
+	}
+}
+
+func (o *TunnelOptions) embedded(metrics *proxy.Metrics) (*tunnels, error) {
+	serving, err := dynamiccertificates.NewDynamicServingContentFromFiles("tunnel-serving", o.CertFile, o.PrivateKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("--tunnel-cert-file, --tunnel-private-key-file: %w", err)
+	}
+	ca, err := dynamiccertificates.NewDynamicCAContentFromFile("tunnel-client-ca", o.ClientCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("--tunnel-client-ca-file: %w", err)
+	}
+	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAndVerifyClientCert}
+	reload := dynamiccertificates.NewDynamicServingCertificateController(base, ca, serving, nil, nil)
+	if err := reload.RunOnce(); err != nil {
+		return nil, fmt.Errorf("the certificates of the tunnel server: %w", err)
+	}
+	config := base.Clone()
+	config.GetConfigForClient = reload.GetConfigForClient
+
+	lis, err := net.Listen("tcp", net.JoinHostPort(o.BindAddress.String(), strconv.Itoa(o.Port)))
+	if err != nil {
+		return nil, fmt.Errorf("--tunnel-bind-address, --tunnel-port: %w", err)
+	}
+	server := tunnel.New(tunnel.Config{
+		ServerID: uuid.NewString(), ServerCount: o.ServerCount, TLS: config, ReceiveBuffer: o.ConnectionBuffer,
+		AgentsChanged: metrics.SetAgents, Logger: klog.Background().WithName("tunnel"),
+	})
+	reverify := reverifier{ca: ca, server: server}
+	ca.AddListener(reload)
+	ca.AddListener(reverify)
+	serving.AddListener(reload)
+	return &tunnels{
+		address: lis.Addr(),
+		dialer: func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {
+			lane := tunnel.LaneRequests
+			if use == proxy.ForUpgrades {
+				lane = tunnel.LaneUpgrades
+			}
+			return server.Dialer(c.Name, c.Endpoint.Host, lane), nil
+		},
+		run: func(ctx context.Context) error {
+			go ca.Run(ctx, 1)
+			go serving.Run(ctx, 1)
+			go reload.Run(1, ctx.Done())
+			return server.Serve(ctx, lis)
+		},
+	}, nil
+}
+
+// reverifier ends the streams of agents that a changed CA bundle no longer covers.
+type reverifier struct {
+	ca     dynamiccertificates.CAContentProvider
+	server *tunnel.Server
+}
+
+var _ dynamiccertificates.Listener = reverifier{}
+
+// Enqueue implements dynamiccertificates.Listener.
+func (r reverifier) Enqueue() {
+	if opts, ok := r.ca.VerifyOptions(); ok {
+		r.server.Reverify(opts)
+	}
+}
+
+func (o *TunnelOptions) external(ctx context.Context) (*tunnels, error) {
+	config := dialer.KonnectivityConfig{
+		Servers: o.KonnectivityServers, PlainText: insecure.NewCredentials(), ReceiveBuffer: o.ConnectionBuffer,
+	}
+	if o.KonnectivityCertFile != "" {
+		tlsConfig, err := o.konnectivityTLS()
+		if err != nil {
+			return nil, err
+		}
+		config.TLS = credentials.NewTLS(tlsConfig)
+	}
+	k, err := dialer.NewKonnectivity(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return &tunnels{
+		dialer: func(c *cluster.Cluster, _ proxy.Use) (dialer.Dialer, error) {
+			return k.Dialer(c.Name, c.Endpoint.Host), nil
+		},
+		run: func(ctx context.Context) error { <-ctx.Done(); return k.Close() },
+	}, nil
+}
+
+func (o *TunnelOptions) konnectivityTLS() (*tls.Config, error) {
+	pem, err := os.ReadFile(o.KonnectivityCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("--konnectivity-ca-file: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("--konnectivity-ca-file %s holds no certificate in PEM", o.KonnectivityCAFile)
+	}
+	if _, err := tls.LoadX509KeyPair(o.KonnectivityCertFile, o.KonnectivityKeyFile); err != nil {
+		return nil, fmt.Errorf("--konnectivity-cert-file, --konnectivity-key-file: %w", err)
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, RootCAs: roots,
+		// Read for each connection: these are few and long-lived, and so a renewed pair needs no restart.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(o.KonnectivityCertFile, o.KonnectivityKeyFile)
+			return &pair, err
+		},
+	}, nil
+}
