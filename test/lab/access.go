@@ -1,0 +1,121 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// tokenLifetime is that of the tokens the lab asks for.
+const tokenLifetime = 24 * time.Hour
+
+func (c *Cluster) writeKubeconfig() error {
+	config := clientcmdapi.NewConfig()
+	name := c.opts.Name
+	config.Clusters[name] = &clientcmdapi.Cluster{Server: c.Endpoint(), CertificateAuthorityData: c.CAPEM()}
+	config.AuthInfos[name] = &clientcmdapi.AuthInfo{ClientCertificateData: c.AdminCertPEM(), ClientKeyData: c.AdminKeyPEM()}
+	config.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
+	config.CurrentContext = name
+	c.kubeconfig = filepath.Join(c.dir, "admin.kubeconfig")
+	if err := clientcmd.WriteToFile(*config, c.kubeconfig); err != nil {
+		return fmt.Errorf("writing the administrator's kubeconfig: %w", err)
+	}
+	return nil
+}
+
+// connect makes the administrator's client. Its dialer is set once, here:
+// client-go keeps a transport for every dialer it is given.
+func (c *Cluster) connect() error {
+	c.rest = &rest.Config{
+		Host: c.Endpoint(),
+		TLSClientConfig: rest.TLSClientConfig{
+			CAData:   c.CAPEM(),
+			CertData: c.AdminCertPEM(),
+			KeyData:  c.AdminKeyPEM(),
+		},
+		// No limit: a lab measures and strains the servers, not the client.
+		QPS: -1,
+	}
+	if c.ns != nil {
+		c.rest.Dial = c.ns.dial
+	}
+	client, err := kubernetes.NewForConfig(c.rest)
+	if err != nil {
+		return fmt.Errorf("making a client: %w", err)
+	}
+	c.client = client
+	return nil
+}
+
+// RESTConfig returns a configuration for the administrator's clients, without a
+// limit on their rate. It reaches a firewalled cluster from the inside.
+func (c *Cluster) RESTConfig() *rest.Config { return rest.CopyConfig(c.rest) }
+
+// Client returns the administrator's client; the same each time.
+func (c *Cluster) Client() kubernetes.Interface { return c.client }
+
+// ServiceAccountToken returns a token of a ServiceAccount that is bound to a
+// ClusterRole, all of which it creates as needed. An empty clusterRole binds
+// none.
+func (c *Cluster) ServiceAccountToken(ctx context.Context, namespace, name, clusterRole string) (string, error) {
+	token, err := c.serviceAccountToken(ctx, namespace, name, clusterRole)
+	if err != nil {
+		return "", fmt.Errorf("getting a token of ServiceAccount %s/%s in cluster %s: %w", namespace, name, c.opts.Name, err)
+	}
+	return token, nil
+}
+
+func (c *Cluster) serviceAccountToken(ctx context.Context, namespace, name, clusterRole string) (string, error) {
+	if err := c.EnsureNamespace(ctx, namespace); err != nil {
+		return "", err
+	}
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	_, err := c.client.CoreV1().ServiceAccounts(namespace).Create(ctx, account, metav1.CreateOptions{})
+	if err := ignoreExists(err); err != nil {
+		return "", err
+	}
+	if err := c.bind(ctx, namespace, name, clusterRole); err != nil {
+		return "", err
+	}
+	lifetime := int64(tokenLifetime.Seconds())
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &lifetime}}
+	response, err := c.client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name, request, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return response.Status.Token, nil
+}
+
+func (c *Cluster) bind(ctx context.Context, namespace, name, clusterRole string) error {
+	if clusterRole == "" {
+		return nil
+	}
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: strings.Join([]string{"lab", namespace, name, clusterRole}, ":")},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: clusterRole},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: name}},
+	}
+	_, err := c.client.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})
+	return ignoreExists(err)
+}
+
+// EnsureNamespace creates a namespace unless it exists.
+func (c *Cluster) EnsureNamespace(ctx context.Context, name string) error {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	_, err := c.client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{})
+	return ignoreExists(err)
+}

@@ -1,0 +1,169 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// AgentOptions describe a Konnectivity agent.
+type AgentOptions struct {
+	// Name names it in errors and its log file. Empty means "konnectivity-agent".
+	Name string
+	// Cluster is whose API server it serves, and where it runs. Required.
+	Cluster *Cluster
+	// ServerHost and ServerPort are where it dials. An empty host means the lab's
+	// host as the cluster sees it: [Lab.HostAddr].
+	ServerHost string
+	ServerPort int
+	// CertFile and KeyFile are its client certificate; CAFile verifies the server.
+	CertFile, KeyFile, CAFile string
+	// Identifiers are what it claims to serve, each "host=NAME", "ipv4=ADDRESS",
+	// "cidr=NETWORK" or "default-route=true".
+	Identifiers []string
+	// Hosts are names that it can dial besides "kubernetes.default.svc" and the
+	// cluster's name, both of which are the API server. It needs root.
+	Hosts map[string]string
+	// ExtraArgs come last and so override.
+	ExtraArgs []string
+}
+
+// Agent is a stock Konnectivity agent. It is safe for concurrent use.
+type Agent struct {
+	*Process
+	health string
+	client *http.Client
+}
+
+// StartAgent starts an agent and returns when it runs, which does not mean that
+// it is connected: see [Agent.WaitReady].
+func (l *Lab) StartAgent(ctx context.Context, o AgentOptions) (*Agent, error) {
+	if o.Cluster == nil {
+		return nil, errors.New("starting an agent: it needs a cluster")
+	}
+	if o.Name == "" {
+		o.Name = "konnectivity-agent"
+	}
+	if o.ServerHost == "" {
+		o.ServerHost = l.HostAddr(o.Cluster)
+	}
+	health, err := l.ports.free(o.Cluster.ns)
+	if err != nil {
+		return nil, err
+	}
+	admin, err := l.ports.free(o.Cluster.ns)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		health: localURL("http", health),
+		client: &http.Client{Transport: &http.Transport{DialContext: o.Cluster.DialContext, DisableKeepAlives: true}},
+	}
+	a.Process, err = l.StartProcess(ctx, ProcessOptions{
+		Name:      o.Name,
+		Path:      l.binaries.KonnectivityAgent,
+		Args:      append(append(o.args(health, admin), l.verbosityArgs()...), o.ExtraArgs...),
+		Cluster:   o.Cluster,
+		Hosts:     o.hosts(),
+		ReadyFunc: func(ctx context.Context) error { return get(ctx, a.client, a.health+"/healthz") },
+		// It drains on the first signal and waits for a second one.
+		disposable: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (o AgentOptions) args(health, admin int) []string {
+	return []string{
+		"--logtostderr=true",
+		"--proxy-server-host=" + o.ServerHost,
+		"--proxy-server-port=" + strconv.Itoa(o.ServerPort),
+		"--agent-cert=" + o.CertFile,
+		"--agent-key=" + o.KeyFile,
+		"--ca-cert=" + o.CAFile,
+		"--agent-identifiers=" + strings.Join(o.Identifiers, "&"),
+		"--health-server-host=" + loopback,
+		"--health-server-port=" + strconv.Itoa(health),
+		"--admin-bind-address=" + loopback,
+		"--admin-server-port=" + strconv.Itoa(admin),
+		"--sync-interval=500ms",
+		"--sync-interval-cap=1s",
+		"--probe-interval=500ms",
+		"--sync-forever=true",
+		"--keepalive-time=15s",
+	}
+}
+
+// hosts are the names of the API server, by which an agent in a Pod, or one with
+// host aliases, would know it.
+func (o AgentOptions) hosts() map[string]string {
+	hosts := map[string]string{
+		"kubernetes.default.svc": o.Cluster.address,
+		o.Cluster.opts.Name:      o.Cluster.address,
+	}
+	for name, address := range o.Hosts {
+		hosts[name] = address
+	}
+	return hosts
+}
+
+// WaitReady waits until the agent is connected to a server.
+func (a *Agent) WaitReady(ctx context.Context) error {
+	return a.waitReady(ctx, defaultReadyTimeout, a.ready)
+}
+
+// Ready tells whether the agent is connected to a server.
+func (a *Agent) Ready(ctx context.Context) bool { return a.ready(ctx) == nil }
+
+func (a *Agent) ready(ctx context.Context) error { return get(ctx, a.client, a.health+"/readyz") }
+
+// Drain makes the agent tell its servers to give it no new connections; what is
+// open goes on. There is no way back.
+func (a *Agent) Drain() error { return a.signal(syscall.SIGTERM) }
+
+// Stop ends the agent in order: it takes one signal to drain and a second to
+// stop.
+func (a *Agent) Stop() error {
+	const interval = 100 * time.Millisecond
+	if err := a.signal(syscall.SIGCONT); err != nil {
+		return err
+	}
+	deadline := time.After(a.stopTimeout)
+	for {
+		if err := a.signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+		select {
+		case <-a.Done():
+			return nil
+		case <-time.After(interval):
+		case <-deadline:
+			return errors.Join(fmt.Errorf("stopping %s: killed after %s", a.Name(), a.stopTimeout), a.Kill())
+		}
+	}
+}
+
+// freeHostPorts returns n ports.
+func (l *Lab) freeHostPorts(n int) ([]int, error) {
+	list := make([]int, n)
+	for i := range list {
+		var err error
+		if list[i], err = l.FreePort(); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+func hostPort(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }

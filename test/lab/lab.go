@@ -1,0 +1,294 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+)
+
+const (
+	keepLogsVariable = "CLUSTER_GATEWAY_LAB_KEEP"
+	loopback         = "127.0.0.1"
+	dataDirName      = "data"
+	logDirName       = "logs"
+)
+
+// Options configure a [Lab]. The zero value is ready to use.
+type Options struct {
+	// Dir is where everything is kept. Empty means a temporary folder that goes
+	// with the lab, unless something in it failed to start, KeepLogs says so, or
+	// $CLUSTER_GATEWAY_LAB_KEEP is set. A Dir that was given stays, without the
+	// clusters' data.
+	Dir string
+	// Binaries are the components to run. Nil means those of [FindBinaries].
+	Binaries *Binaries
+	// Out is told what happens. Nil means nobody is.
+	Out io.Writer
+	// Verbosity is the -v of the components' logs.
+	Verbosity int
+	// KeepLogs is asked on Close whether a temporary folder is to stay;
+	// testing.T.Failed is meant. Nil means no.
+	KeepLogs func() bool
+}
+
+// Lab is a set of processes, and a folder for their state and logs. It is safe
+// for concurrent use: clusters can be started in parallel.
+type Lab struct {
+	dir       string
+	temporary bool
+	keepLogs  func() bool
+	binaries  *Binaries
+	out       *syncWriter
+	verbosity int
+	spawner   *spawner
+	ports     *ports
+	detach    func() bool // from the context of New
+
+	mu        sync.Mutex
+	closed    bool
+	failed    bool
+	processes []*Process
+	clusters  []*Cluster
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// New makes an empty lab, after removing what labs before it may have left
+// behind. When ctx ends, the lab closes.
+func New(ctx context.Context, o Options) (*Lab, error) {
+	out := &syncWriter{w: o.Out}
+	if err := sweep(os.TempDir()); err != nil {
+		fmt.Fprintf(out, "lab: removing what an earlier lab left behind: %v\n", err)
+	}
+	binaries := o.Binaries
+	if binaries == nil {
+		var err error
+		if binaries, err = FindBinaries(ctx, BinariesOptions{Out: out}); err != nil {
+			return nil, err
+		}
+	}
+	dir, err := labDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	spawner, err := newSpawner(func() error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{
+		dir:       dir,
+		temporary: o.Dir == "",
+		keepLogs:  o.KeepLogs,
+		binaries:  binaries,
+		out:       out,
+		verbosity: o.Verbosity,
+		spawner:   spawner,
+		ports:     newPorts(),
+	}
+	l.detach = context.AfterFunc(ctx, func() { l.Close() })
+	return l, nil
+}
+
+func labDir(given string) (string, error) {
+	dir := given
+	if dir == "" {
+		var err error
+		if dir, err = os.MkdirTemp("", temporaryPattern()); err != nil {
+			return "", fmt.Errorf("making the lab's folder: %w", err)
+		}
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	return dir, os.MkdirAll(filepath.Join(dir, logDirName), 0o755)
+}
+
+// Dir returns the lab's folder. Logs are in logs/PROCESS.log for what runs on
+// its own, and in CLUSTER/logs/PROCESS.log for what belongs to a cluster.
+func (l *Lab) Dir() string { return l.dir }
+
+// Binaries returns the components that the lab runs.
+func (l *Lab) Binaries() *Binaries { return l.binaries }
+
+// Processes returns everything that was started, in order, ended or not.
+func (l *Lab) Processes() []*Process {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.processes)
+}
+
+// FreePort returns a port that nothing listens on at 127.0.0.1, and that the lab
+// gives to nobody else.
+func (l *Lab) FreePort() (int, error) { return l.ports.free(nil) }
+
+// HostAddr returns the address of the host as the cluster sees it: where its
+// agents dial, and what the certificate they meet there must be valid for. A
+// server must listen on this address, or on all, to be reached.
+func (l *Lab) HostAddr(c *Cluster) string {
+	if c == nil || c.ns == nil {
+		return loopback
+	}
+	return c.ns.outside.String()
+}
+
+// Close stops everything and returns when it is gone, with what went wrong on
+// the way. It can be called more than once, and concurrently.
+func (l *Lab) Close() error {
+	l.closeOnce.Do(func() { l.closeErr = l.close() })
+	return l.closeErr
+}
+
+func (l *Lab) close() error {
+	l.detach()
+	l.mu.Lock()
+	l.closed = true
+	processes, clusters := slices.Clone(l.processes), slices.Clone(l.clusters)
+	l.mu.Unlock()
+
+	errs := []error{stopAll(processes)}
+	for _, c := range clusters {
+		errs = append(errs, c.Stop())
+	}
+	l.spawner.close()
+	errs = append(errs, l.cleanDir())
+	return errors.Join(errs...)
+}
+
+// stopAll stops the processes that may have an end of their own first, all at
+// once, and then kills the rest.
+func stopAll(processes []*Process) error {
+	var errs []error
+	for _, disposable := range []bool{false, true} {
+		results := make(chan error)
+		started := 0
+		for _, p := range processes {
+			if p.disposable != disposable {
+				continue
+			}
+			started++
+			stop := p.Stop
+			if disposable {
+				stop = p.Kill
+			}
+			go func() { results <- stop() }()
+		}
+		for range started {
+			errs = append(errs, <-results)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Lab) cleanDir() error {
+	if l.temporary && !l.keep() {
+		return os.RemoveAll(l.dir)
+	}
+	var errs []error
+	for _, c := range l.clusters {
+		errs = append(errs, os.RemoveAll(c.dataDir()))
+	}
+	fmt.Fprintf(l.out, "lab: the logs are in %s\n", l.dir)
+	return errors.Join(errs...)
+}
+
+func (l *Lab) keep() bool {
+	l.mu.Lock()
+	failed := l.failed
+	l.mu.Unlock()
+	return failed || os.Getenv(keepLogsVariable) != "" || l.keepLogs != nil && l.keepLogs()
+}
+
+// adopt makes the lab responsible for a process. It returns false when the lab
+// is already closing.
+func (l *Lab) adopt(p *Process) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	l.processes = append(l.processes, p)
+	return true
+}
+
+// noteFailure keeps the logs, since an error points to them.
+func (l *Lab) noteFailure(err error) error {
+	if err != nil {
+		l.mu.Lock()
+		l.failed = true
+		l.mu.Unlock()
+	}
+	return err
+}
+
+func (l *Lab) logDir(c *Cluster) string {
+	if c == nil {
+		return filepath.Join(l.dir, logDirName)
+	}
+	return c.LogDir()
+}
+
+// spawnerFor returns where a process is to be started from, and what to call
+// when it has ended.
+func (l *Lab) spawnerFor(o ProcessOptions) (*spawner, func(), error) {
+	shared := l.spawner
+	var ns *namespace
+	if o.Cluster != nil {
+		shared, ns = o.Cluster.spawner(), o.Cluster.ns
+	}
+	if len(o.Hosts) == 0 {
+		return shared, func() {}, nil
+	}
+	if reason := missingCapability(); reason != nil {
+		fmt.Fprintf(l.out, "lab: %s gets no hosts file of its own: %v\n", o.Name, reason)
+		return shared, func() {}, nil
+	}
+	file, err := l.writeHosts(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	own, err := newHostsSpawner(ns, file)
+	if err != nil {
+		return nil, nil, err
+	}
+	return own, own.close, nil
+}
+
+// writeHosts writes the hosts file of one process: the machine's own with its
+// names added in front, where they win.
+func (l *Lab) writeHosts(o ProcessOptions) (string, error) {
+	path := filepath.Join(l.logDir(o.Cluster), o.Name+".hosts")
+	var content []byte
+	for name, ip := range o.Hosts {
+		content = fmt.Appendf(content, "%s %s\n", ip, name)
+	}
+	system, err := os.ReadFile("/etc/hosts")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("reading the machine's hosts file: %w", err)
+	}
+	return path, os.WriteFile(path, append(content, system...), 0o644)
+}
+
+// syncWriter lets several goroutines print; a nil writer discards.
+type syncWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (s *syncWriter) Write(p []byte) (int, error) {
+	if s.w == nil {
+		return len(p), nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.w.Write(p)
+}

@@ -1,0 +1,402 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// labNetwork is where the point-to-point networks of firewalled clusters are
+// taken from: set aside for benchmarks (RFC 2544), so in use nowhere.
+var labNetwork = netip.MustParsePrefix("198.18.0.0/15")
+
+const (
+	linkPrefix    = "cgl"
+	linkAttempts  = 256
+	insideLink    = "eth0"
+	subnetBits    = 30
+	firewallTable = "cluster-gateway-lab"
+)
+
+func onMainThread() bool { return unix.Gettid() == unix.Getpid() }
+
+// childAttributes makes a child die with the thread that starts it, and keeps
+// the terminal's Ctrl-C from it: the lab stops its children in order.
+func childAttributes(ownPIDs bool) *syscall.SysProcAttr {
+	attributes := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if ownPIDs && missingCapability() == nil {
+		attributes.Cloneflags = syscall.CLONE_NEWPID
+	}
+	return attributes
+}
+
+// missingCapability returns why namespaces cannot be made, or nil.
+func missingCapability() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("reading capabilities: %w", err)
+	}
+	for name, bit := range map[string]uint{"CAP_NET_ADMIN": unix.CAP_NET_ADMIN, "CAP_SYS_ADMIN": unix.CAP_SYS_ADMIN} {
+		if data[bit/32].Effective&(1<<(bit%32)) == 0 {
+			return fmt.Errorf("needs root (%s)", name)
+		}
+	}
+	return nil
+}
+
+// namespace is a network namespace that can dial the host and that nothing can
+// dial. It has no name in the file system: it ends with the last process in it,
+// and its veth pair ends with it.
+type namespace struct {
+	spawner *spawner
+	handle  netns.NsHandle
+	host    netns.NsHandle
+	link    string
+	inside  netip.Addr
+	outside netip.Addr
+}
+
+func newNamespace(dir string) (_ *namespace, err error) {
+	if err := missingCapability(); err != nil {
+		return nil, err
+	}
+	ns := &namespace{handle: netns.None(), host: netns.None()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ns.close())
+		}
+	}()
+	ns.host, err = netns.Get()
+	if err != nil {
+		return nil, fmt.Errorf("opening the host's network namespace: %w", err)
+	}
+	ns.spawner, err = newSpawner(func() error {
+		handle, err := netns.New()
+		ns.handle = handle
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making a network namespace: %w", err)
+	}
+	if err := ns.connect(dir); err != nil {
+		return nil, fmt.Errorf("connecting the network namespace: %w", err)
+	}
+	if err := ns.raiseFirewall(); err != nil {
+		return nil, fmt.Errorf("raising the firewall: %w", err)
+	}
+	return ns, nil
+}
+
+// connect makes the veth pair and gives both ends their addresses. Other labs
+// may be choosing addresses at the same moment, so a lock is held meanwhile.
+func (ns *namespace) connect(dir string) error {
+	lock, err := lockFile(context.Background(), filepath.Join(dir, "cluster-gateway-lab-network.lock"), nil)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	subnet, err := freeSubnet(os.Getpid())
+	if err != nil {
+		return err
+	}
+	ns.outside = subnet.Addr().Next()
+	ns.inside = ns.outside.Next()
+	if err := ns.addLink(); err != nil {
+		return err
+	}
+	if err := ns.configureOutside(); err != nil {
+		return err
+	}
+	return ns.configureInside()
+}
+
+func (ns *namespace) addLink() error {
+	for n := range linkAttempts {
+		attributes := netlink.NewLinkAttrs()
+		attributes.Name = fmt.Sprintf("%s%d-%d", linkPrefix, os.Getpid(), n)
+		err := netlink.LinkAdd(&netlink.Veth{
+			LinkAttrs:     attributes,
+			PeerName:      insideLink,
+			PeerNamespace: netlink.NsFd(ns.handle),
+		})
+		if errors.Is(err, unix.EEXIST) {
+			continue
+		}
+		if err == nil {
+			ns.link = attributes.Name
+		}
+		return err
+	}
+	return fmt.Errorf("%d links of this process exist already", linkAttempts)
+}
+
+func (ns *namespace) configureOutside() error {
+	link, err := netlink.LinkByName(ns.link)
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetAlias(link, pidNamespace()); err != nil {
+		return err
+	}
+	if err := netlink.AddrAdd(link, address(ns.outside)); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
+}
+
+func (ns *namespace) configureInside() error {
+	handle, err := netlink.NewHandleAt(ns.handle)
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	for name, ip := range map[string]netip.Addr{"lo": {}, insideLink: ns.inside} {
+		link, err := handle.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if ip.IsValid() {
+			if err := handle.AddrAdd(link, address(ip)); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+		if err := handle.LinkSetUp(link); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// raiseFirewall drops whatever comes in, but for loopback and for replies to
+// what went out.
+func (ns *namespace) raiseFirewall() error {
+	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.handle)))
+	if err != nil {
+		return err
+	}
+	drop := nftables.ChainPolicyDrop
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: firewallTable})
+	input := conn.AddChain(&nftables.Chain{
+		Name:     "input",
+		Table:    table,
+		Type:     nftables.ChainTypeFilter,
+		Hooknum:  nftables.ChainHookInput,
+		Priority: nftables.ChainPriorityFilter,
+		Policy:   &drop,
+	})
+	loopback := make([]byte, unix.IFNAMSIZ)
+	copy(loopback, "lo")
+	conn.AddRule(&nftables.Rule{Table: table, Chain: input, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: loopback},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	}})
+	replies := binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
+	none := make([]byte, len(replies))
+	conn.AddRule(&nftables.Rule{Table: table, Chain: input, Exprs: []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: uint32(len(replies)), Mask: replies, Xor: none},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: none},
+		&expr.Verdict{Kind: expr.VerdictAccept},
+	}})
+	return conn.Flush()
+}
+
+// enter runs f on a thread inside the namespace. Only what f does itself happens
+// there: goroutines that it starts do not.
+func (ns *namespace) enter(f func() error) error {
+	runtime.LockOSThread()
+	if err := netns.Set(ns.handle); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("entering the network namespace: %w", err)
+	}
+	err := f()
+	if back := netns.Set(ns.host); back != nil {
+		// The thread stays locked, so the runtime ends it with this goroutine
+		// and nobody else runs on it.
+		return errors.Join(err, fmt.Errorf("leaving the network namespace: %w", back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// dial opens a connection from inside. The address must be numeric: for those,
+// the dialer opens the socket in the goroutine it is called in.
+func (ns *namespace) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	if _, err := netip.ParseAddrPort(address); err != nil {
+		return nil, fmt.Errorf("dialing %q from a network namespace: %w", address, err)
+	}
+	err = ns.enter(func() error {
+		var dialer net.Dialer
+		conn, err = dialer.DialContext(ctx, network, address)
+		return err
+	})
+	return conn, err
+}
+
+func (ns *namespace) listen(network, address string) (listener net.Listener, err error) {
+	err = ns.enter(func() error {
+		listener, err = net.Listen(network, address)
+		return err
+	})
+	return listener, err
+}
+
+// close ends the namespace. Whatever was started in it must have ended.
+func (ns *namespace) close() error {
+	var errs []error
+	if ns.link != "" {
+		// The kernel would do it, but some time later.
+		if link, err := netlink.LinkByName(ns.link); err == nil {
+			errs = append(errs, netlink.LinkDel(link))
+		}
+	}
+	if ns.spawner != nil {
+		ns.spawner.close()
+	}
+	for _, handle := range []*netns.NsHandle{&ns.handle, &ns.host} {
+		if handle.IsOpen() {
+			errs = append(errs, handle.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// newHostsSpawner returns a spawner whose children see the given file as
+// /etc/hosts. The mount is in a mount namespace that ends with them.
+func newHostsSpawner(ns *namespace, file string) (*spawner, error) {
+	if err := missingCapability(); err != nil {
+		return nil, err
+	}
+	return newSpawner(func() error {
+		if ns != nil {
+			if err := netns.Set(ns.handle); err != nil {
+				return fmt.Errorf("entering the network namespace: %w", err)
+			}
+		}
+		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+			return fmt.Errorf("making a mount namespace: %w", err)
+		}
+		if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return fmt.Errorf("making mounts private: %w", err)
+		}
+		if err := unix.Mount(file, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mounting a hosts file: %w", err)
+		}
+		return nil
+	})
+}
+
+// sweepLinks removes the veth pairs of labs whose process is gone. A link says
+// by its name which process made it, and by its alias in which PID namespace
+// that id counts.
+func sweepLinks() error {
+	if missingCapability() != nil {
+		return nil
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return fmt.Errorf("listing network links: %w", err)
+	}
+	var errs []error
+	for _, link := range links {
+		attributes := link.Attrs()
+		owner, ok := strings.CutPrefix(attributes.Name, linkPrefix)
+		if !ok || link.Type() != "veth" || attributes.Alias != pidNamespace() || !deadOwner(owner) {
+			continue
+		}
+		if err := netlink.LinkDel(link); err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
+			errs = append(errs, fmt.Errorf("removing the leftover link %s: %w", attributes.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func pidNamespace() string {
+	id, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return "unknown PID namespace"
+	}
+	return id
+}
+
+// freeSubnet finds a /30 that no address and no route of the host overlaps.
+func freeSubnet(seed int) (netip.Prefix, error) {
+	used, err := usedPrefixes()
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	count := 1 << (subnetBits - labNetwork.Bits())
+	base := labNetwork.Addr().As4()
+	for i := range count {
+		// A prime stride keeps labs that start at once, with ids side by side,
+		// from trying the same ones in turn.
+		n := uint32((seed*7919+i)%count) << (32 - subnetBits)
+		candidate := netip.PrefixFrom(netip.AddrFrom4([4]byte{
+			base[0], base[1] | byte(n>>16), base[2] | byte(n>>8), base[3] | byte(n),
+		}), subnetBits)
+		if !overlapsAny(candidate, used) {
+			return candidate, nil
+		}
+	}
+	return netip.Prefix{}, fmt.Errorf("every network in %s is in use", labNetwork)
+}
+
+func overlapsAny(candidate netip.Prefix, used []netip.Prefix) bool {
+	for _, prefix := range used {
+		if prefix.Overlaps(candidate) {
+			return true
+		}
+	}
+	return false
+}
+
+func usedPrefixes() ([]netip.Prefix, error) {
+	addresses, err := netlink.AddrList(nil, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("listing addresses: %w", err)
+	}
+	routes, err := netlink.RouteList(nil, unix.AF_INET)
+	if err != nil {
+		return nil, fmt.Errorf("listing routes: %w", err)
+	}
+	var used []netip.Prefix
+	add := func(network *net.IPNet) {
+		if network == nil {
+			return
+		}
+		ip, ok := netip.AddrFromSlice(network.IP.To4())
+		if ones, _ := network.Mask.Size(); ok && ones > 0 { // 0: the default route
+			used = append(used, netip.PrefixFrom(ip, ones).Masked())
+		}
+	}
+	for _, a := range addresses {
+		add(a.IPNet)
+	}
+	for _, r := range routes {
+		add(r.Dst)
+	}
+	return used, nil
+}
+
+func address(ip netip.Addr) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: ip.AsSlice(), Mask: net.CIDRMask(subnetBits, 32)}}
+}
