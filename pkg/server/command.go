@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	cliflag "k8s.io/component-base/cli/flag"
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/component-base/term"
@@ -47,8 +46,12 @@ func NewCommand() *cobra.Command {
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			verflag.PrintAndExitIfRequested()
-			if err := logsapi.ValidateAndApply(o.Logs, utilfeature.DefaultFeatureGate); err != nil {
+			clamped := o.clampVerbosity()
+			if err := logsapi.ValidateAndApply(o.Logs, nil); err != nil {
 				return err
+			}
+			if clamped {
+				klog.InfoS("The verbosity is limited: above, client-go writes whole requests and responses to the log, credentials included", "limit", maxVerbosity)
 			}
 			s, err := New(cmd.Context(), o)
 			if err != nil {

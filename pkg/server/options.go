@@ -77,6 +77,23 @@ func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	return groups
 }
 
+// maxVerbosity is the highest log level that is let through. From 8 on client-go logs the bodies of its requests and responses
+// (k8s.io/client-go/rest/request.go, logBody), and those of this process are Secrets and TokenReviews.
+const maxVerbosity = 7
+
+// clampVerbosity enforces maxVerbosity, and reports whether it had to.
+func (o *Options) clampVerbosity() (clamped bool) {
+	if o.Logs.Verbosity > maxVerbosity {
+		o.Logs.Verbosity, clamped = maxVerbosity, true
+	}
+	for i := range o.Logs.VModule {
+		if v := &o.Logs.VModule[i].Verbosity; *v > maxVerbosity {
+			*v, clamped = maxVerbosity, true
+		}
+	}
+	return clamped
+}
+
 // addFeatureFlags leaves out the flag of a feature that cannot be switched on here.
 func (o *Options) addFeatureFlags(fs *pflag.FlagSet) {
 	all := pflag.NewFlagSet("", pflag.ContinueOnError)

@@ -21,6 +21,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	genericfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/apiserver/pkg/server/routes"
 	"k8s.io/apiserver/pkg/util/compatibility"
 	"k8s.io/klog/v2"
 
@@ -119,7 +120,7 @@ func (s *Server) applyTo(config *genericapiserver.Config) error {
 		}
 		return nil
 	}))
-	return errors.Join(
+	err := errors.Join(
 		o.Serving.ApplyToConfig(config),
 		o.Authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig),
 		o.Authorization.ApplyTo(&config.Authorization),
@@ -127,6 +128,10 @@ func (s *Server) applyTo(config *genericapiserver.Config) error {
 		o.Features.ApplyTo(config, nil, nil),
 		o.Tracing.ApplyTo(nil, config),
 	)
+	// install serves the profiles alone: with them, the generic server offers to raise the log level while running, past
+	// maxVerbosity.
+	config.EnableProfiling = false
+	return err
 }
 
 // install adds what is not part of the API group.
@@ -136,6 +141,9 @@ func (s *Server) install(metrics *proxy.Metrics) error {
 		return err
 	}
 	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", handler)
+	if s.options.Features.EnableProfiling {
+		routes.Profiling{}.Install(s.generic.Handler.NonGoRestfulMux)
+	}
 	return s.generic.AddPreShutdownHook("end-streams", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), s.options.Proxy.ShutdownGrace)
 		defer cancel()

@@ -1,0 +1,356 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+const (
+	gatewayGroup    = "cluster.core.oam.dev"
+	gatewayVersion  = "v1alpha1"
+	agentOrg        = gatewayGroup + ":tunnel-agents"
+	clusterBasePath = "/apis/" + gatewayGroup + "/" + gatewayVersion + "/clustergateways/"
+)
+
+// GatewayOptions describe a gateway.
+type GatewayOptions struct {
+	// Name names it in errors and its log file. Empty means "gateway".
+	Name string
+	// Hub is the cluster that it belongs to. Required, and not firewalled.
+	Hub *Cluster
+	// Binary is the gateway; see [BuildGateway]. Required.
+	Binary string
+	// Konnectivity is the stock server to tunnel through. Nil means the
+	// gateway's own tunnel server.
+	Konnectivity *KonnectivityServer
+	// TunnelOff switches tunnels off.
+	TunnelOff bool
+	// Verbosity is the gateway's log level.
+	Verbosity int
+	// ExtraArgs come last and so override.
+	ExtraArgs []string
+	// Env is added to the environment.
+	Env []string
+}
+
+// Gateway is a gateway that runs as a process on the lab's host.
+type Gateway struct {
+	*Process
+	hub        *Cluster
+	lab        *Lab
+	opts       GatewayOptions
+	port       int
+	tunnelPort int
+	// ca signs its serving certificates; tunnelCA those of agents.
+	ca, tunnelCA *CA
+	dir          string
+}
+
+// BuildGateway builds the gateway of this checkout into dir. race adds the race
+// detector.
+func BuildGateway(ctx context.Context, dir string, race bool) (string, error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "gateway")
+	args := []string{"build", "-o", path}
+	if race {
+		args = append(args, "-race")
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/gateway")...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the gateway: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// StartGateway starts a gateway with the ServiceAccount and the RBAC of
+// manifests/gateway, and waits until it is ready.
+func (l *Lab) StartGateway(ctx context.Context, o GatewayOptions) (*Gateway, error) {
+	if o.Name == "" {
+		o.Name = "gateway"
+	}
+	g := &Gateway{lab: l, hub: o.Hub, opts: o, dir: filepath.Join(l.dir, o.Name)}
+	if err := g.prepare(ctx); err != nil {
+		return nil, fmt.Errorf("preparing %s: %w", o.Name, err)
+	}
+	return g, g.Start(ctx)
+}
+
+// Start starts the gateway anew, after Stop or Kill, on the same ports.
+func (g *Gateway) Start(ctx context.Context) error {
+	var err error
+	g.Process, err = g.lab.StartProcess(ctx, ProcessOptions{
+		Name:     g.opts.Name,
+		Path:     g.opts.Binary,
+		Args:     append(g.args(), g.opts.ExtraArgs...),
+		Env:      g.opts.Env,
+		ReadyURL: localURL("https", g.port) + "/readyz",
+		ReadyTLS: &tls.Config{RootCAs: g.ca.Pool(), MinVersion: tls.VersionTLS12},
+	})
+	return err
+}
+
+func (g *Gateway) prepare(ctx context.Context) (err error) {
+	if err := os.MkdirAll(g.dir, 0o755); err != nil {
+		return err
+	}
+	if g.port, err = g.lab.FreePort(); err != nil {
+		return err
+	}
+	if g.tunnelPort, err = g.lab.FreePort(); err != nil {
+		return err
+	}
+	if err := g.issue(); err != nil {
+		return err
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		return err
+	}
+	apply := g.hub.Kubectl(ctx, "apply", "-k", filepath.Join(root, "manifests", "gateway"))
+	if out, err := apply.CombinedOutput(); err != nil {
+		return fmt.Errorf("applying manifests/gateway: %w\n%s", err, out)
+	}
+	token, err := g.hub.ServiceAccountToken(ctx, defaultServiceNamespace, "cluster-gateway", "")
+	if err != nil {
+		return err
+	}
+	return writeKubeconfig(g.file("hub.kubeconfig"), g.hub.Endpoint(), g.hub.CAPEM(), &clientcmdapi.AuthInfo{Token: token})
+}
+
+func (g *Gateway) issue() (err error) {
+	if g.ca, err = NewCA("gateway-serving-ca"); err != nil {
+		return err
+	}
+	if g.tunnelCA, err = NewCA("tunnel-ca"); err != nil {
+		return err
+	}
+	if err := g.tunnelCA.WriteFile(g.file("tunnel-ca.crt")); err != nil {
+		return err
+	}
+	serving, err := g.ca.Issue(CertOptions{
+		CN: "gateway", IPs: []net.IP{net.ParseIP(loopback)},
+		DNSNames: []string{"localhost", defaultService + "." + defaultServiceNamespace + ".svc"},
+	})
+	if err != nil {
+		return err
+	}
+	if _, _, err := serving.WriteFiles(g.dir, "serving"); err != nil {
+		return err
+	}
+	tunnel, err := g.tunnelCA.Issue(CertOptions{CN: "tunnel", IPs: g.lab.hostAddrs(), DNSNames: []string{"localhost"}})
+	if err != nil {
+		return err
+	}
+	_, _, err = tunnel.WriteFiles(g.dir, "tunnel")
+	return err
+}
+
+func (g *Gateway) file(name string) string { return filepath.Join(g.dir, name) }
+
+func (g *Gateway) args() []string {
+	args := []string{
+		"--kubeconfig=" + g.file("hub.kubeconfig"),
+		"--bind-address=" + loopback,
+		"--secure-port=" + strconv.Itoa(g.port),
+		"--tls-cert-file=" + g.file("serving.crt"),
+		"--tls-private-key-file=" + g.file("serving.key"),
+		"--v=" + strconv.Itoa(g.opts.Verbosity),
+	}
+	switch {
+	case g.opts.TunnelOff:
+		return append(args, "--tunnel-mode=off")
+	case g.opts.Konnectivity != nil:
+		args = append(args, "--tunnel-mode=external", "--konnectivity-server="+g.opts.Konnectivity.Address())
+		if g.opts.Konnectivity.CAFile() != "" {
+			args = append(args, "--konnectivity-ca-file="+g.opts.Konnectivity.CAFile(),
+				"--konnectivity-cert-file="+g.opts.Konnectivity.ClientCertFile(), "--konnectivity-key-file="+g.opts.Konnectivity.ClientKeyFile())
+		}
+		return args
+	default:
+		return append(args,
+			"--tunnel-port="+strconv.Itoa(g.tunnelPort),
+			"--tunnel-cert-file="+g.file("tunnel.crt"),
+			"--tunnel-private-key-file="+g.file("tunnel.key"),
+			"--tunnel-client-ca-file="+g.file("tunnel-ca.crt"))
+	}
+}
+
+// Endpoint is the gateway's own HTTPS endpoint.
+func (g *Gateway) Endpoint() string { return localURL("https", g.port) }
+
+// CAPEM verifies the gateway's own endpoint.
+func (g *Gateway) CAPEM() []byte { return g.ca.CertPEM() }
+
+// TunnelPort is where agents connect.
+func (g *Gateway) TunnelPort() int { return g.tunnelPort }
+
+// TunnelCA signs the certificates of agents, and the tunnel server's.
+func (g *Gateway) TunnelCA() *CA { return g.tunnelCA }
+
+// RegisterAPIService registers the gateway with its hub.
+func (g *Gateway) RegisterAPIService(ctx context.Context) error {
+	return g.lab.RegisterAPIService(ctx, g.hub, APIServiceOptions{
+		Group: gatewayGroup, Version: gatewayVersion, Port: g.port, CAPEM: g.CAPEM(),
+	})
+}
+
+// AgentOptions are those of an agent of c that connects to the gateway's own
+// tunnel server, with a certificate for the cluster name.
+func (g *Gateway) AgentOptions(name string, c *Cluster) (AgentOptions, error) {
+	pair, err := g.tunnelCA.Issue(CertOptions{CN: name, Orgs: []string{agentOrg}})
+	if err != nil {
+		return AgentOptions{}, err
+	}
+	o := AgentOptions{Name: "agent-" + name, Cluster: c, ServerPort: g.tunnelPort, CAFile: g.file("tunnel-ca.crt")}
+	o.CertFile, o.KeyFile, err = pair.WriteFiles(g.dir, "agent-"+name)
+	return o, err
+}
+
+// StartAgent starts an agent of c and waits until it is connected.
+func (g *Gateway) StartAgent(ctx context.Context, name string, c *Cluster) (*Agent, error) {
+	o, err := g.AgentOptions(name, c)
+	if err != nil {
+		return nil, err
+	}
+	a, err := g.lab.StartAgent(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return a, a.WaitReady(ctx)
+}
+
+// Via is by which of its two doors a client reaches a gateway.
+type Via string
+
+// The doors.
+const (
+	ViaHub         Via = "hub"          // the hub's aggregation layer
+	ViaOwnEndpoint Via = "own-endpoint" // the gateway itself
+)
+
+// ClusterKubeconfig writes a kubeconfig with which the hub's administrator
+// reaches a cluster through the gateway, and returns its path.
+func (g *Gateway) ClusterKubeconfig(cluster string, via Via) (string, error) {
+	path := g.file(fmt.Sprintf("%s-%s.kubeconfig", cluster, via))
+	server, ca := g.door(via)
+	return path, writeKubeconfig(path, server+clusterBasePath+cluster+"/proxy", ca,
+		&clientcmdapi.AuthInfo{ClientCertificateData: g.hub.AdminCertPEM(), ClientKeyData: g.hub.AdminKeyPEM()})
+}
+
+// ClusterRESTConfig is like ClusterKubeconfig, without a limit on the rate.
+func (g *Gateway) ClusterRESTConfig(cluster string, via Via) *rest.Config {
+	config := g.RESTConfig(via)
+	config.Host += clusterBasePath + cluster + "/proxy"
+	return config
+}
+
+// RESTConfig reaches the gateway's own API by one of its doors, as the hub's
+// administrator.
+func (g *Gateway) RESTConfig(via Via) *rest.Config {
+	server, ca := g.door(via)
+	return &rest.Config{
+		Host: server, QPS: -1,
+		TLSClientConfig: rest.TLSClientConfig{CAData: ca, CertData: g.hub.AdminCertPEM(), KeyData: g.hub.AdminKeyPEM()},
+	}
+}
+
+func (g *Gateway) door(via Via) (server string, ca []byte) {
+	if via == ViaHub {
+		return g.hub.Endpoint(), g.hub.CAPEM()
+	}
+	return g.Endpoint(), g.CAPEM()
+}
+
+// Metrics returns what the gateway's /metrics says.
+func (g *Gateway) Metrics(ctx context.Context) ([]byte, error) {
+	client, err := rest.UnversionedRESTClientFor(withCodec(g.RESTConfig(ViaOwnEndpoint)))
+	if err != nil {
+		return nil, err
+	}
+	return client.Get().AbsPath("/metrics").DoRaw(ctx)
+}
+
+// Metric sums the samples of a metric whose labels include all of the given
+// ones, each written as name="value".
+func (g *Gateway) Metric(ctx context.Context, name string, labels ...string) (float64, error) {
+	text, err := g.Metrics(ctx)
+	if err != nil {
+		return 0, err
+	}
+	sample := regexp.MustCompile(`^` + regexp.QuoteMeta(name) + `(\{.*\})? (\S+)$`)
+	sum := 0.0
+lines:
+	for line := range bytes.Lines(text) {
+		m := sample.FindSubmatch(bytes.TrimSpace(line))
+		if m == nil {
+			continue
+		}
+		for _, label := range labels {
+			if !bytes.Contains(m[1], []byte(label)) {
+				continue lines
+			}
+		}
+		value, err := strconv.ParseFloat(string(m[2]), 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %s: %w", name, err)
+		}
+		sum += value
+	}
+	return sum, nil
+}
+
+// SecretOptions describe the Secret that registers a cluster with a gateway.
+type SecretOptions struct {
+	// Name is the cluster's.
+	Name string
+	// Tunnel chooses the endpoint type ClusterProxy.
+	Tunnel bool
+	// Data are the keys: endpoint, ca.crt, token and so on.
+	Data map[string][]byte
+	// CredentialType is the label's value. Empty means ServiceAccountToken.
+	CredentialType string
+}
+
+// RegisterCluster registers c with the hub by a Secret in the form that the
+// gateway reads, with a token of a ServiceAccount that may do everything on c.
+func (g *Gateway) RegisterCluster(ctx context.Context, name string, c *Cluster, tunnel bool) error {
+	token, err := c.ServiceAccountToken(ctx, defaultServiceNamespace, "cluster-gateway", "cluster-admin")
+	if err != nil {
+		return err
+	}
+	o := SecretOptions{Name: name, Tunnel: tunnel, Data: map[string][]byte{"ca.crt": c.CAPEM(), "token": []byte(token), "endpoint": []byte(c.Endpoint())}}
+	if tunnel && g.opts.Konnectivity != nil {
+		// The host is what the stock server chooses the agent by.
+		o.Data["endpoint"] = []byte("https://" + net.JoinHostPort(c.Name(), strconv.Itoa(c.Port())))
+	}
+	return g.hub.ApplySecret(ctx, o)
+}
+
+// writeKubeconfig writes a kubeconfig with one context.
+func writeKubeconfig(path, server string, ca []byte, user *clientcmdapi.AuthInfo) error {
+	config := clientcmdapi.NewConfig()
+	config.Clusters["cluster"] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca}
+	config.AuthInfos["user"] = user
+	config.Contexts["context"] = &clientcmdapi.Context{Cluster: "cluster", AuthInfo: "user"}
+	config.CurrentContext = "context"
+	return clientcmd.WriteToFile(*config, path)
+}
