@@ -107,7 +107,7 @@ func (c *Cluster) TLSConfig() (*tls.Config, error) {
 	if c.roots != nil {
 		config.RootCAs = c.roots.Clone()
 	}
-	if s := c.Credential.secrets; s != nil && s.pair != nil {
+	if s := c.Credential.hidden(); s != nil && s.pair != nil {
 		config.Certificates = []tls.Certificate{*s.pair}
 	}
 	return config, nil
@@ -119,9 +119,9 @@ type Credential struct {
 	// Type is the credential's type, with aliases resolved.
 	Type v1alpha1.CredentialType
 
-	// secrets is behind a pointer because fmt calls no methods on the unexported fields of a struct it prints, but prints
-	// such a pointer as an address.
-	secrets *secrets
+	// reveal hides the secrets behind a function. fmt calls no methods on the unexported fields of a struct that it prints, and
+	// with a verb that does not fit, it prints what a pointer there points to. A function is an address to it.
+	reveal func() *secrets
 }
 
 // secrets is the part of a Credential that is never shown.
@@ -133,38 +133,53 @@ type secrets struct {
 	expiry  time.Time
 }
 
+// hidden is nil when there are no secrets.
+func (c Credential) hidden() *secrets {
+	if c.reveal == nil {
+		return nil
+	}
+	return c.reveal()
+}
+
+// keep makes the secrets the credential's.
+func (c *Credential) keep(s *secrets) { c.reveal = func() *secrets { return s } }
+
 // BearerToken is the token of a ServiceAccountToken credential, otherwise empty.
 func (c Credential) BearerToken() string {
-	if c.secrets == nil {
+	s := c.hidden()
+	if s == nil {
 		return ""
 	}
-	return c.secrets.token
+	return s.token
 }
 
 // CertificatePEM is the certificate and chain of an X509Certificate credential: CERTIFICATE blocks and nothing else. Otherwise
 // it is nil. The slice is the caller's.
 func (c Credential) CertificatePEM() []byte {
-	if c.secrets == nil {
+	s := c.hidden()
+	if s == nil {
 		return nil
 	}
-	return slices.Clone(c.secrets.certPEM)
+	return slices.Clone(s.certPEM)
 }
 
 // Exec is the credential plugin of a Dynamic credential, otherwise nil. It is the caller's.
 func (c Credential) Exec() *clientcmdapi.ExecConfig {
-	if c.secrets == nil || c.secrets.exec == nil {
+	s := c.hidden()
+	if s == nil || s.exec == nil {
 		return nil
 	}
-	return c.secrets.exec.DeepCopy()
+	return s.exec.DeepCopy()
 }
 
 // Expiry is when the credential stops being valid: the end of the certificate's life, or the token's exp claim, which is read
 // but not verified. It is false when the credential does not say.
 func (c Credential) Expiry() (time.Time, bool) {
-	if c.secrets == nil || c.secrets.expiry.IsZero() {
+	s := c.hidden()
+	if s == nil || s.expiry.IsZero() {
 		return time.Time{}, false
 	}
-	return c.secrets.expiry, true
+	return s.expiry, true
 }
 
 // InvalidSecretError is one fault of a cluster's Secret.

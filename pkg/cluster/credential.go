@@ -72,7 +72,7 @@ func (p *parser) x509Pair() {
 		}
 		s.pair = &pair
 	}
-	p.cluster.Credential.secrets = s
+	p.cluster.Credential.keep(s)
 }
 
 // privateKey is whether tls.key holds a key that can be used, whichever certificate it belongs to.
@@ -135,7 +135,7 @@ func (p *parser) token() {
 		p.fault(keyToken, "holds white space, control characters or other characters that a bearer token cannot have")
 		return
 	}
-	p.cluster.Credential.secrets = &secrets{token: token, expiry: tokenExpiry(token)}
+	p.cluster.Credential.keep(&secrets{token: token, expiry: tokenExpiry(token)})
 }
 
 // tokenExpiry reads the exp claim of a JWT without verifying it: it is shown to people, nothing is decided by it. It is zero
@@ -196,7 +196,7 @@ func (p *parser) exec() {
 	config.InteractiveMode = clientcmdapi.NeverExecInteractiveMode
 	config.StdinUnavailable = true
 	config.StdinUnavailableMessage = "the gateway has no terminal"
-	p.cluster.Credential.secrets = &secrets{exec: config}
+	p.cluster.Credential.keep(&secrets{exec: config})
 }
 
 // admitCommand says why a command is refused. Links are followed on both sides: where the program lies is what counts.

@@ -41,7 +41,7 @@ func (p *parser) hashValid(h fields) {
 	if c.ProxyURL != nil {
 		h.text(c.ProxyURL.String())
 	}
-	s := c.Credential.secrets
+	s := c.Credential.hidden()
 	h.text(s.token)
 	h.bytes(s.certPEM)
 	h.bytes(p.key)
