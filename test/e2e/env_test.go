@@ -1,0 +1,179 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// verbosity is the log level of the gateways: the highest, since TestNoCredentialIsShown reads their logs.
+const verbosity = 10
+
+// env is the lab that all tests share.
+type env struct {
+	lab *lab.Lab
+	// binary is the gateway.
+	binary string
+	// direct is reached by the gateways themselves, edge through its agents only.
+	direct, edge *lab.Cluster
+	// embedded and external are the gateways; each has a hub of its own.
+	embedded, external       *lab.Gateway
+	embeddedHub, externalHub *lab.Cluster
+	konnectivity             *lab.KonnectivityServer
+	embeddedAgent            *lab.Agent
+	// failed is set by the first test that fails: the logs are kept then.
+	failed bool
+}
+
+// shared is set by TestMain and not changed after.
+var shared *env
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) (code int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	e, err := start(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "starting the lab:", err)
+		return 1
+	}
+	shared = e
+	defer func() {
+		e.failed = e.failed || code != 0
+		if err := e.lab.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "stopping the lab:", err)
+			code = 1
+		}
+	}()
+	return m.Run()
+}
+
+func start(ctx context.Context) (_ *env, err error) {
+	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: os.Stderr})
+	if err != nil {
+		return nil, err
+	}
+	e := &env{}
+	if e.lab, err = lab.New(ctx, lab.Options{Binaries: binaries, Out: os.Stderr, KeepLogs: func() bool { return e.failed }}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			e.failed = true
+			_ = e.lab.Close() // the first error is the one to report
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if e.binary, err = lab.BuildGateway(ctx, e.lab.Dir(), os.Getenv("E2E_GATEWAY_RACE") != "0"); err != nil {
+		return nil, err
+	}
+	if err := e.startClusters(ctx); err != nil {
+		return nil, err
+	}
+	return e, e.startGateways(ctx)
+}
+
+func (e *env) startClusters(ctx context.Context) error {
+	var group errgroup.Group
+	for _, c := range []struct {
+		into    **lab.Cluster
+		options lab.ClusterOptions
+	}{
+		{&e.embeddedHub, lab.ClusterOptions{Name: "hub-embedded", NoControllerManager: true, NoKwok: true}},
+		{&e.externalHub, lab.ClusterOptions{Name: "hub-external", NoControllerManager: true, NoKwok: true}},
+		{&e.direct, lab.ClusterOptions{Name: "direct"}},
+		{&e.edge, lab.ClusterOptions{Name: "edge", Firewalled: true}},
+	} {
+		group.Go(func() (err error) {
+			*c.into, err = e.lab.StartCluster(ctx, c.options)
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+func (e *env) startGateways(ctx context.Context) (err error) {
+	if e.konnectivity, err = e.lab.StartKonnectivityServer(ctx, lab.KonnectivityServerOptions{}); err != nil {
+		return err
+	}
+	if e.embedded, err = e.lab.StartGateway(ctx, lab.GatewayOptions{Name: "gateway-embedded", Hub: e.embeddedHub, Binary: e.binary, Verbosity: verbosity}); err != nil {
+		return err
+	}
+	if e.external, err = e.lab.StartGateway(ctx, lab.GatewayOptions{
+		Name: "gateway-external", Hub: e.externalHub, Binary: e.binary, Konnectivity: e.konnectivity, Verbosity: verbosity,
+	}); err != nil {
+		return err
+	}
+	for _, g := range []*lab.Gateway{e.embedded, e.external} {
+		if err := g.RegisterAPIService(ctx); err != nil {
+			return err
+		}
+		if err := g.RegisterCluster(ctx, "direct", e.direct, false); err != nil {
+			return err
+		}
+		if err := g.RegisterCluster(ctx, "edge", e.edge, true); err != nil {
+			return err
+		}
+	}
+	if e.embeddedAgent, err = e.embedded.StartAgent(ctx, "edge", e.edge); err != nil {
+		return err
+	}
+	cert, key, err := e.konnectivity.AgentFiles("edge")
+	if err != nil {
+		return err
+	}
+	agent, err := e.lab.StartAgent(ctx, lab.AgentOptions{
+		Name: "agent-external", Cluster: e.edge, ServerPort: e.konnectivity.AgentPort(), CertFile: cert, KeyFile: key,
+		CAFile: e.konnectivity.CAFile(), Identifiers: []string{"host=" + e.edge.Name()},
+	})
+	if err != nil {
+		return err
+	}
+	return agent.WaitReady(ctx)
+}
+
+// route is one way to a cluster, and door one way to the gateway.
+type route struct {
+	name    string
+	cluster string
+	gateway *lab.Gateway
+	target  *lab.Cluster
+	door    lab.Via
+}
+
+// routes are the three routes by both doors.
+func (e *env) routes() []route {
+	var all []route
+	for _, door := range []lab.Via{lab.ViaHub, lab.ViaOwnEndpoint} {
+		all = append(all,
+			route{"direct/" + string(door), "direct", e.embedded, e.direct, door},
+			route{"embedded/" + string(door), "edge", e.embedded, e.edge, door},
+			route{"external/" + string(door), "edge", e.external, e.edge, door})
+	}
+	return all
+}
+
+// forEachRoute runs a test over every route by every door.
+func forEachRoute(t *testing.T, test func(t *testing.T, r route)) {
+	t.Helper()
+	for _, r := range shared.routes() {
+		t.Run(r.name, func(t *testing.T) { test(t, r) })
+	}
+}
