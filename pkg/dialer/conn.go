@@ -24,6 +24,13 @@ const sendBuffer = 128 << 10
 // side larger pieces cost fewer packets, and small enough ones let the connections of an agent take turns.
 const MaxPacket = 32 << 10
 
+// linger is how long the end of a connection is held back after the last bytes of it have gone out. The stock agent throws away
+// what it has received and not yet written when it is told to close, and there is no way to learn that it has written it.
+const linger = 250 * time.Millisecond
+
+// joinBelow is the size of a packet below which it does not deserve an entry of its own in a backlog.
+const joinBelow = 512
+
 // BufferedConn is the consumer's end of a connection that is carried over a tunnel: a net.Conn with working deadlines,
 // non-nil addresses and a Close that unblocks Read and Write.
 //
@@ -42,10 +49,12 @@ type BufferedConn struct {
 
 	in       [][]byte // received, not yet read; in[0] may be partly read
 	inBytes  int
-	out      []byte // written, not yet taken
-	inErr    error  // what Read returns once in is empty; set by CloseRemote or by a full buffer
-	closed   bool   // Close was called
-	finished bool   // the carrier has been told of the end, or has told us: nothing more goes out
+	out      []byte    // written, not yet taken
+	inErr    error     // what Read returns once in is empty; set by CloseRemote or by a full buffer
+	closed   bool      // Close was called
+	finished bool      // the carrier has been told of the end, or has told us: nothing more goes out
+	taken    time.Time // when something was last taken from out; zero before
+	writing  bool      // a Write is under way; another waits, so that the bytes of two never mix (as with a socket)
 
 	readDeadline, writeDeadline deadline
 }
@@ -76,8 +85,7 @@ func (c *BufferedConn) Deliver(p []byte) error {
 		return nil
 	}
 	if c.inBytes+len(p) <= c.receiveMax {
-		c.in = append(c.in, p)
-		c.inBytes += len(p)
+		c.storeLocked(p)
 		c.readable.Signal()
 		c.mu.Unlock()
 		return nil
@@ -89,6 +97,21 @@ func (c *BufferedConn) Deliver(p []byte) error {
 	c.mu.Unlock()
 	c.ready()
 	return ErrBufferFull
+}
+
+// storeLocked queues p. While the reader lags behind, small pieces are joined: a peer that sends a byte at a time must not
+// make the buffer cost many times what inBytes says.
+func (c *BufferedConn) storeLocked(p []byte) {
+	c.inBytes += len(p)
+	last := len(c.in) - 1
+	switch {
+	case last < 0 || len(p) >= joinBelow:
+		c.in = append(c.in, p)
+	case cap(c.in[last])-len(c.in[last]) >= len(p):
+		c.in[last] = append(c.in[last], p...)
+	default:
+		c.in = append(c.in, append(make([]byte, 0, 8*joinBelow), p...))
+	}
 }
 
 // CloseRemote says that the other end is gone. The reader gets what is buffered, then err (nil: io.EOF); writes fail at
@@ -120,14 +143,19 @@ func (c *BufferedConn) TakeOutgoing() (p []byte, more, end bool) {
 		p, c.out = c.out, nil
 	}
 	if len(p) > 0 {
-		c.writable.Signal()
+		// All of them: the one that is in the middle of a Write, and not the one that waits for its turn, must hear it.
+		c.writable.Broadcast()
+		c.taken = time.Now()
 	}
-	over := c.closed || c.inErr != nil
-	if len(c.out) == 0 && over {
-		c.finished = true
-		return p, false, true
+	if len(c.out) > 0 || !c.closed && c.inErr == nil {
+		return p, len(c.out) > 0, false
 	}
-	return p, len(c.out) > 0, false
+	if wait := linger - time.Since(c.taken); wait > 0 && c.inErr == nil {
+		time.AfterFunc(wait, c.ready)
+		return p, false, false
+	}
+	c.finished = true
+	return p, false, true
 }
 
 // wakeLocked wakes whoever waits in Read or Write.
@@ -144,7 +172,7 @@ func (c *BufferedConn) Read(p []byte) (int, error) {
 		switch {
 		case c.closed:
 			return 0, c.opError("read", net.ErrClosed)
-		case c.readDeadline.passed():
+		case c.readDeadline.passed:
 			return 0, c.opError("read", os.ErrDeadlineExceeded)
 		case len(p) == 0:
 			return 0, nil
@@ -181,42 +209,51 @@ func (c *BufferedConn) readLocked(p []byte) (n int) {
 // later shows in the next call.
 func (c *BufferedConn) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
-	for {
-		switch {
-		case c.closed:
-			err = c.opError("write", net.ErrClosed)
-		case c.writeDeadline.passed():
-			err = c.opError("write", os.ErrDeadlineExceeded)
-		case c.inErr == io.EOF:
-			err = c.opError("write", io.ErrClosedPipe)
-		case c.inErr != nil:
-			err = c.opError("write", c.inErr)
-		}
-		if err != nil || n == len(p) {
-			break
-		}
-		if room := sendBuffer - len(c.out); room > 0 {
-			k := min(room, len(p)-n)
-			c.out = append(c.out, p[n:n+k]...)
-			n += k
-			c.mu.Unlock()
-			c.ready()
-			if n == len(p) {
-				return n, nil
-			}
-			c.mu.Lock()
-			continue
-		}
+	for c.writing && c.writeErrLocked() == nil {
 		c.writable.Wait()
 	}
-	if len(c.out) < sendBuffer {
-		c.writable.Signal() // another writer may have been passed over
+	if err := c.writeErrLocked(); err != nil {
+		c.mu.Unlock()
+		return 0, err
 	}
+	c.writing = true
+	for n < len(p) {
+		if err = c.writeErrLocked(); err != nil {
+			break
+		}
+		room := sendBuffer - len(c.out)
+		if room <= 0 {
+			c.writable.Wait()
+			continue
+		}
+		k := min(room, len(p)-n)
+		c.out = append(c.out, p[n:n+k]...)
+		n += k
+		c.mu.Unlock()
+		c.ready()
+		c.mu.Lock()
+	}
+	c.writing = false
+	c.writable.Signal()
 	c.mu.Unlock()
 	return n, err
 }
 
-// Close implements net.Conn. What has been written is still sent; Read and Write return at once with net.ErrClosed.
+func (c *BufferedConn) writeErrLocked() error {
+	switch {
+	case c.closed:
+		return c.opError("write", net.ErrClosed)
+	case c.writeDeadline.passed:
+		return c.opError("write", os.ErrDeadlineExceeded)
+	case c.inErr == io.EOF:
+		return c.opError("write", io.ErrClosedPipe)
+	case c.inErr != nil:
+		return c.opError("write", c.inErr)
+	}
+	return nil
+}
+
+// Close implements net.Conn. What has been written is still sent, as far as the tunnel lets it (see linger); Read and Write return at once with net.ErrClosed.
 func (c *BufferedConn) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -270,28 +307,35 @@ func (c *BufferedConn) opError(op string, err error) error {
 // deadline wakes a condition when its time has come. It is used under the condition's lock.
 type deadline struct {
 	cond  *sync.Cond
-	at    time.Time // zero: none
-	timer *time.Timer
+	timer *time.Timer // nil when none is set, or when it has passed
+	// passed is set by the timer and not worked out from the clock: a wall clock that is set back between the two would
+	// leave a waiter asleep for ever.
+	passed bool
 }
-
-func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
 
 func (d *deadline) set(t time.Time) {
 	d.stop()
-	d.at = t
+	d.passed = false
 	if t.IsZero() {
 		return
 	}
-	wake := func() {
-		d.cond.L.Lock()
-		defer d.cond.L.Unlock()
+	wait := time.Until(t)
+	if wait <= 0 {
+		d.passed = true
 		d.cond.Broadcast()
-	}
-	if wait := time.Until(t); wait > 0 {
-		d.timer = time.AfterFunc(wait, wake)
 		return
 	}
-	d.cond.Broadcast()
+	var timer *time.Timer
+	timer = time.AfterFunc(wait, func() {
+		d.cond.L.Lock()
+		defer d.cond.L.Unlock()
+		// One that fired while it was being replaced says nothing.
+		if d.timer == timer {
+			d.timer, d.passed = nil, true
+			d.cond.Broadcast()
+		}
+	})
+	d.timer = timer
 }
 
 func (d *deadline) stop() {

@@ -127,8 +127,12 @@ func (d *tracked) DialContext(ctx context.Context, network, address string) (net
 
 	raw, err := d.dial(ctx, network, address)
 	if err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, net.ErrClosed) {
+		switch cause := context.Cause(ctx); {
+		case errors.Is(cause, net.ErrClosed):
 			err = fmt.Errorf("the dialer was closed meanwhile: %w", net.ErrClosed)
+		case cause != nil && !errors.Is(err, cause):
+			// Some clients tell of the deadline by which ctx stopped them, and not of ctx.
+			err = fmt.Errorf("%w: %w", err, cause)
 		}
 		return nil, d.fail(address, err)
 	}

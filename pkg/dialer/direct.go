@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"golang.org/x/net/proxy"
@@ -104,20 +105,42 @@ func (p *connectProxy) tunnel(conn net.Conn, address string) (net.Conn, error) {
 	if err := req.Write(conn); err != nil {
 		return nil, err
 	}
-	// The proxy says nothing after its header until the client has spoken TLS; what the reader took beyond the header
-	// all the same must not be lost.
+	// The limit is on the header; what the reader takes beyond it is at most the reader's own buffer, and is not lost.
 	br := bufio.NewReader(io.LimitReader(conn, 64<<10))
 	resp, err := http.ReadResponse(br, req)
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode/100 != 2 { // RFC 9110, 9.3.6: any 2xx
 		return nil, fmt.Errorf("the proxy answered %s", resp.Status)
 	}
-	if br.Buffered() > 0 {
-		return nil, fmt.Errorf("the proxy sent data before the connection was used")
+	if br.Buffered() == 0 {
+		return conn, nil
 	}
-	return conn, nil
+	early, err := br.Peek(br.Buffered())
+	if err != nil {
+		return nil, err
+	}
+	return &prefixedConn{Conn: conn, prefix: early}, nil
+}
+
+// prefixedConn is a connection some of whose bytes have been read already.
+type prefixedConn struct {
+	net.Conn
+	mu     sync.Mutex
+	prefix []byte
+}
+
+func (c *prefixedConn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	if len(c.prefix) > 0 {
+		defer c.mu.Unlock()
+		n := copy(p, c.prefix)
+		c.prefix = c.prefix[n:]
+		return n, nil
+	}
+	c.mu.Unlock()
+	return c.Conn.Read(p)
 }
 
 func hostPort(u *url.URL, defaultPort string) string {

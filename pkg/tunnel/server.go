@@ -49,10 +49,12 @@ const (
 	// attemptTimeout is how long a dial waits for one agent while there is another to try: a second more than the stock
 	// agent's own limit for a dial (dialTimeout, pkg/agent/client.go), after which it answers.
 	attemptTimeout = 6 * time.Second
-	// stallTimeout is how long an agent may take no packet at all before its stream is ended. No single connection's
-	// fault reaches it: an agent stops taking packets only when it has about 150 waiting for one connection.
+	// stallTimeout is how long an agent may take no packet at all before its stream is ended. The stock agent stops when
+	// it holds about 150 for one connection whose API server does not read; which one that is cannot be seen from here.
 	stallTimeout  = 15 * time.Second
 	watchInterval = 2 * time.Second
+	// busyAfter is how long a packet may be on its way out before new dials prefer another stream.
+	busyAfter = time.Second
 	// maxSessions bounds the streams of one cluster: a certificate that leaked, or an agent in a crash loop, must not
 	// take the gateway's memory.
 	maxSessions = 64
@@ -66,18 +68,21 @@ type Config struct {
 	ServerID string
 	// ServerCount is the number of replicas that every agent is to connect to; at least 1.
 	ServerCount int
-	// TLS is the serving configuration. It must require and verify client certificates; [Server.Serve] refuses to start with one
-	// that does not. GetConfigForClient is honoured, so certificates can be reloaded.
+	// TLS is the serving configuration. It must require and verify client certificates against ClientCAs of its own;
+	// [Server.Serve] refuses to start with one that does not. GetConfigForClient is honoured, so that certificates and CAs can
+	// be reloaded, and what it returns is held to the same.
 	TLS *tls.Config
 	// ReceiveBuffer is the bound of each connection's buffer in bytes; 0 means dialer.DefaultReceiveBuffer.
 	ReceiveBuffer int
-	// AgentsChanged, if set, is told the number of distinct agents of a cluster each time that it changes.
+	// AgentsChanged, if set, is told the number of distinct agents of a cluster each time that it changes, one call after
+	// the other. It may call the Server, and must not block.
 	AgentsChanged func(cluster string, agents int)
 	// Logger is where connections of agents are reported. Its zero value logs nothing.
 	Logger klog.Logger
 
-	// attemptTimeout and stallTimeout are the constants of these names, unless a test in this package says otherwise.
-	attemptTimeout, stallTimeout time.Duration
+	// attemptTimeout, stallTimeout and watchInterval are the constants of these names, unless a test in this package says
+	// otherwise.
+	attemptTimeout, stallTimeout, watchInterval time.Duration
 }
 
 // Server is the embedded Konnectivity server. It is safe for concurrent use.
@@ -90,12 +95,17 @@ type Server struct {
 	closed   bool
 	// loops counts the goroutines of sessions. Add happens under mu and only while not closed.
 	loops sync.WaitGroup
+
+	// reporting orders the calls of AgentsChanged, which happen without mu held; reported is what it was told last.
+	reporting sync.Mutex
+	reported  map[string]int
 }
 
 // clusterSessions is what is known of one cluster's agents. It stays when the last of them goes, for lastSeen.
 type clusterSessions struct {
 	sessions []*session
-	next     int // rotates among equals
+	next     int  // rotates among equals
+	nextLane Lane // see laneFor
 	lastSeen time.Time
 }
 
@@ -104,16 +114,19 @@ func New(cfg Config) *Server {
 	cfg.ServerCount = max(cfg.ServerCount, 1)
 	cfg.attemptTimeout = cmp.Or(cfg.attemptTimeout, attemptTimeout)
 	cfg.stallTimeout = cmp.Or(cfg.stallTimeout, stallTimeout)
-	return &Server{cfg: cfg, clusters: map[string]*clusterSessions{}}
+	cfg.watchInterval = cmp.Or(cfg.watchInterval, watchInterval)
+	return &Server{cfg: cfg, clusters: map[string]*clusterSessions{}, reported: map[string]int{}}
 }
 
-// Serve accepts agents on lis until ctx ends, then ends all their streams, closes lis and waits.
+// Serve accepts agents on lis until ctx ends, then ends all their streams, closes lis and waits for everything that it started.
+// It can be called once.
 func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
-	if s.cfg.TLS == nil || s.cfg.TLS.ClientAuth != tls.RequireAndVerifyClientCert {
-		return errors.Join(errors.New("the tunnel server must require and verify client certificates"), lis.Close())
+	serving, err := servingConfig(s.cfg.TLS)
+	if err != nil {
+		return errors.Join(err, lis.Close())
 	}
 	g := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(s.cfg.TLS)),
+		grpc.Creds(credentials.NewTLS(serving)),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(maxPacket),
@@ -121,27 +134,66 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		grpc.ConnectionTimeout(20*time.Second),
 		// Thousands of agents are idle at any time: they share their write buffers.
 		grpc.SharedWriteBuffer(true),
+		grpc.WaitForHandlers(true),
 	)
 	agent.RegisterAgentServiceServer(g, s)
 
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(lis) }()
-	ticker := time.NewTicker(watchInterval)
+	ticker := time.NewTicker(s.cfg.watchInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case now := <-ticker.C:
 			s.endStalled(now)
-		case err := <-served:
+			continue
+		case err = <-served:
 			s.shut()
-			return err
+			g.Stop()
 		case <-ctx.Done():
 			s.shut()
 			g.Stop()
-			s.loops.Wait()
-			return <-served
+			err = <-served
 		}
+		s.loops.Wait()
+		return err
 	}
+}
+
+// servingConfig holds a TLS configuration, and each one that it makes for a client, to what the identity of agents rests on.
+func servingConfig(cfg *tls.Config) (*tls.Config, error) {
+	if cfg == nil || cfg.ClientAuth != tls.RequireAndVerifyClientCert {
+		return nil, errors.New("the tunnel server must require and verify client certificates")
+	}
+	cfg = cfg.Clone()
+	// A resumed session would vouch for an agent with the CA of then. Agents connect seldom: nothing is lost.
+	cfg.SessionTicketsDisabled = true
+	forClient := cfg.GetConfigForClient
+	if forClient == nil {
+		// Without CAs of its own, crypto/tls would take the system's: any public CA could then make agents.
+		if cfg.ClientCAs == nil {
+			return nil, errors.New("the tunnel server needs the CA of agents' certificates")
+		}
+		return cfg, nil
+	}
+	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c, err := forClient(hello)
+		switch {
+		case err != nil:
+			return nil, err
+		case c == nil:
+			c = cfg
+		case c.SessionTicketsDisabled:
+		default:
+			c = c.Clone()
+			c.SessionTicketsDisabled = true
+		}
+		if c.ClientAuth != tls.RequireAndVerifyClientCert || c.ClientCAs == nil {
+			return nil, errors.New("the tunnel server's reloaded configuration does not verify client certificates")
+		}
+		return c, nil
+	}
+	return cfg, nil
 }
 
 // shut ends all sessions and refuses new ones.
@@ -199,7 +251,8 @@ func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 		s.cfg.Logger.Info("Refused an agent", "cluster", peer.cluster, "address", peer.address, "reason", err.Error())
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
-	// The header goes first: the agent serves nothing before it. Only then may dials find the session.
+	s.report(peer.cluster)
+	// The header goes first: the agent serves nothing before it. Dials that find the session already wait in its queue.
 	if err := stream.SendHeader(s.headerFor(se.lane)); err != nil {
 		s.loops.Add(-2)
 		s.remove(se)
@@ -252,16 +305,16 @@ func (s *Server) admit(peer *peerIdentity, agentID string, stream packetStream) 
 		return nil, fmt.Errorf("cluster %q already has %d streams", peer.cluster, maxSessions)
 	}
 	lane := c.laneFor(agentID)
-	se := newSession(peer, agentID, lane, stream, s.cfg.ReceiveBuffer,
+	se := newSession(peer, agentID, lane, stream, s.cfg.ReceiveBuffer, s.cfg.attemptTimeout,
 		s.cfg.Logger.WithValues("cluster", peer.cluster, "agent", agentID, "lane", int(lane)))
 	c.sessions = append(c.sessions, se)
 	s.loops.Add(2)
-	s.reportLocked(peer.cluster, c)
 	return se, nil
 }
 
-// laneFor gives an agent the lane that it has the fewest streams in. An agent that already has that one, since the stream that
-// is gone has not been noticed yet, drops the new stream and tries again; the turn then makes it another lane.
+// laneFor gives an agent the lane that it has the fewest streams in, the first lane first. An agent that has one in every lane
+// already, since one that is gone has not been noticed yet, drops the new stream if it is in the wrong lane, and tries again:
+// so they are given in turn.
 func (c *clusterSessions) laneFor(agentID string) Lane {
 	var have [lanes]int
 	for _, se := range c.sessions {
@@ -269,10 +322,13 @@ func (c *clusterSessions) laneFor(agentID string) Lane {
 			have[se.lane]++
 		}
 	}
-	c.next++
-	best := Lane(0)
-	for i := range lanes {
-		if lane := (i + Lane(c.next)) % lanes; have[lane] < have[best] {
+	var best Lane
+	if !slices.Contains(have[:], 0) {
+		c.nextLane = (c.nextLane + 1) % lanes
+		best = c.nextLane
+	}
+	for lane := range lanes {
+		if have[lane] < have[best] {
 			best = lane
 		}
 	}
@@ -282,19 +338,28 @@ func (c *clusterSessions) laneFor(agentID string) Lane {
 func (s *Server) remove(se *session) {
 	se.end(errAgentGone)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	c := s.clusters[se.peer.cluster]
 	if i := slices.Index(c.sessions, se); i >= 0 {
 		c.sessions = slices.Delete(c.sessions, i, i+1)
 		c.lastSeen = time.Now()
-		s.reportLocked(se.peer.cluster, c)
 	}
+	s.mu.Unlock()
+	s.report(se.peer.cluster)
 }
 
-func (s *Server) reportLocked(cluster string, c *clusterSessions) {
-	if s.cfg.AgentsChanged != nil {
-		s.cfg.AgentsChanged(cluster, c.agents())
+// report tells AgentsChanged. The count is taken after the turn, so the last call always tells the last state.
+func (s *Server) report(cluster string) {
+	if s.cfg.AgentsChanged == nil {
+		return
 	}
+	s.reporting.Lock()
+	defer s.reporting.Unlock()
+	n, _ := s.Agents(cluster)
+	if n == s.reported[cluster] {
+		return
+	}
+	s.reported[cluster] = n
+	s.cfg.AgentsChanged(cluster, n)
 }
 
 // agents counts distinct agents; each has a stream for every lane.
@@ -328,14 +393,19 @@ func (s *Server) Dialer(cluster, address string, lane Lane) dialer.Dialer {
 	})
 }
 
-// dial asks one agent after the other, each once, until one of them has connected.
+// dial asks one agent after the other until one of them has connected: each once, and each of its streams once as long as the
+// agent itself has not said that it cannot reach the address.
 func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane) (net.Conn, error) {
 	candidates, lastSeen := s.candidates(cluster, lane)
 	if len(candidates) == 0 {
 		return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageTunnel, Address: address, Err: &dialer.NoAgentError{LastSeen: lastSeen}}
 	}
 	var failures []error
+	said := map[string]bool{} // agents that answered
 	for i, se := range candidates {
+		if said[se.agentID] {
+			continue
+		}
 		attempt, cancel := ctx, context.CancelFunc(func() {})
 		if i < len(candidates)-1 {
 			attempt, cancel = context.WithTimeout(ctx, s.cfg.attemptTimeout)
@@ -346,6 +416,7 @@ func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane) (
 			return conn, nil
 		}
 		failures = append(failures, err)
+		said[se.agentID] = atEndpoint(err)
 		if ctx.Err() != nil {
 			break
 		}
@@ -353,12 +424,16 @@ func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane) (
 	return nil, mostTelling(failures)
 }
 
+func atEndpoint(err error) bool {
+	var de *dialer.Error
+	return errors.As(err, &de) && de.Stage == dialer.StageEndpoint
+}
+
 // mostTelling returns the failure that came furthest: an API server that an agent could not reach says more than another agent's
 // silence.
 func mostTelling(failures []error) error {
 	for _, err := range failures {
-		var de *dialer.Error
-		if errors.As(err, &de) && de.Stage == dialer.StageEndpoint {
+		if atEndpoint(err) {
 			return err
 		}
 	}
@@ -384,13 +459,14 @@ func (s *Server) candidates(cluster string, lane Lane) ([]*session, time.Time) {
 	s.mu.Unlock()
 
 	rank := make(map[*session]int, n)
+	now := time.Now()
 	for _, se := range rotated {
 		open, draining, unanswered := se.load()
 		r := open
 		if se.lane != lane {
 			r += 1 << 20
 		}
-		if unanswered {
+		if unanswered || se.stalled(now, busyAfter) {
 			r += 1 << 21
 		}
 		if draining {

@@ -41,9 +41,11 @@ type session struct {
 	since         time.Time
 	stream        packetStream
 	receiveBuffer int
+	silentAfter   time.Duration
 	logger        klog.Logger
 
-	// unanswered is set by a dial that got no answer, and cleared by any packet: such a session is chosen last.
+	// unanswered is set by a dial that has waited silentAfter for nothing, and cleared by any packet: such a session is
+	// chosen last.
 	unanswered atomic.Bool
 	// sendingSince is when the Send under way began, in Unix nanoseconds; 0 when none is.
 	sendingSince atomic.Int64
@@ -54,6 +56,7 @@ type session struct {
 	conns    map[int64]*tunnelConn
 	control  []*client.Packet // to be sent before any data
 	ready    []*tunnelConn    // have something to send; in turn
+	closing  int              // how many of conns the agent has been told to close, and has not said that it has
 	ended    error
 
 	// wake has room for one token: there is something to send.
@@ -78,13 +81,24 @@ type dialAnswer struct {
 type tunnelConn struct {
 	*dialer.BufferedConn
 	id int64
-	// queued says whether the connection is in session.ready; guarded by session.mu.
-	queued bool
+	// queued says whether the connection is in session.ready, closing whether it is counted in session.closing; guarded by
+	// session.mu.
+	queued, closing bool
 }
 
-func newSession(peer *peerIdentity, agentID string, lane Lane, stream packetStream, receiveBuffer int, logger klog.Logger) *session {
+// A faulty agent must not make its session grow without bound.
+const (
+	// maxClosing bounds connections whose end the agent does not confirm. The stock agent always does, at once.
+	maxClosing = 4096
+	// maxControl bounds the close requests that wait for an agent which sends data for connections that do not exist. A
+	// dropped one does no harm: the next packet of that connection asks for it again.
+	maxControl = 1024
+)
+
+func newSession(peer *peerIdentity, agentID string, lane Lane, stream packetStream, receiveBuffer int, silentAfter time.Duration, logger klog.Logger) *session {
 	return &session{
-		peer: peer, agentID: agentID, lane: lane, since: time.Now(), stream: stream, receiveBuffer: receiveBuffer, logger: logger,
+		peer: peer, agentID: agentID, lane: lane, since: time.Now(), stream: stream,
+		receiveBuffer: receiveBuffer, silentAfter: silentAfter, logger: logger,
 		dials: map[int64]*pendingDial{}, conns: map[int64]*tunnelConn{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
@@ -115,6 +129,7 @@ func (s *session) end(why error) {
 func (s *session) dial(ctx context.Context, address string) (net.Conn, error) {
 	d := &pendingDial{address: address, answer: make(chan dialAnswer, 1)}
 	id := rand.Int64N(1<<62) + 1
+	began := time.Now()
 	s.mu.Lock()
 	if s.ended != nil {
 		s.mu.Unlock()
@@ -142,7 +157,10 @@ func (s *session) dial(ctx context.Context, address string) (net.Conn, error) {
 			_ = a.conn.Close() // never used; Close of a fresh connection only announces itself
 		}
 	}
-	s.unanswered.Store(true)
+	// A caller that gives up early says nothing about the agent.
+	if pending && time.Since(began) >= s.silentAfter {
+		s.unanswered.Store(true)
+	}
 	return nil, s.agentError(address, fmt.Errorf("%w: %w", errNoAnswer, context.Cause(ctx)))
 }
 
@@ -178,6 +196,9 @@ func (s *session) announce(c *tunnelConn) {
 
 // sendLoop is the only sender on the stream. It ends when the session does.
 func (s *session) sendLoop() {
+	data := &client.Data{}
+	// Send has encoded a packet when it returns, so one will do for all data.
+	packet := &client.Packet{Type: client.PacketType_DATA, Payload: &client.Packet_Data{Data: data}}
 	for {
 		select {
 		case <-s.wake:
@@ -185,15 +206,17 @@ func (s *session) sendLoop() {
 			return
 		}
 		for {
-			packets := s.nextPackets()
-			if len(packets) == 0 {
+			control, c := s.nextTurn()
+			if len(control) == 0 && c == nil {
 				break
 			}
-			for _, p := range packets {
-				if err := s.send(p); err != nil {
-					s.end(fmt.Errorf("%w: %w", errAgentGone, err))
-					return
-				}
+			err := s.sendControl(control)
+			if err == nil && c != nil {
+				err = s.sendTurn(c, packet, data)
+			}
+			if err != nil {
+				s.end(err)
+				return
 			}
 		}
 	}
@@ -202,7 +225,10 @@ func (s *session) sendLoop() {
 func (s *session) send(p *client.Packet) error {
 	s.sendingSince.Store(time.Now().UnixNano())
 	defer s.sendingSince.Store(0)
-	return s.stream.Send(p)
+	if err := s.stream.Send(p); err != nil {
+		return fmt.Errorf("%w: %w", errAgentGone, err)
+	}
+	return nil
 }
 
 // stalled says whether a Send has been under way for longer than limit.
@@ -211,44 +237,67 @@ func (s *session) stalled(now time.Time, limit time.Duration) bool {
 	return since != 0 && now.Sub(time.Unix(0, since)) > limit
 }
 
-// nextPackets returns all control packets, or else the next connection's turn.
-func (s *session) nextPackets() []*client.Packet {
+// nextTurn returns all control packets, and the connection whose turn it is.
+func (s *session) nextTurn() ([]*client.Packet, *tunnelConn) {
 	s.mu.Lock()
-	if len(s.control) > 0 {
-		packets := s.control
-		s.control = nil
-		s.mu.Unlock()
-		return packets
-	}
+	defer s.mu.Unlock()
+	control := s.control
+	s.control = nil
 	if len(s.ready) == 0 {
-		s.mu.Unlock()
-		return nil
+		return control, nil
 	}
 	c := s.ready[0]
 	s.ready[0] = nil
 	s.ready = s.ready[1:]
 	// Cleared before the bytes are taken: what is written in between queues the connection again.
 	c.queued = false
-	s.mu.Unlock()
+	return control, c
+}
 
-	data, more, end := c.TakeOutgoing()
+func (s *session) sendControl(packets []*client.Packet) error {
+	for _, p := range packets {
+		if err := s.send(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendTurn sends one packet's worth of what c has, in packet, whose payload data is.
+func (s *session) sendTurn(c *tunnelConn, packet *client.Packet, data *client.Data) error {
+	p, more, end := c.TakeOutgoing()
 	if more {
 		s.announce(c)
 	}
-	packets := make([]*client.Packet, 0, 2)
-	if len(data) > 0 {
-		packets = append(packets, &client.Packet{
-			Type:    client.PacketType_DATA,
-			Payload: &client.Packet_Data{Data: &client.Data{ConnectID: c.id, Data: data}},
-		})
+	if len(p) > 0 {
+		data.ConnectID, data.Data = c.id, p
+		err := s.send(packet)
+		data.Data = nil
+		if err != nil {
+			return err
+		}
 	}
-	if end {
-		packets = append(packets, closeRequest(c.id))
+	if !end {
+		return nil
 	}
-	if len(packets) == 0 {
-		return s.nextPackets()
+	s.mu.Lock()
+	if s.conns[c.id] == c {
+		c.closing = true
+		s.closing++
 	}
-	return packets
+	tooMany := s.closing > maxClosing
+	s.mu.Unlock()
+	if tooMany {
+		return fmt.Errorf("%w: it does not confirm that connections are closed", errProtocol)
+	}
+	return s.send(closeRequest(c.id))
+}
+
+// closeLocked asks the agent to close a connection that it thinks there is.
+func (s *session) closeLocked(id int64) {
+	if len(s.control) < maxControl {
+		s.control = append(s.control, closeRequest(id))
+	}
 }
 
 func closeRequest(id int64) *client.Packet {
@@ -288,10 +337,13 @@ func (s *session) handle(p *client.Packet) error {
 	case client.PacketType_CLOSE_RSP:
 		s.closeConn(p.GetCloseResponse())
 	case client.PacketType_DRAIN:
-		s.logger.Info("The agent is draining: it gets no new connections")
 		s.mu.Lock()
+		already := s.draining
 		s.draining = true
 		s.mu.Unlock()
+		if !already {
+			s.logger.Info("The agent is draining: it gets no new connections while there is another")
+		}
 	default:
 		// Newer agents may say more than this server understands.
 		s.logger.V(4).Info("Ignored a packet of a type that agents do not send", "type", p.GetType())
@@ -311,7 +363,7 @@ func (s *session) answerDial(r *client.DialResponse) error {
 	case d == nil && r.GetError() == "" && r.GetConnectID() != 0:
 		// The dial has given up meanwhile. An ID that is in use is not one that this answer could be about.
 		if s.conns[r.GetConnectID()] == nil {
-			s.control = append(s.control, closeRequest(r.GetConnectID()))
+			s.closeLocked(r.GetConnectID())
 		}
 		s.mu.Unlock()
 		s.wakeSender()
@@ -356,7 +408,7 @@ func (s *session) deliver(d *client.Data) {
 	s.mu.Lock()
 	c := s.conns[d.GetConnectID()]
 	if c == nil && s.ended == nil && d.GetConnectID() != 0 {
-		s.control = append(s.control, closeRequest(d.GetConnectID()))
+		s.closeLocked(d.GetConnectID())
 	}
 	s.mu.Unlock()
 	if c == nil {
@@ -372,6 +424,9 @@ func (s *session) closeConn(r *client.CloseResponse) {
 	s.mu.Lock()
 	c := s.conns[r.GetConnectID()]
 	delete(s.conns, r.GetConnectID())
+	if c != nil && c.closing {
+		s.closing--
+	}
 	s.mu.Unlock()
 	if c == nil {
 		return
@@ -387,5 +442,5 @@ func (s *session) closeConn(r *client.CloseResponse) {
 func (s *session) load() (open int, draining, unanswered bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.conns) + len(s.dials), s.draining, s.unanswered.Load()
+	return len(s.conns) + len(s.dials) - s.closing, s.draining, s.unanswered.Load()
 }
