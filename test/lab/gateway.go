@@ -68,7 +68,7 @@ func BuildGateway(ctx context.Context, dir string, race bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "gateway")
+	path := filepath.Join(dir, "bin", "gateway")
 	args := []string{"build", "-o", path}
 	if race {
 		args = append(args, "-race")
@@ -133,7 +133,7 @@ func (g *Gateway) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return writeKubeconfig(g.file("hub.kubeconfig"), g.hub.Endpoint(), g.hub.CAPEM(), &clientcmdapi.AuthInfo{Token: token})
+	return WriteKubeconfig(g.file("hub.kubeconfig"), g.hub.Endpoint(), g.hub.CAPEM(), &clientcmdapi.AuthInfo{Token: token})
 }
 
 func (g *Gateway) issue() (err error) {
@@ -252,7 +252,7 @@ const (
 func (g *Gateway) ClusterKubeconfig(cluster string, via Via) (string, error) {
 	path := g.file(fmt.Sprintf("%s-%s.kubeconfig", cluster, via))
 	server, ca := g.door(via)
-	return path, writeKubeconfig(path, server+clusterBasePath+cluster+"/proxy", ca,
+	return path, WriteKubeconfig(path, server+clusterBasePath+cluster+"/proxy", ca,
 		&clientcmdapi.AuthInfo{ClientCertificateData: g.hub.AdminCertPEM(), ClientKeyData: g.hub.AdminKeyPEM()})
 }
 
@@ -345,8 +345,8 @@ func (g *Gateway) RegisterCluster(ctx context.Context, name string, c *Cluster, 
 	return g.hub.ApplySecret(ctx, o)
 }
 
-// writeKubeconfig writes a kubeconfig with one context.
-func writeKubeconfig(path, server string, ca []byte, user *clientcmdapi.AuthInfo) error {
+// WriteKubeconfig writes a kubeconfig with one context.
+func WriteKubeconfig(path, server string, ca []byte, user *clientcmdapi.AuthInfo) error {
 	config := clientcmdapi.NewConfig()
 	config.Clusters["cluster"] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: ca}
 	config.AuthInfos["user"] = user

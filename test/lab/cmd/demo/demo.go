@@ -1,0 +1,240 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// The clusters of the demo, by the names under which they are registered.
+const (
+	nearby = "nearby"
+	edge   = "edge-1"
+)
+
+// startTimeout bounds starting the lab, once its components are built.
+const startTimeout = 3 * time.Minute
+
+type demo struct {
+	out     io.Writer
+	lab     *lab.Lab
+	hub     *lab.Cluster
+	nearby  *lab.Cluster
+	edge    *lab.Cluster
+	gateway *lab.Gateway
+	// failed are the steps that went wrong.
+	failed []string
+}
+
+func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
+
+func (d *demo) start(ctx context.Context) error {
+	d.say("== Components (built once, from their Go modules)")
+	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: d.out})
+	if err != nil {
+		return err
+	}
+	if d.lab, err = lab.New(ctx, lab.Options{Binaries: binaries, Out: d.out, KeepLogs: func() bool { return len(d.failed) > 0 }}); err != nil {
+		return err
+	}
+	d.say("\n== Building the gateway")
+	binary, err := lab.BuildGateway(ctx, d.lab.Dir(), false)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := d.startClusters(ctx); err != nil {
+		return err
+	}
+	return d.startGateway(ctx, binary)
+}
+
+func (d *demo) startClusters(ctx context.Context) error {
+	d.say("\n== Starting three clusters: the hub, %q, and %q behind a firewall", nearby, edge)
+	var group errgroup.Group
+	for _, c := range []struct {
+		into    **lab.Cluster
+		options lab.ClusterOptions
+	}{
+		{&d.hub, lab.ClusterOptions{Name: "hub", NoControllerManager: true, NoKwok: true}},
+		{&d.nearby, lab.ClusterOptions{Name: nearby}},
+		{&d.edge, lab.ClusterOptions{Name: edge, Firewalled: true}},
+	} {
+		group.Go(func() (err error) {
+			*c.into, err = d.lab.StartCluster(ctx, c.options)
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+func (d *demo) startGateway(ctx context.Context, binary string) (err error) {
+	d.say("\n== Starting the gateway, and registering it with the hub's aggregation layer")
+	if d.gateway, err = d.lab.StartGateway(ctx, lab.GatewayOptions{Hub: d.hub, Binary: binary}); err != nil {
+		return err
+	}
+	if err := d.gateway.RegisterAPIService(ctx); err != nil {
+		return err
+	}
+	d.say("\n== Registering the clusters (a Secret each), and starting the agent of %q behind its firewall", edge)
+	if err := d.gateway.RegisterCluster(ctx, nearby, d.nearby, false); err != nil {
+		return err
+	}
+	if err := d.gateway.RegisterCluster(ctx, edge, d.edge, true); err != nil {
+		return err
+	}
+	_, err = d.gateway.StartAgent(ctx, edge, d.edge)
+	return err
+}
+
+func (d *demo) tour(ctx context.Context) {
+	hub := "hub.kubeconfig"
+	if err := d.hubKubeconfig(hub); err != nil {
+		d.fail("writing the hub's kubeconfig", err)
+		return
+	}
+	d.say("\n== The clusters, as the hub's API shows them")
+	d.kubectl(ctx, hub, "get", "clustergateways", "-o", "wide")
+	d.kubectl(ctx, hub, "get", "--raw", "/apis/cluster.core.oam.dev/v1alpha1/clustergateways/"+edge+"/proxy/version")
+	d.showFirewall(ctx)
+	for _, name := range []string{nearby, edge} {
+		d.say("\n== kubectl on %q", name)
+		d.tourOf(ctx, name)
+	}
+}
+
+func (d *demo) hubKubeconfig(name string) error {
+	return lab.WriteKubeconfig(d.path(name), d.hub.Endpoint(), d.hub.CAPEM(),
+		&clientcmdapi.AuthInfo{ClientCertificateData: d.hub.AdminCertPEM(), ClientKeyData: d.hub.AdminKeyPEM()})
+}
+
+// path is where a file of the tour is.
+func (d *demo) path(name string) string { return filepath.Join(d.lab.Dir(), name) }
+
+// showFirewall shows that nothing reaches the firewalled cluster but what its agent dialled out for.
+func (d *demo) showFirewall(ctx context.Context) {
+	d.say("\n== Is %q really firewalled? Connecting to its API server from here:", edge)
+	if !d.edge.Firewalled() {
+		d.say("skipped: %v", d.edge.FirewallSkipped())
+		return
+	}
+	address := strings.TrimPrefix(d.edge.Endpoint(), "https://")
+	dialer := net.Dialer{Timeout: 2 * time.Second}
+	d.say("$ connect %s", address)
+	conn, err := dialer.DialContext(ctx, "tcp", address)
+	if err == nil {
+		_ = conn.Close() // it should not have been there
+		d.fail("the firewall", errors.New("a direct connection to the firewalled cluster succeeded"))
+		return
+	}
+	d.say("%v", err)
+}
+
+func (d *demo) tourOf(ctx context.Context, name string) {
+	source, err := d.gateway.ClusterKubeconfig(name, lab.ViaHub)
+	if err != nil {
+		d.fail("writing the kubeconfig of "+name, err)
+		return
+	}
+	kubeconfig := name + ".kubeconfig"
+	if err := os.Rename(source, d.path(kubeconfig)); err != nil {
+		d.fail("writing the kubeconfig of "+name, err)
+		return
+	}
+	manifest := "hello-" + name + ".yaml"
+	if err := os.WriteFile(d.path(manifest), fmt.Appendf(nil, helloManifest, name), 0o600); err != nil {
+		d.fail("writing a manifest", err)
+		return
+	}
+	if err := d.cluster(name).AppendLog("hello from " + name); err != nil {
+		d.fail("writing a log", err)
+	}
+	d.kubectl(ctx, kubeconfig, "get", "nodes")
+	d.kubectl(ctx, kubeconfig, "apply", "--server-side", "-f", d.path(manifest))
+	d.kubectl(ctx, kubeconfig, "wait", "--for=condition=Ready", "--timeout=60s", "pod/hello")
+	d.kubectl(ctx, kubeconfig, "logs", "hello")
+	d.kubectl(ctx, kubeconfig, "exec", "hello", "--", "sh", "-c", "echo 6 times 7 is $((6*7)), computed in the pod")
+	d.portForward(ctx, kubeconfig)
+}
+
+func (d *demo) cluster(name string) *lab.Cluster {
+	if name == edge {
+		return d.edge
+	}
+	return d.nearby
+}
+
+// helloManifest is a ConfigMap and a Pod on the lab's only Node.
+const helloManifest = `apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: hello
+  namespace: default
+data:
+  cluster: %q
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: hello
+  namespace: default
+spec:
+  nodeName: ` + lab.NodeName + `
+  containers:
+  - name: hello
+    image: registry.invalid/hello
+`
+
+func (d *demo) verdict(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return errors.New("interrupted")
+	}
+	if len(d.failed) == 0 {
+		d.say("\n== Every step succeeded.")
+		return nil
+	}
+	return fmt.Errorf("%d steps failed:\n  %s\nlogs: %s", len(d.failed), strings.Join(d.failed, "\n  "), d.lab.Dir())
+}
+
+// handOver prints what to go on with, and waits for Ctrl-C if somebody is there to press it.
+func (d *demo) handOver(ctx context.Context, interactive bool) {
+	if !interactive || ctx.Err() != nil {
+		return
+	}
+	d.say("\n== Yours to go on with, in another terminal:\n")
+	d.say("  export PATH=%s:$PATH", filepath.Dir(d.lab.Binaries().Kubectl))
+	d.say("  kubectl --kubeconfig %s get clustergateways", d.path("hub.kubeconfig"))
+	for _, name := range []string{nearby, edge} {
+		d.say("  kubectl --kubeconfig %s get pods -A", d.path(name+".kubeconfig"))
+	}
+	d.say("\nCtrl-C stops and removes everything.")
+	<-ctx.Done()
+	d.say("\n== Stopping")
+}
+
+func (d *demo) close() error {
+	if d.lab == nil {
+		return nil
+	}
+	return d.lab.Close()
+}
+
+func (d *demo) fail(step string, err error) {
+	d.failed = append(d.failed, fmt.Sprintf("%s: %v", step, err))
+	d.say("FAILED: %v", err)
+}
