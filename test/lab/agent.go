@@ -6,8 +6,6 @@ package lab
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -75,7 +73,8 @@ func (l *Lab) StartAgent(ctx context.Context, o AgentOptions) (*Agent, error) {
 		Cluster:   o.Cluster,
 		Hosts:     o.hosts(),
 		ReadyFunc: func(ctx context.Context) error { return get(ctx, a.client, a.health+"/healthz") },
-		// It drains on the first signal and waits for a second one.
+		// It drains on the first signal and stops on the second.
+		insist:     100 * time.Millisecond,
 		disposable: true,
 	})
 	if err != nil {
@@ -131,39 +130,3 @@ func (a *Agent) ready(ctx context.Context) error { return get(ctx, a.client, a.h
 // Drain makes the agent tell its servers to give it no new connections; what is
 // open goes on. There is no way back.
 func (a *Agent) Drain() error { return a.signal(syscall.SIGTERM) }
-
-// Stop ends the agent in order: it takes one signal to drain and a second to
-// stop.
-func (a *Agent) Stop() error {
-	const interval = 100 * time.Millisecond
-	if err := a.signal(syscall.SIGCONT); err != nil {
-		return err
-	}
-	deadline := time.After(a.stopTimeout)
-	for {
-		if err := a.signal(syscall.SIGTERM); err != nil {
-			return err
-		}
-		select {
-		case <-a.Done():
-			return nil
-		case <-time.After(interval):
-		case <-deadline:
-			return errors.Join(fmt.Errorf("stopping %s: killed after %s", a.Name(), a.stopTimeout), a.Kill())
-		}
-	}
-}
-
-// freeHostPorts returns n ports.
-func (l *Lab) freeHostPorts(n int) ([]int, error) {
-	list := make([]int, n)
-	for i := range list {
-		var err error
-		if list[i], err = l.FreePort(); err != nil {
-			return nil, err
-		}
-	}
-	return list, nil
-}
-
-func hostPort(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }

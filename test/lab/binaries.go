@@ -52,7 +52,8 @@ type tool struct {
 	module  string // whose version is the component's
 	pkg     string // its main package
 	flags   func(version string) []string
-	version []string // the arguments that print its version; nil: it cannot tell
+	edits   func() []edit // nil: built as it is
+	version []string      // the arguments that print its version; nil: it cannot tell
 	path    func(*Binaries) *string
 }
 
@@ -79,7 +80,8 @@ func tools() []tool {
 		{name: "kube-controller-manager", folder: "kubernetes", module: kubernetes, pkg: kubernetes + "/cmd/kube-controller-manager",
 			flags: stampKubernetes, version: []string{"--version"},
 			path: func(b *Binaries) *string { return &b.KubeControllerManager }},
-		{name: "kwok", folder: "kwok", module: kwok, pkg: kwok + "/cmd/kwok", version: []string{"--version"},
+		{name: "kwok", folder: "kwok", module: kwok, pkg: kwok + "/cmd/kwok",
+			edits: kwokEdits, version: []string{"--version"},
 			path: func(b *Binaries) *string { return &b.Kwok }},
 	}
 }

@@ -111,6 +111,9 @@ func (b *builder) pin(t tool) (pinnedTool, error) {
 	}
 	pinned := pinnedTool{tool: t, version: version}
 	fmt.Fprintln(hash, runtime.GOOS, runtime.GOARCH, pinned.arguments(""))
+	if t.edits != nil {
+		fmt.Fprintln(hash, t.edits())
+	}
 	folder := fmt.Sprintf("%s-%s-%x", t.name, version, hash.Sum(nil)[:5])
 	pinned.target = filepath.Join(b.cache, folder, t.name)
 	return pinned, nil
@@ -126,8 +129,8 @@ func requiredVersion(gomod []byte, module string) string {
 }
 
 // arguments are those of the go command that builds the tool.
-func (t pinnedTool) arguments(output string) []string {
-	arguments := []string{"build", "-mod=readonly", "-buildvcs=false"}
+func (t pinnedTool) arguments(output string, extra ...string) []string {
+	arguments := append([]string{"build", "-mod=readonly", "-buildvcs=false"}, extra...)
 	if t.flags != nil {
 		arguments = append(arguments, t.flags(t.version)...)
 	}
@@ -170,16 +173,27 @@ func (b *builder) buildOne(ctx context.Context, t pinnedTool, position string, s
 	})()
 
 	dir := filepath.Dir(t.target)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	// Built beside its place and renamed, so that no half-written program is
 	// ever found there.
-	output := filepath.Join(dir, ".building-"+t.name)
-	defer os.Remove(output)
-	cmd := exec.CommandContext(ctx, goCommand(), t.arguments(output)...)
-	cmd.Dir = filepath.Join(b.root, "hack", "tools", t.folder)
-	cmd.Env = append(os.Environ(), "GOWORK=off")
+	scratch := filepath.Join(dir, ".building")
+	if err := os.RemoveAll(scratch); err != nil { // of a build that was killed
+		return err
+	}
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	var extra []string
+	if t.edits != nil {
+		var err error
+		if extra, err = b.editedModule(ctx, t, scratch); err != nil {
+			return err
+		}
+	}
+	output := filepath.Join(scratch, t.name)
+	cmd := exec.CommandContext(ctx, goCommand(), t.arguments(output, extra...)...)
+	cmd.Dir = b.toolDir(t)
+	cmd.Env = buildEnvironment()
 	cmd.WaitDelay = checkTimeout
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building %s %s: %w\n%s", t.name, t.version, errors.Join(err, ctx.Err()), lastLines(out))
@@ -206,6 +220,13 @@ func (b *builder) progress(line func() string) (stop func()) {
 	}()
 	return func() { close(quit); <-done }
 }
+
+func (b *builder) toolDir(t pinnedTool) string {
+	return filepath.Join(b.root, "hack", "tools", t.folder)
+}
+
+// buildEnvironment keeps a workspace that the user may be in out of it.
+func buildEnvironment() []string { return append(os.Environ(), "GOWORK=off") }
 
 func goCommand() string {
 	if path, err := exec.LookPath("go"); err == nil {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,7 @@ const (
 	serviceRange   = "10.96.0.0/16"
 	serviceIP      = "10.96.0.1"
 	frontProxyName = "front-proxy-client"
+	apiServerGrace = 2 * time.Second
 )
 
 func (c *Cluster) startControlPlane(ctx context.Context) error {
@@ -78,6 +80,8 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 		Path:      c.lab.binaries.KubeAPIServer,
 		Args:      c.apiServerArgs(),
 		ReadyFunc: c.apiServerReady,
+		// After the first signal it waits for watches, which need not end.
+		insist: apiServerGrace,
 	})
 	if err != nil {
 		return err
@@ -133,6 +137,10 @@ func (c *Cluster) apiServerArgs() []string {
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--proxy-client-cert-file=" + p.proxyClientCert,
 		"--proxy-client-key-file=" + p.proxyClientKey,
+	}
+	if c.opts.NoControllerManager {
+		// It would wait for the ServiceAccounts that nobody makes.
+		args = append(args, "--disable-admission-plugins=ServiceAccount")
 	}
 	return append(append(args, c.lab.verbosityArgs()...), c.opts.ExtraAPIServerArgs...)
 }

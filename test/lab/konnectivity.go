@@ -206,3 +206,17 @@ func (s *KonnectivityServer) AgentFiles(cn string) (certFile, keyFile string, er
 	}
 	return pair.WriteFiles(s.dir, "agent-"+cn)
 }
+
+// freeHostPorts returns n ports.
+func (l *Lab) freeHostPorts(n int) ([]int, error) {
+	list := make([]int, n)
+	for i := range list {
+		var err error
+		if list[i], err = l.FreePort(); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+func hostPort(port int) string { return net.JoinHostPort(loopback, strconv.Itoa(port)) }

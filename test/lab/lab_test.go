@@ -25,7 +25,7 @@ import (
 )
 
 // testTimeout bounds each test, the building of components left out.
-const testTimeout = 3 * time.Minute
+const testTimeout = 1 * time.Minute
 
 type testOut struct{ t *testing.T }
 

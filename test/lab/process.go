@@ -60,6 +60,9 @@ type ProcessOptions struct {
 	// StopTimeout is how long Stop waits before it kills. Zero means 10 s.
 	StopTimeout time.Duration
 
+	// insist is how long after one SIGTERM Stop sends the next, to programs that
+	// wait for a second one. Zero means never.
+	insist time.Duration
 	// disposable processes hold nothing worth an orderly end: closing the lab
 	// kills them.
 	disposable bool
@@ -74,6 +77,7 @@ type Process struct {
 	logFile     string
 	cmd         *exec.Cmd
 	stopTimeout time.Duration
+	insist      time.Duration
 	disposable  bool
 	cluster     *Cluster // nil: on the host
 
@@ -131,6 +135,7 @@ func (l *Lab) startProcess(o ProcessOptions) (*Process, error) {
 		logFile:     logFile,
 		cmd:         cmd,
 		stopTimeout: o.StopTimeout,
+		insist:      o.insist,
 		disposable:  o.disposable,
 		cluster:     o.Cluster,
 		done:        make(chan struct{}),
@@ -242,22 +247,25 @@ func (p *Process) Signal(sig os.Signal) error { return p.cmd.Process.Signal(sig)
 // Stop asks the process to end (SIGTERM), waits, and kills it if that takes too
 // long, which is an error. Stopping what has ended is none.
 func (p *Process) Stop() error {
-	if p.ended() {
-		return nil
+	deadline := time.NewTimer(p.stopTimeout)
+	defer deadline.Stop()
+	for {
+		// A paused process takes its SIGTERM only once it is continued.
+		if err := errors.Join(p.signal(syscall.SIGTERM), p.signal(syscall.SIGCONT)); err != nil {
+			return err
+		}
+		var again <-chan time.Time
+		if p.insist > 0 {
+			again = time.After(p.insist)
+		}
+		select {
+		case <-p.done:
+			return nil
+		case <-again:
+		case <-deadline.C:
+			return errors.Join(p.failure("did not stop", fmt.Errorf("killed after %s", p.stopTimeout)), p.Kill())
+		}
 	}
-	// A stopped process takes its SIGTERM only once it is continued.
-	if err := errors.Join(p.signal(syscall.SIGTERM), p.signal(syscall.SIGCONT)); err != nil {
-		return err
-	}
-	select {
-	case <-p.done:
-		return nil
-	case <-time.After(p.stopTimeout):
-	}
-	if err := p.Kill(); err != nil {
-		return err
-	}
-	return p.failure("did not stop", fmt.Errorf("killed after %s", p.stopTimeout))
 }
 
 // Kill ends the process at once (SIGKILL) and waits until it is gone.
@@ -281,15 +289,6 @@ func (p *Process) signal(sig os.Signal) error {
 		return fmt.Errorf("sending %s to %s (process %d): %w", sig, p.name, p.Pid(), err)
 	}
 	return nil
-}
-
-func (p *Process) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
 }
 
 // environment is the lab's own without proxies, which would be asked for
