@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 
 	"google.golang.org/grpc/credentials"
@@ -38,6 +39,32 @@ type peerIdentity struct {
 	// certificates are what the peer presented, leaf first, to be verified anew when the CA changes.
 	certificates []*x509.Certificate
 	address      string
+	// hangUp closes the connection under the stream.
+	hangUp func() error
+}
+
+// keepConn makes the connection that a stream came over available to identify. An agent that is blocked does not notice that its
+// stream has ended; that its connection has, it does.
+type keepConn struct {
+	credentials.TransportCredentials
+}
+
+type authWithConn struct {
+	credentials.TLSInfo
+	conn net.Conn
+}
+
+func (k keepConn) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	conn, info, err := k.TransportCredentials.ServerHandshake(raw)
+	if tlsInfo, ok := info.(credentials.TLSInfo); ok && err == nil {
+		return conn, authWithConn{TLSInfo: tlsInfo, conn: raw}, nil
+	}
+	return conn, info, err
+}
+
+// Clone implements credentials.TransportCredentials.
+func (k keepConn) Clone() credentials.TransportCredentials {
+	return keepConn{k.TransportCredentials.Clone()}
 }
 
 func identify(ctx context.Context) (*peerIdentity, error) {
@@ -45,7 +72,7 @@ func identify(ctx context.Context) (*peerIdentity, error) {
 	if !ok {
 		return nil, errors.New("the stream has no peer")
 	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	info, ok := p.AuthInfo.(authWithConn)
 	if !ok || len(info.State.VerifiedChains) == 0 {
 		return nil, errors.New("the peer presented no verified client certificate")
 	}
@@ -53,7 +80,9 @@ func identify(ctx context.Context) (*peerIdentity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &peerIdentity{cluster: cluster, certificates: info.State.PeerCertificates, address: p.Addr.String()}, nil
+	return &peerIdentity{
+		cluster: cluster, certificates: info.State.PeerCertificates, address: p.Addr.String(), hangUp: info.conn.Close,
+	}, nil
 }
 
 // verify checks the peer's certificate against a CA bundle that has changed since the handshake.

@@ -126,7 +126,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		return errors.Join(err, lis.Close())
 	}
 	g := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(serving)),
+		grpc.Creds(keepConn{credentials.NewTLS(serving)}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxRecvMsgSize(maxPacket),
@@ -266,7 +266,11 @@ func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 	<-se.done
 	s.remove(se)
 	se.logger.Info("An agent's stream ended", "reason", se.ended.Error(), "after", time.Since(se.since).Round(time.Second))
-	if errors.Is(se.ended, errProtocol) {
+	switch {
+	case errors.Is(se.ended, errStalled):
+		// It does not read, so it would not read this either.
+		return errors.Join(se.ended, peer.hangUp())
+	case errors.Is(se.ended, errProtocol):
 		return status.Error(codes.InvalidArgument, se.ended.Error())
 	}
 	return status.Error(codes.Unavailable, se.ended.Error())

@@ -1,0 +1,24 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"testing"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
+)
+
+// The embedded server with the real agent makes a Dialer like any other, on each lane.
+func TestConformance(t *testing.T) {
+	for lane := range lanes {
+		t.Run([]string{"requests", "upgrades"}[lane], func(t *testing.T) {
+			g := startGateway(t, nil)
+			g.startStockAgent(t, "east", "a")
+			dialertest.TestDialer(t, dialertest.Subject{Cluster: "east", Tunnelled: true, New: func(_ testing.TB, address string) dialer.Dialer {
+				return g.Dialer("east", address, lane)
+			}})
+		})
+	}
+}

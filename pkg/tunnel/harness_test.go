@@ -1,0 +1,312 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
+	"sigs.k8s.io/apiserver-network-proxy/proto/agent"
+	"sigs.k8s.io/apiserver-network-proxy/proto/header"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
+)
+
+// hang is how long a step may take before the test calls it a hang.
+const hang = 30 * time.Second
+
+// apiServer is the registered address of tests whose agents are fakes.
+const apiServer = "10.0.0.1:6443"
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// gateway is a Server that serves, with the CA of its agents.
+type gateway struct {
+	*Server
+	ca      *dialertest.CA
+	address string
+	// stop ends Serve and waits. It is called at the end of the test.
+	stop func()
+}
+
+func startGateway(t testing.TB, change func(*Config)) *gateway {
+	t.Helper()
+	g := &gateway{ca: dialertest.NewCA(t, "tunnel")}
+	cfg := Config{ServerID: "replica", TLS: g.ca.ServerTLS(t)}
+	if change != nil {
+		change(&cfg)
+	}
+	g.Server = New(cfg)
+	lis := dialertest.Listen(t)
+	g.address = lis.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(ctx, lis) }()
+	var once sync.Once
+	g.stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := within(t, served, "Serve"); err != nil {
+				t.Errorf("Serve: %v", err)
+			}
+		})
+	}
+	t.Cleanup(g.stop)
+	return g
+}
+
+// tls is what an agent of cluster presents.
+func (g *gateway) tls(t testing.TB, cluster string) *tls.Config {
+	return g.ca.ClientTLS(g.ca.Client(t, cluster, AgentOrganization))
+}
+
+func (g *gateway) startStockAgent(t testing.TB, cluster, id string) *dialertest.Agent {
+	t.Helper()
+	a := dialertest.StartAgent(t, dialertest.AgentConfig{Address: g.address, TLS: g.tls(t, cluster), ID: id})
+	g.awaitStreams(t, cluster, id, int(lanes))
+	return a
+}
+
+// awaitStreams waits until the agent has n streams.
+func (g *gateway) awaitStreams(t testing.TB, cluster, id string, n int) {
+	t.Helper()
+	eventually(t, "the agent's streams", func() bool { return g.streams(cluster, id) == n })
+}
+
+func (g *gateway) streams(cluster, id string) (n int) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if c := g.clusters[cluster]; c != nil {
+		for _, se := range c.sessions {
+			if strings.Trim(se.agentID, `"`) == id {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+func (g *gateway) dialer(t testing.TB, cluster string, lane Lane) dialer.Dialer {
+	t.Helper()
+	d := g.Dialer(cluster, apiServer, lane)
+	t.Cleanup(func() { _ = d.Close() }) // errors are the subject of the conformance suite
+	return d
+}
+
+// fakeAgent speaks the protocol by hand, over a connection of its own.
+type fakeAgent struct {
+	t      testing.TB
+	conn   *grpc.ClientConn
+	stream agent.AgentService_ConnectClient
+	cancel context.CancelFunc
+	lane   Lane
+}
+
+// connect returns when the gateway has the agent in its table: the header comes after that.
+func (g *gateway) connect(t testing.TB, cluster, id string) *fakeAgent {
+	t.Helper()
+	a, err := g.tryConnect(t, g.tls(t, cluster), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func (g *gateway) tryConnect(t testing.TB, cfg *tls.Config, id string) (*fakeAgent, error) {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+g.address, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(),
+		header.AgentID, id, header.AgentIdentifiers, "host="+id+"&host=127.0.0.1"))
+	a := &fakeAgent{t: t, conn: conn, cancel: cancel}
+	t.Cleanup(a.kill)
+	if a.stream, err = agent.NewAgentServiceClient(conn).Connect(ctx); err != nil {
+		return nil, err
+	}
+	md, err := a.stream.Header()
+	if err != nil {
+		return nil, err
+	}
+	ids := md.Get(header.ServerID)
+	if len(ids) == 0 {
+		return nil, a.end()
+	}
+	a.lane = Lane(ids[0][len(ids[0])-1] - '0')
+	return a, nil
+}
+
+// kill cuts the agent's connection.
+func (a *fakeAgent) kill() {
+	a.cancel()
+	_ = a.conn.Close() // a second time at the end of the test
+}
+
+// end returns why the gateway ended the stream.
+func (a *fakeAgent) end() error {
+	for {
+		if _, err := a.stream.Recv(); err != nil {
+			return err
+		}
+	}
+}
+
+func (a *fakeAgent) send(packets ...*client.Packet) {
+	a.t.Helper()
+	for _, p := range packets {
+		if err := a.stream.Send(p); err != nil {
+			a.t.Errorf("the fake agent cannot send: %v", err)
+		}
+	}
+}
+
+// expect returns the next packet, which must be of that type.
+func (a *fakeAgent) expect(want client.PacketType) *client.Packet {
+	a.t.Helper()
+	p, err := a.stream.Recv()
+	if err != nil {
+		a.t.Errorf("the fake agent waits for %s: %v", want, err)
+		return &client.Packet{}
+	}
+	if p.GetType() != want {
+		a.t.Errorf("the fake agent received %s, want %s", p.GetType(), want)
+	}
+	return p
+}
+
+// accept answers the next dial with a connection ID.
+func (a *fakeAgent) accept(id int64) {
+	a.t.Helper()
+	a.send(dialResponse(a.expect(client.PacketType_DIAL_REQ).GetDialRequest().GetRandom(), id, ""))
+}
+
+// echo answers everything until the stream ends, and tells the address of each dial.
+func (a *fakeAgent) echo(dials chan<- string) {
+	var next int64
+	for {
+		p, err := a.stream.Recv()
+		if err != nil {
+			return
+		}
+		switch p.GetType() {
+		case client.PacketType_DIAL_REQ:
+			next++
+			if dials != nil {
+				dials <- p.GetDialRequest().GetAddress()
+			}
+			err = a.stream.Send(dialResponse(p.GetDialRequest().GetRandom(), next, ""))
+		case client.PacketType_DATA:
+			err = a.stream.Send(p)
+		case client.PacketType_CLOSE_REQ:
+			err = a.stream.Send(closeResponse(p.GetCloseRequest().GetConnectID(), ""))
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// goEcho is echo in the background until the end of the test.
+func (a *fakeAgent) goEcho(dials chan<- string) *fakeAgent {
+	done := make(chan struct{})
+	go func() { defer close(done); a.echo(dials) }()
+	a.t.Cleanup(func() { a.kill(); within(a.t, done, "the fake agent") })
+	return a
+}
+
+func dialResponse(random, connectID int64, fault string) *client.Packet {
+	return &client.Packet{Type: client.PacketType_DIAL_RSP, Payload: &client.Packet_DialResponse{
+		DialResponse: &client.DialResponse{Random: random, ConnectID: connectID, Error: fault}}}
+}
+
+func closeResponse(id int64, fault string) *client.Packet {
+	return &client.Packet{Type: client.PacketType_CLOSE_RSP, Payload: &client.Packet_CloseResponse{
+		CloseResponse: &client.CloseResponse{ConnectID: id, Error: fault}}}
+}
+
+func data(id int64, p []byte) *client.Packet {
+	return &client.Packet{Type: client.PacketType_DATA, Payload: &client.Packet_Data{Data: &client.Data{ConnectID: id, Data: p}}}
+}
+
+// dialled is the outcome of a dial.
+type dialled struct {
+	conn net.Conn
+	err  error
+}
+
+func goDial(ctx context.Context, d dialer.Dialer) <-chan dialled {
+	out := make(chan dialled, 1)
+	go func() {
+		c, err := d.DialContext(ctx, "tcp", apiServer)
+		out <- dialled{c, err}
+	}()
+	return out
+}
+
+func mustDial(t testing.TB, d dialer.Dialer) net.Conn {
+	t.Helper()
+	got := within(t, goDial(t.Context(), d), "the dial")
+	if got.err != nil {
+		t.Fatal(got.err)
+	}
+	return got.conn
+}
+
+func mustEcho(t testing.TB, c net.Conn, text string) {
+	t.Helper()
+	if err := c.SetDeadline(time.Now().Add(hang)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(text))
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != text {
+		t.Fatalf("echo %q, %v; want %q", got, err, text)
+	}
+}
+
+// readError reads until the connection fails.
+func readError(c net.Conn) <-chan error {
+	out := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, c)
+		out <- err
+	}()
+	return out
+}
+
+func within[T any](t testing.TB, ch <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-ch:
+		return v
+	case <-time.After(hang):
+		t.Fatalf("%s hangs", what)
+		panic("unreachable")
+	}
+}
+
+// eventually polls what no channel tells.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for begin := time.Now(); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Since(begin) > hang {
+			t.Fatalf("waiting for %s: it hangs", what)
+		}
+	}
+}
