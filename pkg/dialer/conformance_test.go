@@ -18,7 +18,6 @@ import (
 	"sync"
 	"testing"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -28,7 +27,7 @@ import (
 
 const cluster = "east"
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { dialertest.Main(m) }
 
 func TestDirect(t *testing.T) {
 	dialertest.TestDialer(t, dialertest.Subject{Cluster: cluster, New: func(t testing.TB, _ string) dialer.Dialer {
@@ -80,7 +79,7 @@ func TestKonnectivity(t *testing.T) {
 			cfg, lis, opts := where(t)
 			server := dialertest.StartServer(t, ca.ServerTLS(t), map[net.Listener][]grpc.ServerOption{lis: opts})
 			dialertest.StartAgent(t, dialertest.AgentConfig{
-				Address: server.AgentAddress, TLS: ca.ClientTLS(ca.Client(t, "agent")), ID: "a", Identifiers: "host=127.0.0.1",
+				Address: server.AgentAddress, CA: ca, Pair: ca.Client(t, "agent"), ID: "a", Identifiers: "host=127.0.0.1",
 			})
 			<-server.AgentConnected
 			k := newKonnectivity(t, cfg)

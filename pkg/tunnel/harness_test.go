@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
@@ -31,7 +30,7 @@ const hang = 30 * time.Second
 // apiServer is the registered address of tests whose agents are fakes.
 const apiServer = "10.0.0.1:6443"
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { dialertest.Main(m) }
 
 // gateway is a Server that serves, with the CA of its agents.
 type gateway struct {
@@ -75,7 +74,9 @@ func (g *gateway) tls(t testing.TB, cluster string) *tls.Config {
 
 func (g *gateway) startStockAgent(t testing.TB, cluster, id string) *dialertest.Agent {
 	t.Helper()
-	a := dialertest.StartAgent(t, dialertest.AgentConfig{Address: g.address, TLS: g.tls(t, cluster), ID: id})
+	a := dialertest.StartAgent(t, dialertest.AgentConfig{
+		Address: g.address, CA: g.ca, Pair: g.ca.Client(t, cluster, AgentOrganization), ID: id,
+	})
 	g.awaitStreams(t, cluster, id, int(lanes))
 	return a
 }

@@ -8,53 +8,14 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
-	stockagent "sigs.k8s.io/apiserver-network-proxy/pkg/agent"
 	stockserver "sigs.k8s.io/apiserver-network-proxy/pkg/server"
 	"sigs.k8s.io/apiserver-network-proxy/pkg/server/proxystrategies"
 	"sigs.k8s.io/apiserver-network-proxy/proto/agent"
 )
-
-// AgentConfig says how a stock agent is started.
-type AgentConfig struct {
-	// Address is the server's, TLS what the agent presents to it and trusts.
-	Address string
-	TLS     *tls.Config
-	// ID and Identifiers are what the agent claims.
-	ID, Identifiers string
-}
-
-// Agent is a running stock agent.
-type Agent struct {
-	drain, stop         chan struct{}
-	drainOnce, stopOnce sync.Once
-}
-
-// StartAgent starts the real Konnectivity agent in this process. It is stopped at the end of the test at the latest.
-func StartAgent(t testing.TB, cfg AgentConfig) *Agent {
-	t.Helper()
-	a := &Agent{drain: make(chan struct{}), stop: make(chan struct{})}
-	set := (&stockagent.ClientSetConfig{
-		Address: cfg.Address, AgentID: cfg.ID, AgentIdentifiers: cfg.Identifiers,
-		SyncInterval: 20 * time.Millisecond, SyncIntervalCap: 100 * time.Millisecond, ProbeInterval: 50 * time.Millisecond,
-		DialOptions:    []grpc.DialOption{grpc.WithTransportCredentials(credentials.NewTLS(cfg.TLS))},
-		XfrChannelSize: 150,
-	}).NewAgentClientSet(a.drain, a.stop)
-	set.SetServerCounter(stockagent.NewAggregateServerCounter(nil, stockagent.NewResponseBasedCounter(set), ""))
-	set.Serve()
-	t.Cleanup(a.Stop)
-	return a
-}
-
-// Stop ends the agent with all its connections. It may be called more than once.
-func (a *Agent) Stop() { a.stopOnce.Do(func() { close(a.stop) }) }
-
-// Drain makes the agent say that it is about to go.
-func (a *Agent) Drain() { a.drainOnce.Do(func() { close(a.drain) }) }
 
 // StockServer is a running stock konnectivity-server.
 type StockServer struct {

@@ -1,0 +1,238 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
+)
+
+func TestClusterOf(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		organizations []string
+		commonName    string
+		want, fault   string
+	}{
+		{"agent", []string{AgentOrganization}, "east", "east", ""},
+		{"dotted", []string{AgentOrganization}, "east.example.org", "east.example.org", ""},
+		{"one of several organisations", []string{"acme", AgentOrganization}, "east", "east", ""},
+		{"no organisation", nil, "east", "", "organisation"},
+		{"another organisation", []string{"system:masters"}, "east", "", "organisation"},
+		{"organisation with a suffix", []string{AgentOrganization + ":x"}, "east", "", "organisation"},
+		{"no name", []string{AgentOrganization}, "", "", "common name"},
+		{"path", []string{AgentOrganization}, "../east", "", "common name"},
+		{"upper case", []string{AgentOrganization}, "East", "", "common name"},
+		{"line break", []string{AgentOrganization}, "east\nwest", "", "common name"},
+		{"too long", []string{AgentOrganization}, strings.Repeat("a", 254), "", "common name"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := ClusterOf(&x509.Certificate{Subject: pkix.Name{CommonName: test.commonName, Organization: test.organizations}})
+			if got != test.want || (err == nil) != (test.fault == "") {
+				t.Errorf("%q, %v; want %q", got, err, test.want)
+			}
+			if err != nil && !strings.Contains(err.Error(), test.fault) {
+				t.Errorf("%v; want it to name the %s", err, test.fault)
+			}
+		})
+	}
+}
+
+func TestRefusedAgents(t *testing.T) {
+	g := startGateway(t, nil)
+	foreign := dialertest.NewCA(t, "foreign")
+	for _, test := range []struct {
+		name string
+		cfg  *tls.Config
+		want string
+		code codes.Code
+	}{
+		{"wrong organisation", g.ca.ClientTLS(g.ca.Client(t, "east", "system:masters")), AgentOrganization, codes.PermissionDenied},
+		{"no cluster", g.ca.ClientTLS(g.ca.Client(t, "NOT A NAME", AgentOrganization)), "common name", codes.PermissionDenied},
+		{"serving certificate", g.ca.ClientTLS(g.ca.Server(t)), "", codes.Unavailable},
+		{"no certificate", g.ca.ClientTLS(), "certificate required", codes.Unavailable},
+		{"foreign CA", g.ca.ClientTLS(foreign.Client(t, "east", AgentOrganization)), "", codes.Unavailable},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			_, err := g.tryConnect(t, test.cfg, "a")
+			if err == nil {
+				t.Fatal("it was let in")
+			}
+			// What TLS 1.3 refuses, the client may see as a bare end of the connection.
+			if status.Code(err) != test.code || test.code == codes.PermissionDenied && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v; want %s that says %q", err, test.code, test.want)
+			}
+			if n, _ := g.Agents("east"); n != 0 {
+				t.Errorf("%d agents are in the table", n)
+			}
+		})
+	}
+}
+
+// An agent with west's certificate that claims east's ID and identifiers gets what is for west, and nothing else.
+func TestCertificateDecides(t *testing.T) {
+	g := startGateway(t, nil)
+	eastDials, westDials := make(chan string, 10), make(chan string, 10)
+	g.connect(t, "west", "east").goEcho(westDials)
+
+	_, err := g.dialer(t, "east", LaneRequests).DialContext(t.Context(), "tcp", apiServer)
+	var none *dialer.NoAgentError
+	if !errors.As(err, &none) || !none.LastSeen.IsZero() {
+		t.Fatalf("east was reached through west's agent: %v", err)
+	}
+	g.connect(t, "east", "east").goEcho(eastDials)
+	for range 5 {
+		mustDial(t, g.dialer(t, "east", LaneRequests))
+		mustDial(t, g.dialer(t, "east", LaneUpgrades))
+	}
+	if len(westDials) != 0 || len(eastDials) != 10 {
+		t.Errorf("west's agent got %d dials and east's %d, want none and 10", len(westDials), len(eastDials))
+	}
+	mustDial(t, g.dialer(t, "west", LaneRequests))
+	if len(westDials) != 1 {
+		t.Errorf("west's agent got %d of its own dials, want 1", len(westDials))
+	}
+}
+
+// What west's agent says about IDs of east's dials and connections does nothing to east.
+func TestForeignIDs(t *testing.T) {
+	g := startGateway(t, nil)
+	east, west := g.connect(t, "east", "a"), g.connect(t, "west", "b")
+
+	pending := goDial(t.Context(), g.dialer(t, "east", LaneRequests))
+	random := east.expect(client.PacketType_DIAL_REQ).GetDialRequest().GetRandom()
+	west.send(
+		dialResponse(random, 1, ""), dialResponse(random, 0, "no"),
+		&client.Packet{Type: client.PacketType_DIAL_CLS, Payload: &client.Packet_CloseDial{CloseDial: &client.CloseDial{Random: random}}},
+	)
+	west.expect(client.PacketType_CLOSE_REQ) // of the connection that west claims: all of the above has been handled
+	east.send(dialResponse(random, 1, ""))
+	got := within(t, pending, "the dial")
+	if got.err != nil {
+		t.Fatal(got.err)
+	}
+	west.send(data(1, []byte("forged")), closeResponse(1, "forged"), data(2, nil))
+	west.expect(client.PacketType_CLOSE_REQ)
+	west.expect(client.PacketType_CLOSE_REQ)
+	east.send(data(1, []byte("true")), closeResponse(1, ""))
+	if p, err := io.ReadAll(got.conn); err != nil || string(p) != "true" {
+		t.Errorf("east's connection read %q, %v; want what east's agent sent", p, err)
+	}
+}
+
+func TestOnlyTheRegisteredAddress(t *testing.T) {
+	g := startGateway(t, nil)
+	dials := make(chan string, 10)
+	g.connect(t, "east", "a").goEcho(dials)
+	d := g.dialer(t, "east", LaneRequests)
+	for _, address := range []string{"10.0.0.1:22", "10.0.0.2:6443", "169.254.169.254:80", "", "10.0.0.1:6443 ", "10.0.0.1:06443"} {
+		if _, err := d.DialContext(t.Context(), "tcp", address); !errors.Is(err, dialer.ErrAddressNotAllowed) {
+			t.Errorf("%q: %v, want ErrAddressNotAllowed", address, err)
+		}
+	}
+	mustDial(t, d)
+	if len(dials) != 1 || <-dials != apiServer {
+		t.Error("an address that is not registered reached the agent")
+	}
+}
+
+func TestServeInsistsOnClientCertificates(t *testing.T) {
+	ca := dialertest.NewCA(t, "ca")
+	for name, change := range map[string]func(*tls.Config) *tls.Config{
+		"none":             func(*tls.Config) *tls.Config { return nil },
+		"not required":     func(c *tls.Config) *tls.Config { c.ClientAuth = tls.VerifyClientCertIfGiven; return c },
+		"not verified":     func(c *tls.Config) *tls.Config { c.ClientAuth = tls.RequireAnyClientCert; return c },
+		"the system's CAs": func(c *tls.Config) *tls.Config { c.ClientCAs = nil; return c },
+	} {
+		t.Run(name, func(t *testing.T) {
+			lis := dialertest.Listen(t)
+			if err := New(Config{TLS: change(ca.ServerTLS(t))}).Serve(t.Context(), lis); err == nil {
+				t.Error("it serves")
+			}
+			if _, err := lis.Accept(); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("the listener is left open: %v", err)
+			}
+		})
+	}
+}
+
+// The serving pair and the CA of agents are those of the moment of the handshake.
+func TestReload(t *testing.T) {
+	var current atomic.Pointer[tls.Config]
+	g := startGateway(t, func(c *Config) {
+		current.Store(c.TLS)
+		c.TLS = &tls.Config{MinVersion: tls.VersionTLS12, ClientAuth: tls.RequireAndVerifyClientCert,
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return current.Load(), nil }}
+	})
+	before := g.connect(t, "east", "before").goEcho(nil)
+	_ = before
+	d := g.dialer(t, "east", LaneRequests)
+	c := mustDial(t, d)
+
+	next := dialertest.NewCA(t, "next")
+	current.Store(next.ServerTLS(t))
+	if _, err := g.tryConnect(t, g.tls(t, "east"), "old CA"); err == nil {
+		t.Error("an agent of the old CA was let in")
+	}
+	nextTLS := next.ClientTLS(next.Client(t, "east", AgentOrganization))
+	after, err := g.tryConnect(t, nextTLS, "after")
+	if err != nil {
+		t.Fatal(err)
+	}
+	after.goEcho(nil)
+	mustEcho(t, c, "the old stream lives until it is verified anew")
+
+	g.Reverify(x509.VerifyOptions{Roots: next.Pool()})
+	if err := within(t, readError(c), "the connection of an agent whose CA went"); err == nil || !strings.Contains(err.Error(), "no longer accepted") {
+		t.Errorf("Read: %v; want that the certificate is no longer accepted", err)
+	}
+	eventually(t, "the table", func() bool { return g.streams("east", "before") == 0 })
+	mustEcho(t, mustDial(t, d), "through the agent of the new CA")
+
+	// A reload that would let anybody in lets nobody in.
+	open := next.ServerTLS(t)
+	open.ClientAuth = tls.NoClientCert
+	current.Store(open)
+	if _, err := g.tryConnect(t, nextTLS, "unverified"); err == nil {
+		t.Error("an agent was let in without verification")
+	}
+}
+
+func TestShutdownEndsEverything(t *testing.T) {
+	g := startGateway(t, nil)
+	a := g.connect(t, "east", "a")
+	d := g.dialer(t, "east", LaneRequests)
+	open := goDial(t.Context(), d)
+	a.accept(1)
+	c := within(t, open, "the dial").conn
+	pending := goDial(context.Background(), d)
+	a.expect(client.PacketType_DIAL_REQ)
+	g.stop()
+	var de *dialer.Error
+	if got := within(t, pending, "the dial"); !errors.As(got.err, &de) || de.Stage != dialer.StageAgent {
+		t.Errorf("the dial under way: %v", got.err)
+	}
+	if err := within(t, readError(c), "Read"); err == nil || !strings.Contains(err.Error(), "shutting down") {
+		t.Errorf("Read: %v; want that the gateway is shutting down", err)
+	}
+	var none *dialer.NoAgentError
+	if _, err := d.DialContext(t.Context(), "tcp", apiServer); !errors.As(err, &none) || none.LastSeen.IsZero() {
+		t.Errorf("a dial afterwards: %v; want NoAgentError with the time", err)
+	}
+}

@@ -1,0 +1,149 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
+)
+
+// An upgraded connection whose API server never reads blocks the real agent's stream for upgrades. Ordinary requests go on while it
+// does, and the agent comes back.
+func TestBlockedUpgrade(t *testing.T) {
+	g := startGateway(t, func(c *Config) {
+		c.stallTimeout = 2 * time.Second
+		c.watchInterval = 20 * time.Millisecond
+	})
+	g.startStockAgent(t, "east", "a")
+	endpoint := echoEndpoint(t)
+	deaf := dialertest.Listen(t)
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		if c, err := deaf.Accept(); err == nil {
+			accepted <- c
+		}
+	}()
+	requests := mustDialAddress(t, g, endpoint, LaneRequests)
+	neighbour := mustDialAddress(t, g, endpoint, LaneUpgrades)
+	upgrade := mustDialAddress(t, g, deaf.Addr().String(), LaneUpgrades)
+	held := within(t, accepted, "the endpoint")
+	defer func() { _ = held.Close() }()
+
+	written := make(chan error, 1)
+	go func() {
+		_, err := upgrade.Write(make([]byte, 256<<20)) // more than any buffers on the way
+		written <- err
+	}()
+	blocked := func() bool {
+		candidates, _ := g.candidates("east", LaneUpgrades)
+		for _, se := range candidates {
+			if se.lane == LaneUpgrades && se.stalled(time.Now(), 100*time.Millisecond) {
+				return true
+			}
+		}
+		return false
+	}
+	eventually(t, "the upload to block the stream", blocked)
+	for range 20 {
+		mustEcho(t, requests, "while the upgrade is stuck")
+	}
+	mustEcho(t, mustDialAddress(t, g, endpoint, LaneRequests), "also a new one")
+
+	if err := within(t, written, "the blocked upload"); !errors.Is(err, errStalled) {
+		t.Errorf("Write: %v, want %v", err, errStalled)
+	}
+	if err := within(t, readError(neighbour), "the other upgrade"); !errors.Is(err, errStalled) {
+		t.Errorf("Read of the other connection of the stream: %v, want %v", err, errStalled)
+	}
+	g.awaitStreams(t, "east", "a", int(lanes))
+	mustEcho(t, mustDialAddress(t, g, endpoint, LaneUpgrades), "the agent is back, though its endpoint still does not read")
+	mustEcho(t, requests, "and the requests never noticed")
+}
+
+// The real agent, told to go: it says so on each of its streams.
+func TestStockAgentDrains(t *testing.T) {
+	g := startGateway(t, nil)
+	endpoint := echoEndpoint(t)
+	a := g.startStockAgent(t, "east", "going")
+	g.startStockAgent(t, "east", "staying")
+	c := mustDialAddress(t, g, endpoint, LaneRequests)
+	a.Drain()
+	// It looks at the signal between two packets only.
+	eventually(t, "the drain", func() bool {
+		candidates, _ := g.candidates("east", LaneRequests)
+		drained := 0
+		for _, se := range candidates {
+			if _, draining, _ := se.load(); draining {
+				drained++
+			}
+		}
+		mustEcho(t, mustDialAddress(t, g, endpoint, LaneRequests), "a packet")
+		mustEcho(t, mustDialAddress(t, g, endpoint, LaneUpgrades), "a packet")
+		return drained == int(lanes)
+	})
+	mustEcho(t, c, "what is open stays")
+	candidates, _ := g.candidates("east", LaneRequests)
+	if got := candidates[0].agentID; got != `"staying"` {
+		t.Errorf("the next dial goes to %s", got)
+	}
+	a.Stop()
+	g.awaitStreams(t, "east", "going", 0)
+	mustEcho(t, mustDialAddress(t, g, endpoint, LaneRequests), "through the one that stays")
+}
+
+// An agent that comes back after the gateway's restart finds its lanes again.
+func TestAgentComesBack(t *testing.T) {
+	g := startGateway(t, nil)
+	endpoint := echoEndpoint(t)
+	a := g.startStockAgent(t, "east", "a")
+	c := mustDialAddress(t, g, endpoint, LaneRequests)
+	a.Stop()
+	if err := within(t, readError(c), "Read"); err == nil {
+		t.Error("the end of the agent looks like that of the connection")
+	}
+	g.awaitStreams(t, "east", "a", 0)
+	var none *dialer.NoAgentError
+	d := g.Dialer("east", endpoint, LaneRequests)
+	if _, err := d.DialContext(t.Context(), "tcp", endpoint); !errors.As(err, &none) || none.LastSeen.IsZero() {
+		t.Errorf("%v, want NoAgentError with the time", err)
+	}
+	g.startStockAgent(t, "east", "a")
+	mustEcho(t, mustDialAddress(t, g, endpoint, LaneRequests), "back")
+}
+
+// echoEndpoint returns the address of an API server that echoes.
+func echoEndpoint(t testing.TB) string {
+	t.Helper()
+	lis := dialertest.Listen(t)
+	go func() {
+		for {
+			c, err := lis.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}()
+		}
+	}()
+	return lis.Addr().String()
+}
+
+func mustDialAddress(t testing.TB, g *gateway, address string, lane Lane) net.Conn {
+	t.Helper()
+	d := g.Dialer("east", address, lane)
+	t.Cleanup(func() { _ = d.Close() })
+	c, err := d.DialContext(t.Context(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
