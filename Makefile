@@ -37,6 +37,10 @@ test-unit: ## Run the unit tests
 test-e2e: ## Run the end-to-end tests (needs root for the firewalled cluster; says so without)
 	@$(GO) test -json -timeout 45m ./test/e2e/... 2>&1 | $(GO) run ./hack/cmd/testsum
 
+.PHONY: bench
+bench: ## Time a GET by every route against the same GET without the gateway
+	E2E_PLAIN_GATEWAY=1 $(GO) test -run '^$$' -bench GET -benchtime 500x ./test/e2e
+
 .PHONY: verify
 verify: verify-format verify-vet verify-codegen lint ## Run the static checks
 

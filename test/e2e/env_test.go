@@ -18,14 +18,19 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// verbosity is the log level of the gateways: the highest, since TestNoCredentialIsShown reads their logs.
-const verbosity = 10
+// The gateways run with the race detector and at the highest log level, which TestNoCredentialIsShown reads. Benchmarks want
+// neither: E2E_PLAIN_GATEWAY=1.
+const (
+	verbosity    = 10
+	plainGateway = "E2E_PLAIN_GATEWAY"
+)
 
 // env is the lab that all tests share.
 type env struct {
 	lab *lab.Lab
-	// binary is the gateway.
-	binary string
+	// binary is the gateway, and verbosity the log level it runs at.
+	binary    string
+	verbosity int
 	// direct is reached by the gateways themselves, edge through its agents only.
 	direct, edge *lab.Cluster
 	// embedded and external are the gateways; each has a hub of its own.
@@ -81,7 +86,11 @@ func start(ctx context.Context) (_ *env, err error) {
 	}()
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	if e.binary, err = lab.BuildGateway(ctx, e.lab.Dir(), os.Getenv("E2E_GATEWAY_RACE") != "0"); err != nil {
+	plain := os.Getenv(plainGateway) != ""
+	if !plain {
+		e.verbosity = verbosity
+	}
+	if e.binary, err = lab.BuildGateway(ctx, e.lab.Dir(), !plain); err != nil {
 		return nil, err
 	}
 	if err := e.startClusters(ctx); err != nil {
@@ -113,11 +122,11 @@ func (e *env) startGateways(ctx context.Context) (err error) {
 	if e.konnectivity, err = e.lab.StartKonnectivityServer(ctx, lab.KonnectivityServerOptions{}); err != nil {
 		return err
 	}
-	if e.embedded, err = e.lab.StartGateway(ctx, lab.GatewayOptions{Name: "gateway-embedded", Hub: e.embeddedHub, Binary: e.binary, Verbosity: verbosity}); err != nil {
+	if e.embedded, err = e.lab.StartGateway(ctx, lab.GatewayOptions{Name: "gateway-embedded", Hub: e.embeddedHub, Binary: e.binary, Verbosity: e.verbosity}); err != nil {
 		return err
 	}
 	if e.external, err = e.lab.StartGateway(ctx, lab.GatewayOptions{
-		Name: "gateway-external", Hub: e.externalHub, Binary: e.binary, Konnectivity: e.konnectivity, Verbosity: verbosity,
+		Name: "gateway-external", Hub: e.externalHub, Binary: e.binary, Konnectivity: e.konnectivity, Verbosity: e.verbosity,
 	}); err != nil {
 		return err
 	}

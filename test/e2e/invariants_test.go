@@ -1,0 +1,420 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// The tests of this file stand for the lines of "what must never happen" that need a real cluster to be shown; the others are
+// beside the code that guards them, in pkg/proxy, pkg/tunnel and pkg/cluster.
+
+const namespacePath = "/api/v1/namespaces/default"
+
+// A warm request dials nothing and opens no connection.
+func TestWarmRequestDialsNothing(t *testing.T) {
+	forEachRoute(t, func(t *testing.T, r route) {
+		client := newRawClient(t, r.gateway.ClusterRESTConfig(r.cluster, r.door))
+		client.mustGet(t, namespacePath)
+		label := fmt.Sprintf("cluster=%q", r.cluster)
+		dials, open := metric(t, r.gateway, "cluster_gateway_dials_total", label), metric(t, r.gateway, "cluster_gateway_connections", label)
+		if dials == 0 || open == 0 {
+			t.Fatalf("the counters do not count: %v dials, %v connections", dials, open)
+		}
+		for range 50 {
+			client.mustGet(t, namespacePath)
+		}
+		if now := metric(t, r.gateway, "cluster_gateway_dials_total", label); now != dials {
+			t.Errorf("50 warm requests made %v dials", now-dials)
+		}
+		if now := metric(t, r.gateway, "cluster_gateway_connections", label); now != open {
+			t.Errorf("50 warm requests changed the number of open connections from %v to %v", open, now)
+		}
+	})
+}
+
+// Design 9, 7: nothing grows with the number of requests served.
+func TestNothingGrowsWithRequests(t *testing.T) {
+	const (
+		warmUp   = 100
+		requests = 5000
+		upgrades = 500
+		slack    = 10
+	)
+	for _, r := range shared.routes() {
+		if r.door != lab.ViaOwnEndpoint {
+			continue // the same process and code behind the hub, which would only be slower
+		}
+		t.Run(r.name, func(t *testing.T) {
+			runPod(t, r.target, "grows")
+			client := newRawClient(t, r.gateway.ClusterRESTConfig(r.cluster, r.door))
+			upgrader := newUpgrader(t, r)
+			client.parallelGets(t, namespacePath, warmUp, 8)
+			upgrader.echo(t, 5)
+			fds, goroutines := settled(t, r.gateway, 0, 0)
+
+			client.parallelGets(t, namespacePath, requests, 8)
+			upgrader.echo(t, upgrades)
+			nowFDs, nowGoroutines := settled(t, r.gateway, fds+slack, goroutines+slack)
+			t.Logf("descriptors %d → %d, goroutines %d → %d", fds, nowFDs, goroutines, nowGoroutines)
+			if nowFDs > fds+slack || nowGoroutines > goroutines+slack {
+				t.Errorf("after %d requests and %d upgrades: descriptors %d → %d, goroutines %d → %d", requests, upgrades, fds, nowFDs, goroutines, nowGoroutines)
+			}
+		})
+	}
+}
+
+// settled returns the descriptors and goroutines of a gateway when they are at most the given ones, or when they have not
+// changed for a second, or after ten.
+func settled(t *testing.T, g *lab.Gateway, maxFDs, maxGoroutines int) (fds, goroutines int) {
+	t.Helper()
+	same := 0
+	_ = wait.PollUntilContextTimeout(t.Context(), 250*time.Millisecond, 10*time.Second, true, func(context.Context) (bool, error) {
+		f, n := descriptors(t, g.Process), int(metric(t, g, "go_goroutines"))
+		if f == fds && n == goroutines {
+			same++
+		} else {
+			same = 0
+		}
+		fds, goroutines = f, n
+		return fds <= maxFDs && goroutines <= maxGoroutines || same >= 4 && maxFDs == 0, nil
+	}) // the caller judges what is left after the time is over
+	return fds, goroutines
+}
+
+// Design 9, 6: a client that has stopped reading delays no other request to its cluster.
+func TestPausedReaderDelaysNobody(t *testing.T) {
+	const sent = "200M"
+	for _, r := range shared.routes() {
+		if r.cluster == "direct" {
+			continue
+		}
+		t.Run(r.name, func(t *testing.T) {
+			runPod(t, r.target, "paused")
+			kubeconfig, err := r.gateway.ClusterKubeconfig(r.cluster, r.door)
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := newRawClient(t, r.gateway.ClusterRESTConfig(r.cluster, r.door))
+			client.medianGet(t, namespacePath, 20) // warm
+			before := client.medianGet(t, namespacePath, 100)
+			label := fmt.Sprintf("cluster=%q", r.cluster)
+			open := metric(t, r.gateway, "cluster_gateway_connections", label)
+
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, shared.lab.Binaries().Kubectl, "--kubeconfig", kubeconfig, "exec", "paused", "--", "head", "-c", sent, "/dev/zero")
+			out, err := cmd.StdoutPipe() // a pipe of 64 KiB, of which only the first byte is read
+			if err != nil {
+				t.Fatal(err)
+			}
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+				t.Fatalf("%v: %s", err, stderr.String())
+			}
+			// While the bytes arrive they compete for the processors like any download; what counts is when they have.
+			t.Logf("while the bytes arrive: %s", client.medianGet(t, namespacePath, 50))
+			eventually(t, time.Minute, func(ctx context.Context) error {
+				if now := metric(t, r.gateway, "cluster_gateway_connections", label); now > open {
+					return fmt.Errorf("the connection of the paused reader has not reached its limit yet: %v connections, and %v without it", now, open)
+				}
+				return nil
+			})
+			after := client.medianGet(t, namespacePath, 100)
+			t.Logf("median GET: before %s, after %s", before, after)
+			if after > 2*before+2*time.Millisecond {
+				t.Errorf("the median of GETs went from %s to %s beside a paused reader", before, after)
+			}
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait() // killed
+		})
+	}
+}
+
+// Design 9, 5: an agent with a certificate for one cluster that claims to be another's gets nothing of the other's.
+func TestAgentCannotClaimAnotherCluster(t *testing.T) {
+	ctx := t.Context()
+	g := shared.embedded
+	for _, name := range []string{"victim", "impostor"} {
+		if err := g.RegisterCluster(ctx, name, shared.direct, true); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := shared.embeddedHub.DeleteSecret(context.WithoutCancel(ctx), name); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	o, err := g.AgentOptions("impostor", shared.direct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Name = "agent-impostor"
+	o.Identifiers = []string{"host=victim", "host=edge", "default-route=true"}
+	o.ExtraArgs = []string{"--agent-id=victim"}
+	agent, err := shared.lab.StartAgent(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := agent.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := agent.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	impostor := newRawClient(t, g.ClusterRESTConfig("impostor", lab.ViaOwnEndpoint))
+	eventually(t, 10*time.Second, func(ctx context.Context) error {
+		if a, err := impostor.get(ctx, namespacePath); err != nil || a.code != http.StatusOK {
+			return fmt.Errorf("the agent does not even serve its own cluster: %d %s (%v)", a.code, a.body, err)
+		}
+		return nil
+	})
+	victim := newRawClient(t, g.ClusterRESTConfig("victim", lab.ViaOwnEndpoint))
+	for range 20 {
+		a, err := victim.get(ctx, namespacePath)
+		if err != nil || a.code != http.StatusServiceUnavailable || !strings.Contains(a.body, "no agent is connected") {
+			t.Fatalf("a request for the victim: %d %s (%v)", a.code, a.body, err)
+		}
+	}
+	if n := metric(t, g, "cluster_gateway_tunnel_agents", `cluster="victim"`); n != 0 {
+		t.Errorf("the impostor counts as %v agents of the victim", n)
+	}
+}
+
+// Design 9, 8: without an agent, a cluster that wants the tunnel is not reached, although it could be directly.
+func TestTunnelIsNeverBypassed(t *testing.T) {
+	ctx := t.Context()
+	for _, g := range []*lab.Gateway{shared.embedded, shared.external} {
+		if err := g.RegisterCluster(ctx, "agentless", shared.direct, true); err != nil {
+			t.Fatal(err)
+		}
+		runPod(t, shared.direct, "bypass")
+		hub := shared.embeddedHub
+		if g == shared.external {
+			hub = shared.externalHub
+		}
+		t.Cleanup(func() {
+			if err := hub.DeleteSecret(context.WithoutCancel(ctx), "agentless"); err != nil {
+				t.Error(err)
+			}
+		})
+		client := newRawClient(t, g.ClusterRESTConfig("agentless", lab.ViaOwnEndpoint))
+		eventually(t, 5*time.Second, func(ctx context.Context) error {
+			a, err := client.get(ctx, namespacePath)
+			if err != nil || a.code != http.StatusServiceUnavailable {
+				return fmt.Errorf("%d %s (%v)", a.code, a.body, err)
+			}
+			return nil
+		})
+		kubeconfig, err := g.ClusterKubeconfig("agentless", lab.ViaOwnEndpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(ctx, shared.lab.Binaries().Kubectl, "--kubeconfig", kubeconfig, "exec", "bypass", "--", "echo", "through").CombinedOutput()
+		if err == nil || bytes.Contains(out, []byte("through\n")) {
+			t.Errorf("exec went past the tunnel: %s", out)
+		}
+		if n := metric(t, g, "cluster_gateway_dials_total", `cluster="agentless"`, `result="success"`); n != 0 {
+			t.Errorf("%v dials succeeded without an agent", n)
+		}
+	}
+}
+
+// garbage has one kind of rubbish for every key of a Secret, and the key that the message has to name.
+func garbage() map[string]map[string][]byte {
+	noise := bytes.Repeat([]byte("\x00\xff{noise}\n"), (900<<10)/10)
+	return map[string]map[string][]byte{
+		"endpoint": {"endpoint": []byte("api.example.com:6443")},
+		"ca.crt":   {"ca.crt": shared.direct.CAPEM()[:200]},
+		"token":    {"token": []byte("two\nlines")},
+		"tls.key":  {"tls.crt": shared.direct.AdminCertPEM(), "tls.key": shared.edge.AdminKeyPEM(), "token": nil},
+		"exec":     {"exec": []byte(`{"command": "/bin/true"`), "token": nil},
+		"noise":    {"ca.crt": noise},
+	}
+}
+
+// Garbage in any key is served as Ready=False with a message that names the key, and hurts nobody else.
+func TestGarbageInSecrets(t *testing.T) {
+	ctx := t.Context()
+	types := map[string]string{"tls.key": "X509Certificate", "exec": "Dynamic"}
+	for key, data := range garbage() {
+		t.Run(key, func(t *testing.T) {
+			name := "garbage-" + strings.ReplaceAll(key, ".", "-")
+			secret := map[string][]byte{"endpoint": []byte(shared.direct.Endpoint()), "ca.crt": shared.direct.CAPEM(), "token": []byte("t")}
+			for k, v := range data {
+				secret[k] = v
+				if v == nil {
+					delete(secret, k)
+				}
+			}
+			if err := shared.embeddedHub.ApplySecret(ctx, lab.SecretOptions{Name: name, CredentialType: types[key], Data: secret}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := shared.embeddedHub.DeleteSecret(context.WithoutCancel(ctx), name); err != nil {
+					t.Error(err)
+				}
+			})
+			named := key
+			if key == "noise" {
+				named = "ca.crt"
+			}
+			config := shared.embedded.RESTConfig(lab.ViaHub)
+			api := newRawClient(t, config)
+			got := api.mustGet(t, "/apis/cluster.core.oam.dev/v1alpha1/clustergateways/"+name).body
+			if !strings.Contains(got, `"InvalidSecret"`) || !strings.Contains(got, `"False"`) || !strings.Contains(got, named) {
+				t.Errorf("no Ready=False that names %s: %.2000s", named, got)
+			}
+			cluster := newRawClient(t, shared.embedded.ClusterRESTConfig(name, lab.ViaHub))
+			eventually(t, 5*time.Second, func(ctx context.Context) error {
+				a, err := cluster.get(ctx, namespacePath)
+				if err != nil || a.code != http.StatusServiceUnavailable || !strings.Contains(a.body, named) {
+					return fmt.Errorf("%d %s (%v)", a.code, a.body, err)
+				}
+				return nil
+			})
+			healthy := newRawClient(t, shared.embedded.ClusterRESTConfig("direct", lab.ViaHub))
+			healthy.mustGet(t, namespacePath)
+		})
+	}
+}
+
+// Design 9, 3: no credential of the run is in what the API serves, in a log at the highest verbosity, or in a metric.
+func TestNoCredentialIsShown(t *testing.T) {
+	ctx := t.Context()
+	g, hub := shared.embedded, shared.embeddedHub
+	// One cluster with each kind of credential, and a caller with a token of the hub.
+	cert, key, err := shared.direct.ClientCertificate("x509-user", "system:masters")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := hub.ApplySecret(ctx, lab.SecretOptions{Name: "x509", CredentialType: "X509Certificate", Data: map[string][]byte{
+		"endpoint": []byte(shared.direct.Endpoint()), "ca.crt": shared.direct.CAPEM(), "tls.crt": cert, "tls.key": key,
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := hub.DeleteSecret(context.WithoutCancel(ctx), "x509"); err != nil {
+			t.Error(err)
+		}
+	})
+	callerToken, err := hub.ServiceAccountToken(ctx, "default", "caller", "cluster-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	caller := g.ClusterRESTConfig("x509", lab.ViaOwnEndpoint)
+	caller.CertData, caller.KeyData, caller.BearerToken = nil, nil, callerToken
+	eventually(t, 5*time.Second, func(ctx context.Context) error {
+		client := newRawClient(t, caller)
+		if a, err := client.get(ctx, namespacePath); err != nil || a.code != http.StatusOK {
+			return fmt.Errorf("%d %s (%v)", a.code, a.body, err)
+		}
+		return nil
+	})
+	secrets := secretsOf(t, map[string]string{"caller's token": callerToken, "x509 key": string(key)})
+
+	served := map[string][]byte{}
+	kubectl := func(name string, args ...string) {
+		kubeconfig := filepath.Join(t.TempDir(), "hub.kubeconfig")
+		if err := os.WriteFile(kubeconfig, mustRead(t, hub.Kubeconfig()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(ctx, shared.lab.Binaries().Kubectl, append([]string{"--kubeconfig", kubeconfig}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		served["kubectl "+name] = out
+	}
+	kubectl("yaml", "get", "clustergateways", "-o", "yaml", "--show-managed-fields")
+	kubectl("wide", "get", "clustergateways", "-o", "wide")
+	kubectl("describe", "describe", "clustergateways")
+	kubectl("health", "get", "--raw", "/apis/cluster.core.oam.dev/v1alpha1/clustergateways/x509/health")
+	kubectl("error", "get", "--raw", "/apis/cluster.core.oam.dev/v1alpha1/clustergateways?labelSelector=cluster.core.oam.dev/cluster-credential-type")
+	for _, gateway := range []*lab.Gateway{shared.embedded, shared.external} {
+		metrics, err := gateway.Metrics(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		served["metrics of "+gateway.Name()] = metrics
+		served["log of "+gateway.Name()] = mustRead(t, gateway.LogFile())
+	}
+	for where, text := range served {
+		if len(text) == 0 {
+			t.Errorf("%s is empty: nothing was scanned", where)
+		}
+		for what, secret := range secrets {
+			if bytes.Contains(text, []byte(secret)) {
+				t.Errorf("the %s is in the %s", what, where)
+			}
+		}
+	}
+}
+
+// secretsOf lists every credential of the hubs' cluster Secrets and the given ones, plain and in base64, keys also by a line from their
+// middle.
+func secretsOf(t *testing.T, more map[string]string) map[string]string {
+	t.Helper()
+	plain := map[string]string{}
+	for _, hub := range []*lab.Cluster{shared.embeddedHub, shared.externalHub} {
+		list, err := hub.Client().CoreV1().Secrets("cluster-gateway-system").List(t.Context(), metav1.ListOptions{LabelSelector: "cluster.core.oam.dev/cluster-credential-type"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range list.Items {
+			for _, key := range []string{"token", "tls.key"} {
+				if len(s.Data[key]) > 20 {
+					plain[hub.Name()+"/"+s.Name+" "+key] = string(s.Data[key])
+				}
+			}
+		}
+	}
+	for name, value := range more {
+		plain[name] = value
+	}
+	all := map[string]string{}
+	for name, value := range plain {
+		all[name] = value
+		all[name+" in base64"] = base64.StdEncoding.EncodeToString([]byte(value))
+		if lines := strings.Split(strings.TrimSpace(value), "\n"); len(lines) > 2 {
+			all[name+" (a line)"] = lines[len(lines)/2]
+		}
+		if parts := strings.Split(value, "."); len(parts) == 3 {
+			all[name+" (signature)"] = parts[2]
+		}
+	}
+	return all
+}
+
+func mustRead(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
