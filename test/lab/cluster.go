@@ -63,12 +63,20 @@ type Cluster struct {
 	stopErr  error
 }
 
+// httpsPort is the API server's in a cluster that has all ports to itself.
+const httpsPort = 443
+
 type clusterPorts struct{ etcd, etcdPeer, apiserver, controllerManager, kubelet int }
 
 // StartCluster starts a cluster and returns when it can be used: the API server
 // is ready, the controllers run, and the Node is ready. ctx bounds only the
 // start; the cluster runs until it is stopped or the lab is closed.
 func (l *Lab) StartCluster(ctx context.Context, o ClusterOptions) (*Cluster, error) {
+	ctx, done, err := l.begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("starting cluster %q: %w", o.Name, err)
+	}
+	defer done()
 	c, err := l.newCluster(o)
 	if err != nil {
 		return nil, fmt.Errorf("starting cluster %q: %w", o.Name, err)
@@ -86,9 +94,6 @@ func (l *Lab) newCluster(o ClusterOptions) (*Cluster, error) {
 	c := &Cluster{lab: l, opts: o, dir: filepath.Join(l.dir, o.Name), address: loopback}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return nil, errSpawnerClosed
-	}
 	if o.Name == logDirName || slices.ContainsFunc(l.clusters, func(other *Cluster) bool { return other.opts.Name == o.Name }) {
 		return nil, errors.New("its name is taken")
 	}
@@ -129,7 +134,14 @@ func (c *Cluster) raiseFirewall() {
 }
 
 func (c *Cluster) choosePorts() error {
-	for _, port := range []*int{&c.ports.etcd, &c.ports.etcdPeer, &c.ports.apiserver, &c.ports.controllerManager, &c.ports.kubelet} {
+	choose := []*int{&c.ports.etcd, &c.ports.etcdPeer, &c.ports.controllerManager, &c.ports.kubelet}
+	if c.ns != nil {
+		// As in any real cluster: an agent reaches kubernetes.default.svc:443.
+		c.ports.apiserver = httpsPort
+	} else {
+		choose = append(choose, &c.ports.apiserver)
+	}
+	for _, port := range choose {
 		var err error
 		if *port, err = c.lab.ports.free(c.ns); err != nil {
 			return err
@@ -168,7 +180,7 @@ func (c *Cluster) Endpoint() string {
 // Address returns the IP address of the API server; [Cluster.Port] its port.
 func (c *Cluster) Address() string { return c.address }
 
-// Port returns the port of the API server. Inside, it is also on 127.0.0.1.
+// Port returns the port of the API server: 443 in a firewalled cluster.
 func (c *Cluster) Port() int { return c.ports.apiserver }
 
 // Firewalled tells whether nothing can dial in.

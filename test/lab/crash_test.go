@@ -46,6 +46,10 @@ func TestOwnerIsKilled(t *testing.T) {
 	}
 	pids, link := readOwner(t, stdout)
 	children := descendants(t, pids)
+	if reason := missingCapability(); reason != nil {
+		t.Logf("not looking for what was exec'd, which needs a PID namespace: %v", reason)
+		children = nil
+	}
 	if err := owner.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

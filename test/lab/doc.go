@@ -22,7 +22,8 @@
 //
 // [FindBinaries] builds them with "go build" from the versions pinned in
 // hack/tools, once, into a cache folder. Environment variables can point it to
-// others (see [FindBinaries]).
+// others (see [FindBinaries]). All are built as they are but kwok, whose exec and
+// port-forward need a few edits (see patch.go).
 //
 // # Firewalled clusters
 //
@@ -42,6 +43,14 @@
 // process in them, and with a namespace ends its veth pair. [New] sweeps what
 // could still be left (an exec'd program that outlived kwok may hold a
 // namespace): it recognises its own by the id of the process that made them.
+//
+// # What a lab is not
+//
+// No scheduler runs: a Pod must name its Node ([NodeName], see [Cluster.RunPod]).
+// All containers share one log and the machine's file system, and nothing isolates
+// what is exec'd in them. There is no network between Pods, and no DNS.
+//
+// # Where to look
 //
 // Logs are in [Lab.Dir], a file per process; errors name the file and quote its
 // last lines.

@@ -21,6 +21,8 @@ const (
 	logDirName       = "logs"
 )
 
+var errClosed = errors.New("the lab is closed")
+
 // Options configure a [Lab]. The zero value is ready to use.
 type Options struct {
 	// Dir is where everything is kept. Empty means a temporary folder that goes
@@ -52,8 +54,14 @@ type Lab struct {
 	ports     *ports
 	detach    func() bool // from the context of New
 
+	// life ends when the lab begins to close, and with it every start under way,
+	// which starting counts.
+	life     context.Context
+	end      context.CancelFunc
+	starting sync.WaitGroup
+
 	mu        sync.Mutex
-	closed    bool
+	closed    bool // no start begins any more
 	failed    bool
 	processes []*Process
 	clusters  []*Cluster
@@ -94,6 +102,8 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 		spawner:   spawner,
 		ports:     newPorts(),
 	}
+	// Not a child of ctx, so that life ends by close only.
+	l.life, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	l.detach = context.AfterFunc(ctx, func() { l.Close() })
 	return l, nil
 }
@@ -152,11 +162,13 @@ func (l *Lab) close() error {
 	l.detach()
 	l.mu.Lock()
 	l.closed = true
-	processes, clusters := slices.Clone(l.processes), slices.Clone(l.clusters)
 	l.mu.Unlock()
+	l.end()
+	l.starting.Wait()
 
-	errs := []error{stopAll(processes)}
-	for _, c := range clusters {
+	// Nobody adds to the lists from here on.
+	errs := []error{stopAll(l.processes)}
+	for _, c := range l.clusters {
 		errs = append(errs, c.Stop())
 	}
 	l.spawner.close()
@@ -208,21 +220,35 @@ func (l *Lab) keep() bool {
 	return failed || os.Getenv(keepLogsVariable) != "" || l.keepLogs != nil && l.keepLogs()
 }
 
-// adopt makes the lab responsible for a process. It returns false when the lab
-// is already closing.
-func (l *Lab) adopt(p *Process) bool {
+// begin announces that something is being started. What it returns replaces ctx,
+// and ends early when the lab closes; done must be called at the end.
+func (l *Lab) begin(ctx context.Context) (_ context.Context, done func(), _ error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return false
+		return nil, nil, errClosed
 	}
-	l.processes = append(l.processes, p)
-	return true
+	l.starting.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	detach := context.AfterFunc(l.life, func() { cancel(errClosed) })
+	return ctx, func() {
+		detach()
+		cancel(nil)
+		l.starting.Done()
+	}, nil
 }
 
-// noteFailure keeps the logs, since an error points to them.
+// adopt makes the lab responsible for a process.
+func (l *Lab) adopt(p *Process) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.processes = append(l.processes, p)
+}
+
+// noteFailure keeps the logs, since an error points to them; that the lab was
+// closed is no failure.
 func (l *Lab) noteFailure(err error) error {
-	if err != nil {
+	if err != nil && !errors.Is(err, errClosed) {
 		l.mu.Lock()
 		l.failed = true
 		l.mu.Unlock()

@@ -94,8 +94,11 @@ func TestKubectl(t *testing.T) {
 	t.Run("attach", func(t *testing.T) {
 		testFollow(ctx, t, c, "attach", "pod")
 	})
-	t.Run("exec", func(t *testing.T) {
-		testExec(ctx, t, c)
+	t.Run("exec over WebSocket", func(t *testing.T) {
+		testExec(ctx, t, c, "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true")
+	})
+	t.Run("exec over SPDY", func(t *testing.T) {
+		testExec(ctx, t, c, "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false")
 	})
 	t.Run("cp", func(t *testing.T) {
 		testCopy(ctx, t, c)
@@ -177,8 +180,11 @@ func testFollow(ctx context.Context, t *testing.T, c *Cluster, args ...string) {
 	}
 }
 
-func testExec(ctx context.Context, t *testing.T, c *Cluster) {
+func testExec(ctx context.Context, t *testing.T, c *Cluster, env ...string) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
 	cmd := c.Kubectl(ctx, "exec", "-i", "pod", "--", "sh", "-c", "cat; exit 7")
+	cmd.Env = append(cmd.Env, env...)
 	cmd.Stdin = strings.NewReader("through stdin")
 	out, err := cmd.Output()
 	var exit *exec.ExitError
@@ -191,7 +197,7 @@ func testExec(ctx context.Context, t *testing.T, c *Cluster) {
 }
 
 func testCopy(ctx context.Context, t *testing.T, c *Cluster) {
-	content := make([]byte, 1<<20)
+	content := make([]byte, 50<<20)
 	if _, err := rand.Read(content); err != nil {
 		t.Fatal(err)
 	}
@@ -238,8 +244,17 @@ func testPortForward(ctx context.Context, t *testing.T, c *Cluster) {
 	if _, err := conn.Write([]byte("ping")); err != nil {
 		t.Error(err)
 	}
+	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Error(err)
+	}
 	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "ping" {
 		t.Errorf("the echo server sent %q, %v", got, err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if rest, err := io.ReadAll(conn); err != nil || len(rest) > 0 {
+		t.Errorf("after the end of what was sent, the echo server sent %q, %v", rest, err)
 	}
 	cancel()
 	_ = cmd.Wait() // killed
@@ -339,5 +354,44 @@ func testDialOut(ctx context.Context, t *testing.T, l *Lab, c *Cluster) {
 	defer conn.Close()
 	if got, err := io.ReadAll(conn); err != nil || string(got) != "hello" {
 		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+// TestContextEnds shows that a lab whose context ends closes, also while it is
+// starting a cluster.
+func TestContextEnds(t *testing.T) {
+	binaries, err := FindBinaries(t.Context(), BinariesOptions{Out: os.Stderr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	l, err := New(ctx, Options{Binaries: binaries})
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error)
+	go func() {
+		_, err := l.StartCluster(t.Context(), ClusterOptions{Name: "edge", Firewalled: true})
+		started <- err
+	}()
+	gone(t, "the time before the second process", func() bool { return len(l.Processes()) >= 2 })
+	cancel()
+	if err := <-started; !errors.Is(err, errClosed) {
+		t.Errorf("starting a cluster ended with %v, want %v", err, errClosed)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, p := range l.Processes() {
+		if running(p.Pid()) {
+			t.Errorf("%s (process %d) is still there", p.Name(), p.Pid())
+		}
+	}
+	if _, err := l.StartCluster(t.Context(), ClusterOptions{Name: "late"}); !errors.Is(err, errClosed) {
+		t.Errorf("starting a cluster in a closed lab: %v, want %v", err, errClosed)
+	}
+	if _, err := os.Stat(l.Dir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the lab's folder is still there: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/google/nftables"
@@ -54,9 +55,12 @@ func missingCapability() error {
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return fmt.Errorf("reading capabilities: %w", err)
 	}
-	for name, bit := range map[string]uint{"CAP_NET_ADMIN": unix.CAP_NET_ADMIN, "CAP_SYS_ADMIN": unix.CAP_SYS_ADMIN} {
-		if data[bit/32].Effective&(1<<(bit%32)) == 0 {
-			return fmt.Errorf("needs root (%s)", name)
+	for _, needed := range []struct {
+		name string
+		bit  uint
+	}{{"CAP_NET_ADMIN", unix.CAP_NET_ADMIN}, {"CAP_SYS_ADMIN", unix.CAP_SYS_ADMIN}} {
+		if data[needed.bit/32].Effective&(1<<(needed.bit%32)) == 0 {
+			return fmt.Errorf("needs root (%s)", needed.name)
 		}
 	}
 	return nil
@@ -67,11 +71,13 @@ func missingCapability() error {
 // and its veth pair ends with it.
 type namespace struct {
 	spawner *spawner
-	handle  netns.NsHandle
-	host    netns.NsHandle
 	link    string
 	inside  netip.Addr
 	outside netip.Addr
+
+	mu     sync.Mutex     // guards the handles once the namespace is made
+	handle netns.NsHandle // closed: netns.None()
+	host   netns.NsHandle
 }
 
 func newNamespace(dir string) (_ *namespace, err error) {
@@ -223,19 +229,46 @@ func (ns *namespace) raiseFirewall() error {
 // enter runs f on a thread inside the namespace. Only what f does itself happens
 // there: goroutines that it starts do not.
 func (ns *namespace) enter(f func() error) error {
+	inside, host, err := ns.handles()
+	if err != nil {
+		return fmt.Errorf("entering the network namespace: %w", err)
+	}
+	defer inside.Close()
+	defer host.Close()
 	runtime.LockOSThread()
-	if err := netns.Set(ns.handle); err != nil {
+	if err := netns.Set(inside); err != nil {
 		runtime.UnlockOSThread()
 		return fmt.Errorf("entering the network namespace: %w", err)
 	}
-	err := f()
-	if back := netns.Set(ns.host); back != nil {
+	err = f()
+	if back := netns.Set(host); back != nil {
 		// The thread stays locked, so the runtime ends it with this goroutine
 		// and nobody else runs on it.
 		return errors.Join(err, fmt.Errorf("leaving the network namespace: %w", back))
 	}
 	runtime.UnlockOSThread()
 	return err
+}
+
+// handles returns copies of the handles, since a dial may outlast the namespace.
+func (ns *namespace) handles() (inside, host netns.NsHandle, err error) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if !ns.handle.IsOpen() || !ns.host.IsOpen() {
+		return netns.None(), netns.None(), net.ErrClosed
+	}
+	if inside, err = duplicate(ns.handle); err != nil {
+		return netns.None(), netns.None(), err
+	}
+	if host, err = duplicate(ns.host); err != nil {
+		return netns.None(), netns.None(), errors.Join(err, inside.Close())
+	}
+	return inside, host, nil
+}
+
+func duplicate(handle netns.NsHandle) (netns.NsHandle, error) {
+	fd, err := unix.FcntlInt(uintptr(handle), unix.F_DUPFD_CLOEXEC, 0)
+	return netns.NsHandle(fd), err
 }
 
 // dial opens a connection from inside. The address must be numeric: for those,
@@ -272,6 +305,8 @@ func (ns *namespace) close() error {
 	if ns.spawner != nil {
 		ns.spawner.close()
 	}
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
 	for _, handle := range []*netns.NsHandle{&ns.handle, &ns.host} {
 		if handle.IsOpen() {
 			errs = append(errs, handle.Close())

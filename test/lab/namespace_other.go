@@ -24,6 +24,7 @@ func missingCapability() error { return errNotLinux }
 // namespace is never made on this system.
 type namespace struct {
 	spawner *spawner
+	link    string
 	inside  netip.Addr
 	outside netip.Addr
 }

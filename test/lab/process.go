@@ -89,6 +89,11 @@ type Process struct {
 // returns when the process is ready; ctx bounds only that. When it does not
 // become ready it is killed, and the error quotes the end of its log.
 func (l *Lab) StartProcess(ctx context.Context, o ProcessOptions) (*Process, error) {
+	ctx, done, err := l.begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", o.Name, err)
+	}
+	defer done()
 	p, err := l.startProcess(o)
 	if err != nil {
 		return nil, l.noteFailure(err)
@@ -148,9 +153,7 @@ func (l *Lab) startProcess(o ProcessOptions) (*Process, error) {
 		p.err = cmd.Wait()
 		release()
 	}()
-	if !l.adopt(p) {
-		return nil, errors.Join(fmt.Errorf("starting %s: %w", o.Name, errSpawnerClosed), p.Kill())
-	}
+	l.adopt(p)
 	return p, nil
 }
 
@@ -204,7 +207,7 @@ func (p *Process) waitReady(ctx context.Context, timeout time.Duration, check fu
 	if err == nil {
 		return nil
 	}
-	return p.failure("did not become ready", errors.Join(err, last))
+	return p.failure("did not become ready", errors.Join(context.Cause(ctx), err, last))
 }
 
 // failure is an error that shows where to look.

@@ -4,12 +4,9 @@
 package lab
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 )
-
-var errSpawnerClosed = errors.New("the lab is closed")
 
 // spawner runs functions on one operating-system thread of its own.
 //
@@ -71,7 +68,7 @@ func (s *spawner) do(f func() error) error {
 	case s.work <- func() { result <- f() }:
 		return <-result
 	case <-s.done:
-		return fmt.Errorf("starting a process: %w", errSpawnerClosed)
+		return fmt.Errorf("starting a process: %w", errClosed)
 	}
 }
 
