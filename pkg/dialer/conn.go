@@ -49,7 +49,8 @@ type BufferedConn struct {
 
 	in       [][]byte // received, not yet read; in[0] may be partly read
 	inBytes  int
-	out      []byte    // written, not yet taken
+	out      [][]byte // written, not yet taken; pieces of MaxPacket at most
+	outBytes int
 	inErr    error     // what Read returns once in is empty; set by CloseRemote or by a full buffer
 	closed   bool      // Close was called
 	finished bool      // the carrier has been told of the end, or has told us: nothing more goes out
@@ -91,7 +92,7 @@ func (c *BufferedConn) Deliver(p []byte) error {
 		return nil
 	}
 	// What is buffered goes, too: it is a truncated stream either way, and the memory is the point.
-	c.in, c.inBytes, c.out = nil, 0, nil
+	c.in, c.inBytes, c.out, c.outBytes = nil, 0, nil, 0
 	c.inErr = ErrBufferFull
 	c.wakeLocked()
 	c.mu.Unlock()
@@ -124,7 +125,7 @@ func (c *BufferedConn) CloseRemote(err error) {
 	if c.inErr == nil {
 		c.inErr = err
 	}
-	c.out, c.finished = nil, true
+	c.out, c.outBytes, c.finished = nil, 0, true
 	c.wakeLocked()
 	c.mu.Unlock()
 }
@@ -137,12 +138,12 @@ func (c *BufferedConn) TakeOutgoing() (p []byte, more, end bool) {
 	if c.finished {
 		return nil, false, false
 	}
-	if len(c.out) > MaxPacket {
-		p, c.out = c.out[:MaxPacket:MaxPacket], c.out[MaxPacket:]
-	} else {
-		p, c.out = c.out, nil
-	}
-	if len(p) > 0 {
+	if len(c.out) > 0 {
+		p, c.out[0] = c.out[0], nil
+		if c.out = c.out[1:]; len(c.out) == 0 {
+			c.out = nil
+		}
+		c.outBytes -= len(p)
 		// All of them: the one that is in the middle of a Write, and not the one that waits for its turn, must hear it.
 		c.writable.Broadcast()
 		c.taken = time.Now()
@@ -221,13 +222,13 @@ func (c *BufferedConn) Write(p []byte) (n int, err error) {
 		if err = c.writeErrLocked(); err != nil {
 			break
 		}
-		room := sendBuffer - len(c.out)
+		room := sendBuffer - c.outBytes
 		if room <= 0 {
 			c.writable.Wait()
 			continue
 		}
 		k := min(room, len(p)-n)
-		c.out = append(c.out, p[n:n+k]...)
+		c.appendLocked(p[n : n+k])
 		n += k
 		c.mu.Unlock()
 		c.ready()
@@ -237,6 +238,21 @@ func (c *BufferedConn) Write(p []byte) (n int, err error) {
 	c.writable.Signal()
 	c.mu.Unlock()
 	return n, err
+}
+
+// appendLocked copies p into out: the last piece is filled up, and what is left begins pieces of its own.
+func (c *BufferedConn) appendLocked(p []byte) {
+	c.outBytes += len(p)
+	if last := len(c.out) - 1; last >= 0 {
+		k := min(MaxPacket-len(c.out[last]), len(p))
+		c.out[last] = append(c.out[last], p[:k]...)
+		p = p[k:]
+	}
+	for len(p) > 0 {
+		k := min(MaxPacket, len(p))
+		c.out = append(c.out, append([]byte(nil), p[:k]...))
+		p = p[k:]
+	}
 }
 
 func (c *BufferedConn) writeErrLocked() error {
