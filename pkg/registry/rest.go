@@ -25,6 +25,7 @@ import (
 type REST struct {
 	secrets corev1client.SecretInterface
 	opts    cluster.ParseOptions
+	parsed  func(name string) (*cluster.Cluster, bool) // nil: every Secret is parsed
 	table   table
 }
 
@@ -43,6 +44,15 @@ var (
 // NewREST returns the storage over the Secrets of one namespace.
 func NewREST(secrets corev1client.SecretInterface, opts cluster.ParseOptions) *REST {
 	return &REST{secrets: secrets, opts: opts, table: newTable()}
+}
+
+// WithParsed returns a copy that does not parse a Secret again which lookup (a Store's Get) has at the same resource version.
+// Checking that a key belongs to its certificate takes half a millisecond with RSA, for every Secret of a list and for every
+// watcher of an event.
+func (r *REST) WithParsed(lookup func(name string) (*cluster.Cluster, bool)) *REST {
+	faster := *r
+	faster.parsed = lookup
+	return &faster
 }
 
 // New is an empty ClusterGateway.
@@ -116,6 +126,11 @@ func (r *REST) ConvertToTable(_ context.Context, object, options runtime.Object)
 }
 
 func (r *REST) render(secret *corev1.Secret) *v1alpha1.ClusterGateway {
+	if r.parsed != nil && secret.ResourceVersion != "" {
+		if c, ok := r.parsed(secret.Name); ok && c.UID == secret.UID && c.ResourceVersion == secret.ResourceVersion {
+			return c.ClusterGateway(secret)
+		}
+	}
 	return cluster.Render(secret, r.opts)
 }
 

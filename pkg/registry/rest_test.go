@@ -225,6 +225,29 @@ func TestOptionsReachTheHub(t *testing.T) {
 	}
 }
 
+func TestParsedIsUsedAtTheSameVersionOnly(t *testing.T) {
+	secret := newPKI(t).x509Secret("a")
+	other := version(secret, "1")
+	other.Data["endpoint"] = []byte("https://parsed:443")
+	held := cluster.Parse(other, cluster.ParseOptions{})
+	recreated := secret.DeepCopy()
+	recreated.UID = "uid-2"
+	hub := &recordingSecrets{list: &corev1.SecretList{Items: []corev1.Secret{*secret, *version(secret, "2"), *recreated, *newPKI(t).x509Secret("b")}}}
+	storage := NewREST(hub, cluster.ParseOptions{}).WithParsed(func(name string) (*cluster.Cluster, bool) { return held, name == "a" })
+	list, err := storage.List(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, gateway := range list.(*v1alpha1.ClusterGatewayList).Items {
+		got = append(got, gateway.Spec.Access.Endpoint.Const.Address)
+	}
+	want := []string{"https://parsed:443", "https://10.0.0.1:6443", "https://10.0.0.1:6443", "https://10.0.0.1:6443"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestGetOfAnotherSecretIsNotFound(t *testing.T) {
 	hub := &recordingSecrets{secret: &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "other"}}}
 	for name, get := range map[string]func() (runtime.Object, error){
