@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net/http"
 	"net/http/httptrace"
@@ -22,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	auditinternal "k8s.io/apiserver/pkg/apis/audit"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/klog/v2"
@@ -102,8 +105,8 @@ func NewHandler(cfg Config) *Handler {
 	h.ending, h.end = context.WithCancel(context.Background())
 	h.table = &table{
 		clusters: cfg.Clusters, metrics: cfg.Metrics, logger: cfg.Logger, slots: map[string]*slot{},
-		build: func(c *cluster.Cluster) (*transports, error) {
-			return newTransports(c, cfg.Dialers, cfg.DialTimeout, cfg.Metrics)
+		build: func(c *cluster.Cluster, s *series) (*transports, error) {
+			return newTransports(c, cfg.Dialers, cfg.DialTimeout, s)
 		},
 	}
 	buffers := newBufferPool()
@@ -113,9 +116,10 @@ func NewHandler(cfg Config) *Handler {
 			Transport:      roundTripperOf(use),
 			ModifyResponse: modifyResponse,
 			ErrorHandler:   h.handleError,
-			FlushInterval:  -1, // as it comes: watches and followed logs have nothing to wait for
-			BufferPool:     buffers,
-			ErrorLog:       log.New(logWriter{cfg.Logger}, "", 0),
+			// FlushInterval is left at 0: what has no Content-Length, as watches and followed logs, is flushed as it comes, and
+			// what has one goes out in as few pieces as may be.
+			BufferPool: buffers,
+			ErrorLog:   log.New(logWriter{cfg.Logger}, "", 0),
 		}
 	}
 	return h
@@ -152,16 +156,35 @@ type exchange struct {
 	target  target
 	kind    kind
 	lease   *lease
+	// sending is the context that the request is sent with.
+	sending context.Context
 	// code is the HTTP status of the answer, for metrics.
 	code int
-	// hasConn and hasSent are set by the transport, on a goroutine of its own.
-	hasConn, hasSent atomic.Bool
+	// upgraded is the connection to the cluster once it has left HTTP.
+	upgraded io.Closer
+	// hasConn and hasSent are set by the transport, on a goroutine of its own, and so is broken: the caller's request ended
+	// before it was complete.
+	hasConn, hasSent, broken atomic.Bool
 }
 
 var _ progress = (*exchange)(nil)
 
 func (x *exchange) connected() bool { return x.hasConn.Load() }
 func (x *exchange) sent() bool      { return x.hasSent.Load() }
+
+// body is the body of a caller's request.
+type body struct {
+	io.ReadCloser
+	x *exchange
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // readers return it as it is
+		b.x.broken.Store(true)
+	}
+	return n, err
+}
 
 type exchangeKey struct{}
 
@@ -178,35 +201,49 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		h.refuse(w, req, apierrors.NewBadRequest(fmt.Sprintf("the path must be %sNAME/proxy/PATH, with nothing escaped before PATH", basePath)))
 		return
 	}
-	// Classified before the cluster is known: its path prefix does not matter for what the request is.
-	k := h.classifier.classify(req, t.relativeURL(req.URL.RawQuery))
-	l, ok, within := h.table.acquire(t.cluster, !k.longRunning, h.cfg.MaxInFlight)
-	switch {
-	case !ok:
-		h.refuse(w, req, notFound(t.cluster))
-		return
-	case !within:
-		h.refuse(w, req, tooManyRequests(t.cluster, h.cfg.MaxInFlight))
+	if req.Method == http.MethodTrace {
+		// It makes whoever answers it repeat the request, with the gateway's credential.
+		h.refuse(w, req, apierrors.NewMethodNotSupported(v1alpha1.Resource("clustergateways/proxy"), req.Method))
 		return
 	}
-	defer l.release()
-	h.forward(w, req, &exchange{cluster: l.cluster, target: t, kind: k, lease: l})
+	// Classified before the cluster is known: its path prefix does not matter for what the request is.
+	k := h.classifier.classify(req, t.onEndpoint(&url.URL{}, req.URL))
+	l, err := h.table.acquire(t.cluster, !k.longRunning, h.cfg.MaxInFlight)
+	switch {
+	case errors.Is(err, errNoCluster):
+		h.refuse(w, req, notFound(t.cluster))
+	case errors.Is(err, errTooMany):
+		code := h.refuse(w, req, tooManyRequests(t.cluster, h.cfg.MaxInFlight))
+		l.slot.series.refused(string(l.cluster.Route), k, code)
+	case err != nil:
+		h.refuse(w, req, shuttingDown(t.cluster))
+	default:
+		defer l.release()
+		h.forward(w, req, &exchange{cluster: l.cluster, target: t, kind: k, lease: l})
+	}
 }
 
 func (h *Handler) forward(w http.ResponseWriter, req *http.Request, x *exchange) {
 	began := time.Now()
-	h.cfg.Metrics.begin(x.cluster.Name, string(x.cluster.Route))
-	defer func() { h.cfg.Metrics.end(x, time.Since(began)) }()
+	series, route := x.lease.slot.series, string(x.cluster.Route)
+	series.began(route)
+	defer func() { series.ended(route, x.kind, x.code, time.Since(began)) }()
 
 	if x.lease.err != nil {
 		x.code = h.refuse(w, req, h.buildFailure(x))
 		return
 	}
+	if x.target.leaves(x.cluster.Endpoint) {
+		x.code = h.refuse(w, req, apierrors.NewBadRequest(fmt.Sprintf(
+			"the path must not have \".\" or \"..\" segments: the API server of cluster %q lies below a path of its host", x.cluster.Name)))
+		return
+	}
 	ctx, cancel := h.bound(req.Context(), x.kind)
 	defer cancel()
-	ctx = httptrace.WithClientTrace(context.WithValue(ctx, exchangeKey{}, x), &httptrace.ClientTrace{
+	ctx = context.WithValue(ctx, exchangeKey{}, x)
+	x.sending = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:      func(httptrace.GotConnInfo) { x.hasConn.Store(true) },
-		WroteRequest: func(httptrace.WroteRequestInfo) { x.hasSent.Store(true) },
+		WroteRequest: func(info httptrace.WroteRequestInfo) { x.hasSent.Store(info.Err == nil) },
 	})
 	// The filters have set it for the gateway's own answers; the cluster says for itself how its answer may be cached.
 	w.Header().Del("Cache-Control")
@@ -214,7 +251,39 @@ func (h *Handler) forward(w http.ResponseWriter, req *http.Request, x *exchange)
 	if x.kind.verb == "connect" {
 		use = ForUpgrades
 	}
-	h.proxies[use].ServeHTTP(w, req.WithContext(ctx))
+	req = req.WithContext(ctx)
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = &body{ReadCloser: req.Body, x: x}
+	}
+	complete := false
+	defer func() {
+		if x.upgraded != nil {
+			_ = x.upgraded.Close() // ReverseProxy does not when it cannot hand it over
+		}
+		if !complete {
+			x.code = brokenOff(ctx, x)
+		}
+	}()
+	h.proxies[use].ServeHTTP(w, req)
+	complete = true
+}
+
+// codeBrokenOff, in metrics, is an answer that ended before it was complete; codeClientGone one that the client did not wait for.
+const (
+	codeBrokenOff  = 0
+	codeClientGone = 499
+)
+
+// brokenOff is the code of an answer that ReverseProxy could not bring to its end (http.ErrAbortHandler).
+func brokenOff(ctx context.Context, x *exchange) int {
+	switch {
+	case !errors.Is(context.Cause(ctx), context.Canceled):
+		return codeBrokenOff
+	case x.kind.longRunning:
+		return x.code // what it is for: the client ends it
+	default:
+		return codeClientGone
+	}
 }
 
 // bound gives a request its deadline, or, if it is long-running, an end when the gateway shuts down.
@@ -234,34 +303,49 @@ var errShuttingDown = errors.New("the gateway is shutting down")
 type roundTripperOf Use
 
 func (u roundTripperOf) RoundTrip(req *http.Request) (*http.Response, error) {
-	t := exchangeOf(req.Context()).lease.transports
+	x := exchangeOf(req.Context())
+	// Without the trace that ReverseProxy adds to pass on interim answers: their headers are not seen by modifyResponse, and the
+	// server in front of this one asks the client to continue by itself.
+	req = req.WithContext(x.sending)
 	if Use(u) == ForUpgrades {
-		return t.upgrades.RoundTrip(req)
+		return x.lease.transports.upgrades.RoundTrip(req)
 	}
-	return t.requests.RoundTrip(req)
+	return x.lease.transports.requests.RoundTrip(req)
 }
 
 func (h *Handler) rewrite(r *httputil.ProxyRequest) {
 	x := exchangeOf(r.In.Context())
 	// From the incoming request: ReverseProxy has dropped what it could not parse from the outgoing one's query.
-	r.Out.URL = x.target.onEndpoint(x.cluster.Endpoint, r.In.URL.RawQuery)
+	r.Out.URL = x.target.onEndpoint(x.cluster.Endpoint, r.In.URL)
 	r.Out.Host = ""
 	r.Out.Trailer = nil
 	stripRequest(r.Out.Header, h.cfg.IdentityHeaders)
+	// The audit logs of the cluster and of the gateway then name the request alike.
+	if id, ok := audit.AuditIDFrom(r.In.Context()); ok {
+		r.Out.Header.Set(auditinternal.HeaderAuditID, string(id))
+	}
 }
 
 // errCredentialRejected makes a 401 of the cluster an error of the gateway's.
 var errCredentialRejected = errors.New("the cluster rejected the gateway's credential")
 
+var errUnwantedUpgrade = errors.New("it switched to another protocol, which nobody asked it to")
+
 func modifyResponse(resp *http.Response) error {
 	x := exchangeOf(resp.Request.Context())
 	x.code = resp.StatusCode
-	if resp.StatusCode == http.StatusUnauthorized {
+	switch resp.StatusCode {
+	case http.StatusUnauthorized:
 		return errCredentialRejected
+	case http.StatusSwitchingProtocols:
+		x.upgraded = resp.Body
+		// ReverseProxy would take an upgrade to nothing for the answer to a request for none.
+		if !isUpgrade(resp.Request.Header) || !isUpgrade(resp.Header) {
+			return errUnwantedUpgrade
+		}
 	}
 	stripResponse(resp.Header)
-	rewriteLocation(resp.Header, x.cluster.Endpoint, x.target.prefix)
-	return nil
+	return rewriteLocation(resp, x.cluster.Endpoint, x.target.prefix)
 }
 
 func (h *Handler) handleError(w http.ResponseWriter, req *http.Request, err error) {
@@ -269,21 +353,31 @@ func (h *Handler) handleError(w http.ResponseWriter, req *http.Request, err erro
 	status := h.statusOf(req.Context(), x, err)
 	h.cfg.Logger.V(2).Info("A proxied request failed", "cluster", x.cluster.Name, "route", x.cluster.Route,
 		"verb", x.kind.verb, "code", status.ErrStatus.Code, "err", err)
+	// As the filters have it for the gateway's own answers; forward has removed it.
+	w.Header().Set("Cache-Control", "no-cache, private")
 	x.code = h.refuse(w, req, status)
 }
 
 func (h *Handler) statusOf(ctx context.Context, x *exchange, err error) *apierrors.StatusError {
-	if errors.Is(err, errCredentialRejected) {
+	var plugin *pluginError
+	_, known := h.cfg.Clusters.Get(x.cluster.Name)
+	switch {
+	case errors.Is(err, errCredentialRejected):
 		return rejectedCredential(x.cluster)
-	}
-	if _, known := h.cfg.Clusters.Get(x.cluster.Name); !known {
+	case !known:
 		// Its connections were closed because it was deleted.
 		return notFound(x.cluster.Name)
+	case errors.Is(context.Cause(ctx), errShuttingDown):
+		return shuttingDown(x.cluster.Name)
+	case x.broken.Load() && ctx.Err() == nil:
+		return clientGone(x.cluster)
+	case errors.As(err, &plugin):
+		return failedPlugin(x.cluster, plugin)
+	case errors.Is(err, errRedirect):
+		return redirected(x.cluster)
+	default:
+		return statusFor(ctx, x.cluster, err, x, h.cfg.RequestTimeout)
 	}
-	if errors.Is(context.Cause(ctx), errShuttingDown) {
-		return apierrors.NewServiceUnavailable(errShuttingDown.Error())
-	}
-	return statusFor(ctx, x.cluster, err, x, h.cfg.RequestTimeout)
 }
 
 func (h *Handler) buildFailure(x *exchange) *apierrors.StatusError {
@@ -297,11 +391,6 @@ func (h *Handler) buildFailure(x *exchange) *apierrors.StatusError {
 // refuse writes a Status in the form that the client accepts, and returns its code.
 func (h *Handler) refuse(w http.ResponseWriter, req *http.Request, err *apierrors.StatusError) int {
 	return responsewriters.ErrorNegotiated(err, h.serializer, schema.GroupVersion{Version: "v1"}, w, req)
-}
-
-// relativeURL is what t asks for on a cluster whose API server is at the root of its host.
-func (t target) relativeURL(rawQuery string) *url.URL {
-	return t.onEndpoint(&url.URL{}, rawQuery)
 }
 
 // bufferPool lends ReverseProxy the buffers that it copies bodies with.

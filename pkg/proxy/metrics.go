@@ -5,6 +5,7 @@ package proxy
 
 import (
 	"strconv"
+	"sync"
 	"time"
 
 	"k8s.io/component-base/metrics"
@@ -67,29 +68,65 @@ func (m *Metrics) SetAgents(cluster string, n int) {
 	m.agents.WithLabelValues(cluster).Set(float64(n))
 }
 
-func (m *Metrics) begin(cluster, route string) { m.inFlight.WithLabelValues(cluster, route).Inc() }
+// series are the metrics of one registered cluster. They end with it: what is still under way then is not counted any more, so
+// that it does not bring back what was dropped.
+type series struct {
+	metrics *Metrics
+	cluster string
 
-func (m *Metrics) end(x *exchange, elapsed time.Duration) {
-	name, route := x.cluster.Name, string(x.cluster.Route)
-	m.inFlight.WithLabelValues(name, route).Dec()
-	m.requests.WithLabelValues(name, route, x.kind.verb, strconv.Itoa(x.code)).Inc()
-	if !x.kind.longRunning {
-		m.requestDuration.WithLabelValues(name, route, x.kind.verb).Observe(elapsed.Seconds())
+	mu   sync.RWMutex
+	gone bool
+}
+
+// record calls f unless the cluster is gone.
+func (s *series) record(f func(m *Metrics)) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if !s.gone {
+		f(s.metrics)
 	}
 }
 
-func (m *Metrics) dialled(cluster, route, stage, result string, elapsed time.Duration) {
-	m.dials.WithLabelValues(cluster, route, stage, result).Inc()
-	m.dialDuration.WithLabelValues(cluster, route).Observe(elapsed.Seconds())
+func (s *series) began(route string) {
+	s.record(func(m *Metrics) { m.inFlight.WithLabelValues(s.cluster, route).Inc() })
 }
 
-// forget drops the series of a cluster that is no more.
-func (m *Metrics) forget(cluster string) {
-	match := map[string]string{"cluster": cluster}
-	m.requests.DeletePartialMatch(match)
-	m.requestDuration.DeletePartialMatch(match)
-	m.inFlight.DeletePartialMatch(match)
-	m.dials.DeletePartialMatch(match)
-	m.dialDuration.DeletePartialMatch(match)
-	m.connections.DeletePartialMatch(match)
+func (s *series) ended(route string, k kind, code int, elapsed time.Duration) {
+	s.record(func(m *Metrics) {
+		m.inFlight.WithLabelValues(s.cluster, route).Dec()
+		m.requests.WithLabelValues(s.cluster, route, k.verb, strconv.Itoa(code)).Inc()
+		if !k.longRunning {
+			m.requestDuration.WithLabelValues(s.cluster, route, k.verb).Observe(elapsed.Seconds())
+		}
+	})
+}
+
+// refused counts a request that was not sent.
+func (s *series) refused(route string, k kind, code int) {
+	s.record(func(m *Metrics) { m.requests.WithLabelValues(s.cluster, route, k.verb, strconv.Itoa(code)).Inc() })
+}
+
+func (s *series) dialled(route, stage, result string, elapsed time.Duration) {
+	s.record(func(m *Metrics) {
+		m.dials.WithLabelValues(s.cluster, route, stage, result).Inc()
+		m.dialDuration.WithLabelValues(s.cluster, route).Observe(elapsed.Seconds())
+	})
+}
+
+func (s *series) connected(route string, n float64) {
+	s.record(func(m *Metrics) { m.connections.WithLabelValues(s.cluster, route).Add(n) })
+}
+
+// end drops the series.
+func (s *series) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = true
+	match := map[string]string{"cluster": s.cluster}
+	s.metrics.requests.DeletePartialMatch(match)
+	s.metrics.requestDuration.DeletePartialMatch(match)
+	s.metrics.inFlight.DeletePartialMatch(match)
+	s.metrics.dials.DeletePartialMatch(match)
+	s.metrics.dialDuration.DeletePartialMatch(match)
+	s.metrics.connections.DeletePartialMatch(match)
 }

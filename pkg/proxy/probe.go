@@ -6,14 +6,14 @@ package proxy
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"k8s.io/apimachinery/pkg/version"
-
-	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
 // maxProbeBody bounds what is read of an answer to a probe.
@@ -23,9 +23,12 @@ const maxProbeBody = 64 << 10
 // answer took, and what a request would have been answered if there was none, as an *apierrors.StatusError. Without
 // a deadline in ctx it takes Config.RequestTimeout at most.
 func (h *Handler) Probe(ctx context.Context, name string) (gitVersion string, latency time.Duration, err error) {
-	l, ok, _ := h.table.acquire(name, false, 0)
-	if !ok {
+	l, err := h.table.acquire(name, false, 0)
+	switch {
+	case errors.Is(err, errNoCluster):
 		return "", 0, notFound(name)
+	case err != nil:
+		return "", 0, shuttingDown(name)
 	}
 	defer l.release()
 	x := &exchange{cluster: l.cluster, lease: l, kind: kind{verb: "get"}, target: target{cluster: name, rawPath: "/version"}}
@@ -34,19 +37,29 @@ func (h *Handler) Probe(ctx context.Context, name string) (gitVersion string, la
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.RequestTimeout, errDeadline)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, x.target.onEndpoint(l.cluster.Endpoint, "").String(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, x.target.onEndpoint(l.cluster.Endpoint, &url.URL{}).String(), nil)
 	if err != nil {
 		return "", 0, err
 	}
 	began := time.Now()
-	gitVersion, err = askVersion(l.transports.requests, req, l.cluster)
-	if err != nil {
+	gitVersion, err = askVersion(l.transports.requests, req)
+	var answer *answerError
+	switch {
+	case errors.As(err, &answer):
+		return "", 0, newStatus(http.StatusBadGateway, StatusReasonBadGateway, name, CauseResponse,
+			fmt.Sprintf("cluster %q: GET /version: %s", name, answer.problem))
+	case err != nil:
 		return "", 0, h.statusOf(ctx, x, err)
 	}
 	return gitVersion, time.Since(began), nil
 }
 
-func askVersion(rt http.RoundTripper, req *http.Request, c *cluster.Cluster) (string, error) {
+// answerError is an answer that is not that of an API server which works.
+type answerError struct{ problem string }
+
+func (e *answerError) Error() string { return e.problem }
+
+func askVersion(rt http.RoundTripper, req *http.Request) (string, error) {
 	resp, err := rt.RoundTrip(req)
 	if err != nil {
 		return "", err
@@ -59,11 +72,11 @@ func askVersion(rt http.RoundTripper, req *http.Request, c *cluster.Cluster) (st
 	case resp.StatusCode == http.StatusUnauthorized:
 		return "", errCredentialRejected
 	case resp.StatusCode != http.StatusOK:
-		return "", fmt.Errorf("GET /version: the API server of cluster %q answered %s", c.Name, resp.Status)
+		return "", &answerError{"it answered " + brief(errors.New(resp.Status))}
 	}
 	var v version.Info
 	if err := json.Unmarshal(body, &v); err != nil {
-		return "", fmt.Errorf("GET /version: what cluster %q answered is no version of an API server: %w", c.Name, err)
+		return "", &answerError{"what it answered is no version of an API server: " + brief(err)}
 	}
 	return v.GitVersion, nil
 }

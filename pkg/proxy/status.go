@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -77,6 +76,26 @@ func tooManyRequests(name string, limit int) *apierrors.StatusError {
 		fmt.Sprintf("cluster %q already has %d requests in flight through this gateway, which is the limit; try again", name, limit))
 }
 
+func shuttingDown(name string) *apierrors.StatusError {
+	return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, name, CauseRequest,
+		fmt.Sprintf("cluster %q: %v; try again", name, errShuttingDown))
+}
+
+// clientGone is read by nobody, but logs and metrics tell it from a failure of the cluster.
+func clientGone(c *cluster.Cluster) *apierrors.StatusError {
+	return newStatus(codeClientGone, metav1.StatusReasonUnknown, c.Name, CauseRequest, "the client went away before the answer")
+}
+
+func failedPlugin(c *cluster.Cluster, err *pluginError) *apierrors.StatusError {
+	return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseCredential,
+		fmt.Sprintf("cluster %q: there is no credential for it: %v", c.Name, err))
+}
+
+func redirected(c *cluster.Cluster) *apierrors.StatusError {
+	return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseResponse,
+		fmt.Sprintf("cluster %q answered with a redirect to another place than itself, which is not passed on", c.Name))
+}
+
 // errDeadline is the cause of a context that ended because the gateway gave a request no more time.
 var errDeadline = errors.New("the time for the request is over")
 
@@ -89,18 +108,28 @@ type progress interface {
 // statusFor turns the failure of a round trip into what the caller is told.
 func statusFor(ctx context.Context, c *cluster.Cluster, err error, p progress, limit time.Duration) *apierrors.StatusError {
 	var de *dialer.Error
+	deadline := errors.Is(context.Cause(ctx), errDeadline)
 	switch {
+	case ctx.Err() != nil && !deadline:
+		return clientGone(c)
 	case errors.As(err, &de):
 		return dialStatus(c, de)
-	case errors.Is(context.Cause(ctx), errDeadline):
+	case deadline:
 		return timeoutStatus(c, p, limit)
-	case ctx.Err() != nil:
-		// The caller is gone; nobody reads this, but logs and metrics tell it from a failure of the cluster.
-		return newStatus(499, metav1.StatusReasonUnknown, c.Name, CauseRequest, "the client went away before the answer")
 	default:
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseResponse,
-			fmt.Sprintf("the connection to cluster %q broke before its answer was complete: %v", c.Name, err))
+			fmt.Sprintf("the connection to cluster %q broke before its answer was complete: %s", c.Name, brief(err)))
 	}
+}
+
+// brief is an error's text, without the whole of what a cluster may have put into it.
+func brief(err error) string {
+	const limit = 512
+	text := err.Error()
+	if len(text) > limit {
+		text = strings.ToValidUTF8(text[:limit], "") + "…"
+	}
+	return text
 }
 
 func timeoutStatus(c *cluster.Cluster, p progress, limit time.Duration) *apierrors.StatusError {
@@ -125,6 +154,9 @@ func dialStatus(c *cluster.Cluster, e *dialer.Error) *apierrors.StatusError {
 	case e.Stage == dialer.StageTunnel:
 		return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, c.Name, CauseTunnel,
 			fmt.Sprintf("cluster %q: the tunnel cannot be used: %v", c.Name, e.Err))
+	case errors.Is(e.Err, context.DeadlineExceeded):
+		return newStatus(http.StatusGatewayTimeout, metav1.StatusReasonTimeout, c.Name, causeOf(e.Stage),
+			fmt.Sprintf("cluster %q: no answer in time from %s: %s", c.Name, e.Address, e.Err))
 	case e.Stage == dialer.StageAgent:
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseAgent,
 			fmt.Sprintf("cluster %q: the agent was asked to connect to %s: %v", c.Name, e.Address, e.Err))
@@ -133,23 +165,29 @@ func dialStatus(c *cluster.Cluster, e *dialer.Error) *apierrors.StatusError {
 			fmt.Sprintf("cluster %q: TLS with the API server at %s failed: %s", c.Name, e.Address, explainTLS(c, e.Err)))
 	default:
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseEndpoint,
-			fmt.Sprintf("cluster %q: the API server at %s cannot be reached: %s", c.Name, e.Address, explainDial(e.Err)))
+			fmt.Sprintf("cluster %q: the API server at %s cannot be reached: %s", c.Name, e.Address, brief(e.Err)))
 	}
 }
 
-func explainDial(err error) string {
-	var ne net.Error
-	if errors.As(err, &ne) && ne.Timeout() {
-		return "no answer in time: " + err.Error()
+// causeOf is the stage of a dial as a type of cause.
+func causeOf(stage dialer.Stage) metav1.CauseType {
+	switch stage {
+	case dialer.StageTunnel:
+		return CauseTunnel
+	case dialer.StageAgent:
+		return CauseAgent
+	case dialer.StageTLS:
+		return CauseTLS
+	default:
+		return CauseEndpoint
 	}
-	return err.Error()
 }
 
 // explainTLS says what was expected and what was presented.
 func explainTLS(c *cluster.Cluster, err error) string {
 	var verification *tls.CertificateVerificationError
 	if !errors.As(err, &verification) || len(verification.UnverifiedCertificates) == 0 {
-		return err.Error()
+		return brief(err)
 	}
 	leaf := verification.UnverifiedCertificates[0]
 	var unknown x509.UnknownAuthorityError

@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"errors"
 	"sync"
 
 	"k8s.io/klog/v2"
@@ -19,20 +20,26 @@ type ClusterGetter interface {
 // table holds the entry of each cluster that has been asked for.
 type table struct {
 	clusters ClusterGetter
-	build    func(*cluster.Cluster) (*transports, error)
+	build    func(*cluster.Cluster, *series) (*transports, error)
 	metrics  *Metrics
 	logger   klog.Logger
 
-	mu    sync.RWMutex
-	slots map[string]*slot
+	// mu may be held while a slot's is taken, and not the other way round.
+	mu     sync.RWMutex
+	slots  map[string]*slot
+	closed bool
 }
 
 // slot is the place of one cluster in the table, over all its versions. Its lock makes one step of looking the cluster up and
 // taking its entry, so that no request takes an entry of an older version than it, or a request before it, has seen.
 type slot struct {
+	series *series
+
 	mu      sync.Mutex
 	current *entry
 	gone    bool // removed from the table; look again
+	// draining are the entries that have been replaced and still serve what they had in flight.
+	draining map[*entry]struct{}
 	// ordinary counts requests in flight that are not long-running, against the limit.
 	ordinary int
 }
@@ -58,28 +65,39 @@ type lease struct {
 	ordinary bool
 }
 
-// acquire returns the current entry of a cluster. ok is false when there is no such cluster. within is false when ordinary is
-// set and the cluster has limit ordinary requests in flight already; there is nothing to release then.
-func (t *table) acquire(name string, ordinary bool, limit int) (l *lease, ok, within bool) {
+// Why there is no lease.
+var (
+	errNoCluster = errors.New("there is no such cluster")
+	errTooMany   = errors.New("the cluster has too many requests in flight")
+)
+
+// acquire returns the current entry of a cluster. It fails with errNoCluster, or, when ordinary is set and the cluster has limit
+// ordinary requests in flight already, with errTooMany; or with errShuttingDown. With errTooMany the lease says which cluster it
+// is; there is nothing to release.
+func (t *table) acquire(name string, ordinary bool, limit int) (*lease, error) {
 	for {
-		c, known := t.clusters.Get(name)
-		if !known {
-			return nil, false, false
+		if _, known := t.clusters.Get(name); !known {
+			return nil, errNoCluster
 		}
 		s := t.slot(name)
+		if s == nil {
+			return nil, errShuttingDown
+		}
 		s.mu.Lock()
 		if s.gone {
 			s.mu.Unlock()
 			continue
 		}
 		// Once more, under the lock: the one above may have been overtaken.
-		if c, known = t.clusters.Get(name); !known {
+		c, known := t.clusters.Get(name)
+		if !known {
 			s.mu.Unlock()
-			return nil, false, false
+			t.dropUnused(name, s)
+			return nil, errNoCluster
 		}
 		if ordinary && limit > 0 && s.ordinary >= limit {
 			s.mu.Unlock()
-			return &lease{entry: &entry{cluster: c}}, true, false
+			return &lease{entry: &entry{cluster: c}, slot: s}, errTooMany
 		}
 		idle := t.renewLocked(s, c)
 		e := s.current
@@ -89,10 +107,11 @@ func (t *table) acquire(name string, ordinary bool, limit int) (l *lease, ok, wi
 		}
 		s.mu.Unlock()
 		t.dispose(idle)
-		return &lease{entry: e, table: t, slot: s, ordinary: ordinary}, true, true
+		return &lease{entry: e, table: t, slot: s, ordinary: ordinary}, nil
 	}
 }
 
+// slot returns the place of a cluster; nil when the table is closed.
 func (t *table) slot(name string) *slot {
 	t.mu.RLock()
 	s := t.slots[name]
@@ -102,11 +121,27 @@ func (t *table) slot(name string) *slot {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		return nil
+	}
 	if s = t.slots[name]; s == nil {
-		s = &slot{}
+		s = &slot{series: &series{metrics: t.metrics, cluster: name}}
 		t.slots[name] = s
 	}
 	return s
+}
+
+// dropUnused takes back a slot that was made for a cluster which was deleted before it got an entry: nobody will tell of its
+// deletion again.
+func (t *table) dropUnused(name string, s *slot) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.slots[name] == s && s.current == nil && len(s.draining) == 0 {
+		s.gone = true
+		delete(t.slots, name)
+	}
 }
 
 // renewLocked makes sure that s.current is of the version c. It returns the former entry if that is to be disposed of now.
@@ -117,7 +152,7 @@ func (t *table) renewLocked(s *slot, c *cluster.Cluster) *entry {
 	idle := s.retireLocked()
 	e := &entry{cluster: c, err: c.Err()}
 	if e.err == nil {
-		if e.transports, e.err = t.build(c); e.err == nil {
+		if e.transports, e.err = t.build(c, s.series); e.err == nil {
 			t.metrics.transports.Inc()
 		}
 	}
@@ -134,6 +169,10 @@ func (s *slot) retireLocked() *entry {
 	}
 	e.retired = true
 	if e.refs > 0 {
+		if s.draining == nil {
+			s.draining = map[*entry]struct{}{}
+		}
+		s.draining[e] = struct{}{}
 		return nil
 	}
 	return e
@@ -146,28 +185,30 @@ func (t *table) changed(name string, c *cluster.Cluster) {
 	s := t.slots[name]
 	if s != nil && c == nil {
 		delete(t.slots, name)
+		// Before a cluster of the same name can have series of its own.
+		s.series.end()
 	}
 	t.mu.Unlock()
 	if s == nil {
 		return
 	}
 	s.mu.Lock()
-	var close *entry
+	var ended []*entry
 	switch {
 	case c == nil:
 		s.gone = true
-		close = s.current
-		s.current = nil
-		if close != nil {
-			close.retired = true
+		if idle := s.retireLocked(); idle != nil {
+			ended = append(ended, idle)
+		}
+		for e := range s.draining {
+			ended = append(ended, e)
 		}
 	case s.current != nil && s.current.cluster.Fingerprint() != c.Fingerprint():
-		close = s.retireLocked()
+		ended = append(ended, s.retireLocked())
 	}
 	s.mu.Unlock()
-	t.dispose(close)
-	if c == nil {
-		t.metrics.forget(name)
+	for _, e := range ended {
+		t.dispose(e)
 	}
 }
 
@@ -181,6 +222,7 @@ func (l *lease) release() {
 	var idle *entry
 	if l.refs == 0 && l.retired {
 		idle = l.entry
+		delete(l.slot.draining, l.entry)
 	}
 	l.slot.mu.Unlock()
 	l.table.dispose(idle)
@@ -199,14 +241,15 @@ func (t *table) dispose(e *entry) {
 	})
 }
 
-// closeAll closes everything, in flight or not.
+// closeAll closes everything, in flight or not, for good.
 func (t *table) closeAll() {
-	t.mu.RLock()
+	t.mu.Lock()
+	t.closed = true
 	names := make([]string, 0, len(t.slots))
 	for name := range t.slots {
 		names = append(names, name)
 	}
-	t.mu.RUnlock()
+	t.mu.Unlock()
 	for _, name := range names {
 		t.changed(name, nil)
 	}

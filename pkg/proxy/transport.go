@@ -7,17 +7,14 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
+	"maps"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
-	clientauthentication "k8s.io/client-go/pkg/apis/clientauthentication"
-	"k8s.io/client-go/plugin/pkg/client/auth/exec"
-	"k8s.io/client-go/transport"
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
@@ -53,7 +50,7 @@ type transports struct {
 	idle               []*http.Transport
 }
 
-func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.Duration, m *Metrics) (t *transports, err error) {
+func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.Duration, s *series) (t *transports, err error) {
 	t = &transports{}
 	defer func() {
 		if err != nil {
@@ -84,11 +81,16 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 				return cert, err
 			}
 		}
-		establish := &establisher{cluster: c, dialer: d, tls: config, timeout: dialTimeout, metrics: m}
+		establish := &establisher{cluster: c, dial: d.DialContext, tls: config, timeout: dialTimeout, series: s}
+		if auth.track != nil {
+			if establish.dial, err = auth.track(d.DialContext); err != nil {
+				return t, err
+			}
+		}
 		plain := newHTTPTransport(establish, use)
 		t.idle = append(t.idle, plain)
 		if use == ForRequests {
-			t.requests = auth.wrap(plain)
+			t.requests = auth.wrap(&firstConnection{next: plain, open: &establish.open})
 		} else {
 			t.upgrades = auth.wrap(plain)
 		}
@@ -136,96 +138,103 @@ func (t *transports) close() error {
 // establisher makes connections to one API server: dial, then TLS.
 type establisher struct {
 	cluster *cluster.Cluster
-	dialer  dialer.Dialer
+	dial    dialer.DialFunc
 	tls     *tls.Config
 	// timeout bounds both steps together: http.Transport does not pass on the deadline of the request that wants the
-	// connection.
+	// connection, nor its end.
 	timeout time.Duration
-	metrics *Metrics
+	series  *series
+	// open counts the connections over which TLS stands.
+	open atomic.Int64
 }
 
 func (e *establisher) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
-	conn, err := e.dial(ctx, network, address)
+	conn, err := e.connect(ctx, network, address)
 	stage, result := "", "success"
-	var de *dialer.Error
-	if errors.As(err, &de) {
-		stage, result = string(de.Stage), "failure"
+	if err != nil {
+		result = "failure"
+		var de *dialer.Error
+		if errors.As(err, &de) {
+			stage = string(de.Stage)
+		}
 	}
-	e.metrics.dialled(e.cluster.Name, string(e.cluster.Route), stage, result, time.Since(began))
+	e.series.dialled(string(e.cluster.Route), stage, result, time.Since(began))
 	if err != nil {
 		return nil, err
 	}
 	return conn, nil
 }
 
-func (e *establisher) dial(ctx context.Context, network, address string) (*tls.Conn, error) {
-	raw, err := e.dialer.DialContext(ctx, network, address)
+func (e *establisher) connect(ctx context.Context, network, address string) (*tls.Conn, error) {
+	raw, err := e.dial(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	conn := tls.Client(e.counted(raw), e.tls)
+	counted := e.counted(raw)
+	conn := tls.Client(counted, e.tls)
 	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = conn.NetConn().Close() // the handshake's error is the one that matters
+		_ = counted.Close() // the handshake's error is the one that matters
 		return nil, &dialer.Error{Cluster: e.cluster.Name, Stage: dialer.StageTLS, Address: address, Err: err}
 	}
+	counted.ready()
 	return conn, nil
 }
 
-func (e *establisher) counted(c net.Conn) net.Conn {
-	gauge := e.metrics.connections.WithLabelValues(e.cluster.Name, string(e.cluster.Route))
-	gauge.Inc()
-	return &countedConn{Conn: c, closed: sync.OnceFunc(gauge.Dec)}
+func (e *establisher) counted(c net.Conn) *countedConn {
+	e.series.connected(string(e.cluster.Route), 1)
+	return &countedConn{Conn: c, owner: e}
 }
 
+// countedConn is a connection of an establisher.
 type countedConn struct {
 	net.Conn
-	closed func()
+	owner  *establisher
+	usable atomic.Bool
+	once   sync.Once
+}
+
+// ready says that TLS stands. Call it once, before Close can be called.
+func (c *countedConn) ready() {
+	c.usable.Store(true)
+	c.owner.open.Add(1)
 }
 
 func (c *countedConn) Close() error {
-	c.closed()
+	c.once.Do(func() {
+		if c.usable.Load() {
+			c.owner.open.Add(-1)
+		}
+		c.owner.series.connected(string(c.owner.cluster.Route), -1)
+	})
 	return c.Conn.Close()
 }
 
 // authenticator adds a cluster's credential to requests and handshakes. X.509 pairs are in Cluster.TLSConfig already.
 type authenticator struct {
-	wrap              func(http.RoundTripper) http.RoundTripper
+	wrap func(http.RoundTripper) http.RoundTripper
+	// clientCertificate and track are nil unless a plugin may give out certificates; track makes a dial function whose
+	// connections are closed when the certificate is another: they would go on to present the former one.
 	clientCertificate func() (*tls.Certificate, error)
+	track             func(dialer.DialFunc) (dialer.DialFunc, error)
 }
 
 func newAuthenticator(c *cluster.Cluster) (authenticator, error) {
-	none := authenticator{wrap: func(rt http.RoundTripper) http.RoundTripper { return rt }}
 	if token := c.Credential.BearerToken(); token != "" {
-		value := "Bearer " + token
+		value := []string{"Bearer " + token}
 		return authenticator{wrap: func(rt http.RoundTripper) http.RoundTripper { return &bearer{value: value, next: rt} }}, nil
 	}
-	plugin := c.Credential.Exec()
-	if plugin == nil {
-		return none, nil
+	if plugin := c.Credential.Exec(); plugin != nil {
+		return newPluginAuthenticator(c, plugin)
 	}
-	e, err := exec.GetAuthenticator(plugin, &clientauthentication.Cluster{
-		Server: c.Endpoint.String(), TLSServerName: c.ServerName, InsecureSkipTLSVerify: c.Insecure, CertificateAuthorityData: c.CAData,
-	})
-	if err != nil {
-		return none, fmt.Errorf("the exec credential plugin: %w", err)
-	}
-	var config transport.Config
-	if err := e.UpdateTransportConfig(&config); err != nil {
-		return none, fmt.Errorf("the exec credential plugin: %w", err)
-	}
-	a := authenticator{wrap: config.WrapTransport}
-	if config.TLS.GetCertHolder != nil {
-		a.clientCertificate = config.TLS.GetCertHolder.GetCert
-	}
-	return a, nil
+	return authenticator{wrap: func(rt http.RoundTripper) http.RoundTripper { return rt }}, nil
 }
 
 // bearer sets the Authorization header of each request.
 type bearer struct {
-	value string
+	value []string
 	next  http.RoundTripper
 }
 
@@ -236,10 +245,8 @@ func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
 	// changed.
 	out := *req
 	out.Header = make(http.Header, len(req.Header)+1)
-	for name, values := range req.Header {
-		out.Header[name] = slices.Clip(values)
-	}
-	out.Header["Authorization"] = []string{b.value}
+	maps.Copy(out.Header, req.Header)
+	out.Header["Authorization"] = b.value
 	return b.next.RoundTrip(&out)
 }
 
