@@ -1,0 +1,50 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"testing"
+	"time"
+
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// impatientRoutes are the three routes by gateways that give an ordinary request and a dial little time. They have the hubs, and so
+// the clusters, of the shared ones, and no APIService: their own endpoint is their only door. They go with the test.
+func (e *env) impatientRoutes(t *testing.T, limit time.Duration) []route {
+	t.Helper()
+	ctx := bounded(t, caseTimeout)
+	start := func(o lab.GatewayOptions) *lab.Gateway {
+		o.Binary, o.Verbosity = e.binary, verbosity
+		o.ExtraArgs = []string{"--proxy-request-timeout=" + limit.String(), "--proxy-dial-timeout=" + limit.String()}
+		g, err := e.lab.StartGateway(ctx, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stopAfter(t, g)
+		return g
+	}
+	embedded := start(lab.GatewayOptions{Name: "impatient-embedded", Hub: e.embeddedHub})
+	external := start(lab.GatewayOptions{Name: "impatient-external", Hub: e.externalHub, Konnectivity: e.konnectivity})
+	agent, err := embedded.StartAgent(ctx, "edge", e.edge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopAfter(t, agent)
+	return []route{
+		{"direct", "direct", embedded, e.direct, lab.ViaOwnEndpoint},
+		{"embedded", "edge", embedded, e.edge, lab.ViaOwnEndpoint},
+		{"external", "edge", external, e.edge, lab.ViaOwnEndpoint},
+	}
+}
+
+// stopAfter stops a process with the test.
+func stopAfter(t *testing.T, process interface{ Stop() error }) {
+	t.Helper()
+	t.Cleanup(func() {
+		if err := process.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}

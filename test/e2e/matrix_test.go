@@ -1,0 +1,66 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"testing"
+)
+
+// oneCase is one thing that people do with a cluster.
+type oneCase struct {
+	name string
+	run  func(ctx context.Context, t *testing.T, s *site)
+}
+
+// matrix is what must work by every route and every door.
+func matrix() []oneCase {
+	return []oneCase{
+		// Objects (objects_test.go).
+		{"get", testGet},
+		{"get -w", testGetWatch},
+		{"wait", testWait},
+		{"create", testCreate},
+		{"apply", testApply},
+		{"apply --server-side", testApplyServerSide},
+		{"apply --dry-run=server", testApplyDryRun},
+		{"create --dry-run=server", testCreateDryRun},
+		{"patch", testPatch},
+		{"delete", testDelete},
+
+		// Streams (streams_test.go).
+		{"logs", testLogs},
+		{"logs -f", testLogsFollow},
+		{"exec over WebSocket", testExecWebSocket},
+		{"exec over SPDY", testExecSPDY},
+		{"attach", testAttach},
+		{"cp both ways", testCopy},
+		{"port-forward over WebSocket", testPortForwardWebSocket},
+		{"port-forward over SPDY", testPortForwardSPDY},
+
+		// What the API server says of itself (discovery_test.go).
+		{"version", testVersion},
+		{"api-resources", testAPIResources},
+		{"explain", testExplain},
+		{"auth", testAuth},
+		{"top-level paths", testTopLevelPaths},
+
+		// Amounts and odd requests (requests_test.go).
+		{"chunked list", testChunkedList},
+		{"informer", testInformer},
+		{"large object", testLargeObject},
+		{"large list", testLargeList},
+		{"odd queries", testOddQueries},
+		{"escaped paths", testEscapedPaths},
+	}
+}
+
+func TestMatrix(t *testing.T) {
+	forEachRoute(t, func(t *testing.T, r route) {
+		s := newSite(t, r)
+		for _, c := range matrix() {
+			t.Run(c.name, func(t *testing.T) { c.run(bounded(t, caseTimeout), t, s) })
+		}
+	})
+}

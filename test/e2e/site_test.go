@@ -1,0 +1,121 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// caseTimeout bounds every sub-test that does not say otherwise.
+const caseTimeout = 90 * time.Second
+
+// podName is the Pod that every site has.
+const podName = "pod"
+
+// site is where the cases of the matrix run: a route, and on its cluster a namespace that nobody else uses, with one Pod. What a
+// case finds on the cluster it can compare with what the cluster says when it is asked directly (target).
+type site struct {
+	route
+	kubectl   *kubectl
+	namespace string
+	// config and client reach the cluster by the route.
+	config *rest.Config
+	client kubernetes.Interface
+}
+
+// newSite makes a site, which goes with the test.
+func newSite(t *testing.T, r route) *site {
+	t.Helper()
+	ctx := bounded(t, caseTimeout)
+	config := r.gateway.ClusterRESTConfig(r.cluster, r.door)
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	namespace := newNamespace(ctx, t, r.target.Client())
+	if _, err := r.target.RunPod(ctx, namespace, podName); err != nil {
+		t.Fatal(err)
+	}
+	return &site{
+		route: r, kubectl: newKubectl(t, config, "--namespace", namespace),
+		namespace: namespace, config: config, client: client,
+	}
+}
+
+// newNamespace makes a namespace, which goes with the test; nobody waits until it is gone.
+func newNamespace(ctx context.Context, t *testing.T, client kubernetes.Interface) string {
+	t.Helper()
+	namespace, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), caseTimeout)
+		defer cancel()
+		if err := client.CoreV1().Namespaces().Delete(ctx, namespace.Name, metav1.DeleteOptions{}); err != nil {
+			t.Errorf("deleting namespace %s: %v", namespace.Name, err)
+		}
+	})
+	return namespace.Name
+}
+
+// bounded is the test's context with an end.
+func bounded(t *testing.T, timeout time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// within polls until a condition holds, which says why it does not yet. It returns how long that took.
+func within(t *testing.T, timeout time.Duration, what string, condition func() error) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for {
+		err := condition()
+		if err == nil {
+			return time.Since(began)
+		}
+		if time.Since(began) > timeout {
+			t.Fatalf("%s: not within %s: %v", what, timeout, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// writeKubeconfig writes what kubectl needs to do as config says, and returns the path.
+func writeKubeconfig(t *testing.T, config *rest.Config) string {
+	t.Helper()
+	kubeconfig := clientcmdapi.NewConfig()
+	kubeconfig.Clusters["cluster"] = &clientcmdapi.Cluster{Server: config.Host, CertificateAuthorityData: config.CAData}
+	kubeconfig.AuthInfos["user"] = &clientcmdapi.AuthInfo{Token: config.BearerToken, ClientCertificateData: config.CertData, ClientKeyData: config.KeyData}
+	kubeconfig.Contexts["context"] = &clientcmdapi.Context{Cluster: "cluster", AuthInfo: "user"}
+	kubeconfig.CurrentContext = "context"
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*kubeconfig, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// writeFile writes a file into a folder that goes with the test.
+func writeFile(t *testing.T, name string, content []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
