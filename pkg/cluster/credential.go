@@ -64,8 +64,7 @@ func (p *parser) x509Pair() {
 		s.expiry = certs[0].NotAfter
 	}
 	if p.privateKey() && certOK {
-		p.key = p.secret.Data[keyKey]
-		pair, err := tls.X509KeyPair(s.certPEM, p.key)
+		pair, err := tls.X509KeyPair(s.certPEM, p.secret.Data[keyKey])
 		if err != nil {
 			p.fault(keyKey, "does not match the first certificate of %s", keyCert)
 			return

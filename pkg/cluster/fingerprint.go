@@ -43,8 +43,7 @@ func (p *parser) hashValid(h fields) {
 	}
 	s := c.Credential.hidden()
 	h.text(s.token)
-	h.bytes(s.certPEM)
-	h.bytes(p.key)
+	h.bytes(s.certPEM) // and so the key: there is one that belongs to it
 	if s.exec != nil {
 		// Every field that Parse reads from the Secret is in the JSON; it cannot fail, having been made from JSON.
 		text, _ := json.Marshal(s.exec)

@@ -155,7 +155,7 @@ func checkHidden(t *testing.T, secret *corev1.Secret, opts ParseOptions) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public = fmt.Appendf(public, "%v %+v %v %s", other, other.Err(), bare.Data, secret.Data["ca.crt"])
+	public = fmt.Appendf(public, "%v %+v %v %v %s", other, other.Err(), bare.Data, bare.Labels, secret.Data["ca.crt"])
 	for key, value := range hidden {
 		value = bytes.TrimSpace(value)
 		if len(value) < minGuarded {

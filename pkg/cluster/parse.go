@@ -91,8 +91,6 @@ type parser struct {
 
 	// serverNameDefault is the name to verify when the Secret names none.
 	serverNameDefault string
-	// key is tls.key as it was, for the fingerprint.
-	key []byte
 }
 
 // fault records what is wrong with a key. The message must not hold the value of a secret key, and values of others only
