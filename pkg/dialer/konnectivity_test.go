@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -219,5 +220,24 @@ func TestKonnectivityConfig(t *testing.T) {
 	_, err := k.Dialer(cluster, registered).DialContext(t.Context(), "tcp", registered)
 	if !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a dial after Close: %v, want net.ErrClosed", err)
+	}
+}
+
+// A server whose agent died with the dial under way never answers; another one does.
+func TestKonnectivitySilentServer(t *testing.T) {
+	works := startFake(t, func(s client.ProxyService_ProxyServer, id int64) error {
+		return errors.Join(s.Send(dialResponse(id, 7, "")), untilReset(s, id))
+	})
+	k := newKonnectivity(t, dialer.KonnectivityConfig{Servers: []string{startFake(t, untilReset), works}}.WithAttemptTimeout(50*time.Millisecond))
+	d := k.Dialer(cluster, registered)
+	for range 2 { // each of the two is asked first once
+		if _, err := d.DialContext(t.Context(), "tcp", registered); err == nil {
+			continue
+		}
+		// The silent one was the last to be asked only if the other had failed, which it does not.
+		t.Fatal("no answer from the server that works")
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
 	}
 }
