@@ -364,11 +364,14 @@ func (h *Handler) statusOf(ctx context.Context, x *exchange, err error) *apierro
 	switch {
 	case errors.Is(err, errCredentialRejected):
 		return rejectedCredential(x.cluster)
+	case h.ending.Err() != nil && (x.lease.gone() || errors.Is(context.Cause(ctx), errShuttingDown)):
+		return shuttingDown(x.cluster.Name)
 	case !known:
 		// Its connections were closed because it was deleted.
 		return notFound(x.cluster.Name)
-	case errors.Is(context.Cause(ctx), errShuttingDown):
-		return shuttingDown(x.cluster.Name)
+	case x.lease.gone():
+		return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, x.cluster.Name, CauseRequest,
+			fmt.Sprintf("cluster %q was deleted and registered anew meanwhile; try again", x.cluster.Name))
 	case x.broken.Load() && ctx.Err() == nil:
 		return clientGone(x.cluster)
 	case errors.As(err, &plugin):

@@ -212,6 +212,13 @@ func (t *table) changed(name string, c *cluster.Cluster) {
 	}
 }
 
+// gone reports whether the cluster was deleted since; it may exist anew.
+func (l *lease) gone() bool {
+	l.slot.mu.Lock()
+	defer l.slot.mu.Unlock()
+	return l.slot.gone
+}
+
 // release gives the entry back.
 func (l *lease) release() {
 	l.slot.mu.Lock()

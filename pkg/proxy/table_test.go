@@ -1,0 +1,395 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+)
+
+// counting counts what a DialerFactory is asked for.
+func counting(c *Config, n *atomic.Int64) {
+	inner := c.Dialers
+	c.Dialers = func(c *cluster.Cluster, use Use) (dialer.Dialer, error) {
+		n.Add(1)
+		return inner(c, use)
+	}
+}
+
+// However many first requests come at once: one entry, one dial, one connection.
+func TestFirstRequests(t *testing.T) {
+	s := newAPIServer(t, ok)
+	var made atomic.Int64
+	g := newGateway(t, func(c *Config) { counting(c, &made) })
+	g.set(s.secret("a"))
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			if resp, body := g.get("a", "/api"); resp.StatusCode != 200 {
+				t.Errorf("%s: %s", resp.Status, body)
+			}
+		})
+	}
+	wg.Wait()
+	if made.Load() != 2 || g.dials.Load() != 1 || s.accepted.Load() != 1 {
+		t.Errorf("%d dialers, %d dials, %d connections; want 2, 1, 1", made.Load(), g.dials.Load(), s.accepted.Load())
+	}
+}
+
+// The one that dials takes its failure to all who wait, and its own departure to nobody.
+func TestFirstRequestsToTheDead(t *testing.T) {
+	dialling, fail := make(chan struct{}, 100), make(chan struct{})
+	var g *gateway
+	g = newGateway(t, func(c *Config) {
+		c.Dialers = func(c *cluster.Cluster, _ Use) (dialer.Dialer, error) {
+			return dialer.New(c.Name, func(ctx context.Context, _, _ string) (net.Conn, error) {
+				g.dials.Add(1)
+				dialling <- struct{}{}
+				<-fail
+				return nil, fmt.Errorf("it is dead")
+			}), nil
+		}
+	})
+	g.set(secretWith("a", "endpoint", "https://127.0.0.1:1", "token", "x"))
+	ctx, leave := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, g.url("a", "/"), nil)
+		if resp, err := g.client.Do(req); err == nil {
+			_ = resp.Body.Close()
+			t.Error("the first request was answered")
+		}
+	}()
+	<-dialling
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if resp, body := g.get("a", "/"); resp.StatusCode != 502 || !strings.Contains(body, "it is dead") {
+				t.Errorf("%s: %s", resp.Status, body)
+			}
+		})
+	}
+	eventually(t, "all are in flight", func() bool { return strings.Contains(g.metrics(), "requests_in_flight{cluster=a,route=direct} 21\n") })
+	leave()
+	<-gone
+	<-dialling // by the next in line
+	close(fail)
+	wg.Wait()
+	if n := g.dials.Load(); n > 4 { // one of each, and those that came a moment late
+		t.Errorf("%d dials for 21 requests", n)
+	}
+}
+
+// Issue, 8: a warm GET dials nothing and opens no connection.
+func TestWarmRequestsDialNothing(t *testing.T) {
+	s, old := newAPIServer(t, ok), newAPIServer(t, ok, onlyHTTP1)
+	g := newGateway(t, nil)
+	g.set(s.secret("h2"))
+	g.set(old.secret("h1"))
+	g.get("h2", "/")
+	g.get("h1", "/")
+	before := g.dials.Load()
+	for range 200 {
+		g.get("h2", "/api")
+		g.get("h1", "/api")
+	}
+	if g.dials.Load() != before || s.accepted.Load() != 1 || old.accepted.Load() != 1 {
+		t.Errorf("%d dials more; %d and %d connections", g.dials.Load()-before, s.accepted.Load(), old.accepted.Load())
+	}
+}
+
+// watchOf begins a watch and returns its answer; the server writes a line at once.
+func (g *gateway) watchOf(ctx context.Context, name string) *http.Response {
+	g.t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.url(name, "/api/v1/pods?watch=1"), nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	resp, err := g.client.Do(req)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { _ = resp.Body.Close() })
+	return resp
+}
+
+// events serves watches: what is sent to the channel goes out at once.
+func events(lines <-chan string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("watch") == "" {
+			ok(w, r)
+			return
+		}
+		_ = http.NewResponseController(w).Flush()
+		for {
+			select {
+			case line, more := <-lines:
+				if !more {
+					return
+				}
+				_, _ = io.WriteString(w, line)
+				_ = http.NewResponseController(w).Flush()
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}
+}
+
+// A new version of a cluster takes over at once; the former one serves what it has in flight, and then goes.
+func TestChangedSecret(t *testing.T) {
+	lines := make(chan string)
+	s := newAPIServer(t, events(lines))
+	var made atomic.Int64
+	g := newGateway(t, func(c *Config) { counting(c, &made) })
+	secret := s.secret("a")
+	g.set(secret)
+	resp := g.watchOf(t.Context(), "a")
+
+	// Health, labels and the like change nothing.
+	secret.ResourceVersion = "2"
+	secret.Annotations[v1alpha1.AnnotationHealthy] = "True"
+	g.set(secret)
+	g.get("a", "/")
+	if made.Load() != 2 || s.accepted.Load() != 1 {
+		t.Fatalf("%d dialers, %d connections after a change of health", made.Load(), s.accepted.Load())
+	}
+	secret.Data["token"] = []byte("another-token")
+	g.set(secret)
+	g.get("a", "/")
+	if made.Load() != 4 || s.accepted.Load() != 2 || s.connections() != 2 {
+		t.Fatalf("%d dialers, %d connections after a change of the credential", made.Load(), s.accepted.Load())
+	}
+	for _, line := range []string{"one\n", "two\n"} {
+		lines <- line
+		buf := make([]byte, len(line))
+		if _, err := io.ReadFull(resp.Body, buf); err != nil || string(buf) != line {
+			t.Fatalf("the watch over the former transport: %q, %v", buf, err)
+		}
+	}
+	if m := g.metrics(); !strings.Contains(m, "transports{} 2\n") {
+		t.Error(m)
+	}
+	close(lines)
+	if _, err := io.ReadAll(resp.Body); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the former connection is closed", func() bool { return s.connections() == 1 })
+	if m := g.metrics(); !strings.Contains(m, "transports{} 1\n") {
+		t.Error(m)
+	}
+}
+
+// A deleted cluster is unknown at once, and its connections are closed, those of its former versions too.
+func TestDeletedSecret(t *testing.T) {
+	s := newAPIServer(t, events(nil))
+	g := newGateway(t, nil)
+	secret := s.secret("a")
+	g.set(secret)
+	g.set(s.secret("b"))
+	g.get("b", "/")
+	var watches []*http.Response
+	for i := range 3 {
+		secret.Data["token"] = []byte("token-" + itoa(i))
+		g.set(secret)
+		watches = append(watches, g.watchOf(t.Context(), "a"))
+	}
+	if s.connections() != 4 {
+		t.Fatalf("%d connections", s.connections())
+	}
+	g.delete("a")
+	resp, body := g.get("a", "/")
+	wantCode(t, resp, body, 404)
+	for _, w := range watches {
+		within(t, patience, "the end of a watch", func() { _, _ = io.ReadAll(w.Body) })
+	}
+	eventually(t, "the connections are closed", func() bool { return s.connections() == 1 })
+	eventually(t, "nothing in the metrics", func() bool { return !strings.Contains(g.metrics(), "cluster=a,") })
+	resp, body = g.get("b", "/")
+	wantCode(t, resp, body, 200)
+	// What ended late has not brought series back.
+	if m := g.metrics(); strings.Contains(m, "cluster=a,") {
+		t.Error(m)
+	}
+}
+
+// Requests under way are told what happened: the cluster is gone.
+func TestDeletedUnderWay(t *testing.T) {
+	entered := make(chan struct{})
+	s := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) { close(entered); <-r.Context().Done() })
+	g := newGateway(t, nil)
+	g.set(s.secret("a"))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, got := g.status("a", "/"); got.Code != 404 {
+			t.Errorf("%+v", got)
+		}
+	}()
+	<-entered
+	g.delete("a")
+	<-done
+	if m := g.metrics(); strings.Contains(m, "cluster=a,") {
+		t.Error(m)
+	}
+}
+
+// A flood of changes loses no request.
+func TestFloodOfChanges(t *testing.T) {
+	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Header.Get("Authorization")) })
+	g := newGateway(t, nil)
+	secret := s.secret("a")
+	g.set(secret)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var served atomic.Int64
+	for range 8 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				resp, body := g.get("a", "/api")
+				if resp.StatusCode != 200 {
+					t.Errorf("%s: %s", resp.Status, body)
+					return
+				}
+				served.Add(1)
+			}
+		})
+	}
+	for i := range 200 {
+		next := secret.DeepCopy()
+		next.Data["token"] = []byte("token-" + itoa(i))
+		g.set(next)
+		// A request that begins after the change is served with it.
+		if _, body := g.get("a", "/api"); body != "Bearer token-"+itoa(i) {
+			t.Fatalf("after change %d: %s", i, body)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	eventually(t, "all former connections are closed", func() bool { return s.connections() == 1 })
+	if m := g.metrics(); !strings.Contains(m, "transports{} 1\n") || !strings.Contains(m, "requests_in_flight{cluster=a,route=direct} 0\n") {
+		t.Error(m)
+	}
+	t.Logf("%d requests served meanwhile", served.Load())
+}
+
+// An invalid version does not disturb what is in flight, and the next valid one works.
+func TestInvalidInBetween(t *testing.T) {
+	lines := make(chan string)
+	s := newAPIServer(t, events(lines))
+	g := newGateway(t, nil)
+	g.set(s.secret("a"))
+	watch := g.watchOf(t.Context(), "a")
+	g.set(s.secret("a", "ca.crt", "noise"))
+	if resp, _ := g.get("a", "/"); resp.StatusCode != 503 {
+		t.Error(resp.Status)
+	}
+	lines <- "still here"
+	if _, err := io.ReadFull(watch.Body, make([]byte, 10)); err != nil {
+		t.Error(err)
+	}
+	g.set(s.secret("a"))
+	if resp, _ := g.get("a", "/"); resp.StatusCode != 200 {
+		t.Error(resp.Status)
+	}
+	close(lines)
+}
+
+// A slot made for a cluster that vanishes between the two looks at it is not kept.
+func TestNoSlotForTheVanished(t *testing.T) {
+	var calls atomic.Int64
+	c := cluster.Parse(secretWith("a", "endpoint", "https://127.0.0.1:1", "token", "x"), cluster.ParseOptions{})
+	h := NewHandler(Config{Metrics: NewMetrics(), Clusters: vanishing(func() (*cluster.Cluster, bool) { return c, calls.Add(1) == 1 })})
+	defer h.Close()
+	if _, err := h.table.acquire("a", true, 1); err != errNoCluster {
+		t.Error(err)
+	}
+	if len(h.table.slots) != 0 {
+		t.Error(h.table.slots)
+	}
+}
+
+type vanishing func() (*cluster.Cluster, bool)
+
+func (v vanishing) Get(string) (*cluster.Cluster, bool) { return v() }
+
+// After Close nothing is built that nobody would close.
+func TestAfterClose(t *testing.T) {
+	s := newAPIServer(t, ok)
+	g := newGateway(t, nil)
+	g.set(s.secret("a"))
+	g.get("a", "/")
+	g.handler.Close()
+	_, got := g.status("a", "/")
+	diff(t, "Status", failure(503, "ServiceUnavailable", "a", CauseRequest, 1, `cluster "a": the gateway is shutting down; try again`), got)
+	eventually(t, "no connection", func() bool { return s.connections() == 0 })
+}
+
+// A dialer that cannot be made is the error of its cluster alone, and is tried again with its next version.
+func TestBuildError(t *testing.T) {
+	s := newAPIServer(t, ok)
+	g := newGateway(t, func(c *Config) {
+		inner := c.Dialers
+		c.Dialers = func(c *cluster.Cluster, use Use) (dialer.Dialer, error) {
+			if c.Name == "a" && use == ForUpgrades {
+				return nil, fmt.Errorf("no dialer today")
+			}
+			return inner(c, use)
+		}
+	})
+	g.set(s.secret("a"))
+	g.set(s.secret("b"))
+	_, got := g.status("a", "/")
+	diff(t, "Status", failure(503, "ServiceUnavailable", "a", CauseInvalidSecret, 1, `cluster "a" cannot be used: no dialer today`), got)
+	resp, body := g.get("b", "/")
+	wantCode(t, resp, body, 200)
+}
+
+// Hammering acquire, change and delete at once, for the race detector.
+func TestTableRaces(t *testing.T) {
+	s := newAPIServer(t, ok)
+	g := newGateway(t, nil)
+	end := time.Now().Add(500 * time.Millisecond)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for time.Now().Before(end) {
+				if resp, body := g.get("a", "/"); resp.StatusCode != 200 && resp.StatusCode != 404 &&
+					(resp.StatusCode != 503 || !strings.Contains(body, "registered anew")) {
+					t.Errorf("%s: %s", resp.Status, body)
+				}
+			}
+		})
+	}
+	for i := 0; time.Now().Before(end); i++ {
+		g.set(s.secret("a", "token", "t"+itoa(i)))
+		time.Sleep(time.Millisecond) // some requests get through
+		g.delete("a")
+	}
+	wg.Wait()
+	g.delete("a")
+	eventually(t, "no connection", func() bool { return s.connections() == 0 })
+	eventually(t, "no series, no transport", func() bool {
+		m := g.metrics()
+		return !strings.Contains(m, "cluster=a") && strings.Contains(m, "transports{} 0\n")
+	})
+}
