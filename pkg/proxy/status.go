@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -154,7 +155,8 @@ func dialStatus(c *cluster.Cluster, e *dialer.Error) *apierrors.StatusError {
 	case e.Stage == dialer.StageTunnel:
 		return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, c.Name, CauseTunnel,
 			fmt.Sprintf("cluster %q: the tunnel cannot be used: %v", c.Name, e.Err))
-	case errors.Is(e.Err, context.DeadlineExceeded):
+	// A dial that the context's deadline ends fails with either: net looks which of the two was first.
+	case errors.Is(e.Err, context.DeadlineExceeded), errors.Is(e.Err, os.ErrDeadlineExceeded):
 		return newStatus(http.StatusGatewayTimeout, metav1.StatusReasonTimeout, c.Name, causeOf(e.Stage),
 			fmt.Sprintf("cluster %q: no answer in time from %s: %s", c.Name, e.Address, e.Err))
 	case e.Stage == dialer.StageAgent:
