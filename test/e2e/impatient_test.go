@@ -10,14 +10,14 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// impatientRoutes are the three routes by gateways that give an ordinary request and a dial little time. They have the hubs, and so
+// impatientRoutes are the three routes by gateways that give an ordinary request little time, and a dial half of that. They have the hubs, and so
 // the clusters, of the shared ones, and no APIService: their own endpoint is their only door. They go with the test.
 func (e *env) impatientRoutes(t *testing.T, limit time.Duration) []route {
 	t.Helper()
 	ctx := bounded(t, caseTimeout)
 	start := func(o lab.GatewayOptions) *lab.Gateway {
 		o.Binary, o.Verbosity = e.binary, verbosity
-		o.ExtraArgs = []string{"--proxy-request-timeout=" + limit.String(), "--proxy-dial-timeout=" + limit.String()}
+		o.ExtraArgs = []string{"--proxy-request-timeout=" + limit.String(), "--proxy-dial-timeout=" + (limit / 2).String()}
 		g, err := e.lab.StartGateway(ctx, o)
 		if err != nil {
 			t.Fatal(err)

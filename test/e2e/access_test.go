@@ -1,0 +1,133 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// TestRBACByClusterName shows that who may use one cluster may use no other, nor do more there than was granted.
+func TestRBACByClusterName(t *testing.T) {
+	ctx := bounded(t, caseTimeout)
+	const user = "e2e-alice"
+	grant(ctx, t, user, rbacv1.PolicyRule{
+		APIGroups: []string{"cluster.core.oam.dev"}, Resources: []string{"clustergateways/proxy"}, ResourceNames: []string{"direct"}, Verbs: []string{"get"},
+	})
+	cert, key, err := shared.embeddedHub.ClientCertificate(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, door := range doors() {
+		t.Run(string(door), func(t *testing.T) {
+			config := anonymous(shared.embedded.RESTConfig(door))
+			config.CertData, config.KeyData = cert, key
+			toDirect := rest.CopyConfig(config)
+			toDirect.Host += gatewayPath + "/direct/proxy"
+			within(t, 10*time.Second, "the grant to take effect", func() error {
+				return wantCode(ask(ctx, t, toDirect, http.MethodGet, "/version"), http.StatusOK)
+			})
+			mustContain(t, newKubectl(t, toDirect).run(ctx, t, "get", "nodes"), "node-0")
+			for _, refused := range []struct{ method, path string }{
+				{http.MethodPost, gatewayPath + "/direct/proxy/api/v1/namespaces/default/configmaps"},
+				{http.MethodDelete, gatewayPath + "/direct/proxy/api/v1/namespaces/default/configmaps/none"},
+				{http.MethodGet, gatewayPath + "/edge/proxy/version"},
+				{http.MethodGet, gatewayPath + "/missing/proxy/version"}, // nor may they learn which there are
+				{http.MethodGet, gatewayPath + "/direct"},
+				{http.MethodGet, gatewayPath},
+			} {
+				r := ask(ctx, t, config, refused.method, refused.path)
+				if r.code != http.StatusForbidden || !strings.Contains(r.body, user) {
+					t.Errorf("%s %s: %+v", refused.method, refused.path, r)
+				}
+			}
+			denied := newKubectl(t, config).try(ctx, t, "", "get", "--raw", gatewayPath+"/edge/proxy/version")
+			if denied.code == 0 || !strings.Contains(denied.stderr, "Forbidden") || !strings.Contains(denied.stderr, "edge") {
+				t.Error(denied)
+			}
+		})
+	}
+}
+
+// grant gives a user of the hub a ClusterRole until the end of the test.
+func grant(ctx context.Context, t *testing.T, user string, rules ...rbacv1.PolicyRule) {
+	t.Helper()
+	rbac := shared.embeddedHub.Client().RbacV1()
+	meta := metav1.ObjectMeta{Name: user}
+	if _, err := rbac.ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: meta, Rules: rules}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rbac.ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: meta,
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: user},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), caseTimeout)
+		defer cancel()
+		if err := rbac.ClusterRoleBindings().Delete(ctx, user, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+		if err := rbac.ClusterRoles().Delete(ctx, user, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestOwnEndpointAuthentication shows that the gateway's own endpoint lets nobody in whom the hub would not.
+func TestOwnEndpointAuthentication(t *testing.T) {
+	ctx := bounded(t, caseTimeout)
+	strangerCA, err := lab.NewCA("stranger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, err := strangerCA.Issue(lab.CertOptions{CN: "lab-admin", Orgs: []string{"system:masters"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	account := token(t, shared.embeddedHub, "e2e-client")
+	nameless := anonymous(shared.embedded.RESTConfig(lab.ViaOwnEndpoint))
+	for _, c := range []struct {
+		name  string
+		set   func(*rest.Config)
+		codes []int
+	}{
+		{"no credential", func(*rest.Config) {}, []int{http.StatusUnauthorized, http.StatusForbidden}},
+		{"unknown token", func(c *rest.Config) { c.BearerToken = "nonsense" }, []int{http.StatusUnauthorized}},
+		{"token of a managed cluster", func(c *rest.Config) { c.BearerToken = string(token(t, shared.direct, "cluster-gateway")) }, []int{http.StatusUnauthorized}},
+		{"certificate of another CA", func(c *rest.Config) { c.CertData, c.KeyData = stranger.CertPEM, stranger.KeyPEM }, []int{http.StatusUnauthorized, http.StatusForbidden}},
+		{"front-proxy headers without its certificate", func(c *rest.Config) {
+			c.Wrap(func(next http.RoundTripper) http.RoundTripper {
+				return roundTripperFunc(func(req *http.Request) (*http.Response, error) {
+					req = req.Clone(req.Context())
+					req.Header.Set("X-Remote-User", "lab-admin")
+					req.Header.Set("X-Remote-Group", "system:masters")
+					return next.RoundTrip(req)
+				})
+			})
+		}, []int{http.StatusUnauthorized, http.StatusForbidden}},
+		{"ServiceAccount token of the hub", func(c *rest.Config) { c.BearerToken = string(account) }, []int{http.StatusOK}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := rest.CopyConfig(nameless)
+			c.set(config)
+			for _, path := range []string{gatewayPath + "/direct/proxy/version", gatewayPath} {
+				if r := ask(ctx, t, config, http.MethodGet, path); wantCode(r, c.codes...) != nil {
+					t.Errorf("%s: %v", path, wantCode(r, c.codes...))
+				}
+			}
+		})
+	}
+}

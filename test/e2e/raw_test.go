@@ -1,0 +1,87 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// namespaceOfSecrets is where the hub's cluster Secrets are.
+const namespaceOfSecrets = "cluster-gateway-system"
+
+// token returns a token of an administrator of a cluster, whose ServiceAccount has that name.
+func token(t *testing.T, c *lab.Cluster, account string) []byte {
+	t.Helper()
+	token, err := c.ServiceAccountToken(bounded(t, caseTimeout), namespaceOfSecrets, account, "cluster-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []byte(token)
+}
+
+// register registers a cluster with a hub until the end of the test.
+func register(ctx context.Context, t *testing.T, hub *lab.Cluster, o lab.SecretOptions) {
+	t.Helper()
+	if err := hub.ApplySecret(ctx, o); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), caseTimeout)
+		defer cancel()
+		if err := hub.Client().CoreV1().Secrets(namespaceOfSecrets).Delete(ctx, o.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
+}
+
+// waitKnown waits until a gateway answers for a cluster anything but that it is not there.
+func waitKnown(t *testing.T, g *lab.Gateway, name string) {
+	t.Helper()
+	ctx := bounded(t, caseTimeout)
+	within(t, 10*time.Second, "the gateway to know "+name, func() error {
+		if r := ask(ctx, t, g.ClusterRESTConfig(name, lab.ViaOwnEndpoint), http.MethodGet, "/version"); r.code == http.StatusNotFound {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+}
+
+// status reads a reply that has to be a Status.
+func (r reply) status(t *testing.T) metav1.Status {
+	t.Helper()
+	var status metav1.Status
+	if err := json.Unmarshal([]byte(r.body), &status); err != nil || status.Kind != "Status" {
+		t.Fatalf("not a Status: %+v", r)
+	}
+	if int(status.Code) != r.code {
+		t.Errorf("the response's code is not the Status's: %+v", r)
+	}
+	return status
+}
+
+// doors are both ways to a gateway.
+func doors() []lab.Via { return []lab.Via{lab.ViaHub, lab.ViaOwnEndpoint} }
+
+// anonymous is a config without its credential.
+func anonymous(config *rest.Config) *rest.Config { return rest.AnonymousClientConfig(config) }
+
+// wantCode is nil if a reply has one of some codes.
+func wantCode(r reply, codes ...int) error {
+	if slices.Contains(codes, r.code) {
+		return nil
+	}
+	return fmt.Errorf("the reply has the code %d, want %v: %s", r.code, codes, shorten(r.body))
+}
