@@ -68,11 +68,19 @@ func (e *Error) Unwrap() error { return e.Err }
 type NoAgentError struct {
 	// LastSeen is when the last agent of the cluster went away; zero when none has been seen by this process.
 	LastSeen time.Time
+	// Since is when the absence began as far as this process can tell: LastSeen, or when it began to accept agents.
+	// Zero means that it cannot tell.
+	Since time.Time
+	// External is set when a konnectivity-server said so; this process then does not see agents at all.
+	External bool
 }
 
 // Error implements error.
 func (e *NoAgentError) Error() string {
-	if e.LastSeen.IsZero() {
+	switch {
+	case e.External:
+		return "the konnectivity-server has no agent for it"
+	case e.LastSeen.IsZero():
 		return "no agent is connected, and none has been since the gateway started"
 	}
 	return "no agent is connected; the last one went away at " + e.LastSeen.UTC().Format(time.RFC3339)

@@ -128,6 +128,7 @@ func (cfg *KonnectivityConfig) connect(name string) (*grpc.ClientConn, error) {
 // konnectivity-server chooses the agent by (--proxy-strategies=destHost).
 func (k *Konnectivity) Dialer(cluster, address string) Dialer {
 	d := &konnectivityDialer{k: k, cluster: cluster, address: address}
+	d.used.Store(time.Now().UnixNano())
 	d.Dialer = New(cluster, d.dial)
 	return d
 }
@@ -164,7 +165,11 @@ type konnectivityDialer struct {
 	k                *Konnectivity
 	cluster, address string
 	streams          sync.WaitGroup
+	// used is when a dial last succeeded, or when the dialer was made, in Unix nanoseconds.
+	used atomic.Int64
 }
+
+func (d *konnectivityDialer) lastUsed() time.Time { return time.Unix(0, d.used.Load()) }
 
 func (d *konnectivityDialer) Close() error {
 	err := d.Dialer.Close()
@@ -224,6 +229,7 @@ func (d *konnectivityDialer) dialOver(ctx context.Context, server *konnectivityS
 		cancel()
 		return nil, stage, err
 	}
+	d.used.Store(time.Now().UnixNano())
 	return d.serve(stream, cancel, id, server.name), "", nil
 }
 
@@ -257,7 +263,7 @@ func (d *konnectivityDialer) request(ctx context.Context, server *konnectivitySe
 		case p.GetType() != client.PacketType_DIAL_RSP || r.GetRandom() != random:
 			// Not for this dial.
 		case r.GetError() == noAgentMessage:
-			return nil, 0, StageTunnel, &NoAgentError{}
+			return nil, 0, StageTunnel, &NoAgentError{External: true, Since: d.lastUsed()}
 		case r.GetError() == agentTimeoutMessage:
 			return nil, 0, StageAgent, errors.New("the agent did not answer the konnectivity-server in time")
 		case r.GetError() != "":

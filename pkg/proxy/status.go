@@ -145,13 +145,30 @@ func timeoutStatus(c *cluster.Cluster, p progress, limit time.Duration) *apierro
 		fmt.Sprintf("cluster %q: %s longer than %s", c.Name, stage, limit))
 }
 
+// agentReturns is how long an agent that went away, or that has not come yet since the gateway started, is expected to be on its
+// way: a Pod that is replaced, a network that was cut for a moment.
+const agentReturns = time.Minute
+
+func noAgentStatus(name string, e *dialer.NoAgentError) *apierrors.StatusError {
+	advice := fmt.Sprintf("check that the agent runs in the cluster, that it can reach the gateway's tunnel port, and that its certificate is for %q", name)
+	if e.External {
+		advice = fmt.Sprintf("check that the agent runs in the cluster, that it can reach the konnectivity-server, and that it claims host=%s", name)
+	}
+	s := newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, name, CauseTunnel,
+		fmt.Sprintf("cluster %q: %v; %s", name, e, advice))
+	if !e.Since.IsZero() && time.Since(e.Since) > agentReturns {
+		// client-go would repeat each request ten times, and kubectl makes several for one command: a person would wait
+		// for a minute and more to be told what is known at once.
+		s.ErrStatus.Details.RetryAfterSeconds = 0
+	}
+	return s
+}
+
 func dialStatus(c *cluster.Cluster, e *dialer.Error) *apierrors.StatusError {
 	var noAgent *dialer.NoAgentError
 	switch {
 	case errors.As(e, &noAgent):
-		return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, c.Name, CauseTunnel,
-			fmt.Sprintf("cluster %q: %v; check that the agent runs in the cluster, that it can reach the gateway's tunnel port, and that its certificate is for %q",
-				c.Name, noAgent, c.Name))
+		return noAgentStatus(c.Name, noAgent)
 	case e.Stage == dialer.StageTunnel:
 		return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, c.Name, CauseTunnel,
 			fmt.Sprintf("cluster %q: the tunnel cannot be used: %v", c.Name, e.Err))

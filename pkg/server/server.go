@@ -89,7 +89,7 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 	secrets := client.CoreV1().Secrets(o.Hub.SecretNamespace)
 	group := genericapiserver.NewDefaultAPIGroupInfo(v1alpha1.GroupName, scheme, runtime.NewParameterCodec(scheme), codecs)
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = map[string]rest.Storage{
-		"clustergateways":        registry.NewREST(secrets, parse),
+		"clustergateways":        registry.NewREST(secrets, parse).WithParsed(s.store.Get),
 		"clustergateways/proxy":  registry.NewProxyREST(s.proxy),
 		"clustergateways/health": registry.NewHealthREST(secrets, parse, s.probe),
 	}

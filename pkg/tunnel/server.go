@@ -88,7 +88,8 @@ type Config struct {
 // Server is the embedded Konnectivity server. It is safe for concurrent use.
 type Server struct {
 	agent.UnimplementedAgentServiceServer
-	cfg Config
+	cfg   Config
+	began time.Time
 
 	mu       sync.RWMutex
 	clusters map[string]*clusterSessions
@@ -115,7 +116,7 @@ func New(cfg Config) *Server {
 	cfg.attemptTimeout = cmp.Or(cfg.attemptTimeout, attemptTimeout)
 	cfg.stallTimeout = cmp.Or(cfg.stallTimeout, stallTimeout)
 	cfg.watchInterval = cmp.Or(cfg.watchInterval, watchInterval)
-	return &Server{cfg: cfg, clusters: map[string]*clusterSessions{}, reported: map[string]int{}}
+	return &Server{cfg: cfg, began: time.Now(), clusters: map[string]*clusterSessions{}, reported: map[string]int{}}
 }
 
 // Serve accepts agents on lis until ctx ends, then ends all their streams, closes lis and waits for everything that it started.
@@ -397,12 +398,20 @@ func (s *Server) Dialer(cluster, address string, lane Lane) dialer.Dialer {
 	})
 }
 
+func (s *Server) noAgent(lastSeen time.Time) error {
+	since := lastSeen
+	if since.IsZero() {
+		since = s.began
+	}
+	return &dialer.NoAgentError{LastSeen: lastSeen, Since: since}
+}
+
 // dial asks one agent after the other until one of them has connected: each once, and each of its streams once as long as the
 // agent itself has not said that it cannot reach the address.
 func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane) (net.Conn, error) {
 	candidates, lastSeen := s.candidates(cluster, lane)
 	if len(candidates) == 0 {
-		return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageTunnel, Address: address, Err: &dialer.NoAgentError{LastSeen: lastSeen}}
+		return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageTunnel, Address: address, Err: s.noAgent(lastSeen)}
 	}
 	var failures []error
 	said := map[string]bool{} // agents that answered
