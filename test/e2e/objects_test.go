@@ -59,7 +59,8 @@ func testGet(ctx context.Context, t *testing.T, s *site) {
 
 func testGetWatch(ctx context.Context, t *testing.T, s *site) {
 	s.createDirectly(ctx, t, "watched", nil)
-	watch := s.kubectl.start(ctx, t, "get", "configmap", "watched", "-w", "-o", `jsonpath={.metadata.name}:{.data.turn}{"\n"}`)
+	// Not by name: kubectl then begins the watch at no version in particular and leaves out the first event, changed or not.
+	watch := s.kubectl.start(ctx, t, "get", "configmaps", "--field-selector=metadata.name=watched", "-w", "-o", `jsonpath={.metadata.name}:{.data.turn}{"\n"}`)
 	watch.sees(t, "watched:\n", nil)
 	for _, turn := range []string{"one", "two"} {
 		patch := fmt.Appendf(nil, `{"data":{"turn":%q}}`, turn)
