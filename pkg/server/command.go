@@ -71,5 +71,11 @@ func NewCommand() *cobra.Command {
 		width = 0
 	}
 	cliflag.SetUsageAndHelpFunc(cmd, groups, width)
+	// It leaves the examples out.
+	help := cmd.HelpFunc()
+	cmd.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		help(cmd, args)
+		fmt.Fprintf(cmd.OutOrStdout(), "\nExamples:\n\n%s\n", cmd.Example)
+	})
 	return cmd
 }

@@ -107,9 +107,9 @@ func (o *TunnelOptions) validateEmbedded() []error {
 	if o.ServerCount < 1 {
 		errs = append(errs, fmt.Errorf("--tunnel-server-count must be at least 1, and is %d", o.ServerCount))
 	}
-	errs = append(errs, requireFiles("--tunnel-mode=embedded", map[string]string{
-		"--tunnel-cert-file": o.CertFile, "--tunnel-private-key-file": o.PrivateKeyFile, "--tunnel-client-ca-file": o.ClientCAFile,
-	})...)
+	errs = append(errs, requireFiles("--tunnel-mode=embedded",
+		fileFlag{"--tunnel-cert-file", o.CertFile}, fileFlag{"--tunnel-private-key-file", o.PrivateKeyFile},
+		fileFlag{"--tunnel-client-ca-file", o.ClientCAFile})...)
 	if len(o.KonnectivityServers) > 0 {
 		errs = append(errs, errors.New("--konnectivity-server is given, and --tunnel-mode is embedded: it is used with --tunnel-mode=external only"))
 	}
@@ -135,20 +135,23 @@ func (o *TunnelOptions) validateExternal() []error {
 		}
 	}
 	if tcp {
-		errs = append(errs, requireFiles("--konnectivity-server as host:port", map[string]string{
-			"--konnectivity-ca-file": o.KonnectivityCAFile, "--konnectivity-cert-file": o.KonnectivityCertFile, "--konnectivity-key-file": o.KonnectivityKeyFile,
-		})...)
+		errs = append(errs, requireFiles("--konnectivity-server as host:port",
+			fileFlag{"--konnectivity-ca-file", o.KonnectivityCAFile}, fileFlag{"--konnectivity-cert-file", o.KonnectivityCertFile},
+			fileFlag{"--konnectivity-key-file", o.KonnectivityKeyFile})...)
 	}
 	return errs
 }
 
-func requireFiles(by string, files map[string]string) []error {
+// fileFlag is a flag that names a file.
+type fileFlag struct{ flag, path string }
+
+func requireFiles(by string, files ...fileFlag) []error {
 	var errs []error
-	for flag, path := range files {
-		if path == "" {
-			errs = append(errs, fmt.Errorf("%s needs %s", by, flag))
-		} else if _, err := os.Stat(path); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", flag, err))
+	for _, f := range files {
+		if f.path == "" {
+			errs = append(errs, fmt.Errorf("%s needs %s", by, f.flag))
+		} else if _, err := os.Stat(f.path); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", f.flag, err))
 		}
 	}
 	return errs

@@ -1,0 +1,292 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
+	"k8s.io/apiserver/pkg/endpoints/request"
+)
+
+// Not covered here: serving, delegated authentication and authorisation, readiness and shutdown need a hub; test/e2e has them,
+// with real ones.
+
+// parsed is what a command line makes of the options.
+func parsed(t *testing.T, args ...string) *Options {
+	t.Helper()
+	o := NewOptions()
+	groups := o.Flags()
+	fs := pflag.NewFlagSet("gateway", pflag.ContinueOnError)
+	for _, set := range groups.FlagSets {
+		fs.AddFlagSet(set)
+	}
+	if err := fs.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func messages(err error) []string {
+	if err == nil {
+		return nil
+	}
+	aggregate, ok := err.(utilerrors.Aggregate) //nolint:errorlint // Validate returns it as it is
+	if !ok {
+		return []string{err.Error()}
+	}
+	var out []string
+	for _, e := range aggregate.Errors() {
+		out = append(out, e.Error())
+	}
+	return out
+}
+
+// Every fault is reported at once, each by its flag's name.
+func TestValidate(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	embedded := []string{"--tunnel-cert-file=" + file, "--tunnel-private-key-file=" + file, "--tunnel-client-ca-file=" + file}
+	konnectivity := []string{"--konnectivity-ca-file=" + file, "--konnectivity-cert-file=" + file, "--konnectivity-key-file=" + file}
+	missing := filepath.Join(dir, "missing")
+	for name, test := range map[string]struct {
+		args []string
+		want []string
+	}{
+		"off":              {args: []string{"--tunnel-mode=off"}},
+		"embedded":         {args: embedded},
+		"external by unix": {args: []string{"--tunnel-mode=external", "--konnectivity-server=unix:///run/s", "--konnectivity-server=unix:///run/t"}},
+		"external by tcp":  {args: append([]string{"--tunnel-mode=external", "--konnectivity-server=s:8090"}, konnectivity...)},
+		"an exec folder":   {args: []string{"--tunnel-mode=off", "--exec-credential-dir=" + dir}},
+		"no request limit": {args: []string{"--tunnel-mode=off", "--proxy-max-requests-inflight=-1"}},
+		"embedded, nothing": {want: []string{
+			"--tunnel-mode=embedded needs --tunnel-cert-file", "--tunnel-mode=embedded needs --tunnel-private-key-file", "--tunnel-mode=embedded needs --tunnel-client-ca-file",
+		}},
+		"embedded, missing files": {args: []string{"--tunnel-cert-file=" + missing, "--tunnel-private-key-file=" + missing, "--tunnel-client-ca-file=" + missing}, want: []string{
+			"--tunnel-cert-file: stat " + missing + ": no such file or directory", "--tunnel-private-key-file: stat " + missing + ": no such file or directory",
+			"--tunnel-client-ca-file: stat " + missing + ": no such file or directory",
+		}},
+		"embedded with an external server": {args: append([]string{"--konnectivity-server=s:1"}, embedded...), want: []string{
+			"--konnectivity-server is given, and --tunnel-mode is embedded: it is used with --tunnel-mode=external only",
+		}},
+		"embedded, out of range": {args: append([]string{"--tunnel-port=70000", "--tunnel-server-count=0", "--tunnel-connection-buffer=1"}, embedded...), want: []string{
+			"--tunnel-connection-buffer must be at least 65536, and is 1", "--tunnel-port must be between 0 and 65535, and is 70000",
+			"--tunnel-server-count must be at least 1, and is 0",
+		}},
+		"external, nothing": {args: []string{"--tunnel-mode=external"}, want: []string{"--tunnel-mode=external needs at least one --konnectivity-server"}},
+		"external, odd servers": {args: append([]string{"--tunnel-mode=external", "--konnectivity-server=s", "--konnectivity-server=:1", "--konnectivity-server=unix://run/s"}, konnectivity...), want: []string{
+			`--konnectivity-server "s": must be host:port or unix:///path`, `--konnectivity-server ":1": must be host:port or unix:///path`,
+			`--konnectivity-server "unix://run/s": a Unix socket is written unix:///absolute/path`,
+		}},
+		"external by tcp without files": {args: []string{"--tunnel-mode=external", "--konnectivity-server=s:1"}, want: []string{
+			"--konnectivity-server as host:port needs --konnectivity-ca-file", "--konnectivity-server as host:port needs --konnectivity-cert-file",
+			"--konnectivity-server as host:port needs --konnectivity-key-file",
+		}},
+		"all groups at once": {
+			args: []string{"--tunnel-mode=magic", "--secret-namespace=No Such", "--exec-credential-dir=" + file, "--proxy-request-timeout=0s",
+				"--proxy-dial-timeout=-1s", "--proxy-max-requests-inflight=0", "--proxy-shutdown-grace-period=-1s", "--secure-port=-1"},
+			want: []string{
+				`--secret-namespace "No Such": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character`,
+				"--exec-credential-dir " + file + " is not a folder",
+				`--tunnel-mode must be embedded, external or off, and is "magic"`,
+				"--proxy-request-timeout must be more than 0, and is 0s", "--proxy-dial-timeout must be more than 0, and is -1s",
+				"--proxy-max-requests-inflight must not be 0; less than 0 is no limit", "--proxy-shutdown-grace-period must not be negative, and is -1s",
+				"--secure-port",
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := messages(parsed(t, test.args...).Validate())
+			if len(got) != len(test.want) {
+				t.Fatalf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(test.want, "\n"))
+			}
+			for i := range got {
+				if !strings.HasPrefix(got[i], test.want[i]) {
+					t.Errorf("%d: got %q, want %q", i, got[i], test.want[i])
+				}
+			}
+		})
+	}
+}
+
+// The flags of the issue, with their defaults.
+func TestFlags(t *testing.T) {
+	o := NewOptions()
+	flags := map[string]*pflag.Flag{}
+	groups := o.Flags()
+	for _, set := range groups.FlagSets {
+		set.VisitAll(func(f *pflag.Flag) {
+			if flags[f.Name] != nil {
+				t.Errorf("--%s is defined twice", f.Name)
+			}
+			flags[f.Name] = f
+		})
+	}
+	for name, value := range map[string]string{
+		"kubeconfig": "", "authentication-kubeconfig": "", "authorization-kubeconfig": "", "secret-namespace": "cluster-gateway-system",
+		"tunnel-mode": "embedded", "tunnel-bind-address": "0.0.0.0", "tunnel-port": "8132", "tunnel-cert-file": "", "tunnel-private-key-file": "",
+		"tunnel-client-ca-file": "", "konnectivity-server": "[]", "konnectivity-ca-file": "", "konnectivity-cert-file": "", "konnectivity-key-file": "",
+		"exec-credential-dir": "", "tls-cert-file": "", "audit-policy-file": "", "tracing-config-file": "", "v": "0",
+	} {
+		switch f := flags[name]; {
+		case f == nil:
+			t.Errorf("--%s is missing", name)
+		case f.DefValue != value:
+			t.Errorf("--%s is %q by default, want %q", name, f.DefValue, value)
+		case f.Usage == "":
+			t.Errorf("--%s is not explained", name)
+		}
+	}
+	if flags["enable-priority-and-fairness"] != nil {
+		t.Error("a feature that cannot be switched on is offered")
+	}
+}
+
+func TestRepeatedServers(t *testing.T) {
+	o := parsed(t, "--konnectivity-server=a:1", "--konnectivity-server=unix:///b,c")
+	if want := []string{"a:1", "unix:///b,c"}; !slices.Equal(o.Tunnel.KonnectivityServers, want) {
+		t.Errorf("%q, want %q", o.Tunnel.KonnectivityServers, want)
+	}
+}
+
+// Above maxVerbosity client-go writes credentials to the log.
+func TestClampVerbosity(t *testing.T) {
+	for _, test := range []struct {
+		args    []string
+		v       uint32
+		modules string
+		clamped bool
+	}{
+		{nil, 0, "", false},
+		{[]string{"-v=7"}, 7, "", false},
+		{[]string{"-v=8"}, 7, "", true},
+		{[]string{"--v=100"}, 7, "", true},
+		{[]string{"--vmodule=request=10,proxy=3"}, 0, "request=7,proxy=3", true},
+		{[]string{"--v=9", "--vmodule=*=9"}, 7, "*=7", true},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			o := NewOptions()
+			groups := o.Flags()
+			fs := pflag.NewFlagSet("gateway", pflag.ContinueOnError)
+			for _, set := range groups.FlagSets {
+				fs.AddFlagSet(set)
+			}
+			if err := fs.Parse(test.args); err != nil {
+				t.Fatal(err)
+			}
+			if clamped := o.clampVerbosity(); clamped != test.clamped || uint32(o.Logs.Verbosity) != test.v {
+				t.Errorf("clamped %v to %d, want %v, %d", clamped, o.Logs.Verbosity, test.clamped, test.v)
+			}
+			var modules []string
+			for _, m := range o.Logs.VModule {
+				modules = append(modules, m.FilePattern+"="+string('0'+rune(m.Verbosity)))
+			}
+			if got := strings.Join(modules, ","); got != test.modules {
+				t.Errorf("modules %q, want %q", got, test.modules)
+			}
+			if o.clampVerbosity() {
+				t.Error("clamped twice")
+			}
+		})
+	}
+}
+
+func TestHelp(t *testing.T) {
+	cmd := NewCommand()
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SetArgs([]string{"--help"})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{
+		"clustergateways/NAME/proxy/PATH", "--tunnel-mode", "Hub flags", "Tunnel flags", "Proxy flags",
+		"gateway --kubeconfig hub.kubeconfig", "--konnectivity-server=unix:///run/konnectivity/server.sock",
+	} {
+		if !strings.Contains(out.String(), text) {
+			t.Errorf("the help does not say %q", text)
+		}
+	}
+}
+
+func TestCommandFaults(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	for name, test := range map[string]struct {
+		args []string
+		want []string
+	}{
+		"arguments":    {[]string{"serve"}, []string{"unknown command"}},
+		"unknown flag": {[]string{"--nonsense"}, []string{"unknown flag: --nonsense"}},
+		"all faults":   {[]string{"--tunnel-mode=x", "--proxy-dial-timeout=0s"}, []string{"--tunnel-mode", "--proxy-dial-timeout", "gateway --help"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := NewCommand()
+			cmd.SetOut(&bytes.Buffer{})
+			cmd.SetErr(&bytes.Buffer{})
+			cmd.SetArgs(test.args)
+			err := cmd.ExecuteContext(t.Context())
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, text := range test.want {
+				if !strings.Contains(err.Error(), text) {
+					t.Errorf("%q does not say %q", err, text)
+				}
+			}
+		})
+	}
+}
+
+func TestNoHub(t *testing.T) {
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	for want, args := range map[string][]string{
+		"--kubeconfig is needed": {"--tunnel-mode=off"},
+		"--kubeconfig /nowhere":  {"--tunnel-mode=off", "--kubeconfig=/nowhere"},
+	} {
+		if _, err := New(t.Context(), parsed(t, args...)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+// Only the proxy subresource of ClusterGateways goes past the API machinery.
+func TestWithProxy(t *testing.T) {
+	handler := func(name string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(name)) })
+	}
+	proxied := withProxy(handler("api"), handler("proxy"))
+	for _, test := range []struct {
+		info *request.RequestInfo
+		want string
+	}{
+		{&request.RequestInfo{IsResourceRequest: true, APIGroup: "cluster.core.oam.dev", Resource: "clustergateways", Subresource: "proxy"}, "proxy"},
+		{&request.RequestInfo{IsResourceRequest: true, APIGroup: "cluster.core.oam.dev", Resource: "clustergateways", Subresource: "health"}, "api"},
+		{&request.RequestInfo{IsResourceRequest: true, APIGroup: "cluster.core.oam.dev", Resource: "others", Subresource: "proxy"}, "api"},
+		{&request.RequestInfo{IsResourceRequest: true, APIGroup: "", Resource: "clustergateways", Subresource: "proxy"}, "api"},
+		{&request.RequestInfo{Path: "/proxy"}, "api"},
+		{nil, "api"},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		if test.info != nil {
+			r = r.WithContext(request.WithRequestInfo(r.Context(), test.info))
+		}
+		w := httptest.NewRecorder()
+		proxied.ServeHTTP(w, r)
+		if got := w.Body.String(); got != test.want {
+			t.Errorf("%+v went to %s", test.info, got)
+		}
+	}
+}
