@@ -127,6 +127,23 @@ func (l *load) now() string {
 	return l.user
 }
 
+// more waits until so many more requests have been answered.
+func (l *load) more(t *testing.T, n int) {
+	t.Helper()
+	answered := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.requests
+	}
+	before := answered()
+	within(t, 30*time.Second, "the load to go on", func() error {
+		if now := answered(); now < before+n {
+			return fmt.Errorf("%d of %d requests have been answered", now-before, n)
+		}
+		return nil
+	})
+}
+
 // check fails if a request has.
 func (l *load) check(t *testing.T) {
 	t.Helper()
@@ -223,6 +240,7 @@ func testSecretChanges(t *testing.T, name string, target *lab.Cluster, tunnel bo
 			t.Fatal(err)
 		}
 		t.Logf("%s: in effect after %s", what, within(t, inEffect, what, done).Round(time.Millisecond))
+		l.more(t, 50)
 		for _, w := range watches {
 			w.lives(ctx, t, strings.ToLower(strings.ReplaceAll(what, " ", "-")))
 		}

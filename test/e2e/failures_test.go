@@ -105,12 +105,20 @@ func failures(t *testing.T) []failure {
 	tunnel := map[string][]byte{"endpoint": []byte(edge.Endpoint()), "ca.crt": edge.CAPEM(), "token": credential}
 	const unavailable, badGateway = metav1.StatusReasonServiceUnavailable, metav1.StatusReason("BadGateway")
 
+	ctx := bounded(t, caseTimeout)
 	// An agent that works, of a cluster whose endpoint does not.
-	agent, err := g.StartAgent(bounded(t, caseTimeout), "f-agent", edge)
-	if err != nil {
+	startAgent(ctx, t, func() (lab.AgentOptions, error) { return g.AgentOptions("f-agent", edge) })
+	// An agent that was there a moment ago.
+	if err := startAgent(ctx, t, func() (lab.AgentOptions, error) { return g.AgentOptions("f-no-agent", edge) }).Kill(); err != nil {
 		t.Fatal(err)
 	}
-	stopAfter(t, agent)
+	within(t, 5*time.Second, "the gateway to notice that the agent is gone", func() error {
+		n, err := g.Metric(ctx, "cluster_gateway_tunnel_agents", `cluster="f-no-agent"`)
+		if err == nil && n > 0 {
+			err = fmt.Errorf("there are %v", n)
+		}
+		return err
+	})
 
 	all := []failure{
 		{
@@ -124,7 +132,7 @@ func failures(t *testing.T) []failure {
 		{
 			name: "no agent", secret: lab.SecretOptions{Name: "f-no-agent", Tunnel: true, Data: tunnel},
 			code: 503, reason: unavailable, cause: "Tunnel", retryAfter: true,
-			message: `cluster "f-no-agent": no agent is connected, and none has been since the gateway started; check that the agent runs in the cluster, ` +
+			message: `cluster "f-no-agent": no agent is connected; the last one went away at \S+Z; check that the agent runs in the cluster, ` +
 				`that it can reach the gateway's tunnel port, and that its certificate is for "f-no-agent"`,
 		},
 		{
@@ -167,7 +175,9 @@ func failures(t *testing.T) []failure {
 		secret: lab.SecretOptions{Name: "f-no-agent", Tunnel: true, Data: map[string][]byte{
 			"endpoint": []byte("https://f-no-agent:443"), "ca.crt": edge.CAPEM(), "token": credential,
 		}},
-		code: 503, reason: unavailable, cause: "Tunnel", retryAfter: true, message: `cluster "f-no-agent": .*no agent.*`,
+		code: 503, reason: unavailable, cause: "Tunnel", retryAfter: true,
+		message: `cluster "f-no-agent": the konnectivity-server has no agent for it; check that the agent runs in the cluster, ` +
+			`that it can reach the konnectivity-server, and that it claims host=f-no-agent`,
 	})
 }
 
@@ -320,10 +330,11 @@ func TestAgentKilledMidRequest(t *testing.T) {
 			g, agent := start(ctx, t, "victim")
 			works(ctx, t, g, "victim", lab.ViaHub)
 			requests := begin(ctx, t, g, "victim", 0)
+			killed := time.Now()
 			if err := agent.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			mustEnd(t, time.Now(), requests, "502")
+			mustEnd(t, killed, requests, "502")
 			if r := ask(ctx, t, g.ClusterRESTConfig("victim", lab.ViaOwnEndpoint), http.MethodGet, "/version"); r.code != http.StatusServiceUnavailable {
 				t.Errorf("without an agent: %+v", r)
 			}
@@ -409,10 +420,11 @@ func TestAPIServerKilledMidRequest(t *testing.T) {
 		works(ctx, t, shared.embedded, name, lab.ViaHub)
 		requests = append(requests, begin(ctx, t, shared.embedded, name, 0)...)
 	}
+	killed := time.Now()
 	if err := c.KillAPIServer(); err != nil {
 		t.Fatal(err)
 	}
-	mustEnd(t, time.Now(), requests, "502")
+	mustEnd(t, killed, requests, "502")
 	for _, name := range names {
 		if r := ask(ctx, t, shared.embedded.ClusterRESTConfig(name, lab.ViaOwnEndpoint), http.MethodGet, "/version"); r.code != http.StatusBadGateway {
 			t.Errorf("without an API server: %+v", r)
