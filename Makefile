@@ -5,7 +5,7 @@ PKG := github.com/oam-dev/cluster-gateway
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0-unknown)
 LDFLAGS := -X k8s.io/component-base/version.gitVersion=$(VERSION) -X k8s.io/component-base/version.gitCommit=$(shell git rev-parse HEAD 2>/dev/null)
 # Everything but the end-to-end tests, which start a lab.
-UNIT = $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab)
+UNIT = $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab -e /manifests)
 
 .DEFAULT_GOAL := help
 
@@ -26,7 +26,7 @@ test: verify ## Run all tests: static checks, unit tests, the lab, end to end
 	@echo '== Tests (race detector on; the lab builds real components first, about 8 minutes once)'
 	@$(GO) run ./test/lab/cmd/lab-tools
 	@{ $(GO) test -json -race -timeout 20m $(UNIT); \
-	   $(GO) test -json -timeout 20m ./test/lab/...; \
+	   $(GO) test -json -timeout 20m ./test/lab/... ./manifests/...; \
 	   $(GO) test -json -timeout 45m ./test/e2e/...; } 2>&1 | $(GO) run ./hack/cmd/testsum
 
 .PHONY: test-unit

@@ -125,7 +125,10 @@ func (g *Gateway) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	apply := g.hub.Kubectl(ctx, "apply", "-k", filepath.Join(root, "manifests", "gateway"))
+	// The rest of the base is for a gateway in a Pod.
+	manifests := filepath.Join(root, "manifests", "gateway")
+	apply := g.hub.Kubectl(ctx, "apply", "--validate=strict",
+		"-f", filepath.Join(manifests, "namespace.yaml"), "-f", filepath.Join(manifests, "rbac.yaml"))
 	if out, err := apply.CombinedOutput(); err != nil {
 		return fmt.Errorf("applying manifests/gateway: %w\n%s", err, out)
 	}

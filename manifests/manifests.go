@@ -1,0 +1,76 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package manifests holds what is applied to the hub and to managed clusters: kustomize bases, and the same files for programs, so that
+// what kubectl apply -k applies and what agent-bootstrap applies cannot differ.
+package manifests
+
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+)
+
+// Bases, by their folder.
+const (
+	Gateway            = "gateway"
+	KonnectivityAgent  = "konnectivity/agent"
+	KonnectivityServer = "konnectivity/server"
+)
+
+//go:embed gateway/*.yaml konnectivity/*/*.yaml
+var files embed.FS
+
+// kustomization is the file that lists a base's files, in the order in which they are applied.
+const kustomization = "kustomization.yaml"
+
+// Objects returns the objects of a base, in the order in which they are applied. Each call returns new ones.
+func Objects(base string) ([]*unstructured.Unstructured, error) {
+	var list struct {
+		Resources []string `json:"resources"`
+	}
+	data, err := files.ReadFile(path.Join(base, kustomization))
+	if err != nil {
+		return nil, err
+	}
+	if err := yaml.Unmarshal(data, &list); err != nil {
+		return nil, fmt.Errorf("%s: %w", path.Join(base, kustomization), err)
+	}
+	var objects []*unstructured.Unstructured
+	for _, name := range list.Resources {
+		more, err := read(path.Join(base, name))
+		if err != nil {
+			return nil, err
+		}
+		objects = append(objects, more...)
+	}
+	return objects, nil
+}
+
+func read(name string) ([]*unstructured.Unstructured, error) {
+	data, err := fs.ReadFile(files, name)
+	if err != nil {
+		return nil, err
+	}
+	var objects []*unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), len(data))
+	for {
+		o := &unstructured.Unstructured{}
+		switch err := decoder.Decode(&o.Object); {
+		case errors.Is(err, io.EOF):
+			return objects, nil
+		case err != nil:
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		if len(o.Object) > 0 {
+			objects = append(objects, o)
+		}
+	}
+}
