@@ -19,6 +19,7 @@ build: ## Build the gateway into bin/
 
 .PHONY: demo
 demo: ## Start a hub, a reachable and a firewalled cluster, and take kubectl through both
+	@echo '== Compiling the demo (a minute or two the first time)'
 	@$(GO) run ./test/lab/cmd/demo
 
 .PHONY: test
@@ -51,7 +52,7 @@ verify-format:
 
 .PHONY: verify-vet
 verify-vet:
-	@echo '== go vet'
+	@echo '== go vet (compiles everything, a few minutes the first time)'
 	@$(GO) vet ./...
 
 .PHONY: verify-codegen

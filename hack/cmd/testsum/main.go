@@ -70,8 +70,8 @@ func (s *summary) take(line []byte) {
 		e.Package = e.ImportPath // of the build
 	}
 	key := [2]string{e.Package, e.Test}
-	if i := strings.LastIndex(e.Test, "/"); i > 0 {
-		s.parents[[2]string{e.Package, e.Test[:i]}] = true
+	for _, parent := range parentsOf(e.Test) {
+		s.parents[[2]string{e.Package, parent}] = true
 	}
 	switch e.Action {
 	case "output", "build-output":
@@ -82,6 +82,17 @@ func (s *summary) take(line []byte) {
 		s.end(e, key)
 		delete(s.output, key)
 	}
+}
+
+// parentsOf lists what could be the parents of a sub-test: a name may have slashes of its own.
+func parentsOf(test string) []string {
+	var all []string
+	for i, r := range test {
+		if r == '/' {
+			all = append(all, test[:i])
+		}
+	}
+	return all
 }
 
 func (s *summary) end(e event, key [2]string) {
@@ -98,8 +109,8 @@ func (s *summary) end(e event, key [2]string) {
 		s.skipped++
 		fmt.Fprintf(s.out, "SKIP  %s %s: %s\n", e.Package, e.Test, s.reason(key))
 	case "fail":
-		if i := strings.LastIndex(e.Test, "/"); i > 0 {
-			s.blamed[[2]string{e.Package, e.Test[:i]}] = true
+		for _, parent := range parentsOf(e.Test) {
+			s.blamed[[2]string{e.Package, parent}] = true
 		}
 		if !s.blamed[key] {
 			s.failed++
@@ -111,14 +122,14 @@ func (s *summary) end(e event, key [2]string) {
 }
 
 func (s *summary) endPackage(e event, key [2]string) {
-	switch {
-	case e.Action == "fail":
+	switch e.Action {
+	case "fail":
 		if !s.blamed[key] { // it did not build, or ended outside a test
 			s.failed++
 			s.dump(key)
 		}
 		fmt.Fprintf(s.out, "FAIL  %s (%.1fs)\n", e.Package, e.Elapsed)
-	case e.Action == "pass":
+	case "pass":
 		fmt.Fprintf(s.out, "ok    %s (%.1fs)\n", e.Package, e.Elapsed)
 	}
 }
