@@ -393,3 +393,19 @@ func TestTableRaces(t *testing.T) {
 		return !strings.Contains(m, "cluster=a") && strings.Contains(m, "transports{} 0\n")
 	})
 }
+
+// A request that sees a new version in the store before the handler is told of it is served with it.
+func TestChangeBeforeNotice(t *testing.T) {
+	a, b := newAPIServer(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a") }), newAPIServer(t, ok)
+	g := newGateway(t, nil)
+	g.set(a.secret("x"))
+	_, body := g.get("x", "/")
+	diff(t, "before", "a", body)
+	c := cluster.Parse(b.secret("x"), g.parse)
+	g.clusters.mu.Lock()
+	g.clusters.byName["x"] = c
+	g.clusters.mu.Unlock()
+	_, body = g.get("x", "/")
+	diff(t, "after", "ok", body)
+	eventually(t, "the former connection is closed", func() bool { return a.connections() == 0 })
+}
