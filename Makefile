@@ -11,7 +11,7 @@ UNIT = $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab -e /manifests)
 
 .PHONY: help
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build the gateway into bin/
@@ -41,6 +41,14 @@ test-e2e: ## Run the end-to-end tests (needs root for the firewalled cluster; sa
 .PHONY: bench
 bench: ## Time a GET by every route against the same GET without the gateway
 	E2E_PLAIN_GATEWAY=1 $(GO) test -run '^$$' -bench GET -benchtime 500x ./test/e2e
+
+.PHONY: e2e-benchmark-binary
+e2e-benchmark-binary: ## Build the end-to-end benchmark into bin/
+	$(GO) build -o bin/e2e-benchmark ./benchmark
+
+.PHONY: e2e-benchmark
+e2e-benchmark: e2e-benchmark-binary ## Run it on the lab, reports in benchmark-report/; QUICK=1: less, in 3 minutes; ARGS: its flags
+	bin/e2e-benchmark $(if $(QUICK),--quick) $(ARGS)
 
 .PHONY: verify
 verify: verify-format verify-vet verify-codegen lint ## Run the static checks

@@ -127,6 +127,11 @@ func (a *Agent) Ready(ctx context.Context) bool { return a.ready(ctx) == nil }
 
 func (a *Agent) ready(ctx context.Context) error { return get(ctx, a.client, a.health+"/readyz") }
 
+// Metrics returns what the agent's /metrics says.
+func (a *Agent) Metrics(ctx context.Context) ([]byte, error) {
+	return fetch(ctx, a.client, a.health+"/metrics")
+}
+
 // Drain makes the agent tell its servers to give it no new connections; what is
 // open goes on. There is no way back.
 func (a *Agent) Drain() error { return a.signal(syscall.SIGTERM) }

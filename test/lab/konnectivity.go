@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -197,6 +198,11 @@ func (s *KonnectivityServer) ClientKeyFile() string { return s.clientKey }
 
 // AgentPort returns the port that agents dial, on every address of the host.
 func (s *KonnectivityServer) AgentPort() int { return s.agentPort }
+
+// Metrics returns what the server's /metrics says.
+func (s *KonnectivityServer) Metrics(ctx context.Context) ([]byte, error) {
+	return fetch(ctx, http.DefaultClient, localURL("http", s.admin)+"/metrics")
+}
 
 // AgentFiles issues a client certificate for an agent.
 func (s *KonnectivityServer) AgentFiles(cn string) (certFile, keyFile string, err error) {

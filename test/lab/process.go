@@ -170,23 +170,29 @@ func (l *Lab) readyCheck(o ProcessOptions) func(context.Context) error {
 }
 
 func get(ctx context.Context, client *http.Client, url string) error {
+	_, err := fetch(ctx, client, url)
+	return err
+}
+
+// fetch returns what is at url, and an error for any answer but 200.
+func fetch(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s: %s", url, response.Status, bytes.TrimSpace(body))
+		return nil, fmt.Errorf("%s answers %s: %s", url, response.Status, bytes.TrimSpace(body[:min(len(body), 1<<10)]))
 	}
-	return nil
+	return body, nil
 }
 
 // waitReady polls check until it returns nil, and gives up early when the

@@ -1,0 +1,45 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Command benchmark measures what the gateway costs: the same work sent straight to a managed API server, and by each route through
+// the gateway. Without arguments it starts a testbed of real components on this machine. See docs/benchmark.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/pflag"
+)
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first signal ends the measuring; a second one ends the process.
+	context.AfterFunc(ctx, stop)
+
+	o := newOptions()
+	flags := pflag.NewFlagSet("benchmark", pflag.ContinueOnError)
+	o.addFlags(flags)
+	if err := flags.Parse(os.Args[1:]); errors.Is(err, pflag.ErrHelp) {
+		return 0
+	} else if err != nil {
+		fmt.Fprintln(os.Stderr, "benchmark:", err)
+		return 2
+	}
+	if err := o.validate(flags.Args()); err != nil {
+		fmt.Fprintln(os.Stderr, "benchmark:", err)
+		return 2
+	}
+	if err := benchmark(ctx, o, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "benchmark:", err)
+		return 1
+	}
+	return 0
+}

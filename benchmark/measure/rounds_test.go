@@ -1,0 +1,141 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package measure
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/report"
+)
+
+// serve returns a route to a server that does what handler does before it answers.
+func serve(t *testing.T, name string, handler http.HandlerFunc) *Route {
+	t.Helper()
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	r, err := NewRoute(name, name, &rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func answers(http.ResponseWriter, *http.Request) {}
+
+// slower answers after a delay that it spends, and does not only wait for, so that timers' coarseness does not count.
+func slower(delay time.Duration) http.HandlerFunc {
+	return func(http.ResponseWriter, *http.Request) {
+		for began := time.Now(); time.Since(began) < delay; {
+			time.Sleep(delay / 50)
+		}
+	}
+}
+
+// half refuses every second request, at once.
+func half() http.HandlerFunc {
+	var count atomic.Int64
+	return func(w http.ResponseWriter, _ *http.Request) {
+		if count.Add(1)%2 == 0 {
+			http.Error(w, `{"kind":"Status","message":"no agent is connected"}`, http.StatusServiceUnavailable)
+		}
+	}
+}
+
+func run(t *testing.T, w Workload, routes ...*Route) *report.Report {
+	t.Helper()
+	r := &report.Report{Series: Rounds(t.Context(), w, routes, nil)}
+	r.Finish()
+	return r
+}
+
+// TestSameRouteTwice: most runs of a route against itself must say that the ratio may be 1. One run in twenty may not, by the meaning of
+// 95 %, so several are made.
+func TestSameRouteTwice(t *testing.T) {
+	const runs, wanted = 10, 7
+	direct, again := serve(t, report.Direct, answers), serve(t, "again", answers)
+	contain := 0
+	for range runs {
+		c := run(t, GetWorkload(150), direct, again).Find(Get, "again", 0).ToDirect
+		if c == nil {
+			t.Fatal("not compared")
+		}
+		t.Logf("ratio %.3f (%.3f to %.3f)", c.Ratio.Value, c.Ratio.Low, c.Ratio.High)
+		if c.Ratio.Contains(1) {
+			contain++
+		}
+	}
+	if contain < wanted {
+		t.Errorf("the interval contains 1 in %d of %d runs", contain, runs)
+	}
+}
+
+func TestSlowRouteIsFound(t *testing.T) {
+	const delay = 0.005
+	r := run(t, GetWorkload(150), serve(t, report.Direct, answers), serve(t, "slow", slower(5*time.Millisecond)))
+	c := r.Find(Get, "slow", 0).ToDirect
+	if c == nil {
+		t.Fatal("not compared")
+	}
+	t.Logf("difference %.2f ms (%.2f to %.2f)", 1e3*c.Difference.Value, 1e3*c.Difference.Low, 1e3*c.Difference.High)
+	// The server takes at least as long as it says, and a little more.
+	if c.Difference.Value < delay || c.Difference.Value > 1.5*delay {
+		t.Errorf("5 ms were found as %.2f ms", 1e3*c.Difference.Value)
+	}
+}
+
+func TestFailingRouteIsNotFast(t *testing.T) {
+	r := run(t, GetWorkload(100), serve(t, report.Direct, slower(time.Millisecond)), serve(t, "flaky", half()))
+	s := r.Find(Get, "flaky", 0)
+	if !s.Failing() || s.Failures != 50 || s.Attempts != 100 {
+		t.Errorf("failing %t with %d of %d", s.Failing(), s.Failures, s.Attempts)
+	}
+	if s.ToDirect != nil {
+		t.Errorf("a route that fails half its requests has the ratio %+v", s.ToDirect.Ratio)
+	}
+	if s.Errors["HTTP 503 no agent is connected"] != 50 {
+		t.Errorf("errors %v", s.Errors)
+	}
+	load := run(t, LoadWorkload(4, 4, 20*time.Millisecond), serve(t, report.Direct, answers), serve(t, "flaky", half())).Find(Load, "flaky", 4)
+	if !load.Failing() || load.ToDirect != nil {
+		t.Errorf("under load: failing %t, %+v", load.Failing(), load.ToDirect)
+	}
+}
+
+// TestStuckRouteIsGivenUp: a route that never answers does not keep the others from being measured.
+func TestStuckRouteIsGivenUp(t *testing.T) {
+	w := GetWorkload(10)
+	w.Timeout, w.Warmup = 50*time.Millisecond, 0
+	stuck := serve(t, "stuck", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	r := run(t, w, serve(t, report.Direct, answers), stuck)
+	s := r.Find(Get, "stuck", 0)
+	if s.Failures != patience || !strings.Contains(s.Stopped, "in a row") {
+		t.Errorf("%d failures, stopped: %q", s.Failures, s.Stopped)
+	}
+	if direct := r.Find(Get, report.Direct, 0); direct.Failing() || len(direct.Figures) != 10 {
+		t.Errorf("the direct route has %d figures", len(direct.Figures))
+	}
+}
+
+func TestInterruptKeepsWholeRounds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	w := GetWorkload(1000)
+	series := Rounds(ctx, w, []*Route{serve(t, report.Direct, answers), serve(t, "other", answers)}, func(done, _ int) {
+		if done == 30 {
+			cancel()
+		}
+	})
+	for _, s := range series {
+		if len(s.Figures) != 30 || s.Failures != 0 {
+			t.Errorf("%s: %d figures, %d failures", s.Route, len(s.Figures), s.Failures)
+		}
+	}
+}

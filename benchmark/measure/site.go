@@ -1,0 +1,131 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package measure
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// creators is how many objects are created at a time.
+const creators = 16
+
+// Site is a managed cluster with what the workloads need on it: namespaces of its own, which go with it.
+type Site struct {
+	// admin is the route by which things are made.
+	admin  *Route
+	prefix string
+
+	mu         sync.Mutex
+	namespaces []string
+	filled     map[string]bool
+}
+
+// NewSite prepares nothing yet: namespaces are made when they are first needed. Their names begin with a prefix that no other run has.
+func NewSite(admin *Route) *Site {
+	return &Site{
+		admin:  admin,
+		prefix: "cluster-gateway-benchmark-" + strings.ToLower(rand.Text()[:6]),
+		filled: map[string]bool{},
+	}
+}
+
+// UID tells clusters apart, whatever the route to them: it is that of the namespace kube-system.
+func UID(ctx context.Context, r *Route) (string, error) {
+	body, _, err := r.Do(ctx, http.MethodGet, "/api/v1/namespaces/kube-system", nil)
+	if err != nil {
+		return "", err
+	}
+	var namespace struct {
+		Metadata struct {
+			UID string `json:"uid"`
+		} `json:"metadata"`
+	}
+	if err := json.Unmarshal(body, &namespace); err != nil {
+		return "", err
+	}
+	return namespace.Metadata.UID, nil
+}
+
+// Namespace returns the name of a namespace of this run, and makes it if it is not there.
+func (s *Site) Namespace(ctx context.Context, name string) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.namespace(ctx, name)
+}
+
+func (s *Site) namespace(ctx context.Context, name string) (string, error) {
+	full := s.prefix + "-" + name
+	for _, n := range s.namespaces {
+		if n == full {
+			return full, nil
+		}
+	}
+	body := fmt.Sprintf(`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":%q}}`, full)
+	if _, _, err := s.admin.Do(ctx, http.MethodPost, "/api/v1/namespaces", []byte(body)); err != nil {
+		return "", fmt.Errorf("making the namespace %s by route %s: %w", full, s.admin.Name, err)
+	}
+	s.namespaces = append(s.namespaces, full)
+	return full, nil
+}
+
+// Fill makes a namespace with count ConfigMaps of about size bytes each, once.
+func (s *Site) Fill(ctx context.Context, name string, count, size int) (namespace string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if namespace, err = s.namespace(ctx, name); err != nil || s.filled[namespace] {
+		return namespace, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(creators)
+	for i := range count {
+		group.Go(func() error {
+			body := configMap(fmt.Sprintf("object-%05d", i), size, "created")
+			_, _, err := s.admin.Do(ctx, http.MethodPost, configMaps(namespace), body)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return "", fmt.Errorf("making %d ConfigMaps in %s by route %s: %w", count, namespace, s.admin.Name, err)
+	}
+	s.filled[namespace] = true
+	return namespace, nil
+}
+
+// Clean deletes the namespaces, and does not wait until the cluster has emptied them.
+func (s *Site) Clean(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, namespace := range s.namespaces {
+		_, _, err := s.admin.Do(ctx, http.MethodDelete, "/api/v1/namespaces/"+namespace, nil)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("deleting the namespace %s, which stays behind: %w", namespace, err))
+		}
+	}
+	s.namespaces, s.filled = nil, map[string]bool{}
+	return errors.Join(errs...)
+}
+
+func configMaps(namespace string) string { return "/api/v1/namespaces/" + namespace + "/configmaps" }
+
+// configMap renders a ConfigMap of about size bytes that no compression makes smaller.
+func configMap(name string, size int, state string) []byte {
+	random := make([]byte, size*3/4)
+	_, _ = rand.Read(random) // never fails
+	return fmt.Appendf(nil, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q},"data":{"state":%q,"filler":%q}}`,
+		name, state, base64.StdEncoding.EncodeToString(random))
+}

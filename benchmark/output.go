@@ -1,0 +1,105 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/measure"
+)
+
+// write prints the report and writes all its forms.
+func (s *session) write() error {
+	if err := os.MkdirAll(s.options.out, 0o755); err != nil {
+		return err
+	}
+	forms := []struct {
+		name   string
+		render func(io.Writer) error
+	}{
+		{"report.txt", s.report.Text},
+		{"report.md", s.report.Markdown},
+		{"report.json", s.report.JSON},
+		{"benchstat.txt", s.report.Benchstat},
+	}
+	for _, form := range forms {
+		if err := writeFile(filepath.Join(s.options.out, form.name), form.render); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintln(s.out)
+	if err := s.report.Text(s.out); err != nil {
+		return err
+	}
+	fmt.Fprintln(s.out)
+	for _, form := range forms {
+		s.say("%s", filepath.Join(s.options.out, form.name))
+	}
+	return nil
+}
+
+func writeFile(path string, render func(io.Writer) error) (err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := render(f); err != nil {
+		_ = f.Close() // the first error is the one to report
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return f.Close()
+}
+
+// versions of what was measured and of what measured it.
+func (s *session) versions() map[string]string {
+	versions := map[string]string{"benchmark": revision()}
+	if v := s.serverVersion(s.routes[0]); v != "" {
+		versions["managed API server"] = v
+	}
+	if s.bed != nil {
+		versions["gateway"] = "built from the same checkout"
+		if s.options.gatewayBinary != "" {
+			versions["gateway"] = s.options.gatewayBinary
+		}
+		for _, b := range s.bed.Lab.Binaries().All() {
+			versions[b.Name] = filepath.Base(filepath.Dir(b.Path))
+		}
+	}
+	return versions
+}
+
+func (s *session) serverVersion(r *measure.Route) string {
+	body, _, err := r.Do(s.ctx, http.MethodGet, "/version", nil)
+	var version struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	if err != nil || json.Unmarshal(body, &version) != nil {
+		return ""
+	}
+	return version.GitVersion
+}
+
+// revision is the commit that this binary was built from.
+func revision() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	commit, dirty := "unknown", ""
+	for _, setting := range info.Settings {
+		switch {
+		case setting.Key == "vcs.revision":
+			commit = setting.Value
+		case setting.Key == "vcs.modified" && setting.Value == "true":
+			dirty = ", with changes"
+		}
+	}
+	return commit + dirty
+}

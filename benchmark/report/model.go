@@ -1,0 +1,213 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package report
+
+import (
+	"encoding/json"
+	"math"
+	"time"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/stats"
+)
+
+// Direct is the name of the route that all others are compared with.
+const Direct = "direct"
+
+// Unit is what a figure is in.
+type Unit string
+
+// The units.
+const (
+	Seconds        Unit = "s"
+	PerSecond      Unit = "1/s"
+	BytesPerSecond Unit = "B/s"
+	Bytes          Unit = "B"
+	Count          Unit = ""
+	Cores          Unit = "cores"
+)
+
+// MoreIsBetter tells whether a higher figure is the better one.
+func (u Unit) MoreIsBetter() bool { return u == PerSecond || u == BytesPerSecond }
+
+// Report is what a run found.
+type Report struct {
+	Conditions Conditions `json:"conditions"`
+	// Interrupted is set when the run was ended before all was measured.
+	Interrupted bool        `json:"interrupted"`
+	Routes      []Route     `json:"routes"`
+	Series      []*Series   `json:"series"`
+	Resources   []Resources `json:"resources,omitempty"`
+	// Growth is how costs grow with the number of clusters.
+	Growth []Growth `json:"growth,omitempty"`
+	// Facts are single figures.
+	Facts []Fact `json:"facts,omitempty"`
+	// Notes say what was left out, or done in another way than one would expect, and why.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Conditions are what a run was made under.
+type Conditions struct {
+	Date     time.Time         `json:"date"`
+	Took     time.Duration     `json:"took"`
+	Command  string            `json:"command"`
+	Machine  string            `json:"machine"`
+	CPUs     int               `json:"cpus"`
+	Memory   uint64            `json:"memoryBytes"`
+	Kernel   string            `json:"kernel"`
+	Go       string            `json:"go"`
+	Versions map[string]string `json:"versions"`
+	// ForeignCPU is the part of the machine's CPU time that others used or took away during the run; negative if unknown.
+	ForeignCPU float64 `json:"foreignCPU"`
+	// Busy is the part that was used by anyone.
+	Busy float64 `json:"busy"`
+}
+
+// Route is one way to an API server.
+type Route struct {
+	Name  string `json:"name"`
+	Title string `json:"title"`
+}
+
+// Series is what one route did in one workload.
+type Series struct {
+	Workload string `json:"workload"`
+	Title    string `json:"title"`
+	Route    string `json:"route"`
+	// X is the workload's parameter, if it has one: workers, round-trip time in seconds, bytes per second, watchers, clusters.
+	X      float64 `json:"x,omitempty"`
+	XLabel string  `json:"xLabel,omitempty"`
+	Unit   Unit    `json:"unit"`
+	// Figures has one for each round, NaN where it failed.
+	Figures  Figures        `json:"figures"`
+	Attempts int            `json:"attempts"`
+	Failures int            `json:"failures"`
+	Errors   map[string]int `json:"errors,omitempty"`
+	// Stopped says why the route was not measured to the end, if it was not.
+	Stopped string `json:"stopped,omitempty"`
+
+	Summary stats.Summary `json:"summary"`
+	// ToDirect compares with the direct route. Nil: it is the direct route, or one that fails, or there is too little to compare.
+	ToDirect *stats.Comparison `json:"toDirect,omitempty"`
+}
+
+// failing is the part of failures from which on a route counts as failing, so that none of its figures is a result.
+const failing = 0.01
+
+// Failing tells whether the route fails in this workload, rather than being fast or slow.
+func (s *Series) Failing() bool {
+	return s.Stopped != "" || s.Attempts == 0 || float64(s.Failures) > failing*float64(s.Attempts)
+}
+
+// Figures are numbers of which some may be missing: NaN here, null in JSON.
+type Figures []float64
+
+// MarshalJSON implements json.Marshaler.
+func (f Figures) MarshalJSON() ([]byte, error) {
+	list := make([]*float64, len(f))
+	for i := range f {
+		if !math.IsNaN(f[i]) {
+			rounded := signify(f[i])
+			list[i] = &rounded
+		}
+	}
+	return json.Marshal(list)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (f *Figures) UnmarshalJSON(data []byte) error {
+	var list []*float64
+	if err := json.Unmarshal(data, &list); err != nil {
+		return err
+	}
+	*f = make(Figures, len(list))
+	for i, v := range list {
+		(*f)[i] = math.NaN()
+		if v != nil {
+			(*f)[i] = *v
+		}
+	}
+	return nil
+}
+
+// signify rounds to five significant digits: nothing here is known better.
+func signify(v float64) float64 {
+	if v == 0 || math.IsInf(v, 0) {
+		return v
+	}
+	scale := math.Pow(10, 4-math.Floor(math.Log10(math.Abs(v))))
+	return math.Round(v*scale) / scale
+}
+
+// Resources are what one process used.
+type Resources struct {
+	Process string `json:"process"`
+	// Phase is "before", "during" (peaks, and CPU since before) or "after".
+	Phase       string  `json:"phase"`
+	CPUSeconds  float64 `json:"cpuSeconds"`
+	RSS         uint64  `json:"rssBytes"`
+	PeakRSS     uint64  `json:"peakRSSBytes"`
+	Descriptors int     `json:"descriptors"`
+	// Goroutines is negative when the process does not tell.
+	Goroutines int `json:"goroutines"`
+}
+
+// Growth is a cost at several numbers of clusters.
+type Growth struct {
+	Cost   string    `json:"cost"`
+	Unit   Unit      `json:"unit"`
+	Counts []float64 `json:"counts"`
+	Values Figures   `json:"values"`
+	// Fit is nil when there are too few points.
+	Fit *stats.Fit `json:"fit,omitempty"`
+}
+
+// Fact is a single figure.
+type Fact struct {
+	Name  string  `json:"name"`
+	Value float64 `json:"value"`
+	Unit  Unit    `json:"unit"`
+	Note  string  `json:"note,omitempty"`
+}
+
+// Find returns a series, or nil.
+func (r *Report) Find(workload, route string, x float64) *Series {
+	for _, s := range r.Series {
+		if s.Workload == workload && s.Route == route && s.X == x {
+			return s
+		}
+	}
+	return nil
+}
+
+// Fact returns the value of a fact, and whether there is one.
+func (r *Report) Fact(name string) (float64, bool) {
+	for _, f := range r.Facts {
+		if f.Name == name {
+			return f.Value, true
+		}
+	}
+	return 0, false
+}
+
+// Finish computes what follows from the figures: summaries, comparisons and fits.
+func (r *Report) Finish() {
+	for _, s := range r.Series {
+		s.Summary = stats.Summarize(s.Figures)
+	}
+	for _, s := range r.Series {
+		direct := r.Find(s.Workload, Direct, s.X)
+		if s.Route == Direct || direct == nil || direct.Failing() || s.Failing() {
+			continue
+		}
+		if c, ok := stats.Compare(s.Figures, direct.Figures); ok {
+			s.ToDirect = &c
+		}
+	}
+	for i := range r.Growth {
+		g := &r.Growth[i]
+		if fit, ok := stats.FitGrowth(g.Counts, g.Values); ok {
+			g.Fit = &fit
+		}
+	}
+}

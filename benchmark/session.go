@@ -1,0 +1,286 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/measure"
+	"github.com/oam-dev/cluster-gateway/benchmark/report"
+	"github.com/oam-dev/cluster-gateway/benchmark/testbed"
+	"github.com/oam-dev/cluster-gateway/benchmark/usage"
+)
+
+// session is one run of the benchmark.
+type session struct {
+	// ctx ends when the run is interrupted.
+	ctx     context.Context
+	out     io.Writer
+	options *options
+	plan    plan
+	began   time.Time
+
+	bed    *testbed.Bed // nil with clusters of one's own
+	routes []*measure.Route
+	// sites are the managed clusters by UID; routed says which one each route leads to.
+	sites  map[string]*measure.Site
+	routed map[*measure.Route]*measure.Site
+
+	machine usage.Machine
+	report  *report.Report
+}
+
+// cleaningTimeout bounds taking away what was created.
+const cleaningTimeout = time.Minute
+
+// benchmark measures, and writes the reports of what was measured, however it ended.
+func benchmark(ctx context.Context, o *options, out io.Writer) (err error) {
+	s := &session{
+		ctx: ctx, out: out, options: o, plan: newPlan(o), began: time.Now(),
+		sites: map[string]*measure.Site{}, routed: map[*measure.Route]*measure.Site{},
+		report: &report.Report{},
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	failure := s.measureAll()
+	if ctx.Err() != nil {
+		s.report.Interrupted, failure = true, nil
+	}
+	s.conclude()
+	return errors.Join(failure, s.write())
+}
+
+func (s *session) prepare() error {
+	steps := []func() error{s.startBed, s.bedRoutes}
+	if s.options.direct != "" {
+		steps = []func() error{s.ownRoutes}
+	}
+	for _, step := range append(steps, s.furtherRoutes, s.findSites) {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	for _, r := range s.routes {
+		s.report.Routes = append(s.report.Routes, report.Route{Name: r.Name, Title: r.Title})
+	}
+	var err error
+	s.machine, err = usage.Snapshot(s.pids())
+	return err
+}
+
+func (s *session) measureAll() error {
+	var errs []error
+	for _, p := range parts() {
+		if s.ctx.Err() != nil {
+			break
+		}
+		if len(s.options.only) > 0 && !slices.Contains(s.options.only, p.name) {
+			continue
+		}
+		if p.needsBed && s.bed == nil {
+			s.note("%s is measured on the testbed only.", p.name)
+			continue
+		}
+		if err := p.run(s); err != nil && s.ctx.Err() == nil {
+			// The other parts are worth having all the same.
+			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
+			s.note("FAILED: %s was not measured to its end: %v", p.name, err)
+			s.say("FAILED: %s: %v", p.name, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// measure runs one workload, and says how it goes.
+func (s *session) measure(w measure.Workload, routes []*measure.Route) []*report.Series {
+	if s.ctx.Err() != nil {
+		return nil
+	}
+	name := w.Name
+	if w.XLabel != "" {
+		name += " at " + report.FormatX(w.XLabel, w.X)
+	}
+	s.say("%s: %d rounds by %d routes", name, w.Rounds, len(routes))
+	last := time.Now()
+	series := measure.Rounds(s.ctx, w, routes, func(done, of int) {
+		if time.Since(last) > 10*time.Second {
+			last = time.Now()
+			s.say("  %d of %d", done, of)
+		}
+	})
+	s.report.Series = append(s.report.Series, series...)
+	s.report.Finish()
+	s.say("  %s", report.Brief(series))
+	return series
+}
+
+func (s *session) say(format string, args ...any) {
+	elapsed := time.Since(s.began).Round(time.Second)
+	fmt.Fprintf(s.out, "[%02d:%02d] %s\n", int(elapsed.Minutes()), int(elapsed.Seconds())%60, fmt.Sprintf(format, args...))
+}
+
+func (s *session) note(format string, args ...any) {
+	s.report.Notes = append(s.report.Notes, fmt.Sprintf(format, args...))
+}
+
+func (s *session) startBed() (err error) {
+	s.say("starting the testbed")
+	s.bed, err = testbed.Start(s.ctx, testbed.Options{
+		Out: indented{s.out}, GatewayBinary: s.options.gatewayBinary, GatewayArgs: s.options.gatewayArgs,
+	})
+	return err
+}
+
+func (s *session) bedRoutes() (err error) {
+	s.routes, err = s.bed.Routes()
+	return err
+}
+
+// clustersPath is where the gateway serves its clusters.
+const clustersPath = "/apis/cluster.core.oam.dev/v1alpha1/clustergateways/"
+
+func (s *session) ownRoutes() error {
+	if err := s.addRoute(report.Direct, "Direct", s.options.direct, ""); err != nil {
+		return err
+	}
+	for _, door := range []struct{ name, title, file string }{
+		{"hub", "hub", s.options.hub},
+		{"own", "own endpoint", s.options.gateway},
+	} {
+		if door.file == "" {
+			continue
+		}
+		for _, cluster := range s.options.clusters {
+			if err := s.addRoute(door.name+"/"+cluster, "Gateway, "+door.title+", "+cluster, door.file, clustersPath+cluster+"/proxy"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *session) furtherRoutes() error {
+	for _, r := range s.options.routes {
+		name, file, _ := strings.Cut(r, "=")
+		if err := s.addRoute(name, name, file, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *session) addRoute(name, title, kubeconfig, path string) error {
+	if slices.ContainsFunc(s.routes, func(r *measure.Route) bool { return r.Name == name }) {
+		return fmt.Errorf("there are two routes %s", name)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return fmt.Errorf("route %s: %w", name, err)
+	}
+	config.Host = strings.TrimSuffix(config.Host, "/") + path
+	r, err := measure.NewRoute(name, title, config)
+	if err != nil {
+		return err
+	}
+	s.routes = append(s.routes, r)
+	return nil
+}
+
+// findSites finds out which cluster each route leads to. A route that fails is measured all the same, to be reported as failing.
+func (s *session) findSites() error {
+	for i, r := range s.routes {
+		ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
+		uid, err := measure.UID(ctx, r)
+		cancel()
+		switch {
+		case err != nil && i == 0:
+			return fmt.Errorf("route %s, with which all others are compared: %w", r.Name, err)
+		case err != nil:
+			s.say("route %s fails: %s", r.Name, measure.Describe(err))
+			s.routed[r] = s.routed[s.routes[0]]
+			continue
+		}
+		if s.sites[uid] == nil {
+			if i > 0 {
+				s.note("Route %s leads to another cluster than %s: their ratio compares clusters as well.", r.Name, s.routes[0].Name)
+			}
+			s.sites[uid] = measure.NewSite(r)
+		}
+		s.routed[r] = s.sites[uid]
+	}
+	return nil
+}
+
+func (s *session) site(r *measure.Route) *measure.Site { return s.routed[r] }
+
+// pids are those of everything that was started for the run.
+func (s *session) pids() []int {
+	if s.bed == nil {
+		return nil
+	}
+	var pids []int
+	for _, p := range s.bed.Lab.Processes() {
+		select {
+		case <-p.Done():
+		default:
+			pids = append(pids, p.Pid())
+		}
+	}
+	return pids
+}
+
+// conclude notes the conditions, and judges.
+func (s *session) conclude() {
+	c := &s.report.Conditions
+	c.Date, c.Took, c.Command = s.began, time.Since(s.began), strings.Join(os.Args, " ")
+	c.Machine, c.Memory, c.Kernel = usage.Describe()
+	c.CPUs, c.Go = runtime.NumCPU(), runtime.Version()
+	c.Versions = s.versions()
+	c.ForeignCPU = -1
+	if now, err := usage.Snapshot(s.pids()); err == nil {
+		c.Busy, c.ForeignCPU = now.Since(s.machine)
+	}
+	if s.bed == nil {
+		c.ForeignCPU = -1 // the servers may or may not be on this machine
+	}
+	s.report.Finish()
+}
+
+func (s *session) close() error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), cleaningTimeout)
+	defer cancel()
+	if s.bed != nil {
+		s.say("stopping the testbed")
+		return s.bed.Close()
+	}
+	var errs []error
+	for _, site := range s.sites {
+		errs = append(errs, site.Clean(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// indented sets lines off from those of the session.
+type indented struct{ w io.Writer }
+
+func (i indented) Write(p []byte) (int, error) {
+	for line := range strings.Lines(string(p)) {
+		if _, err := fmt.Fprint(i.w, "        ", line); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}

@@ -1,0 +1,329 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package testbed
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/link"
+	"github.com/oam-dev/cluster-gateway/benchmark/measure"
+	"github.com/oam-dev/cluster-gateway/benchmark/report"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// The names under which the one managed cluster is registered: by route, and once more behind the links.
+const (
+	near   = "near"
+	tunnel = "tunnel"
+	far    = "far"
+)
+
+// startTimeout bounds starting everything, once its components are built.
+const startTimeout = 5 * time.Minute
+
+// Bed is a running testbed.
+type Bed struct {
+	Lab     *lab.Lab
+	Managed *lab.Cluster
+	// Embedded and External are the gateways.
+	Embedded, External *lab.Gateway
+	Konnectivity       *lab.KonnectivityServer
+	// EmbeddedAgent and ExternalAgent carry the cluster "tunnel"; the others carry "far", through the links.
+	EmbeddedAgent, ExternalAgent       *lab.Agent
+	embeddedFarAgent, externalFarAgent *lab.Agent
+
+	embeddedHub, externalHub *lab.Cluster
+	links                    []*link.Link
+	directLink               *link.Link
+	failed                   bool
+}
+
+// Options configure a testbed.
+type Options struct {
+	// Out is told what happens.
+	Out io.Writer
+	// GatewayBinary is the gateway to measure. Empty: the one of this checkout, built.
+	GatewayBinary string
+	// GatewayArgs are added to the gateways' arguments.
+	GatewayArgs []string
+}
+
+// Start starts a testbed. When ctx ends, it goes.
+func Start(ctx context.Context, o Options) (_ *Bed, err error) {
+	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: o.Out})
+	if err != nil {
+		return nil, err
+	}
+	b := &Bed{}
+	if b.Lab, err = lab.New(context.WithoutCancel(ctx), lab.Options{Binaries: binaries, Out: o.Out, KeepLogs: func() bool { return b.failed }}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			b.failed = true
+			_ = b.Close() // the first error is the one to report
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if o.GatewayBinary == "" {
+		fmt.Fprintln(o.Out, "building the gateway")
+		if o.GatewayBinary, err = lab.BuildGateway(ctx, b.Lab.Dir(), false); err != nil {
+			return nil, err
+		}
+	}
+	for _, step := range []func(context.Context, Options) error{b.startClusters, b.startGateways, b.startAgents} {
+		if err := step(ctx, o); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// Close stops everything and removes it.
+func (b *Bed) Close() error {
+	for _, l := range b.links {
+		_ = l.Close() // all that it connects goes as well
+	}
+	return b.Lab.Close()
+}
+
+func (b *Bed) startClusters(ctx context.Context, o Options) error {
+	fmt.Fprintln(o.Out, "starting three clusters: one to reach, and a hub for each gateway")
+	var group errgroup.Group
+	for _, c := range []struct {
+		into    **lab.Cluster
+		options lab.ClusterOptions
+	}{
+		{&b.embeddedHub, lab.ClusterOptions{Name: "hub-embedded", NoControllerManager: true, NoKwok: true}},
+		{&b.externalHub, lab.ClusterOptions{Name: "hub-external", NoControllerManager: true, NoKwok: true}},
+		{&b.Managed, lab.ClusterOptions{Name: "managed"}},
+	} {
+		group.Go(func() (err error) {
+			*c.into, err = b.Lab.StartCluster(ctx, c.options)
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+func (b *Bed) startGateways(ctx context.Context, o Options) (err error) {
+	fmt.Fprintln(o.Out, "starting two gateways, a konnectivity-server, and their agents")
+	if b.Konnectivity, err = b.Lab.StartKonnectivityServer(ctx, lab.KonnectivityServerOptions{}); err != nil {
+		return err
+	}
+	if b.Embedded, err = b.Lab.StartGateway(ctx, lab.GatewayOptions{
+		Name: "gateway-embedded", Hub: b.embeddedHub, Binary: o.GatewayBinary, ExtraArgs: o.GatewayArgs,
+	}); err != nil {
+		return err
+	}
+	if b.External, err = b.Lab.StartGateway(ctx, lab.GatewayOptions{
+		Name: "gateway-external", Hub: b.externalHub, Binary: o.GatewayBinary, Konnectivity: b.Konnectivity, ExtraArgs: o.GatewayArgs,
+	}); err != nil {
+		return err
+	}
+	for _, g := range []*lab.Gateway{b.Embedded, b.External} {
+		if err := g.RegisterAPIService(ctx); err != nil {
+			return err
+		}
+		for _, name := range []string{near, tunnel, far} {
+			if err := b.Register(ctx, g, name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Register registers the managed cluster under a name: as one that is dialled for "near", and through a tunnel for any other.
+//
+// A stock server finds the agent by the host of the endpoint. 127.0.0.1 and localhost are the same API server, and its certificate has
+// both, so these two can be told apart without touching how names are resolved.
+func (b *Bed) Register(ctx context.Context, g *lab.Gateway, name string) error {
+	hub := b.hub(g)
+	token, err := b.Managed.ServiceAccountToken(ctx, "cluster-gateway-system", "cluster-gateway", "cluster-admin")
+	if err != nil {
+		return err
+	}
+	host := b.Managed.Address()
+	if name == far && g == b.External {
+		host = farHost
+	}
+	return hub.ApplySecret(ctx, lab.SecretOptions{Name: name, Tunnel: name != near, Data: map[string][]byte{
+		"endpoint": []byte("https://" + host + ":" + strconv.Itoa(b.Managed.Port())),
+		"ca.crt":   b.Managed.CAPEM(),
+		"token":    []byte(token),
+	}})
+}
+
+// Unregister takes a name away again.
+func (b *Bed) Unregister(ctx context.Context, g *lab.Gateway, name string) error {
+	return b.hub(g).DeleteSecret(ctx, name)
+}
+
+// HubSecrets counts nothing else than what Register made: it is the hub of a gateway.
+func (b *Bed) hub(g *lab.Gateway) *lab.Cluster {
+	if g == b.External {
+		return b.externalHub
+	}
+	return b.embeddedHub
+}
+
+const farHost = "localhost"
+
+// stockAgentArgs undo what the lab sets for quick tests: what is measured are the agent's own defaults, in which it connects anew
+// when it has lost a connection, and not every half second to see whether there are more servers.
+var stockAgentArgs = []string{"--sync-forever=false", "--sync-interval=1s", "--sync-interval-cap=10s", "--probe-interval=1s"}
+
+func (b *Bed) startAgents(ctx context.Context, _ Options) (err error) {
+	embeddedLink, err := b.link(b.Embedded.TunnelPort())
+	if err != nil {
+		return err
+	}
+	externalLink, err := b.link(b.Konnectivity.AgentPort())
+	if err != nil {
+		return err
+	}
+	if b.directLink, err = b.link(b.Managed.Port()); err != nil {
+		return err
+	}
+	for _, a := range []struct {
+		into    **lab.Agent
+		options func() (lab.AgentOptions, error)
+	}{
+		{&b.EmbeddedAgent, func() (lab.AgentOptions, error) { return b.embeddedAgent(tunnel, b.Embedded.TunnelPort()) }},
+		{&b.embeddedFarAgent, func() (lab.AgentOptions, error) { return b.embeddedAgent(far, embeddedLink.Port()) }},
+		{&b.ExternalAgent, func() (lab.AgentOptions, error) {
+			return b.externalAgent(tunnel, b.Managed.Address(), b.Konnectivity.AgentPort())
+		}},
+		{&b.externalFarAgent, func() (lab.AgentOptions, error) { return b.externalAgent(far, farHost, externalLink.Port()) }},
+	} {
+		o, err := a.options()
+		if err != nil {
+			return err
+		}
+		if *a.into, err = b.Lab.StartAgent(ctx, o); err != nil {
+			return err
+		}
+		if err := (*a.into).WaitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *Bed) link(port int) (*link.Link, error) {
+	l, err := link.New("127.0.0.1:" + strconv.Itoa(port))
+	if err == nil {
+		b.links = append(b.links, l)
+	}
+	return l, err
+}
+
+func (b *Bed) embeddedAgent(name string, port int) (lab.AgentOptions, error) {
+	o, err := b.Embedded.AgentOptions(name, b.Managed)
+	o.Name, o.ServerPort, o.ExtraArgs = "agent-embedded-"+name, port, stockAgentArgs
+	return o, err
+}
+
+func (b *Bed) externalAgent(name, host string, port int) (lab.AgentOptions, error) {
+	cert, key, err := b.Konnectivity.AgentFiles(name)
+	return lab.AgentOptions{
+		Name: "agent-external-" + name, Cluster: b.Managed, ServerPort: port, CertFile: cert, KeyFile: key,
+		CAFile: b.Konnectivity.CAFile(), Identifiers: []string{"host=" + host}, ExtraArgs: stockAgentArgs,
+	}, err
+}
+
+// RestartEmbeddedAgent starts the agent of "tunnel" anew after it was killed.
+func (b *Bed) RestartEmbeddedAgent(ctx context.Context) error {
+	o, err := b.embeddedAgent(tunnel, b.Embedded.TunnelPort())
+	if err != nil {
+		return err
+	}
+	b.EmbeddedAgent, err = b.Lab.StartAgent(ctx, o)
+	return err
+}
+
+// RestartExternalAgent does so for the external server's.
+func (b *Bed) RestartExternalAgent(ctx context.Context) error {
+	o, err := b.externalAgent(tunnel, b.Managed.Address(), b.Konnectivity.AgentPort())
+	if err != nil {
+		return err
+	}
+	b.ExternalAgent, err = b.Lab.StartAgent(ctx, o)
+	return err
+}
+
+// SetDistance puts the cluster "far" at a distance, on all routes to it. A bandwidth of 0 is none to speak of.
+func (b *Bed) SetDistance(rtt time.Duration, bandwidth float64) {
+	for _, l := range b.links {
+		l.Set(rtt, bandwidth)
+	}
+}
+
+// The routes by name, and what they are called in reports.
+const (
+	HubDirect   = "hub-direct"
+	HubEmbedded = "hub-embedded"
+	HubExternal = "hub-external"
+	OwnDirect   = "own-direct"
+	OwnEmbedded = "own-embedded"
+	OwnExternal = "own-external"
+)
+
+// Routes lead to the managed cluster where it is.
+func (b *Bed) Routes() ([]*measure.Route, error) {
+	return b.routes(b.Managed.RESTConfig(), near, tunnel)
+}
+
+// FarRoutes lead to it through the links. There is no tunnel to a direct cluster, so the gateway's direct routes are not among them.
+func (b *Bed) FarRoutes() ([]*measure.Route, error) {
+	config := b.Managed.RESTConfig()
+	config.Host = (&url.URL{Scheme: "https", Host: b.directLink.Addr()}).String()
+	return b.routes(config, "", far)
+}
+
+func (b *Bed) routes(direct *rest.Config, dialled, tunnelled string) ([]*measure.Route, error) {
+	type way struct {
+		name, title string
+		config      *rest.Config
+	}
+	ways := []way{{report.Direct, "Direct", direct}}
+	for _, door := range []struct {
+		via                               lab.Via
+		title, direct, embedded, external string
+	}{
+		{lab.ViaHub, "hub", HubDirect, HubEmbedded, HubExternal},
+		{lab.ViaOwnEndpoint, "own endpoint", OwnDirect, OwnEmbedded, OwnExternal},
+	} {
+		if dialled != "" {
+			ways = append(ways, way{door.direct, "Gateway, " + door.title + ", direct cluster", b.Embedded.ClusterRESTConfig(dialled, door.via)})
+		}
+		ways = append(ways,
+			way{door.embedded, "Gateway, " + door.title + ", embedded tunnel", b.Embedded.ClusterRESTConfig(tunnelled, door.via)},
+			way{door.external, "Gateway, " + door.title + ", konnectivity-server", b.External.ClusterRESTConfig(tunnelled, door.via)})
+	}
+	routes := make([]*measure.Route, len(ways))
+	for i, w := range ways {
+		var err error
+		if routes[i], err = measure.NewRoute(w.name, w.title, w.config); err != nil {
+			return nil, err
+		}
+	}
+	return routes, nil
+}
+
+// Pod makes the Pod that exec and port-forward go to, and returns its namespace and name.
+func (b *Bed) Pod(ctx context.Context) (*corev1.Pod, error) {
+	return b.Managed.RunPod(ctx, "default", "benchmark")
+}
