@@ -164,6 +164,18 @@ func noAgentStatus(name string, e *dialer.NoAgentError) *apierrors.StatusError {
 	return s
 }
 
+// stepOf says what was tried at a stage, for the message of a time-out.
+func stepOf(s dialer.Stage) string {
+	switch s {
+	case dialer.StageAgent:
+		return "asking the agent to connect to"
+	case dialer.StageTLS:
+		return "the TLS handshake with"
+	default:
+		return "connecting to"
+	}
+}
+
 func dialStatus(c *cluster.Cluster, e *dialer.Error) *apierrors.StatusError {
 	var noAgent *dialer.NoAgentError
 	switch {
@@ -175,7 +187,7 @@ func dialStatus(c *cluster.Cluster, e *dialer.Error) *apierrors.StatusError {
 	// A dial that the context's deadline ends fails with either: net looks which of the two was first.
 	case errors.Is(e.Err, context.DeadlineExceeded), errors.Is(e.Err, os.ErrDeadlineExceeded):
 		return newStatus(http.StatusGatewayTimeout, metav1.StatusReasonTimeout, c.Name, causeOf(e.Stage),
-			fmt.Sprintf("cluster %q: no answer in time from %s: %s", c.Name, e.Address, e.Err))
+			fmt.Sprintf("cluster %q: %s %s got no answer in time: %s", c.Name, stepOf(e.Stage), e.Address, e.Err))
 	case e.Stage == dialer.StageAgent:
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseAgent,
 			fmt.Sprintf("cluster %q: the agent was asked to connect to %s: %v", c.Name, e.Address, e.Err))

@@ -206,7 +206,7 @@ func TestAnswersInTime(t *testing.T) {
 		}
 		guard(t, failure{
 			secret: lab.SecretOptions{Name: "f-firewall"}, code: 504, reason: metav1.StatusReasonTimeout, cause: "Endpoint",
-			message: `cluster "f-firewall": no answer in time from ` + endpoint(shared.edge) + `: .*`,
+			message: `cluster "f-firewall": connecting to ` + endpoint(shared.edge) + ` got no answer in time: .*`,
 		}, shared.edge)
 	})
 	t.Run("API server hangs", func(t *testing.T) {
@@ -222,7 +222,7 @@ func TestAnswersInTime(t *testing.T) {
 		// The kernel accepts the connection; the TLS handshake is what gets no answer.
 		guard(t, failure{
 			secret: lab.SecretOptions{Name: "f-hanging"}, code: 504, reason: metav1.StatusReasonTimeout, cause: "TLS",
-			message: `cluster "f-hanging": no answer in time from ` + endpoint(c) + `: .*`,
+			message: `cluster "f-hanging": the TLS handshake with ` + endpoint(c) + ` got no answer in time: .*`,
 		}, c)
 	})
 }

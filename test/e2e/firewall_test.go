@@ -34,7 +34,7 @@ func TestFirewalledCluster(t *testing.T) {
 	}
 	forEachRoute(t, func(t *testing.T, r route) {
 		if r.target != edge {
-			t.Skip("not the firewalled cluster")
+			return // the routes to the other cluster have no firewall to pass
 		}
 		s := newSite(t, r)
 		mustContain(t, s.kubectl.run(ctx, t, "get", "nodes"), "node-0", "Ready")

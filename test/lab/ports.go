@@ -37,6 +37,15 @@ func newPorts() *ports {
 
 // free finds a port by listening on it: inside ns, or on the host.
 func (p *ports) free(ns *namespace) (int, error) {
+	listener, err := p.listen(ns)
+	if err != nil {
+		return 0, err
+	}
+	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
+}
+
+// listen listens on a free port.
+func (p *ports) listen(ns *namespace) (net.Listener, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var errs []error
@@ -50,13 +59,10 @@ func (p *ports) free(ns *namespace) (int, error) {
 			errs = append(errs, err)
 			continue
 		}
-		if err := listener.Close(); err != nil {
-			return 0, err
-		}
 		p.given[port] = true
-		return port, nil
+		return listener, nil
 	}
-	return 0, fmt.Errorf("finding a free port: %w", errors.Join(errs...))
+	return nil, fmt.Errorf("finding a free port: %w", errors.Join(errs...))
 }
 
 func listen(ns *namespace, address string) (net.Listener, error) {

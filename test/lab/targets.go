@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 )
 
@@ -29,11 +28,8 @@ func (c *Cluster) startTargets() error {
 	t := &targets{conns: map[net.Conn]struct{}{}}
 	c.targets = t // before anything can fail: stopping the cluster closes it
 	for _, listener := range []*net.Listener{&t.echo, &t.http} {
-		port, err := c.lab.ports.free(c.ns)
-		if err != nil {
-			return err
-		}
-		if *listener, err = listen(c.ns, net.JoinHostPort(loopback, strconv.Itoa(port))); err != nil {
+		var err error
+		if *listener, err = c.lab.ports.listen(c.ns); err != nil {
 			return fmt.Errorf("listening for port-forward: %w", err)
 		}
 	}
