@@ -364,13 +364,13 @@ func TestUpgradeRefused(t *testing.T) {
 		t.Errorf("%s: %q", resp.Status, body)
 	}
 	// Switched to something else than was asked for: an error, and no connection is left behind.
-	_, _, resp = g.upgrade("a", "/other")
+	g.set(s.secret("b"))
+	_, _, resp = g.upgrade("b", "/other")
 	if resp.StatusCode != 502 {
 		t.Error(resp.Status)
 	}
-	eventually(t, "one idle connection at most", func() bool {
-		m := g.metrics()
-		return strings.Contains(m, "connections{cluster=a,route=direct} 1\n") || strings.Contains(m, "connections{cluster=a,route=direct} 0\n")
+	eventually(t, "the connection is closed", func() bool {
+		return strings.Contains(g.metrics(), "connections{cluster=b,route=direct} 0\n")
 	})
 }
 
