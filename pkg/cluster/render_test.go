@@ -34,7 +34,7 @@ func TestRender(t *testing.T) {
 	secret.DeletionTimestamp, secret.DeletionGracePeriodSeconds = &deleted, ptr.To[int64](0)
 	secret.Finalizers, secret.GenerateName = []string{"x/y"}, "gen-"
 	secret.OwnerReferences = []metav1.OwnerReference{{Name: "owner"}}
-	secret.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:data":{}}`)}}}
+	secret.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1(`{"f:data":{}}`)}}
 	secret.Annotations = map[string]string{
 		v1alpha1.AnnotationInsecureSkipTLSVerify: "true",
 		v1alpha1.AnnotationHealthy:               "true", v1alpha1.AnnotationHealthyReason: "Probed",

@@ -81,7 +81,7 @@ func (c *BufferedConn) Deliver(p []byte) error {
 		return nil
 	}
 	c.mu.Lock()
-	if c.closed || c.inErr != nil {
+	if over := c.closed || c.inErr != nil; over {
 		c.mu.Unlock()
 		return nil
 	}
@@ -179,7 +179,7 @@ func (c *BufferedConn) Read(p []byte) (int, error) {
 			return 0, nil
 		case c.inBytes > 0:
 			return c.readLocked(p), nil
-		case c.inErr == io.EOF:
+		case c.inErr == io.EOF: //nolint:errorlint // a failure that wraps EOF is no clean end
 			return 0, io.EOF
 		case c.inErr != nil:
 			return 0, c.opError("read", c.inErr)
@@ -261,7 +261,7 @@ func (c *BufferedConn) writeErrLocked() error {
 		return c.opError("write", net.ErrClosed)
 	case c.writeDeadline.passed:
 		return c.opError("write", os.ErrDeadlineExceeded)
-	case c.inErr == io.EOF:
+	case c.inErr == io.EOF: //nolint:errorlint // a failure that wraps EOF is no clean end
 		return c.opError("write", io.ErrClosedPipe)
 	case c.inErr != nil:
 		return c.opError("write", c.inErr)

@@ -107,7 +107,7 @@ func (p *connectProxy) tunnel(conn net.Conn, address string) (net.Conn, error) {
 	}
 	// The limit is on the header; what the reader takes beyond it is at most the reader's own buffer, and is not lost.
 	br := bufio.NewReader(io.LimitReader(conn, 64<<10))
-	resp, err := http.ReadResponse(br, req)
+	resp, err := http.ReadResponse(br, req) //nolint:bodyclose // the answer to a CONNECT has no body: what follows is the connection
 	if err != nil {
 		return nil, err
 	}

@@ -17,9 +17,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 )
 
@@ -143,7 +145,7 @@ func (k *Konnectivity) Close() error {
 	var errs []error
 	for _, s := range k.servers {
 		// A second Close finds the connection closed: that is what it is for.
-		if err := s.conn.Close(); err != nil && !errors.Is(err, grpc.ErrClientConnClosing) {
+		if err := s.conn.Close(); err != nil && status.Code(err) != codes.Canceled {
 			errs = append(errs, fmt.Errorf("konnectivity-server %s: %w", s.name, err))
 		}
 	}

@@ -68,7 +68,6 @@ type gateway struct {
 	client   *http.Client
 	parse    cluster.ParseOptions
 	dials    atomic.Int64
-	uid      atomic.Int64
 }
 
 // newGateway starts one. configure may be nil.

@@ -278,7 +278,7 @@ func TestHubErrors(t *testing.T) {
 		{"forbidden, with the namespace", apierrors.NewForbidden(secrets, "a", errors.New(`in the namespace "x"`)), 503, metav1.StatusReasonServiceUnavailable, `in the namespace "x"`},
 		{"unauthorized", apierrors.NewUnauthorized("no"), 503, metav1.StatusReasonServiceUnavailable, "the hub rejects the gateway's own credential"},
 		{"expired", apierrors.NewResourceExpired("too old"), 410, metav1.StatusReasonExpired, "too old"},
-		{"gone", apierrors.NewGone("gone"), 410, metav1.StatusReasonGone, "gone"},
+		{"gone", apierrors.NewGone("gone"), 410, metav1.StatusReasonGone, "gone"}, //nolint:staticcheck // hubs still answer it
 		{"too many", apierrors.NewTooManyRequests("slow down", 3), 429, metav1.StatusReasonTooManyRequests, "slow down"},
 		{"timeout", apierrors.NewTimeoutError("late", 1), 504, metav1.StatusReasonTimeout, "late"},
 		{"server timeout", apierrors.NewServerTimeout(secrets, "get", 1), 500, metav1.StatusReasonServerTimeout, "could not be completed"},

@@ -133,8 +133,6 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		grpc.MaxRecvMsgSize(maxPacket),
 		grpc.MaxConcurrentStreams(4),
 		grpc.ConnectionTimeout(20*time.Second),
-		// Thousands of agents are idle at any time: they share their write buffers.
-		grpc.SharedWriteBuffer(true),
 		grpc.WaitForHandlers(true),
 	)
 	agent.RegisterAgentServiceServer(g, s)

@@ -353,7 +353,7 @@ func (s *session) handle(p *client.Packet) error {
 
 func (s *session) answerDial(r *client.DialResponse) error {
 	s.mu.Lock()
-	if s.ended != nil {
+	if over := s.ended != nil; over {
 		s.mu.Unlock()
 		return nil
 	}

@@ -15,7 +15,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/dynamic/dynamicinformer"
@@ -166,7 +165,7 @@ func testGatewayInformer(ctx context.Context, t *testing.T, _ *kubectl, door lab
 			events <- kind + " " + o.GetResourceVersion()
 		}
 	}
-	resource := schema.GroupVersionResource(v1alpha1.SchemeGroupVersion.WithResource("clustergateways"))
+	resource := v1alpha1.SchemeGroupVersion.WithResource("clustergateways")
 	factory := dynamicinformer.NewDynamicSharedInformerFactory(client, 0)
 	informer := factory.ForResource(resource).Informer()
 	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{

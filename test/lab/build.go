@@ -191,7 +191,7 @@ func (b *builder) buildOne(ctx context.Context, t pinnedTool, position string, s
 		}
 	}
 	output := filepath.Join(scratch, t.name)
-	cmd := exec.CommandContext(ctx, goCommand(), t.arguments(output, extra...)...)
+	cmd := exec.CommandContext(ctx, "go", t.arguments(output, extra...)...)
 	cmd.Dir = b.toolDir(t)
 	cmd.Env = buildEnvironment()
 	cmd.WaitDelay = checkTimeout
@@ -227,13 +227,6 @@ func (b *builder) toolDir(t pinnedTool) string {
 
 // buildEnvironment keeps a workspace that the user may be in out of it.
 func buildEnvironment() []string { return append(os.Environ(), "GOWORK=off") }
-
-func goCommand() string {
-	if path, err := exec.LookPath("go"); err == nil {
-		return path
-	}
-	return filepath.Join(runtime.GOROOT(), "bin", "go")
-}
 
 func seconds(since time.Time) time.Duration { return time.Since(since).Round(time.Second) }
 

@@ -344,7 +344,7 @@ func newHostsSpawner(ns *namespace, file string) (*spawner, error) {
 // by its name which process made it, and by its alias in which PID namespace
 // that id counts.
 func sweepLinks() error {
-	if missingCapability() != nil {
+	if unprivileged := missingCapability() != nil; unprivileged {
 		return nil
 	}
 	links, err := netlink.LinkList()

@@ -114,7 +114,7 @@ func (b *builder) replaceModule(t pinnedTool, source, modFile string) error {
 
 // moduleDir returns where the go command keeps the source of a tool.
 func (b *builder) moduleDir(ctx context.Context, t pinnedTool) (string, error) {
-	cmd := exec.CommandContext(ctx, goCommand(), "mod", "download", "-json", t.module)
+	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", t.module)
 	cmd.Dir = b.toolDir(t)
 	cmd.Env = buildEnvironment()
 	out, err := cmd.Output()
