@@ -353,9 +353,9 @@ func (s *session) handle(p *client.Packet) error {
 
 func (s *session) answerDial(r *client.DialResponse) error {
 	s.mu.Lock()
-	if over := s.ended != nil; over {
+	if s.ended != nil {
 		s.mu.Unlock()
-		return nil
+		return nil //nolint:nilerr // the session's end is known; this answer just came too late
 	}
 	d := s.dials[r.GetRandom()]
 	delete(s.dials, r.GetRandom())

@@ -344,8 +344,8 @@ func newHostsSpawner(ns *namespace, file string) (*spawner, error) {
 // by its name which process made it, and by its alias in which PID namespace
 // that id counts.
 func sweepLinks() error {
-	if unprivileged := missingCapability() != nil; unprivileged {
-		return nil
+	if missingCapability() != nil {
+		return nil //nolint:nilerr // without the capability there are no links of ours
 	}
 	links, err := netlink.LinkList()
 	if err != nil {
