@@ -62,8 +62,6 @@ type Config struct {
 	// MaxInFlight is how many requests that are not long-running one cluster may have in flight; 0 means
 	// DefaultMaxInFlight, less than 0 no limit.
 	MaxInFlight int
-	// IdentityHeaders are headers, beyond X-Remote-*, by which the hub names the caller; they are never passed on.
-	IdentityHeaders []string
 	// Logger is where failures are reported. Its zero value logs nothing.
 	Logger klog.Logger
 }
@@ -319,7 +317,7 @@ func (h *Handler) rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL = x.target.onEndpoint(x.cluster.Endpoint, r.In.URL)
 	r.Out.Host = ""
 	r.Out.Trailer = nil
-	stripRequest(r.Out.Header, h.cfg.IdentityHeaders)
+	stripRequest(r.Out.Header)
 	// The audit logs of the cluster and of the gateway then name the request alike.
 	if id, ok := audit.AuditIDFrom(r.In.Context()); ok {
 		r.Out.Header.Set(auditinternal.HeaderAuditID, string(id))
@@ -344,8 +342,26 @@ func modifyResponse(resp *http.Response) error {
 			return errUnwantedUpgrade
 		}
 	}
+	if x.kind.verb == "watch" {
+		resp.Body = &watchBody{ReadCloser: resp.Body, ctx: resp.Request.Context()}
+	}
 	stripResponse(resp.Header)
 	return rewriteLocation(resp, x.cluster.Endpoint, x.target.prefix)
+}
+
+// watchBody is the body of a watch. When the gateway shuts down it ends as it does when an API server has had enough of it: the client
+// begins another one. Whatever else breaks it is an error.
+type watchBody struct {
+	io.ReadCloser
+	ctx context.Context
+}
+
+func (b *watchBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && errors.Is(context.Cause(b.ctx), errShuttingDown) {
+		err = io.EOF
+	}
+	return n, err
 }
 
 func (h *Handler) handleError(w http.ResponseWriter, req *http.Request, err error) {

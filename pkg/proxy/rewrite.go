@@ -123,12 +123,10 @@ var (
 // (k8s.io/apiserver/pkg/authentication/request/websocket).
 const bearerProtocolPrefix = "base64url.bearer.authorization.k8s.io."
 
-// stripRequest removes what must not reach a managed cluster. extra are further headers that the hub uses to name the caller.
-func stripRequest(h http.Header, extra []string) {
+// stripRequest removes what must not reach a managed cluster. Headers of other names by which a hub is configured to name the
+// caller have been removed by then: the filter that authenticates clears them (k8s.io/apiserver, WithAuthentication).
+func stripRequest(h http.Header) {
 	for _, name := range credentialHeaders {
-		h.Del(name)
-	}
-	for _, name := range extra {
 		h.Del(name)
 	}
 	for name := range h {

@@ -89,7 +89,9 @@ func TestFirstRequestsToTheDead(t *testing.T) {
 	<-dialling // by the next in line
 	close(fail)
 	wg.Wait()
-	if n := g.dials.Load(); n > 4 { // one of each, and those that came a moment late
+	// One by the first, one by the next in line, and one by each that had been counted in flight but came to the queue a moment
+	// late; without the queue it is one by each.
+	if n := g.dials.Load(); n > 14 {
 		t.Errorf("%d dials for 21 requests", n)
 	}
 }

@@ -80,6 +80,11 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 	config.OpenAPIConfig.Info.Title = "Cluster Gateway"
 	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(apisopenapi.GetOpenAPIDefinitions, openapi.NewDefinitionNamer(scheme))
 	config.OpenAPIV3Config.Info.Title = "Cluster Gateway"
+	clientCALoaded, err := o.useHubClientCA(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	config.AddReadyzChecks(clientCALoaded)
 	if err := s.applyTo(&config.Config); err != nil {
 		return nil, err
 	}

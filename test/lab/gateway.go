@@ -5,6 +5,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -44,6 +45,8 @@ type GatewayOptions struct {
 	Verbosity int
 	// ExtraArgs come last and so override.
 	ExtraArgs []string
+	// ReadyPath is asked until it answers 200. Empty means /readyz.
+	ReadyPath string
 	// Env is added to the environment.
 	Env []string
 }
@@ -102,7 +105,7 @@ func (g *Gateway) Start(ctx context.Context) error {
 		Path:     g.opts.Binary,
 		Args:     append(g.args(), g.opts.ExtraArgs...),
 		Env:      g.opts.Env,
-		ReadyURL: localURL("https", g.port) + "/readyz",
+		ReadyURL: localURL("https", g.port) + cmp.Or(g.opts.ReadyPath, "/readyz"),
 		ReadyTLS: &tls.Config{RootCAs: g.ca.Pool(), MinVersion: tls.VersionTLS12},
 	})
 	return err

@@ -1,0 +1,49 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/apiserver/pkg/server/healthz"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Where a hub publishes the CA of its clients' certificates (k8s.io/apiserver, pkg/server/options/authentication.go).
+const (
+	authenticationConfigMap = "extension-apiserver-authentication"
+	clientCAKey             = "client-ca-file"
+)
+
+// useHubClientCA has client certificates verified by the hub's client CA, unless the options name a CA, and returns the check that
+// it has been read. Left to itself the generic API server reads it some time after it has become ready, and takes whoever presents
+// a certificate before that for anonymous.
+func (o *Options) useHubClientCA(ctx context.Context, hub kubernetes.Interface) (healthz.HealthChecker, error) {
+	loaded := func(*http.Request) error { return nil }
+	if clientCert := &o.Authentication.ClientCert; clientCert.ClientCA == "" && !o.Authentication.SkipInClusterLookup {
+		published, err := hub.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, authenticationConfigMap, metav1.GetOptions{})
+		if err != nil {
+			return nil, fmt.Errorf("reading the hub's client CA: %w", err)
+		}
+		ca, err := dynamiccertificates.NewDynamicCAFromConfigMapController("client-ca", metav1.NamespaceSystem, authenticationConfigMap, clientCAKey, hub)
+		if err != nil {
+			return nil, err
+		}
+		clientCert.CAContentProvider = ca
+		if published.Data[clientCAKey] != "" { // a hub need not have one
+			loaded = func(*http.Request) error {
+				if len(ca.CurrentCABundleContent()) == 0 {
+					return errors.New("the hub's client CA has not been read yet")
+				}
+				return nil
+			}
+		}
+	}
+	return healthz.NamedCheck("client-ca-loaded", loaded), nil
+}

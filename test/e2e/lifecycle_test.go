@@ -1,0 +1,142 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// A gateway that is told to stop answers what it has in flight, ends its watches cleanly, and exits with success.
+func TestDrain(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
+		Name: "gateway-drain", Hub: shared.embeddedHub, Binary: shared.binary, TunnelOff: true, Verbosity: 2,
+		ExtraArgs: []string{"--proxy-shutdown-grace-period=1s"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Connections of their own: what one of them does must not depend on the other.
+	requests, watches := newRawClient(t, g.ClusterRESTConfig("direct", lab.ViaOwnEndpoint)), newRawClient(t, g.ClusterRESTConfig("direct", lab.ViaOwnEndpoint))
+	requests.mustGet(t, namespacePath)
+
+	body, finish := io.Pipe()
+	created := make(chan error, 1)
+	go func() { created <- requests.create(ctx, body) }()
+	// Once the gateway reads the body, the request is in flight.
+	if _, err := io.WriteString(finish, `{"apiVersion":"v1","kind":"ConfigMap",`); err != nil {
+		t.Fatal(err)
+	}
+	watch, err := watches.stream(ctx, "/api/v1/namespaces?watch=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close()
+	events := bufio.NewReader(watch)
+	if _, err := events.ReadBytes('\n'); err != nil {
+		t.Fatalf("the first event of the watch: %v", err)
+	}
+	eventually(t, 10*time.Second, func(ctx context.Context) error {
+		n, err := g.Metric(ctx, "cluster_gateway_requests_in_flight", `cluster="direct"`)
+		if err == nil && n < 2 {
+			err = fmt.Errorf("%v requests are in flight", n)
+		}
+		return err
+	})
+
+	if err := g.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, events); err != nil {
+		t.Errorf("the watch did not end cleanly: %v", err)
+	}
+	if _, err := io.WriteString(finish, `"metadata":{"generateName":"drain-"}}`); err != nil {
+		t.Error(err)
+	}
+	if err := finish.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-created; err != nil {
+		t.Errorf("the request in flight: %v", err)
+	}
+	select {
+	case <-g.Done():
+		if err := g.Err(); err != nil {
+			t.Errorf("the gateway exited with %v", err)
+		}
+	case <-ctx.Done():
+		t.Error("the gateway did not stop")
+	}
+}
+
+// create creates a ConfigMap for which nothing is stored.
+func (c *rawClient) create(ctx context.Context, body io.Reader) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/api/v1/namespaces/default/configmaps?dryRun=All", body)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if resp.StatusCode != http.StatusCreated {
+		err = errors.Join(err, fmt.Errorf("%s: %s", resp.Status, answer))
+	}
+	return err
+}
+
+// stream returns the body of an answer that goes on.
+func (c *rawClient) stream(ctx context.Context, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, errors.New(resp.Status)
+	}
+	return resp.Body, nil
+}
+
+// A gateway that cannot read the clusters is alive, is not ready, and says why.
+func TestNotReadyWithoutClusters(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
+		Name: "gateway-blind", Hub: shared.embeddedHub, Binary: shared.binary, TunnelOff: true,
+		// Its ServiceAccount may read the Secrets of its own namespace only.
+		ExtraArgs: []string{"--secret-namespace=kube-public"}, ReadyPath: "/livez",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	a, err := newRawClient(t, g.RESTConfig(lab.ViaOwnEndpoint)).get(ctx, "/readyz?verbose")
+	if err != nil || a.code != http.StatusInternalServerError || !strings.Contains(a.body, "[-]clusters-synced failed") {
+		t.Errorf("/readyz: %d %s (%v)", a.code, a.body, err)
+	}
+}
