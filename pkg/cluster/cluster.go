@@ -69,6 +69,10 @@ type Cluster struct {
 	ProxyURL *url.URL
 	// Credential is what the gateway presents to the API server.
 	Credential Credential
+	// Health is what the Secret's annotations say of the cluster's health.
+	Health Health
+	// ManagedBy is the Secret's label app.kubernetes.io/managed-by.
+	ManagedBy string
 
 	err         error
 	faults      []*InvalidSecretError

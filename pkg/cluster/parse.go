@@ -68,7 +68,9 @@ func Parse(secret *corev1.Secret, opts ParseOptions) *Cluster {
 		Namespace:       secret.Namespace,
 		UID:             secret.UID,
 		ResourceVersion: secret.ResourceVersion,
+		ManagedBy:       secret.Labels[labelManagedBy],
 	}}
+	p.health()
 	p.route()
 	p.insecure()
 	p.endpoint()
@@ -135,6 +137,20 @@ func quote(value string) string {
 		return strconv.Quote(value[:limit]) + "…"
 	}
 	return strconv.Quote(value)
+}
+
+// labelManagedBy names the tool that made the Secret.
+const labelManagedBy = "app.kubernetes.io/managed-by"
+
+// health reads the stored state. It is not part of what the Secret must have right, nor of the fingerprint.
+func (p *parser) health() {
+	p.cluster.Health = ParseHealth(p.secret.Annotations)
+	guard := newGuard(p.secret)
+	for i := range p.cluster.Health.Conditions {
+		if c := &p.cluster.Health.Conditions[i]; !guard.admits(c.Message) {
+			c.Message = ""
+		}
+	}
 }
 
 // route reads how the cluster is reached.

@@ -7,12 +7,13 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -65,7 +66,7 @@ func servedMeta(secret *corev1.Secret) metav1.ObjectMeta {
 		}
 	}
 	for key, value := range secret.Annotations {
-		if !slices.Contains(dataAnnotations, key) && guard.admits(value) {
+		if key != v1alpha1.AnnotationConditions && !slices.Contains(dataAnnotations, key) && guard.admits(value) {
 			setKey(&served.Annotations, key, value)
 		}
 	}
@@ -146,55 +147,68 @@ func (c *Cluster) servedCredential() *v1alpha1.ClusterAccessCredential {
 	return credential
 }
 
-// serveHealth reads the state from the Secret's annotations, where the gateway's replicas and operators write it. What cannot be
-// read counts as absent: a state is not worth making a cluster unusable.
+// serveHealth shows the state that is stored on the Secret, where the gateway's replicas and operators write it.
 func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGatewayStatus) {
-	annotations := secret.Annotations
-	healthy, probed := false, false
-	if v, err := strconv.ParseBool(annotations[v1alpha1.AnnotationHealthy]); err == nil {
-		healthy, probed = v, true
-	}
-	status.Healthy = healthy && c.err == nil
-	status.HealthyReason = annotations[v1alpha1.AnnotationHealthyReason]
+	h := c.Health
+	status.Healthy = h.Known && h.Healthy && c.err == nil
+	status.HealthyReason = h.Reason
 	if c.err != nil {
 		status.HealthyReason = v1alpha1.ReasonInvalidSecret
 	}
-	status.Version = annotations[v1alpha1.AnnotationVersion]
+	status.Version = h.Version
 	status.Route = string(c.Route)
-	if t, err := time.Parse(time.RFC3339, annotations[v1alpha1.AnnotationLastProbeTime]); err == nil && inRFC3339(t) {
-		status.LastProbeTime = ptr.To(metav1.NewTime(t.UTC()))
+	if !h.Time.IsZero() {
+		status.LastProbeTime = ptr.To(metav1.NewTime(h.Time))
 	}
-	if d, err := time.ParseDuration(annotations[v1alpha1.AnnotationLatency]); err == nil && d >= 0 {
-		status.Latency = &metav1.Duration{Duration: d}
+	if h.HasLatency {
+		status.Latency = &metav1.Duration{Duration: h.Latency}
 	}
 	if t, ok := c.Credential.Expiry(); ok && inRFC3339(t) {
 		status.CredentialExpirationTime = ptr.To(metav1.NewTime(t.UTC()))
 	}
-	status.Conditions = []metav1.Condition{c.ready(secret, status, probed, healthy)}
+	status.Conditions = []metav1.Condition{c.ready(secret)}
+	for _, condition := range h.Conditions {
+		if condition.Type == v1alpha1.ConditionReady || c.err != nil || condition.Type == v1alpha1.ConditionTunnelConnected && c.Route != RouteTunnel {
+			continue
+		}
+		status.Conditions = append(status.Conditions, condition)
+	}
 }
 
-// ready is the condition. An invalid Secret outweighs every probe: no request can be served.
-func (c *Cluster) ready(secret *corev1.Secret, status *v1alpha1.ClusterGatewayStatus, probed, healthy bool) metav1.Condition {
-	condition := metav1.Condition{
-		Type:               v1alpha1.ConditionReady,
-		Message:            "as found by the last probe or set by an operator",
-		LastTransitionTime: lastWrite(secret),
-	}
-	if probed && status.LastProbeTime != nil {
-		condition.LastTransitionTime = *status.LastProbeTime
-	}
+// ready is the condition. An invalid Secret outweighs every probe: no request can be served. An operator's word outweighs what
+// was probed, which the message tells as well.
+func (c *Cluster) ready(secret *corev1.Secret) metav1.Condition {
+	h := c.Health
+	condition := metav1.Condition{Type: v1alpha1.ConditionReady, LastTransitionTime: lastWrite(secret)}
+	found := meta.FindStatusCondition(h.Conditions, v1alpha1.ConditionReady)
 	switch {
 	case c.err != nil:
 		condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonInvalidSecret
 		condition.Message = c.Message()
-		condition.LastTransitionTime = lastWrite(secret)
-	case !probed:
+		return condition
+	case !h.Known:
 		condition.Status, condition.Reason = metav1.ConditionUnknown, v1alpha1.ReasonNotProbed
 		condition.Message = "the cluster has not been probed yet"
-	case healthy:
-		condition.Status, condition.Reason = metav1.ConditionTrue, reason(status.HealthyReason, v1alpha1.ReasonHealthy)
-	default:
-		condition.Status, condition.Reason = metav1.ConditionFalse, reason(status.HealthyReason, v1alpha1.ReasonUnhealthy)
+		return condition
+	case found != nil && !h.Overridden:
+		return *found
+	}
+	condition.Status, condition.Reason = metav1.ConditionFalse, reason(h.Reason, v1alpha1.ReasonUnhealthy)
+	if h.Healthy {
+		condition.Status, condition.Reason = metav1.ConditionTrue, reason(h.Reason, v1alpha1.ReasonHealthy)
+	}
+	condition.Message = "as found by the last probe or set by an operator"
+	if h.Overridden {
+		condition.Message = "set by an operator"
+		if found != nil {
+			condition.Message += fmt.Sprintf("; the last probe found %s=%s, %s: %s", found.Type, found.Status, found.Reason, found.Message)
+		}
+	}
+	switch {
+	case !h.OverriddenAt.IsZero():
+		condition.LastTransitionTime = metav1.NewTime(h.OverriddenAt)
+	case !h.Time.IsZero():
+		condition.LastTransitionTime = metav1.NewTime(h.Time)
 	}
 	return condition
 }

@@ -217,3 +217,76 @@ func BenchmarkRender(b *testing.B) {
 		})
 	}
 }
+
+// TestRenderConditions: what probes found is shown, and an operator's word above it.
+func TestRenderConditions(t *testing.T) {
+	const found = `[
+		{"type":"CredentialValid","status":"True","reason":"Accepted","message":"m","lastTransitionTime":"2026-02-03T04:05:06Z"},
+		{"type":"Ready","status":"False","reason":"NoAgent","message":"no agent is connected","lastTransitionTime":"2026-02-03T04:05:06Z"},
+		{"type":"TunnelConnected","status":"False","reason":"NoAgent","message":"no agent","lastTransitionTime":"2026-02-03T04:05:06Z"},
+		{"type":"CertificateValid","status":"Perhaps","reason":"x"},
+		{"type":"Other","status":"True","reason":"Accepted"}]`
+	annotations := func(more ...string) map[string]string {
+		all := map[string]string{
+			v1alpha1.AnnotationHealthy: "false", v1alpha1.AnnotationHealthyReason: "NoAgent", v1alpha1.AnnotationConditions: found,
+			v1alpha1.AnnotationInsecureSkipTLSVerify: "true",
+		}
+		for i := 0; i < len(more); i += 2 {
+			all[more[i]] = more[i+1]
+		}
+		return all
+	}
+	for _, test := range []struct {
+		name        string
+		annotations map[string]string
+		direct      bool
+		invalid     bool
+		want        string
+		message     string
+	}{
+		{name: "as found", annotations: annotations(), want: "Ready=False/NoAgent TunnelConnected=False/NoAgent CredentialValid=True/Accepted", message: "no agent is connected"},
+		{name: "a direct cluster has no tunnel", direct: true, annotations: annotations(), want: "Ready=False/NoAgent CredentialValid=True/Accepted", message: "no agent is connected"},
+		{
+			name: "an override", annotations: annotations(v1alpha1.AnnotationHealthy, "true", v1alpha1.AnnotationHealthyReason, "Trust", v1alpha1.AnnotationOverride, "2026-02-04T00:00:00Z"),
+			want:    "Ready=True/Trust TunnelConnected=False/NoAgent CredentialValid=True/Accepted",
+			message: "set by an operator; the last probe found Ready=False, NoAgent: no agent is connected",
+		},
+		{
+			name: "an override by who knows the annotations", annotations: annotations(v1alpha1.AnnotationHealthy, "true"),
+			want:    "Ready=True/NoAgent TunnelConnected=False/NoAgent CredentialValid=True/Accepted",
+			message: "set by an operator; the last probe found Ready=False, NoAgent: no agent is connected",
+		},
+		{name: "an invalid Secret", invalid: true, annotations: annotations(), want: "Ready=False/InvalidSecret", message: "token: is missing; it must be a bearer token"},
+		{name: "no JSON", annotations: annotations(v1alpha1.AnnotationConditions, "{"), want: "Ready=False/NoAgent", message: "as found by the last probe or set by an operator"},
+		{
+			name: "a secret in a message", annotations: annotations(v1alpha1.AnnotationConditions, strings.ReplaceAll(found, "no agent is connected", "Bearer "+string(tokenSecret(nil).Data["token"]))),
+			want: "Ready=False/NoAgent TunnelConnected=False/NoAgent CredentialValid=True/Accepted",
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			keys := data{}
+			if test.invalid {
+				keys["token"] = ""
+			}
+			secret := tokenSecret(keys)
+			if !test.direct {
+				secret.Labels[v1alpha1.LabelEndpointType] = "ClusterProxy"
+			}
+			secret.Annotations = test.annotations
+			g := Render(secret, ParseOptions{})
+			var got []string
+			for _, c := range g.Status.Conditions {
+				got = append(got, c.Type+"="+string(c.Status)+"/"+c.Reason)
+			}
+			if text := strings.Join(got, " "); text != test.want {
+				t.Errorf("got  %s\nwant %s", text, test.want)
+			}
+			if g.Status.Conditions[0].Message != test.message {
+				t.Errorf("message %q", g.Status.Conditions[0].Message)
+			}
+			if _, ok := g.Annotations[v1alpha1.AnnotationConditions]; ok {
+				t.Error("the annotation is served as well")
+			}
+		})
+	}
+}

@@ -357,7 +357,7 @@ func TestNever8TunnelDialledDirectly(t *testing.T) {
 		if _, _, resp := g.upgrade(name, "/"); resp.StatusCode != map[string]int{"works": 101, "no-agent": 503}[name] {
 			t.Errorf("%s: upgrade: %s", name, resp.Status)
 		}
-		_, _, _ = g.handler.Probe(t.Context(), name)
+		_, _ = g.handler.Ready(t.Context(), name)
 	}
 	if n := s.accepted.Load(); n != 0 {
 		t.Errorf("%d connections to the endpoint's address", n)

@@ -10,48 +10,103 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
 )
 
 // maxProbeBody bounds what is read of an answer to a probe.
 const maxProbeBody = 64 << 10
 
-// Probe asks a cluster for its version over the transport that requests take. It returns the version (v1.37.2), how long the
-// answer took, and what a request would have been answered if there was none, as an *apierrors.StatusError. Without
-// a deadline in ctx it takes Config.RequestTimeout at most.
-func (h *Handler) Probe(ctx context.Context, name string) (gitVersion string, latency time.Duration, err error) {
-	l, err := h.table.acquire(name, false, 0)
-	switch {
-	case errors.Is(err, errNoCluster):
-		return "", 0, notFound(name)
-	case err != nil:
-		return "", 0, shuttingDown(name)
+// ErrCredentialRejected is in the chain of a ProbeError when the cluster answered 401.
+var ErrCredentialRejected = errCredentialRejected
+
+// ProbeError is why a probe failed.
+type ProbeError struct {
+	// Status is what a request would have been answered.
+	Status *apierrors.StatusError
+	// Cause is the stage at which the probe ended. It is empty when the cluster is unknown.
+	Cause metav1.CauseType
+	// Err is what happened; nil when Status is all there is to say.
+	Err error
+}
+
+// Error is the Status's message.
+func (e *ProbeError) Error() string { return e.Status.Error() }
+
+// Unwrap gives the Status, and what happened.
+func (e *ProbeError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{e.Status}
 	}
-	defer l.release()
-	x := &exchange{cluster: l.cluster, lease: l, kind: kind{verb: "get"}, target: target{cluster: name, rawPath: "/version"}}
-	if l.err != nil {
-		return "", 0, h.buildFailure(x)
+	return []error{e.Status, e.Err}
+}
+
+func probeError(status *apierrors.StatusError, err error) *ProbeError {
+	e := &ProbeError{Status: status, Err: err}
+	if d := status.ErrStatus.Details; d != nil && len(d.Causes) > 0 {
+		e.Cause = d.Causes[0].Type
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.RequestTimeout, errDeadline)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, x.target.onEndpoint(l.cluster.Endpoint, &url.URL{}).String(), nil)
-	if err != nil {
-		return "", 0, err
-	}
+	return e
+}
+
+// Readiness is what an API server that is ready has told.
+type Readiness struct {
+	// Latency is how long its answer took.
+	Latency time.Duration
+	// CertificateExpiry is the end of its serving certificate; zero when it is not known.
+	CertificateExpiry time.Time
+}
+
+// Ready asks a cluster's API server whether it is ready, over the transport that requests take. A server that does not let the
+// gateway's credential ask, or does not know the question, has answered, which is all that is wanted of it. Failures are a
+// *ProbeError. Without a deadline in ctx it takes Config.RequestTimeout at most.
+func (h *Handler) Ready(ctx context.Context, name string) (Readiness, error) {
+	var r Readiness
 	began := time.Now()
-	gitVersion, err = askVersion(l.transports.requests, req)
-	var answer *answerError
-	switch {
-	case errors.As(err, &answer):
-		return "", 0, newStatus(http.StatusBadGateway, StatusReasonBadGateway, name, CauseResponse,
-			fmt.Sprintf("cluster %q: GET /version: %s", name, answer.problem))
-	case err != nil:
-		return "", 0, h.statusOf(ctx, x, err)
+	err := h.ask(ctx, name, "/readyz", func(resp *http.Response, body []byte) error {
+		r.Latency = time.Since(began)
+		if resp.TLS != nil && len(resp.TLS.PeerCertificates) > 0 {
+			r.CertificateExpiry = resp.TLS.PeerCertificates[0].NotAfter
+		}
+		switch resp.StatusCode {
+		case http.StatusOK, http.StatusForbidden, http.StatusNotFound:
+			return nil
+		}
+		return &answerError{"it is not ready: " + brief(errors.New(resp.Status+firstFailure(body)))}
+	})
+	return r, err
+}
+
+// firstFailure is the first check that failed in what /readyz answered.
+func firstFailure(body []byte) string {
+	for line := range strings.Lines(string(body)) {
+		if strings.HasPrefix(line, "[-]") {
+			return ": " + strings.TrimSpace(line)
+		}
 	}
-	return gitVersion, time.Since(began), nil
+	return ""
+}
+
+// Version asks a cluster's API server for its version (v1.37.2), as Ready asks.
+func (h *Handler) Version(ctx context.Context, name string) (gitVersion string, err error) {
+	err = h.ask(ctx, name, "/version", func(resp *http.Response, body []byte) error {
+		if resp.StatusCode != http.StatusOK {
+			return &answerError{"it answered " + brief(errors.New(resp.Status))}
+		}
+		var v version.Info
+		if err := json.Unmarshal(body, &v); err != nil {
+			return &answerError{"what it answered is no version of an API server: " + brief(err)}
+		}
+		gitVersion = v.GitVersion
+		return nil
+	})
+	return gitVersion, err
 }
 
 // answerError is an answer that is not that of an API server which works.
@@ -59,24 +114,105 @@ type answerError struct{ problem string }
 
 func (e *answerError) Error() string { return e.problem }
 
-func askVersion(rt http.RoundTripper, req *http.Request) (string, error) {
+// ask sends a GET and has its answer judged.
+func (h *Handler) ask(ctx context.Context, name, path string, judge func(*http.Response, []byte) error) error {
+	l, err := h.table.acquire(name, false, 0)
+	switch {
+	case errors.Is(err, errNoCluster):
+		return probeError(notFound(name), nil)
+	case err != nil:
+		return probeError(shuttingDown(name), err)
+	}
+	defer l.release()
+	x := &exchange{cluster: l.cluster, lease: l, kind: kind{verb: "get"}, target: target{cluster: name, rawPath: path}}
+	if l.err != nil {
+		return probeError(h.buildFailure(x), l.err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.RequestTimeout, errDeadline)
+	defer cancel()
+	began := time.Now()
+	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GotConn:      func(httptrace.GotConnInfo) { x.hasConn.Store(true) },
+		WroteRequest: func(info httptrace.WroteRequestInfo) { x.hasSent.Store(info.Err == nil) },
+	})
+	req, err := http.NewRequestWithContext(traced, http.MethodGet, x.target.onEndpoint(l.cluster.Endpoint, &url.URL{}).String(), nil)
+	if err != nil {
+		return err
+	}
+	err = exchangeProbe(l.transports.requests, req, judge)
+	var answer *answerError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &answer):
+		return probeError(newStatus(http.StatusBadGateway, StatusReasonBadGateway, name, CauseResponse,
+			fmt.Sprintf("cluster %q: GET %s: %s", name, path, answer.problem)), err)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded) && !errors.Is(context.Cause(ctx), errDeadline):
+		// The prober's deadline; a request would have ended because its caller went away.
+		return probeError(timeoutStatus(l.cluster, x, time.Since(began).Round(time.Second)), err)
+	default:
+		return probeError(h.statusOf(ctx, x, err), err)
+	}
+}
+
+func exchangeProbe(rt http.RoundTripper, req *http.Request, judge func(*http.Response, []byte) error) error {
 	resp, err := rt.RoundTrip(req)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeBody))
 	switch {
 	case err != nil:
-		return "", err
+		return err
 	case resp.StatusCode == http.StatusUnauthorized:
-		return "", errCredentialRejected
-	case resp.StatusCode != http.StatusOK:
-		return "", &answerError{"it answered " + brief(errors.New(resp.Status))}
+		return errCredentialRejected
 	}
-	var v version.Info
-	if err := json.Unmarshal(body, &v); err != nil {
-		return "", &answerError{"what it answered is no version of an API server: " + brief(err)}
+	return judge(resp, body)
+}
+
+// RoundTripper sends requests of the gateway's own to a cluster, with the cluster's credential and over the transport that
+// requests take. Of their URLs only path and query matter. The answer's body must be closed.
+func (h *Handler) RoundTripper(name string) http.RoundTripper { return ownRequests{handler: h, cluster: name} }
+
+type ownRequests struct {
+	handler *Handler
+	cluster string
+}
+
+func (o ownRequests) RoundTrip(req *http.Request) (*http.Response, error) {
+	l, err := o.handler.table.acquire(o.cluster, false, 0)
+	if err == nil && l.err != nil {
+		err = l.err
+		l.release()
 	}
-	return v.GitVersion, nil
+	if err != nil {
+		closeBody(req)
+		return nil, fmt.Errorf("cluster %q: %w", o.cluster, err)
+	}
+	t := target{cluster: o.cluster, rawPath: req.URL.EscapedPath()}
+	out := req.Clone(req.Context())
+	out.URL, out.Host = t.onEndpoint(l.cluster.Endpoint, req.URL), ""
+	resp, err := l.transports.requests.RoundTrip(out)
+	if err != nil {
+		l.release()
+		return nil, err
+	}
+	resp.Body = &leasedBody{ReadCloser: resp.Body, lease: l}
+	return resp, nil
+}
+
+// leasedBody keeps the transport until the answer has been read.
+type leasedBody struct {
+	io.ReadCloser
+	lease *lease
+}
+
+func (b *leasedBody) Close() error {
+	err := b.ReadCloser.Close()
+	if l := b.lease; l != nil {
+		b.lease = nil
+		l.release()
+	}
+	return err
 }

@@ -306,7 +306,7 @@ func TestTooManyRequests(t *testing.T) {
 func TestProbe(t *testing.T) {
 	answer, code := `{"gitVersion":"v1.37.2"}`, 200
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/below/version" || r.Header.Get("Authorization") != "Bearer "+testToken {
+		if !strings.HasPrefix(r.URL.Path, "/below/") || r.Header.Get("Authorization") != "Bearer "+testToken {
 			t.Errorf("%s %s", r.URL, r.Header)
 		}
 		w.WriteHeader(code)
@@ -314,28 +314,93 @@ func TestProbe(t *testing.T) {
 	})
 	g := newGateway(t, nil)
 	g.set(s.secret("a", "endpoint", s.URL+"/below"))
-	if v, latency, err := g.handler.Probe(t.Context(), "a"); v != "v1.37.2" || latency <= 0 || err != nil {
-		t.Errorf("%q, %s, %v", v, latency, err)
+	if v, err := g.handler.Version(t.Context(), "a"); v != "v1.37.2" || err != nil {
+		t.Errorf("%q, %v", v, err)
+	}
+	if r, err := g.handler.Ready(t.Context(), "a"); err != nil || r.Latency <= 0 || !r.CertificateExpiry.Equal(s.Certificate().NotAfter) {
+		t.Errorf("%+v, %v", r, err)
 	}
 	for _, test := range []struct {
-		code         int
-		answer, want string
+		code                   int
+		answer, ready, version string
+		cause                  metav1.CauseType
 	}{
-		{403, "", `cluster "a": GET /version: it answered 403 Forbidden`},
-		{401, "", `cluster "a" rejected the gateway's credential (401)`},
-		{200, "<html>", `cluster "a": GET /version: what it answered is no version of an API server: invalid character`},
+		{403, "", "", `cluster "a": GET /version: it answered 403 Forbidden`, CauseResponse},
+		{401, "", `cluster "a" rejected the gateway's credential (401)`, `cluster "a" rejected the gateway's credential (401)`, CauseCredential},
+		{500, "[+]ping ok\n[-]etcd failed: reason withheld\n", `cluster "a": GET /readyz: it is not ready: 500 Internal Server Error: [-]etcd failed`, `cluster "a": GET /version: it answered 500`, CauseResponse},
+		{200, "<html>", "", `cluster "a": GET /version: what it answered is no version of an API server: invalid character`, CauseResponse},
 	} {
 		code, answer = test.code, test.answer
-		_, _, err := g.handler.Probe(t.Context(), "a")
-		if err == nil || !strings.HasPrefix(err.Error(), test.want) {
-			t.Errorf("%d: %v", test.code, err)
+		_, ready := g.handler.Ready(t.Context(), "a")
+		_, version := g.handler.Version(t.Context(), "a")
+		for _, c := range []struct {
+			err  error
+			want string
+		}{{ready, test.ready}, {version, test.version}} {
+			var probe *ProbeError
+			switch {
+			case c.want == "" && c.err == nil:
+			case !errors.As(c.err, &probe) || !strings.HasPrefix(probe.Error(), c.want) || probe.Cause != test.cause:
+				t.Errorf("%d: %v", test.code, c.err)
+			case errors.Is(c.err, ErrCredentialRejected) != (test.code == 401):
+				t.Errorf("%d: rejected: %v", test.code, c.err)
+			}
 		}
 	}
-	if _, _, err := g.handler.Probe(t.Context(), "b"); err == nil || !strings.Contains(err.Error(), "not found") {
+	if _, err := g.handler.Ready(t.Context(), "b"); err == nil || !strings.Contains(err.Error(), "not found") {
 		t.Error(err)
 	}
 	g.handler.Close()
-	if _, _, err := g.handler.Probe(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), "shutting down") {
+	if _, err := g.handler.Ready(t.Context(), "a"); err == nil || !strings.Contains(err.Error(), "shutting down") {
+		t.Error(err)
+	}
+}
+
+// TestProbeInTime: the deadline of a probe is a time-out of the cluster's, not a caller who went away.
+func TestProbeInTime(t *testing.T) {
+	release := make(chan struct{})
+	s := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	defer close(release)
+	g := newGateway(t, nil)
+	g.set(s.secret("a"))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := g.handler.Ready(ctx, "a")
+	var probe *ProbeError
+	if !errors.As(err, &probe) || probe.Status.ErrStatus.Code != http.StatusGatewayTimeout {
+		t.Error(err)
+	}
+}
+
+// TestRoundTripper: the gateway's own requests take the cluster's transport and credential, and hold it until they are read.
+func TestRoundTripper(t *testing.T) {
+	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.String() != "/below/api/v1/namespaces/a%2Fb?dryRun=All" || r.Header.Get("Authorization") != "Bearer "+testToken || r.Method != http.MethodPost {
+			t.Errorf("%s %s %s", r.Method, r.URL, r.Header)
+		}
+		body, _ := io.ReadAll(r.Body)
+		_, _ = w.Write(append([]byte("got "), body...))
+	})
+	g := newGateway(t, nil)
+	g.set(s.secret("a", "endpoint", s.URL+"/below"))
+	client := &http.Client{Transport: g.handler.RoundTripper("a")}
+	resp, err := client.Post("https://a/api/v1/namespaces/a%2Fb?dryRun=All", "text/plain", strings.NewReader("it"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if string(body) != "got it" || err != nil {
+		t.Errorf("%q, %v", body, err)
+	}
+	if err := errors.Join(resp.Body.Close(), resp.Body.Close()); err != nil {
+		t.Error(err)
+	}
+	if _, err := (&http.Client{Transport: g.handler.RoundTripper("b")}).Get("https://b/"); !errors.Is(err, errNoCluster) {
 		t.Error(err)
 	}
 }

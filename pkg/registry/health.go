@@ -51,7 +51,8 @@ type ProbeResult struct {
 const ReasonProbeFailed = "ProbeFailed"
 
 // HealthREST is the subresource health. A GET is the ClusterGateway with the outcome of a probe made for it; nothing is stored. A
-// PUT is an operator's override of status.healthy and status.healthyReason, stored on the Secret; no other field is read.
+// PUT is an operator's override of status.healthy and status.healthyReason, stored on the Secret with the time; no other field is
+// read. Probes leave it alone for as long as the gateway's flag --health-override-duration says.
 type HealthREST struct {
 	secrets corev1client.SecretInterface
 	opts    cluster.ParseOptions
@@ -195,12 +196,14 @@ func validateOverride(name string, wanted *v1alpha1.ClusterGateway) error {
 	return nil
 }
 
-// overridePatch changes the two annotations, and only on the Secret that was looked at: the UID is a precondition, so that the
+// overridePatch changes the annotations, and only on the Secret that was looked at: the UID is a precondition, so that the
 // override of a cluster that is registered anew in between is lost and not inherited. So is the resource version that was sent.
 func overridePatch(secret *corev1.Secret, wanted *v1alpha1.ClusterGateway) ([]byte, error) {
 	annotations := map[string]*string{}
 	healthy := strconv.FormatBool(wanted.Status.Healthy)
 	annotations[v1alpha1.AnnotationHealthy] = &healthy
+	at := time.Now().UTC().Format(time.RFC3339)
+	annotations[v1alpha1.AnnotationOverride] = &at
 	annotations[v1alpha1.AnnotationHealthyReason] = nil // removed
 	if reason := wanted.Status.HealthyReason; reason != "" {
 		annotations[v1alpha1.AnnotationHealthyReason] = &reason

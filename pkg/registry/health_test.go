@@ -110,7 +110,7 @@ func TestHealthGet(t *testing.T) {
 	}
 }
 
-func TestHealthUpdateStoresTwoAnnotationsAndNothingElse(t *testing.T) {
+func TestHealthUpdateStoresThreeAnnotationsAndNothingElse(t *testing.T) {
 	secret := newPKI(t).x509Secret("a")
 	secret.Annotations = map[string]string{"note": "kept", v1alpha1.AnnotationVersion: "v1.36.0", v1alpha1.AnnotationHealthyReason: "Before"}
 	hub := fake.NewClientset(secret)
@@ -136,6 +136,11 @@ func TestHealthUpdateStoresTwoAnnotationsAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := secret.DeepCopy()
+	at := stored.Annotations[v1alpha1.AnnotationOverride]
+	if when, err := time.Parse(time.RFC3339, at); err != nil || time.Since(when) > time.Minute {
+		t.Errorf("overridden at %q, %v", at, err)
+	}
+	want.Annotations[v1alpha1.AnnotationOverride] = at
 	want.Annotations[v1alpha1.AnnotationHealthy], want.Annotations[v1alpha1.AnnotationHealthyReason] = "true", "Override"
 	if !reflect.DeepEqual(stored.Annotations, want.Annotations) || !reflect.DeepEqual(stored.Labels, want.Labels) || !reflect.DeepEqual(stored.Data, want.Data) {
 		t.Errorf("stored %v", stored.ObjectMeta)

@@ -19,6 +19,7 @@ type Options struct {
 	Hub    *HubOptions
 	Tunnel *TunnelOptions
 	Proxy  *ProxyOptions
+	Health *HealthOptions
 
 	// The generic API server's own.
 	Serving        *genericoptions.SecureServingOptionsWithLoopback
@@ -52,6 +53,7 @@ func NewOptions() *Options {
 		Hub:            NewHubOptions(),
 		Tunnel:         NewTunnelOptions(),
 		Proxy:          NewProxyOptions(),
+		Health:         NewHealthOptions(),
 		Serving:        serving.WithLoopback(),
 		Authentication: genericoptions.NewDelegatingAuthenticationOptions(),
 		Authorization:  genericoptions.NewDelegatingAuthorizationOptions(),
@@ -67,6 +69,7 @@ func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	o.Hub.AddFlags(groups.FlagSet("hub"))
 	o.Tunnel.AddFlags(groups.FlagSet("tunnel"))
 	o.Proxy.AddFlags(groups.FlagSet("proxy"))
+	o.Health.AddFlags(groups.FlagSet("health"))
 	o.Serving.AddFlags(groups.FlagSet("serving"))
 	o.Authentication.AddFlags(groups.FlagSet("authentication"))
 	o.Authorization.AddFlags(groups.FlagSet("authorization"))
@@ -111,6 +114,7 @@ func (o *Options) Validate() error {
 	errs = append(errs, o.Hub.Validate()...)
 	errs = append(errs, o.Tunnel.Validate()...)
 	errs = append(errs, o.Proxy.Validate()...)
+	errs = append(errs, o.Health.Validate()...)
 	errs = append(errs, o.Serving.Validate()...)
 	errs = append(errs, o.Authentication.Validate()...)
 	errs = append(errs, o.Authorization.Validate()...)

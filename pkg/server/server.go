@@ -23,12 +23,15 @@ import (
 	"k8s.io/apiserver/pkg/server/healthz"
 	"k8s.io/apiserver/pkg/server/routes"
 	"k8s.io/apiserver/pkg/util/compatibility"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/component-base/metrics"
 	"k8s.io/klog/v2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	apisopenapi "github.com/oam-dev/cluster-gateway/pkg/apis/openapi"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
 )
@@ -39,6 +42,8 @@ type Server struct {
 	store   *registry.Store
 	proxy   *proxy.Handler
 	tunnels *tunnels
+	health  *health.Monitor
+	client  kubernetes.Interface
 	options *Options
 }
 
@@ -54,21 +59,36 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{options: o}
-	metrics := proxy.NewMetrics()
+	s := &Server{options: o, client: client}
+	proxyMetrics, healthMetrics := proxy.NewMetrics(), health.NewMetrics()
 	parse := cluster.ParseOptions{TunnelMode: cluster.TunnelMode(o.Tunnel.Mode), ExecCredentialDir: o.Hub.ExecCredentialDir}
-	s.store = registry.NewStore(client, o.Hub.SecretNamespace, parse, func(name string, c *cluster.Cluster) { s.proxy.Changed(name, c) })
-	if s.tunnels, err = o.Tunnel.tunnels(ctx, metrics); err != nil {
+	s.store = registry.NewStore(client, o.Hub.SecretNamespace, parse, func(name string, c *cluster.Cluster) {
+		s.proxy.Changed(name, c)
+		s.health.ClusterChanged(name, c)
+	})
+	agentsChanged := func(name string, agents int) {
+		proxyMetrics.SetAgents(name, agents)
+		s.health.AgentsChanged(name)
+	}
+	if s.tunnels, err = o.Tunnel.tunnels(ctx, agentsChanged); err != nil {
 		return nil, err
 	}
 	s.proxy = proxy.NewHandler(proxy.Config{
 		Clusters:       s.store,
 		Dialers:        s.dialer,
-		Metrics:        metrics,
+		Metrics:        proxyMetrics,
 		RequestTimeout: o.Proxy.RequestTimeout,
 		DialTimeout:    o.Proxy.DialTimeout,
 		MaxInFlight:    o.Proxy.MaxInFlight,
 		Logger:         klog.Background().WithName("proxy"),
+	})
+	secrets := client.CoreV1().Secrets(o.Hub.SecretNamespace)
+	s.health = health.New(health.Config{
+		Clusters: s.store, Prober: s.proxy, Agents: s.tunnels.agents, Metrics: healthMetrics,
+		Secrets: secrets, Events: client.CoreV1().Events(health.EventNamespace),
+		Interval: o.Health.ProbeInterval, Timeout: o.Health.ProbeTimeout, Concurrency: o.Health.Concurrency,
+		OverrideDuration: o.Health.OverrideDuration,
+		Logger:           klog.Background().WithName("health"),
 	})
 	scheme, err := registry.NewScheme()
 	if err != nil {
@@ -91,7 +111,6 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 	if s.generic, err = config.Complete().New("cluster-gateway", genericapiserver.NewEmptyDelegate()); err != nil {
 		return nil, err
 	}
-	secrets := client.CoreV1().Secrets(o.Hub.SecretNamespace)
 	group := genericapiserver.NewDefaultAPIGroupInfo(v1alpha1.GroupName, scheme, runtime.NewParameterCodec(scheme), codecs)
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = map[string]rest.Storage{
 		"clustergateways":        registry.NewREST(secrets, parse).WithParsed(s.store.Get),
@@ -101,7 +120,7 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 	if err := s.generic.InstallAPIGroup(&group); err != nil {
 		return nil, err
 	}
-	return s, s.install(metrics)
+	return s, s.install(proxyMetrics.All(), healthMetrics.All())
 }
 
 // applyTo configures the generic API server.
@@ -140,8 +159,8 @@ func (s *Server) applyTo(config *genericapiserver.Config) error {
 }
 
 // install adds what is not part of the API group.
-func (s *Server) install(metrics *proxy.Metrics) error {
-	handler, err := metricsHandler(metrics)
+func (s *Server) install(all ...[]metrics.Registerable) error {
+	handler, err := metricsHandler(all...)
 	if err != nil {
 		return err
 	}
@@ -189,11 +208,21 @@ func (s *Server) dialer(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error
 
 // probe serves the health subresource.
 func (s *Server) probe(ctx context.Context, name string) (registry.ProbeResult, error) {
-	gitVersion, latency, err := s.proxy.Probe(ctx, name)
-	if err != nil {
+	c, ok := s.store.Get(name)
+	if !ok {
+		return registry.ProbeResult{}, fmt.Errorf("cluster %q is not known to this replica yet", name)
+	}
+	readiness, err := s.proxy.Ready(ctx, name)
+	if err != nil && ctx.Err() != nil {
 		return registry.ProbeResult{}, err
 	}
-	return registry.ProbeResult{Healthy: true, Version: gitVersion, Latency: latency, Time: time.Now()}, nil
+	result := registry.ProbeResult{Latency: readiness.Latency, Time: time.Now()}
+	result.Healthy, result.Reason, result.Message = health.Assess(c, err)
+	if result.Healthy {
+		// A server that is ready and does not tell its version is ready.
+		result.Version, _ = s.proxy.Version(ctx, name)
+	}
+	return result, nil
 }
 
 // Address is where the gateway's own HTTPS endpoint listens.
@@ -213,6 +242,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(parts)
 	group.Go(func() error { return part("the store of clusters", s.store.Run(groupCtx)) })
 	group.Go(func() error { return part("the tunnel", s.tunnels.run(groupCtx)) })
+	group.Go(func() error { return part("the leader's duties", s.lead(groupCtx)) })
 	group.Go(func() error {
 		defer stopParts()
 		defer s.proxy.Close()

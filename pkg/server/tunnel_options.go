@@ -23,6 +23,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
@@ -165,12 +166,14 @@ type tunnels struct {
 	run func(ctx context.Context) error
 	// address is where agents connect; nil unless the server is embedded.
 	address net.Addr
+	// agents tells of the agents that are connected to this process; nil unless the server is embedded.
+	agents health.AgentsInfo
 }
 
-func (o *TunnelOptions) tunnels(ctx context.Context, metrics *proxy.Metrics) (*tunnels, error) {
+func (o *TunnelOptions) tunnels(ctx context.Context, agentsChanged func(cluster string, agents int)) (*tunnels, error) {
 	switch cluster.TunnelMode(o.Mode) {
 	case cluster.TunnelEmbedded:
-		return o.embedded(metrics)
+		return o.embedded(agentsChanged)
 	case cluster.TunnelExternal:
 		return o.external(ctx)
 	default:
@@ -183,7 +186,7 @@ func (o *TunnelOptions) tunnels(ctx context.Context, metrics *proxy.Metrics) (*t
 	}
 }
 
-func (o *TunnelOptions) embedded(metrics *proxy.Metrics) (*tunnels, error) {
+func (o *TunnelOptions) embedded(agentsChanged func(cluster string, agents int)) (*tunnels, error) {
 	serving, err := dynamiccertificates.NewDynamicServingContentFromFiles("tunnel-serving", o.CertFile, o.PrivateKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("--tunnel-cert-file, --tunnel-private-key-file: %w", err)
@@ -206,7 +209,7 @@ func (o *TunnelOptions) embedded(metrics *proxy.Metrics) (*tunnels, error) {
 	}
 	server := tunnel.New(tunnel.Config{
 		ServerID: uuid.NewString(), ServerCount: o.ServerCount, TLS: config, ReceiveBuffer: o.ConnectionBuffer,
-		AgentsChanged: metrics.SetAgents, Logger: klog.Background().WithName("tunnel"),
+		AgentsChanged: agentsChanged, Logger: klog.Background().WithName("tunnel"),
 	})
 	reverify := reverifier{ca: ca, server: server}
 	ca.AddListener(reload)
@@ -214,6 +217,7 @@ func (o *TunnelOptions) embedded(metrics *proxy.Metrics) (*tunnels, error) {
 	serving.AddListener(reload)
 	return &tunnels{
 		address: lis.Addr(),
+		agents:  server,
 		dialer: func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {
 			lane := tunnel.LaneRequests
 			if use == proxy.ForUpgrades {

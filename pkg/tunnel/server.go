@@ -488,3 +488,19 @@ func (s *Server) candidates(cluster string, lane Lane) ([]*session, time.Time) {
 	slices.SortStableFunc(rotated, func(a, b *session) int { return cmp.Compare(rank[a], rank[b]) })
 	return rotated, lastSeen
 }
+
+// AgentCertificateExpiry is the end of that certificate which ends first, of those that the cluster's agents have connected with. It is
+// zero without an agent.
+func (s *Server) AgentCertificateExpiry(cluster string) time.Time {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var first time.Time
+	if c := s.clusters[cluster]; c != nil {
+		for _, se := range c.sessions {
+			if end := se.peer.certificates[0].NotAfter; first.IsZero() || end.Before(first) {
+				first = end
+			}
+		}
+	}
+	return first
+}

@@ -409,7 +409,7 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewayStatus(ref common.ReferenceC
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions holds Ready: False with the reason InvalidSecret when the Secret cannot be used, otherwise the last probe's outcome, and Unknown when there was none.",
+							Description: "conditions holds Ready: False with the reason InvalidSecret when the Secret cannot be used, otherwise the last probe's outcome, and Unknown when there was none; and what the last probe found out about why: TunnelConnected, CredentialValid and CertificateValid.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{

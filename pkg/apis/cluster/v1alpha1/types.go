@@ -123,10 +123,20 @@ type X509 struct {
 	Certificate []byte `json:"certificate,omitempty"`
 }
 
-// ConditionReady is the type of the condition that says whether requests can be served for the cluster.
-const ConditionReady = "Ready"
+// Types of conditions.
+const (
+	// ConditionReady says whether requests can be served for the cluster.
+	ConditionReady = "Ready"
+	// ConditionTunnelConnected says whether an agent of the cluster can be talked to. Clusters on the direct route do not have it.
+	ConditionTunnelConnected = "TunnelConnected"
+	// ConditionCredentialValid says whether the cluster accepts the gateway's credential.
+	ConditionCredentialValid = "CredentialValid"
+	// ConditionCertificateValid says whether the certificates on the way hold: the API server's, as the Secret wants it
+	// verified, and that of the cluster's agents.
+	ConditionCertificateValid = "CertificateValid"
+)
 
-// Reasons of the condition Ready. When a probe or an operator gave a reason (AnnotationHealthyReason), that one is used.
+// Reasons of conditions. An operator's override of the condition Ready has the reason that the operator gave.
 const (
 	// ReasonInvalidSecret: the Secret cannot be used; the message names each key and what is wrong with it.
 	ReasonInvalidSecret = "InvalidSecret"
@@ -136,6 +146,45 @@ const (
 	ReasonHealthy = "Healthy"
 	// ReasonUnhealthy: the last probe failed.
 	ReasonUnhealthy = "Unhealthy"
+
+	// ReasonNotReached: the probe did not come far enough to tell.
+	ReasonNotReached = "NotReached"
+	// ReasonNoAgent: no agent of the cluster is connected to the tunnel.
+	ReasonNoAgent = "NoAgent"
+	// ReasonTunnelFailed: the tunnel itself does not work.
+	ReasonTunnelFailed = "TunnelFailed"
+	// ReasonAgentFailed: an agent is connected, and did not do what it was asked to.
+	ReasonAgentFailed = "AgentFailed"
+	// ReasonConnected: an agent is connected.
+	ReasonConnected = "Connected"
+	// ReasonAPIServerUnreachable: nothing answers at the endpoint.
+	ReasonAPIServerUnreachable = "APIServerUnreachable"
+	// ReasonAPIServerTimeout: the API server did not answer in time.
+	ReasonAPIServerTimeout = "APIServerTimeout"
+	// ReasonAPIServerNotReady: the API server answered that it is not ready, or broke off.
+	ReasonAPIServerNotReady = "APIServerNotReady"
+	// ReasonTLSFailed: TLS with the API server failed for another reason than the ones below.
+	ReasonTLSFailed = "TLSFailed"
+	// ReasonUnknownAuthority: the API server's certificate is not signed by a CA in the Secret.
+	ReasonUnknownAuthority = "UnknownAuthority"
+	// ReasonWrongName: the API server's certificate is for another name.
+	ReasonWrongName = "WrongName"
+	// ReasonExpired: the credential or certificate has ended.
+	ReasonExpired = "Expired"
+	// ReasonExpiresSoon: it still holds, has not been renewed, and ends soon; the condition is still True.
+	ReasonExpiresSoon = "ExpiresSoon"
+	// ReasonVerified: the certificate is as the Secret wants it.
+	ReasonVerified = "Verified"
+	// ReasonNotVerified: the Secret has the verification switched off.
+	ReasonNotVerified = "NotVerified"
+	// ReasonCredentialRejected: the API server answered 401.
+	ReasonCredentialRejected = "CredentialRejected"
+	// ReasonCredentialPluginFailed: the program that is to give the credential failed.
+	ReasonCredentialPluginFailed = "CredentialPluginFailed"
+	// ReasonAccepted: the API server accepts the credential.
+	ReasonAccepted = "Accepted"
+	// ReasonRenewalFailed: it still holds, and could not be renewed; the message says why.
+	ReasonRenewalFailed = "RenewalFailed"
 )
 
 // ClusterGatewayStatus is what is known of a cluster.
@@ -147,7 +196,8 @@ type ClusterGatewayStatus struct {
 	// +optional
 	HealthyReason string `json:"healthyReason,omitempty"`
 	// conditions holds Ready: False with the reason InvalidSecret when the Secret cannot be used, otherwise the last probe's
-	// outcome, and Unknown when there was none.
+	// outcome, and Unknown when there was none; and what the last probe found out about why: TunnelConnected, CredentialValid
+	// and CertificateValid.
 	// +listType=map
 	// +listMapKey=type
 	// +optional

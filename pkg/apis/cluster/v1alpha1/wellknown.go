@@ -27,6 +27,11 @@ const (
 	AnnotationLastProbeTime = "status." + GroupName + "/last-probe-time"
 	// AnnotationLatency is how long the probe took, as in "12ms".
 	AnnotationLatency = "status." + GroupName + "/latency"
+	// AnnotationConditions is what the last probe found, as a JSON list of conditions. It is not changed by an override.
+	AnnotationConditions = "status." + GroupName + "/conditions"
+	// AnnotationOverride is when an operator set AnnotationHealthy and AnnotationHealthyReason, in RFC 3339. Without it, probes set
+	// them.
+	AnnotationOverride = "status." + GroupName + "/override"
 )
 
 // Field labels that a field selector may name.

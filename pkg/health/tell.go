@@ -1,0 +1,160 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package health
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+)
+
+// change is what is to be written about a cluster.
+type change struct {
+	// annotations are the Secret's; nil values are removed. Empty: there is nothing to write.
+	annotations map[string]*string
+	// news are the conditions that Events are to tell of.
+	news []metav1.Condition
+}
+
+// compare says what is to be written so that what is stored becomes what was found.
+func compare(stored cluster.Health, o *observation, version string, overrideDuration time.Duration) (change, error) {
+	conditions, changed := merge(stored.Conditions, assess(o), o.now)
+	ready := conditions[0]
+	overridden := stored.Overridden && (overrideDuration == 0 || stored.OverriddenAt.IsZero() || o.now.Before(stored.OverriddenAt.Add(overrideDuration)))
+	c := change{annotations: map[string]*string{}}
+	set := func(key, value string) { c.annotations[key] = &value }
+
+	switch {
+	case overridden && stored.OverriddenAt.IsZero():
+		set(v1alpha1.AnnotationOverride, stamp(o.now)) // by who knows the annotations; it is to end as well
+	case overridden:
+	case stored.Overridden:
+		c.annotations[v1alpha1.AnnotationOverride] = nil
+		fallthrough
+	case !stored.Known, stored.Healthy != (ready.Status == metav1.ConditionTrue), stored.Reason != ready.Reason:
+		set(v1alpha1.AnnotationHealthy, strconv.FormatBool(ready.Status == metav1.ConditionTrue))
+		set(v1alpha1.AnnotationHealthyReason, ready.Reason)
+	}
+	if version != "" && version != stored.Version {
+		set(v1alpha1.AnnotationVersion, version)
+	}
+	if len(changed) > 0 {
+		text, err := json.Marshal(conditions)
+		if err != nil {
+			return change{}, err
+		}
+		set(v1alpha1.AnnotationConditions, string(text))
+	}
+	if len(c.annotations) > 0 {
+		set(v1alpha1.AnnotationLastProbeTime, stamp(o.now))
+		set(v1alpha1.AnnotationLatency, o.latency.Round(10*time.Microsecond).String())
+		if o.err != nil {
+			c.annotations[v1alpha1.AnnotationLatency] = nil
+		}
+	}
+	c.news = news(changed)
+	return c, nil
+}
+
+// merge gives what was found the times of its transitions, and returns what has another status or reason than before, or is new.
+func merge(stored, found []metav1.Condition, now time.Time) (all, changed []metav1.Condition) {
+	for _, c := range found {
+		c.LastTransitionTime = metav1.NewTime(now.UTC().Truncate(time.Second))
+		before := meta.FindStatusCondition(stored, c.Type)
+		if before != nil && before.Status == c.Status {
+			c.LastTransitionTime = before.LastTransitionTime
+		}
+		if before == nil || before.Status != c.Status || before.Reason != c.Reason {
+			changed = append(changed, c)
+		}
+		all = append(all, c)
+	}
+	return all, changed
+}
+
+// news is what people want to be told: of Ready, which sums it up; of others when Ready is as it was.
+func news(changed []metav1.Condition) []metav1.Condition {
+	var others []metav1.Condition
+	for _, c := range changed {
+		switch {
+		case c.Type == v1alpha1.ConditionReady:
+			return []metav1.Condition{c}
+		case c.Status != metav1.ConditionUnknown:
+			others = append(others, c)
+		}
+	}
+	return others
+}
+
+// tell writes what is new to the Secret, and makes Events of it.
+func (t *term) tell(ctx context.Context, k *tracked, o *observation) error {
+	c, err := compare(o.cluster.Health, o, k.version, t.cfg.OverrideDuration)
+	if err != nil || len(c.annotations) == 0 {
+		return err
+	}
+	if t.cfg.Secrets != nil {
+		err := t.patch(ctx, o.cluster, c.annotations)
+		t.cfg.Metrics.wrote(err)
+		switch {
+		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
+			// It was deleted or changed meanwhile, which the store has not seen yet. The next probe starts from that.
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+	for _, n := range c.news {
+		t.cfg.Logger.Info("The health of a cluster has changed", "cluster", k.name, "condition", n.Type, "status", n.Status, "reason", n.Reason, "message", n.Message)
+		if t.cfg.Events == nil {
+			continue
+		}
+		if _, err := t.cfg.Events.Create(ctx, event(o.cluster, n, o.now), metav1.CreateOptions{}); err != nil {
+			t.cfg.Logger.Info("An Event could not be recorded", "cluster", k.name, "reason", n.Reason, "err", err)
+		}
+	}
+	return nil
+}
+
+// patch changes the annotations of the Secret that the cluster was parsed from, and of no later one: an operator's word or another
+// cluster of this name must not be written over.
+func (t *term) patch(ctx context.Context, c *cluster.Cluster, annotations map[string]*string) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": c.UID, "resourceVersion": c.ResourceVersion, "annotations": annotations,
+	}})
+	if err != nil {
+		return err
+	}
+	_, err = t.cfg.Secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "cluster-gateway-health"})
+	return err
+}
+
+// EventNamespace is where Events of objects without a namespace are.
+const EventNamespace = metav1.NamespaceDefault
+
+func event(c *cluster.Cluster, condition metav1.Condition, now time.Time) *corev1.Event {
+	kind := corev1.EventTypeNormal
+	if condition.Status == metav1.ConditionFalse || condition.Reason == v1alpha1.ReasonExpiresSoon || condition.Reason == v1alpha1.ReasonRenewalFailed {
+		kind = corev1.EventTypeWarning
+	}
+	at := metav1.NewTime(now)
+	return &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Namespace: EventNamespace, Name: fmt.Sprintf("%s.%x", c.Name, now.UnixNano())},
+		InvolvedObject: corev1.ObjectReference{
+			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: v1alpha1.KindName, Name: c.Name, UID: c.UID,
+		},
+		Reason: condition.Reason, Message: fmt.Sprintf("%s=%s: %s", condition.Type, condition.Status, condition.Message), Type: kind,
+		Source: corev1.EventSource{Component: "cluster-gateway"}, FirstTimestamp: at, LastTimestamp: at, Count: 1,
+	}
+}
