@@ -27,7 +27,7 @@ const (
 	certificateAgent     = "agent"
 )
 
-// NewMetrics makes the metrics; register each of All with a registry, or they stay silent.
+// NewMetrics makes the metrics; each of All must be registered with a registry before they are used.
 func NewMetrics() *Metrics {
 	gauge := func(name, help string, labels ...string) *metrics.GaugeVec {
 		return metrics.NewGaugeVec(&metrics.GaugeOpts{Namespace: "cluster_gateway", Name: name, Help: help, StabilityLevel: metrics.ALPHA}, labels)

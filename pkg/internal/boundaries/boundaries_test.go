@@ -31,8 +31,9 @@ var mayImport = map[string][]string{
 	"pkg/dialer/dialertest":     {"pkg/dialer"},
 	"pkg/registry":              {"pkg/apis/cluster/v1alpha1", "pkg/cluster"},
 	"pkg/proxy":                 {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer"},
+	"pkg/health":                {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer", "pkg/proxy"},
 	"pkg/tunnel":                {"pkg/dialer"},
-	"pkg/server":                {"pkg/apis/cluster/v1alpha1", "pkg/apis/openapi", "pkg/cluster", "pkg/dialer", "pkg/proxy", "pkg/registry", "pkg/tunnel"},
+	"pkg/server":                {"pkg/apis/cluster/v1alpha1", "pkg/apis/openapi", "pkg/cluster", "pkg/dialer", "pkg/health", "pkg/pki", "pkg/proxy", "pkg/registry", "pkg/tunnel"},
 	"pkg/bootstrap":             {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/pki"},
 	"pkg/internal/boundaries":   {},
 }
