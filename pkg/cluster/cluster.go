@@ -134,7 +134,8 @@ type secrets struct {
 	certPEM []byte
 	pair    *tls.Certificate
 	exec    *clientcmdapi.ExecConfig
-	expiry  time.Time
+	// begin and expiry are zero when the credential does not say.
+	begin, expiry time.Time
 }
 
 // hidden is nil when there are no secrets.
@@ -184,6 +185,16 @@ func (c Credential) Expiry() (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return s.expiry, true
+}
+
+// Begin is when the credential became valid: the beginning of the certificate's life, or the token's iat claim, which is read but not
+// verified. It is false when the credential does not say.
+func (c Credential) Begin() (time.Time, bool) {
+	s := c.hidden()
+	if s == nil || s.begin.IsZero() {
+		return time.Time{}, false
+	}
+	return s.begin, true
 }
 
 // InvalidSecretError is one fault of a cluster's Secret.

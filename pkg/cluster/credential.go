@@ -61,7 +61,7 @@ func (p *parser) x509Pair() {
 		p.fault(keyCert, "is missing; it must be the client certificate, in PEM")
 	} else if certs, certOK = p.certificates(keyCert, maxCert); certOK {
 		s.certPEM = encodeCertificates(certs)
-		s.expiry = certs[0].NotAfter
+		s.begin, s.expiry = certs[0].NotBefore, certs[0].NotAfter
 	}
 	if p.privateKey() && certOK {
 		pair, err := tls.X509KeyPair(s.certPEM, p.secret.Data[keyKey])
@@ -134,28 +134,38 @@ func (p *parser) token() {
 		p.fault(keyToken, "holds white space, control characters or other characters that a bearer token cannot have")
 		return
 	}
-	p.cluster.Credential.keep(&secrets{token: token, expiry: tokenExpiry(token)})
+	begin, expiry := tokenValidity(token)
+	p.cluster.Credential.keep(&secrets{token: token, begin: begin, expiry: expiry})
 }
 
-// tokenExpiry reads the exp claim of a JWT without verifying it: it is shown to people, nothing is decided by it. It is zero
-// when there is none.
-func tokenExpiry(token string) time.Time {
+// tokenValidity reads the iat and exp claims of a JWT without verifying it: they are shown to people and say when to renew it, nothing
+// else is decided by them. They are zero when there are none.
+func tokenValidity(token string) (begin, expiry time.Time) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return time.Time{}
+		return time.Time{}, time.Time{}
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		return time.Time{}
+		return time.Time{}, time.Time{}
 	}
 	var claims struct {
-		Exp float64 `json:"exp"`
+		Iat, Exp any
 	}
+	if json.Unmarshal(payload, &claims) != nil {
+		return time.Time{}, time.Time{}
+	}
+	return numericDate(claims.Iat), numericDate(claims.Exp)
+}
+
+// numericDate reads seconds since 1970.
+func numericDate(claim any) time.Time {
 	const lastOf9999 = 253402300799 // later times have no form in RFC 3339
-	if json.Unmarshal(payload, &claims) != nil || claims.Exp <= 0 || claims.Exp > lastOf9999 {
+	seconds, ok := claim.(float64)
+	if !ok || seconds <= 0 || seconds > lastOf9999 {
 		return time.Time{}
 	}
-	return time.Unix(int64(claims.Exp), 0).UTC()
+	return time.Unix(int64(seconds), 0).UTC()
 }
 
 // exec reads a credential plugin. It runs inside the gateway, with the gateway's rights, and whoever may write a Secret must not

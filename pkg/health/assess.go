@@ -26,8 +26,8 @@ type observation struct {
 	err error
 	// latency is how long the API server took to say so.
 	latency time.Duration
-	// certificate is the end of the API server's certificate, agent that of the agent's; zero when not known.
-	certificate, agent time.Time
+	// certificate is the API server's, agent the agent's; nil when not known.
+	certificate, agent *x509.Certificate
 	// renewal is why something could not be renewed, by the type of the condition that it belongs to.
 	renewal map[string]error
 }
@@ -163,7 +163,8 @@ func (o *observation) credential() metav1.Condition {
 	case o.err != nil && cause != proxy.CauseResponse:
 		return notReached(kind)
 	}
-	if c, ends := o.ending(kind, "the "+string(o.cluster.Credential.Type), expiry); ends {
+	begin, _ := o.cluster.Credential.Begin()
+	if c, ends := o.ending(kind, "the "+string(o.cluster.Credential.Type), begin, expiry); ends {
 		return c
 	}
 	return condition(kind, metav1.ConditionTrue, v1alpha1.ReasonAccepted, "the API server accepts the gateway's credential")
@@ -177,11 +178,16 @@ func (o *observation) certificates() metav1.Condition {
 	case o.err != nil && cause != proxy.CauseResponse && cause != proxy.CauseCredential:
 		return notReached(kind)
 	}
-	if c, ends := o.ending(kind, "the certificate of the cluster's agent", o.agent); ends {
-		return c
-	}
-	if c, ends := o.ending(kind, "the certificate of the API server", o.certificate); ends {
-		return c
+	for _, it := range []struct {
+		what string
+		cert *x509.Certificate
+	}{{"the certificate of the cluster's agent", o.agent}, {"the certificate of the API server", o.certificate}} {
+		if it.cert == nil {
+			continue
+		}
+		if c, ends := o.ending(kind, it.what, it.cert.NotBefore, it.cert.NotAfter); ends {
+			return c
+		}
 	}
 	if o.cluster.Insecure {
 		return condition(kind, metav1.ConditionUnknown, v1alpha1.ReasonNotVerified, "the Secret has the verification of the API server's certificate switched off")
@@ -189,15 +195,25 @@ func (o *observation) certificates() metav1.Condition {
 	return condition(kind, metav1.ConditionTrue, v1alpha1.ReasonVerified, "the API server's certificate is as the Secret wants it")
 }
 
-// soon is how long before its end something that still holds is told of.
-const soon = 3 * 24 * time.Hour
+// What is renewed at 80 % of its life and still lives after 90 % has not been renewed. Without a known beginning, three days are soon.
+const (
+	soonAfter = 0.9
+	soon      = 3 * 24 * time.Hour
+)
 
 // ending is for what still holds, and could not be renewed or ends soon.
-func (o *observation) ending(kind, what string, expiry time.Time) (metav1.Condition, bool) {
+func (o *observation) ending(kind, what string, begin, expiry time.Time) (metav1.Condition, bool) {
 	if err := o.renewal[kind]; err != nil {
 		return condition(kind, metav1.ConditionTrue, v1alpha1.ReasonRenewalFailed, message(err)), true
 	}
-	if expiry.IsZero() || expiry.Sub(o.now) > soon {
+	if expiry.IsZero() {
+		return metav1.Condition{}, false
+	}
+	from := expiry.Add(-soon)
+	if !begin.IsZero() && begin.Before(expiry) {
+		from = begin.Add(time.Duration(soonAfter * float64(expiry.Sub(begin))))
+	}
+	if o.now.Before(from) {
 		return metav1.Condition{}, false
 	}
 	return condition(kind, metav1.ConditionTrue, v1alpha1.ReasonExpiresSoon, what+" ends at "+stamp(expiry)), true

@@ -93,8 +93,12 @@ func TestAssess(t *testing.T) {
 		{"a plugin", observation{cluster: direct, err: probeError(502, proxy.CauseCredential, errors.New("x"))}, "Ready=False/CredentialPluginFailed CredentialValid=False/CredentialPluginFailed CertificateValid=True/Verified"},
 		{"not ready", observation{cluster: direct, err: probeError(502, proxy.CauseResponse, errors.New("x"))}, "Ready=False/APIServerNotReady CredentialValid=True/Accepted CertificateValid=True/Verified"},
 		{"whatever", observation{cluster: direct, err: errors.New("x")}, "Ready=False/Unhealthy" + reached},
-		{"soon over", observation{cluster: direct, certificate: now.Add(time.Hour)}, "Ready=True/Healthy CredentialValid=True/Accepted CertificateValid=True/ExpiresSoon"},
-		{"the agent's is soon over", observation{cluster: edge, agent: now.Add(time.Hour)}, "Ready=True/Healthy TunnelConnected=True/Connected CredentialValid=True/Accepted CertificateValid=True/ExpiresSoon"},
+		{"soon over", observation{cluster: direct, certificate: &x509.Certificate{NotBefore: now.Add(-99 * time.Hour), NotAfter: now.Add(time.Hour)}}, "Ready=True/Healthy CredentialValid=True/Accepted CertificateValid=True/ExpiresSoon"},
+		{"the agent's is soon over", observation{cluster: edge, agent: &x509.Certificate{NotBefore: now.Add(-99 * time.Hour), NotAfter: now.Add(time.Hour)}}, "Ready=True/Healthy TunnelConnected=True/Connected CredentialValid=True/Accepted CertificateValid=True/ExpiresSoon"},
+		{
+			"short-lived, and new", observation{cluster: edge, agent: &x509.Certificate{NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour)}},
+			"Ready=True/Healthy TunnelConnected=True/Connected CredentialValid=True/Accepted CertificateValid=Unknown/NotVerified",
+		},
 		{
 			"not renewed", observation{cluster: direct, renewal: map[string]error{v1alpha1.ConditionCredentialValid: errors.New("forbidden")}},
 			"Ready=True/Healthy CredentialValid=True/RenewalFailed CertificateValid=True/Verified",

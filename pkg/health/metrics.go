@@ -4,7 +4,7 @@
 package health
 
 import (
-	"time"
+	"crypto/x509"
 
 	"k8s.io/component-base/metrics"
 
@@ -74,10 +74,10 @@ func (m *Metrics) probed(c *cluster.Cluster, o *observation) {
 }
 
 // setCertificate keeps what is known of a certificate while it cannot be asked.
-func (m *Metrics) setCertificate(cluster, certificate string, expiry time.Time, keep bool) {
+func (m *Metrics) setCertificate(cluster, certificate string, cert *x509.Certificate, keep bool) {
 	switch {
-	case !expiry.IsZero():
-		m.certificate.WithLabelValues(cluster, certificate).Set(float64(expiry.Unix()))
+	case cert != nil:
+		m.certificate.WithLabelValues(cluster, certificate).Set(float64(cert.NotAfter.Unix()))
 	case !keep:
 		m.certificate.Delete(map[string]string{"cluster": cluster, "certificate": certificate})
 	}

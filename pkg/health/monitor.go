@@ -5,6 +5,7 @@ package health
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -58,8 +59,8 @@ type Prober interface {
 type AgentsInfo interface {
 	// Agents is how many are connected, and when the last that was went away.
 	Agents(cluster string) (connected int, lastSeen time.Time)
-	// AgentCertificateExpiry is the end of the certificate of theirs that ends first; zero without an agent.
-	AgentCertificateExpiry(cluster string) time.Time
+	// AgentCertificate is that which ends first of theirs; nil without an agent.
+	AgentCertificate(cluster string) *x509.Certificate
 }
 
 // Config is what a Monitor needs.
@@ -322,7 +323,7 @@ func (t *term) probe(ctx context.Context, k *tracked) time.Duration {
 	}
 	o.now = time.Now()
 	if t.cfg.Agents != nil && c.Route == cluster.RouteTunnel {
-		o.agent = t.cfg.Agents.AgentCertificateExpiry(k.name)
+		o.agent = t.cfg.Agents.AgentCertificate(k.name)
 	}
 	if t.cfg.Renewal != nil {
 		o.renewal = t.cfg.Renewal(k.name)
@@ -357,7 +358,7 @@ func (t *term) ask(ctx context.Context, k *tracked, o *observation) {
 	ctx, cancel := context.WithTimeout(ctx, t.cfg.Timeout)
 	defer cancel()
 	readiness, err := t.cfg.Prober.Ready(ctx, k.name)
-	o.err, o.certificate, o.latency = err, readiness.CertificateExpiry, readiness.Latency
+	o.err, o.certificate, o.latency = err, readiness.Certificate, readiness.Latency
 	if err != nil {
 		k.versionAt = time.Time{} // it may come back as another
 		return

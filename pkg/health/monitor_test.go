@@ -5,6 +5,7 @@ package health
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -179,7 +180,7 @@ func (h *hub) Agents(name string) (int, time.Time) {
 	return h.agents[name], time.Time{}
 }
 
-func (h *hub) AgentCertificateExpiry(string) time.Time { return time.Time{} }
+func (h *hub) AgentCertificate(string) *x509.Certificate { return nil }
 
 func (h *hub) Ready(ctx context.Context, name string) (proxy.Readiness, error) {
 	h.mu.Lock()

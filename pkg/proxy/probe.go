@@ -5,6 +5,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -59,8 +60,8 @@ func probeError(status *apierrors.StatusError, err error) *ProbeError {
 type Readiness struct {
 	// Latency is how long its answer took.
 	Latency time.Duration
-	// CertificateExpiry is the end of its serving certificate; zero when it is not known.
-	CertificateExpiry time.Time
+	// Certificate is what it serves with; nil when it is not known. It must not be changed.
+	Certificate *x509.Certificate
 }
 
 // Ready asks a cluster's API server whether it is ready, over the transport that requests take. A server that does not let the
@@ -72,7 +73,7 @@ func (h *Handler) Ready(ctx context.Context, name string) (Readiness, error) {
 	err := h.ask(ctx, name, "/readyz", func(resp *http.Response, body []byte) error {
 		r.Latency = time.Since(began)
 		if resp.TLS != nil && len(resp.TLS.PeerCertificates) > 0 {
-			r.CertificateExpiry = resp.TLS.PeerCertificates[0].NotAfter
+			r.Certificate = resp.TLS.PeerCertificates[0]
 		}
 		switch resp.StatusCode {
 		case http.StatusOK, http.StatusForbidden, http.StatusNotFound:
@@ -173,7 +174,9 @@ func exchangeProbe(rt http.RoundTripper, req *http.Request, judge func(*http.Res
 
 // RoundTripper sends requests of the gateway's own to a cluster, with the cluster's credential and over the transport that
 // requests take. Of their URLs only path and query matter. The answer's body must be closed.
-func (h *Handler) RoundTripper(name string) http.RoundTripper { return ownRequests{handler: h, cluster: name} }
+func (h *Handler) RoundTripper(name string) http.RoundTripper {
+	return ownRequests{handler: h, cluster: name}
+}
 
 type ownRequests struct {
 	handler *Handler

@@ -317,7 +317,7 @@ func TestProbe(t *testing.T) {
 	if v, err := g.handler.Version(t.Context(), "a"); v != "v1.37.2" || err != nil {
 		t.Errorf("%q, %v", v, err)
 	}
-	if r, err := g.handler.Ready(t.Context(), "a"); err != nil || r.Latency <= 0 || !r.CertificateExpiry.Equal(s.Certificate().NotAfter) {
+	if r, err := g.handler.Ready(t.Context(), "a"); err != nil || r.Latency <= 0 || !r.Certificate.Equal(s.Certificate()) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	for _, test := range []struct {

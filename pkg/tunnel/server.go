@@ -489,16 +489,16 @@ func (s *Server) candidates(cluster string, lane Lane) ([]*session, time.Time) {
 	return rotated, lastSeen
 }
 
-// AgentCertificateExpiry is the end of that certificate which ends first, of those that the cluster's agents have connected with. It is
-// zero without an agent.
-func (s *Server) AgentCertificateExpiry(cluster string) time.Time {
+// AgentCertificate is that which ends first, of the certificates that the cluster's agents have connected with. It is nil without an
+// agent, and must not be changed.
+func (s *Server) AgentCertificate(cluster string) *x509.Certificate {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	var first time.Time
+	var first *x509.Certificate
 	if c := s.clusters[cluster]; c != nil {
 		for _, se := range c.sessions {
-			if end := se.peer.certificates[0].NotAfter; first.IsZero() || end.Before(first) {
-				first = end
+			if cert := se.peer.certificates[0]; first == nil || cert.NotAfter.Before(first.NotAfter) {
+				first = cert
 			}
 		}
 	}
