@@ -22,19 +22,18 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-// StatusReasonBadGateway is the reason of a 502, for which metav1 has none.
-const StatusReasonBadGateway metav1.StatusReason = "BadGateway"
-
-// Types of the cause in a Status's details: the stage at which a request ended.
+// What a Status says of itself; clients know these from the API package.
 const (
-	CauseInvalidSecret metav1.CauseType = "InvalidSecret"
-	CauseTunnel        metav1.CauseType = "Tunnel"
-	CauseAgent         metav1.CauseType = "Agent"
-	CauseEndpoint      metav1.CauseType = "Endpoint"
-	CauseTLS           metav1.CauseType = "TLS"
-	CauseCredential    metav1.CauseType = "Credential"
-	CauseRequest       metav1.CauseType = "Request"
-	CauseResponse      metav1.CauseType = "Response"
+	StatusReasonBadGateway = v1alpha1.StatusReasonBadGateway
+
+	CauseInvalidSecret = v1alpha1.CauseInvalidSecret
+	CauseTunnel        = v1alpha1.CauseTunnel
+	CauseAgent         = v1alpha1.CauseAgent
+	CauseEndpoint      = v1alpha1.CauseEndpoint
+	CauseTLS           = v1alpha1.CauseTLS
+	CauseCredential    = v1alpha1.CauseCredential
+	CauseRequest       = v1alpha1.CauseRequest
+	CauseResponse      = v1alpha1.CauseResponse
 )
 
 // retryAfterSeconds is what 429 and 503 ask a client to wait. client-go repeats such a request up to ten times, so it is short.
