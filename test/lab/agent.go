@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -31,6 +32,9 @@ type AgentOptions struct {
 	// Hosts are names that it can dial besides "kubernetes.default.svc" and the
 	// cluster's name, both of which are the API server. It needs root.
 	Hosts map[string]string
+	// Args, when there are any, are its arguments instead of all that the fields
+	// above say, but for where its health is served.
+	Args []string
 	// ExtraArgs come last and so override.
 	ExtraArgs []string
 }
@@ -84,6 +88,11 @@ func (l *Lab) StartAgent(ctx context.Context, o AgentOptions) (*Agent, error) {
 }
 
 func (o AgentOptions) args(health, admin int) []string {
+	if len(o.Args) > 0 {
+		return append(slices.Clone(o.Args),
+			"--health-server-host="+loopback, "--health-server-port="+strconv.Itoa(health),
+			"--admin-bind-address="+loopback, "--admin-server-port="+strconv.Itoa(admin))
+	}
 	return []string{
 		"--logtostderr=true",
 		"--proxy-server-host=" + o.ServerHost,

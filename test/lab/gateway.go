@@ -16,6 +16,9 @@ import (
 	"regexp"
 	"strconv"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	corev1apply "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -211,6 +214,25 @@ func (g *Gateway) TunnelPort() int { return g.tunnelPort }
 
 // TunnelCA signs the certificates of agents, and the tunnel server's.
 func (g *Gateway) TunnelCA() *CA { return g.tunnelCA }
+
+// PublishTunnel makes known on the hub what agent-bootstrap needs to register
+// clusters: the tunnel's CA, and where agents that run in c connect.
+func (g *Gateway) PublishTunnel(ctx context.Context, c *Cluster) error {
+	ca := corev1apply.Secret("cluster-gateway-tunnel-ca", defaultServiceNamespace).
+		WithType(corev1.SecretTypeTLS).
+		WithData(map[string][]byte{"tls.crt": g.tunnelCA.CertPEM(), "tls.key": g.tunnelCA.KeyPEM(), "ca.crt": g.tunnelCA.CertPEM()})
+	options := metav1.ApplyOptions{FieldManager: "lab", Force: true}
+	if _, err := g.hub.client.CoreV1().Secrets(defaultServiceNamespace).Apply(ctx, ca, options); err != nil {
+		return err
+	}
+	info := corev1apply.ConfigMap("cluster-gateway-tunnel", defaultServiceNamespace).
+		WithData(map[string]string{
+			"address": net.JoinHostPort(g.lab.HostAddr(c), strconv.Itoa(g.tunnelPort)),
+			"ca.crt":  string(g.tunnelCA.CertPEM()),
+		})
+	_, err := g.hub.client.CoreV1().ConfigMaps(defaultServiceNamespace).Apply(ctx, info, options)
+	return err
+}
 
 // RegisterAPIService registers the gateway with its hub.
 func (g *Gateway) RegisterAPIService(ctx context.Context) error {

@@ -19,9 +19,10 @@ type targets struct {
 	http net.Listener
 	web  *http.Server
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{} // nil once closed
-	wg    sync.WaitGroup
+	mu      sync.Mutex
+	bastion net.Listener          // nil until asked for
+	conns   map[net.Conn]struct{} // nil once closed
+	wg      sync.WaitGroup
 }
 
 func (c *Cluster) startTargets() error {
@@ -87,6 +88,9 @@ func (t *targets) close() error {
 		errs = append(errs, t.http.Close())
 	}
 	t.mu.Lock()
+	if t.bastion != nil {
+		errs = append(errs, t.bastion.Close())
+	}
 	for conn := range t.conns {
 		conn.Close()
 	}
