@@ -34,7 +34,7 @@ var mayImport = map[string][]string{
 	"pkg/health":                {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer", "pkg/proxy"},
 	"pkg/tunnel":                {"pkg/dialer"},
 	"pkg/server":                {"pkg/apis/cluster/v1alpha1", "pkg/apis/openapi", "pkg/cluster", "pkg/dialer", "pkg/health", "pkg/pki", "pkg/proxy", "pkg/registry", "pkg/tunnel"},
-	"pkg/bootstrap":             {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/pki"},
+	"pkg/bootstrap":             {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/client", "pkg/cluster", "pkg/pki"},
 	"pkg/internal/boundaries":   {},
 }
 

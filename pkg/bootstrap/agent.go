@@ -1,0 +1,218 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+)
+
+// agentPair is an agent's certificate and key, and the CA that it verifies the gateway with.
+type agentPair struct{ cert, key, ca []byte }
+
+// applyAgent gives the cluster its agent, or writes the files of one.
+func (r *registration) applyAgent(ctx context.Context) error {
+	if r.o.outDir != "" {
+		return r.writeAgent(ctx)
+	}
+	current, err := readAgentSecret(ctx, r.cluster)
+	if err != nil {
+		return err
+	}
+	pair, text, err := r.pair(current)
+	if err != nil {
+		return err
+	}
+	if err := r.step(ctx, "certificate", "%s", text); err != nil {
+		return err
+	}
+	objects, err := agentObjects(r.tunnel.address, pair)
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		if o.GetNamespace() == "" {
+			owned(o, r.namespaceUID)
+		}
+	}
+	if text, err = r.applyAll(ctx, r.cluster, objects); err != nil {
+		return err
+	}
+	return r.step(ctx, "agent", "Deployment %s/%s and what it needs: %s", agentNamespace, agentName, text)
+}
+
+func readAgentSecret(ctx context.Context, s *side) (*agentPair, error) {
+	secret, err := s.kube.CoreV1().Secrets(agentNamespace).Get(ctx, agentName, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, s.explain(err)
+	}
+	return &agentPair{cert: secret.Data[corev1.TLSCertKey], key: secret.Data[corev1.TLSPrivateKeyKey], ca: secret.Data[keyCA]}, nil
+}
+
+// pair keeps a certificate that is still good, or issues one.
+func (r *registration) pair(current *agentPair) (agentPair, string, error) {
+	if current != nil {
+		cert, err := checkAgentPair(current.cert, current.key, r.tunnel.bundle, r.name, r.Now())
+		if err == nil && r.Now().Before(pki.RenewAt(cert)) {
+			current.ca = r.tunnel.bundle
+			return *current, fmt.Sprintf("unchanged, until %s", day(cert.NotAfter)), nil
+		}
+	}
+	if r.o.dryRun {
+		return agentPair{cert: []byte("dry-run"), key: []byte("dry-run"), ca: r.tunnel.bundle}, "would be issued", nil
+	}
+	return r.issue()
+}
+
+func (r *registration) issue() (agentPair, string, error) {
+	cert, key, err := r.authority.IssueAgent(r.name, r.o.agentLifetime)
+	if err != nil {
+		return agentPair{}, "", fmt.Errorf("issuing the agent's certificate: %w", err)
+	}
+	issued, err := checkAgentPair(cert, key, r.tunnel.bundle, r.name, r.Now())
+	if err != nil {
+		return agentPair{}, "", fmt.Errorf("the agent's certificate that was just issued is wrong: %w", err)
+	}
+	return agentPair{cert: cert, key: key, ca: r.tunnel.bundle}, fmt.Sprintf("issued for %q, until %s", r.name, day(issued.NotAfter)), nil
+}
+
+func day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") }
+
+// Files of an agent that runs as a process.
+const (
+	fileCert  = "tls.crt"
+	fileKey   = "tls.key"
+	fileCA    = "ca.crt"
+	fileFlags = "agent.flags"
+	fileUnit  = "konnectivity-agent.service"
+)
+
+const unit = `# Install: copy to /etc/systemd/system, then systemctl enable --now konnectivity-agent. proxy-agent is that of
+# sigs.k8s.io/apiserver-network-proxy (image registry.k8s.io/kas-network-proxy/proxy-agent).
+[Unit]
+Description=Konnectivity agent of cluster %s
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+ExecStart=/usr/local/bin/proxy-agent \
+  %s
+Restart=always
+RestartSec=2
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=read-only
+PrivateTmp=yes
+
+[Install]
+WantedBy=multi-user.target
+`
+
+// writeAgent writes the files of an agent that runs as a process.
+func (r *registration) writeAgent(ctx context.Context) error {
+	dir, err := filepath.Abs(r.o.outDir)
+	if err != nil {
+		return err
+	}
+	current, err := readAgentDir(dir)
+	if err != nil {
+		return err
+	}
+	pair, text, err := r.pair(current)
+	if err != nil {
+		return err
+	}
+	if err := r.step(ctx, "certificate", "%s", text); err != nil {
+		return err
+	}
+	if r.o.dryRun {
+		return r.step(ctx, "agent", "files would be written to %s", dir)
+	}
+	written, err := writeAgentDir(dir, r.name, r.tunnel.address, pair)
+	if err != nil {
+		return err
+	}
+	if written == 0 {
+		return r.step(ctx, "agent", "files in %s: unchanged", dir)
+	}
+	return r.step(ctx, "agent", "%d files written to %s: start the agent, or start it again, if it runs", written, dir)
+}
+
+func readAgentDir(dir string) (*agentPair, error) {
+	var pair agentPair
+	for name, into := range map[string]*[]byte{fileCert: &pair.cert, fileKey: &pair.key, fileCA: &pair.ca} {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil // not there, or not complete: made anew
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--out-dir: %w", err)
+		}
+		*into = data
+	}
+	return &pair, nil
+}
+
+// writeAgentDir writes what differs, the certificate last: a folder that is incomplete is written anew.
+func writeAgentDir(dir, name, address string, pair agentPair) (written int, err error) {
+	args, err := agentArgs(address, dir)
+	if err != nil {
+		return 0, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return 0, fmt.Errorf("--out-dir: %w", err)
+	}
+	for _, file := range []struct {
+		name    string
+		mode    fs.FileMode
+		content []byte
+	}{
+		{fileCA, 0o644, pair.ca},
+		{fileFlags, 0o644, []byte(strings.Join(args, "\n") + "\n")},
+		{fileUnit, 0o644, fmt.Appendf(nil, unit, name, strings.Join(args, " \\\n  "))},
+		{fileKey, 0o600, pair.key},
+		{fileCert, 0o644, pair.cert},
+	} {
+		path := filepath.Join(dir, file.name)
+		if current, err := os.ReadFile(path); err == nil && bytes.Equal(current, file.content) {
+			continue
+		}
+		if err := replaceFile(path, file.content, file.mode); err != nil {
+			return written, fmt.Errorf("--out-dir: %w", err)
+		}
+		written++
+	}
+	return written, nil
+}
+
+// replaceFile puts a file in its place whole.
+func replaceFile(path string, content []byte, mode fs.FileMode) error {
+	next, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(next.Name()) // not there any more if all went well
+	_, err = next.Write(content)
+	err = errors.Join(err, next.Chmod(mode), next.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(next.Name(), path)
+}

@@ -1,0 +1,587 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+)
+
+const (
+	routeTunnel = string(cluster.RouteTunnel)
+	routeDirect = string(cluster.RouteDirect)
+)
+
+type registerOptions struct {
+	cluster                 clusterOptions
+	route, access, endpoint string
+	tunnelAddress           string
+	outDir                  string
+	wait                    time.Duration
+	tokenLifetime           time.Duration
+	agentLifetime           time.Duration
+	dryRun, adopt           bool
+}
+
+func (a *app) registerCommand() *cobra.Command {
+	o := &registerOptions{route: routeTunnel, access: accessAdmin, wait: 2 * time.Minute, tokenLifetime: 30 * 24 * time.Hour, agentLifetime: pki.DefaultAgentLifetime}
+	cmd := &cobra.Command{
+		Use:   "register NAME --cluster-kubeconfig FILE",
+		Short: "Register a cluster, and wait until it can be reached",
+		Long: `register makes a cluster reachable through the gateway, under NAME. In the cluster it applies the agent, which dials out to the
+gateway (--route=tunnel), and a ServiceAccount for the gateway with the rights that --access says; on the hub, a Secret. Then it waits
+until the cluster answers. It can be repeated: certificates and tokens that are still good are kept.`,
+		Example: `  # Behind a firewall. The agent runs in the cluster.
+  agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig
+
+  # The agent runs as a process: its certificate, flags and a systemd unit are written to a folder.
+  agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --out-dir ./edge-1-agent
+
+  # A cluster that the gateway can dial, read-only.
+  agent-bootstrap register nearby --cluster-kubeconfig nearby.kubeconfig --route direct --access view
+
+  # What would it do?
+  agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --dry-run -o yaml`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r := &registration{app: a, o: o, name: args[0]}
+			return r.run(cmd.Context())
+		},
+	}
+	fs := cmd.Flags()
+	o.cluster.addFlags(fs, ". Required")
+	fs.StringVar(&o.route, "route", o.route, "tunnel: an agent in the cluster dials out to the gateway. direct: the gateway dials the cluster.")
+	fs.StringVar(&o.access, "access", o.access, "What the gateway may do in the cluster: admin, view, impersonate, or the name of a ClusterRole there.")
+	fs.StringVar(&o.endpoint, "endpoint", o.endpoint,
+		"URL of the cluster's API server, as the agent (tunnel) or the gateway (direct) sees it. Default: https://kubernetes.default.svc:443 for an agent in a Pod, else the one in --cluster-kubeconfig.")
+	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
+	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Write the agent's files to this folder, for an agent that runs as a process, instead of applying one to the cluster.")
+	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers. 0: not at all.")
+	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Life of the gateway's token; the cluster may shorten it.")
+	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Life of the agent's certificate.")
+	fs.BoolVar(&o.adopt, "adopt", o.adopt, "Take over a registration that was made by hand under this name.")
+	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and say what would be.")
+	a.addOutput(fs, "the objects that are applied, without their secret parts,")
+	return cmd
+}
+
+func (o *registerOptions) validate(name string) error {
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if err := checkName(name); err != nil {
+		errs = append(errs, err)
+	}
+	if o.cluster.kubeconfig == "" {
+		add("--cluster-kubeconfig is required: the kubeconfig of the cluster that is to be registered")
+	}
+	if o.route != routeTunnel && o.route != routeDirect {
+		add("--route must be tunnel or direct, and is %q", o.route)
+	}
+	if o.route == routeDirect && o.outDir != "" {
+		add("--out-dir is for the files of an agent, and --route=direct has none")
+	}
+	if o.access == "" {
+		add("--access must be admin, view, impersonate or the name of a ClusterRole")
+	}
+	if o.tunnelAddress != "" {
+		if host, port, err := net.SplitHostPort(o.tunnelAddress); err != nil || host == "" || port == "" {
+			add("--tunnel-address must be host:port, and is %q", o.tunnelAddress)
+		}
+	}
+	if o.wait < 0 {
+		add("--wait must not be negative")
+	}
+	if o.tokenLifetime < 10*time.Minute {
+		add("--token-lifetime must be at least 10m, which is what Kubernetes gives out")
+	}
+	if o.agentLifetime <= 0 {
+		add("--certificate-lifetime must be more than 0")
+	}
+	return errors.Join(errs...)
+}
+
+// registration is one run of register.
+type registration struct {
+	*app
+	o    *registerOptions
+	name string
+
+	hub, cluster *side
+	// tunnel is where agents dial, and the CA of both sides.
+	tunnel    tunnelInfo
+	authority *pki.Authority
+	// namespaceUID is of the namespace in the managed cluster.
+	namespaceUID types.UID
+	// registered is the Secret on the hub, if there is one.
+	registered *corev1.Secret
+	// objects are what was applied, for -o.
+	objects []any
+}
+
+func (r *registration) run(ctx context.Context) error {
+	if err := errors.Join(r.o.validate(r.name), r.checkOutput()); err != nil {
+		return err
+	}
+	if r.o.dryRun {
+		r.say("Registering cluster %q (dry run: nothing is changed)", r.name)
+	} else {
+		r.say("Registering cluster %q", r.name)
+	}
+	steps := []func(context.Context) error{r.checkHub, r.checkCluster, r.checkRights}
+	if r.o.route == routeTunnel {
+		steps = append(steps, r.findTunnel)
+	}
+	steps = append(steps, r.applyNamespace, r.applyAccount, r.applyAccess)
+	if r.o.route == routeTunnel {
+		steps = append(steps, r.applyAgent)
+	}
+	steps = append(steps, r.applySecret)
+	if !r.o.dryRun && r.o.wait > 0 {
+		steps = append(steps, r.waitReachable)
+	}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	if r.output != "" {
+		return r.print(r.objects...)
+	}
+	r.farewell()
+	return nil
+}
+
+func (r *registration) checkHub(ctx context.Context) (err error) {
+	if r.hub, err = r.connectHub(ctx); err != nil {
+		return err
+	}
+	if err := r.requireGateway(ctx, r.hub); err != nil {
+		return err
+	}
+	secret, err := r.hub.kube.CoreV1().Secrets(r.app.hub.namespace).Get(ctx, r.name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return r.hub.explain(err)
+	default:
+		r.registered = secret
+	}
+	return r.step(ctx, "hub", "%s (%s)", r.hub.config.Host, r.hub.version)
+}
+
+// requireGateway finds out whether the hub has a gateway that answers.
+func (a *app) requireGateway(ctx context.Context, hub *side) error {
+	_, err := hub.kube.Discovery().ServerResourcesForGroupVersion(v1alpha1.SchemeGroupVersion.String())
+	switch {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("there is no gateway on the hub at %s: it serves no %s. Install it (manifests/gateway), or use another --kubeconfig or --context",
+			hub.config.Host, v1alpha1.SchemeGroupVersion)
+	case apierrors.IsServiceUnavailable(err):
+		return fmt.Errorf("the gateway of the hub at %s does not answer: kubectl get apiservice v1alpha1.%s says why", hub.config.Host, v1alpha1.GroupName)
+	default:
+		return hub.explain(err)
+	}
+}
+
+func (r *registration) checkCluster(ctx context.Context) (err error) {
+	if r.cluster, err = r.connectCluster(ctx, r.name, r.o.cluster); err != nil {
+		return err
+	}
+	if err := r.checkRegistered(); err != nil {
+		return err
+	}
+	if err := r.checkNamespace(ctx); err != nil {
+		return err
+	}
+	return r.step(ctx, "cluster", "%s (%s)", r.cluster.config.Host, r.cluster.version)
+}
+
+// checkRegistered refuses a name that is another cluster's.
+func (r *registration) checkRegistered() error {
+	if r.registered == nil {
+		return nil
+	}
+	uid, known := r.registered.Annotations[annotationClusterUID]
+	switch {
+	case known && uid != string(r.cluster.uid):
+		return fmt.Errorf("the name %q is taken: it is registered to another cluster (%s, and this one is %s). Choose another name, or remove that one first: agent-bootstrap unregister %s",
+			r.name, uid, r.cluster.uid, r.name)
+	case !known && !r.o.adopt:
+		what := "a cluster that was registered by hand"
+		if !cluster.IsCluster(r.registered) {
+			what = "no cluster at all"
+		}
+		return fmt.Errorf("there is a Secret %s/%s on the hub already, which is %s. Choose another name, or take it over with --adopt",
+			r.registered.Namespace, r.name, what)
+	case r.registered.Type != corev1.SecretTypeOpaque:
+		return fmt.Errorf("the Secret %s/%s on the hub is of type %s, which cannot be changed: delete it first", r.registered.Namespace, r.name, r.registered.Type)
+	}
+	return nil
+}
+
+// checkNamespace refuses a cluster that is registered under another name or with another hub, and waits for an earlier unregister.
+func (r *registration) checkNamespace(ctx context.Context) error {
+	namespace, err := r.cluster.kube.CoreV1().Namespaces().Get(ctx, agentNamespace, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return r.cluster.explain(err)
+	}
+	if namespace.DeletionTimestamp != nil {
+		if r.o.dryRun {
+			return fmt.Errorf("the cluster's namespace %s is still being deleted: try again in a moment", agentNamespace)
+		}
+		r.say("  %-12s namespace %s is still being deleted; waiting", "cluster", agentNamespace)
+		u, err := toUnstructured(namespace)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, max(r.o.wait, connectTimeout))
+		defer cancel()
+		return r.cluster.gone(ctx, u)
+	}
+	return checkOwner(namespace, r.name, r.hub.uid)
+}
+
+// checkOwner finds out whether a managed cluster's namespace belongs to a registration.
+func checkOwner(namespace *corev1.Namespace, name string, hub types.UID) error {
+	owner, uid := namespace.Annotations[annotationClusterName], namespace.Annotations[annotationHubUID]
+	switch {
+	case owner == "" || owner == name && uid == string(hub):
+		return nil
+	case uid == string(hub):
+		return fmt.Errorf("this cluster is registered already, as %q: use that, or remove it first: agent-bootstrap unregister %s", owner, owner)
+	default:
+		return fmt.Errorf("this cluster is registered already, as %q with another hub (%s): remove it there first, or, if that hub is gone, delete namespace %s in the cluster",
+			owner, uid, agentNamespace)
+	}
+}
+
+// checkRights finds out what the caller may not do before anything is done.
+func (r *registration) checkRights(ctx context.Context) error {
+	rights := []authorizationv1.ResourceAttributes{}
+	for _, verb := range []string{"create", "patch"} {
+		rights = append(rights, authorizationv1.ResourceAttributes{Verb: verb, Resource: "secrets", Namespace: r.app.hub.namespace})
+	}
+	if err := r.hub.requireRights(ctx, rights); err != nil {
+		return err
+	}
+	if err := r.cluster.requireRights(ctx, r.clusterRights()); err != nil {
+		return err
+	}
+	if err := r.checkAccess(ctx); err != nil {
+		return err
+	}
+	return r.step(ctx, "rights", "sufficient on both sides")
+}
+
+func (r *registration) clusterRights() []authorizationv1.ResourceAttributes {
+	type kind struct{ group, resource, subresource string }
+	kinds := []kind{{"", "serviceaccounts", ""}, {rbacv1.GroupName, "roles", ""}, {rbacv1.GroupName, "rolebindings", ""}}
+	if r.o.route == routeTunnel && r.o.outDir == "" {
+		kinds = append(kinds, kind{"", "secrets", ""}, kind{"", "configmaps", ""}, kind{"apps", "deployments", ""},
+			kind{"policy", "poddisruptionbudgets", ""}, kind{"networking.k8s.io", "networkpolicies", ""})
+	}
+	var rights []authorizationv1.ResourceAttributes
+	add := func(k kind, namespace string, verbs ...string) {
+		for _, verb := range verbs {
+			rights = append(rights, authorizationv1.ResourceAttributes{Verb: verb, Group: k.group, Resource: k.resource, Subresource: k.subresource, Namespace: namespace})
+		}
+	}
+	add(kind{"", "namespaces", ""}, "", "create", "patch")
+	add(kind{rbacv1.GroupName, "clusterrolebindings", ""}, "", "create", "patch", "list")
+	for _, k := range kinds {
+		add(k, agentNamespace, "create", "patch")
+	}
+	add(kind{"", "serviceaccounts", "token"}, agentNamespace, "create")
+	return rights
+}
+
+// checkAccess tries to bind what --access says, and does not: the API server lets nobody give what he has not.
+func (r *registration) checkAccess(ctx context.Context) error {
+	access := accessOf(r.o.access)
+	if access.name != accessImpersonate {
+		if _, err := r.cluster.kube.RbacV1().ClusterRoles().Get(ctx, access.role, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			return fmt.Errorf("--access %s: the cluster has no ClusterRole of that name. Use admin, view, impersonate or one of: kubectl get clusterroles", r.o.access)
+		} else if err != nil {
+			return r.cluster.explain(err)
+		}
+	}
+	objects, err := access.objects("")
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		if _, _, err := r.cluster.apply(ctx, o, true); err != nil {
+			return fmt.Errorf("--access %s: %w", r.o.access, err)
+		}
+	}
+	return nil
+}
+
+func (r *registration) findTunnel(ctx context.Context) (err error) {
+	if r.tunnel, err = r.hub.tunnel(ctx, r.app.hub.namespace, r.o.tunnelAddress); err != nil {
+		return err
+	}
+	r.authority, err = pki.Load(ctx, r.hub.kube.CoreV1().Secrets(r.app.hub.namespace))
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("the tunnel's CA is not on the hub: there is no Secret %s/%s. The gateway makes it when it is started without --tunnel-cert-file; a CA of your own goes there as tls.crt, tls.key and ca.crt",
+			r.app.hub.namespace, pki.CASecret)
+	}
+	if err != nil {
+		return r.hub.explain(err)
+	}
+	r.tunnel.bundle = r.authority.Bundle()
+	return r.step(ctx, "tunnel", "agents dial %s", r.tunnel.address)
+}
+
+// tunnelInfo is where agents dial, and the CAs that they and the gateway trust.
+type tunnelInfo struct {
+	address string
+	bundle  []byte
+}
+
+// tunnel reads what the gateway publishes for agents.
+func (s *side) tunnel(ctx context.Context, namespace, address string) (tunnelInfo, error) {
+	config, err := s.kube.CoreV1().ConfigMaps(namespace).Get(ctx, pki.ConfigMap, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		config = &corev1.ConfigMap{}
+	case err != nil:
+		return tunnelInfo{}, s.explain(err)
+	}
+	if address == "" {
+		address = config.Data[pki.KeyAddress]
+	}
+	if address == "" {
+		return tunnelInfo{}, fmt.Errorf("it is not known where agents dial: the gateway publishes no address (ConfigMap %s/%s on the hub). Start it with --tunnel-advertise-address=HOST:PORT, or give --tunnel-address",
+			namespace, pki.ConfigMap)
+	}
+	return tunnelInfo{address: address, bundle: []byte(config.Data[pki.KeyBundle])}, nil
+}
+
+// applyAll applies objects to a side and sums up what that did.
+func (r *registration) applyAll(ctx context.Context, s *side, objects []*unstructured.Unstructured) (string, error) {
+	count := map[outcome]int{}
+	for _, o := range objects {
+		result, _, err := s.apply(ctx, o, r.o.dryRun)
+		if err != nil {
+			return "", fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
+		}
+		count[result]++
+		r.objects = append(r.objects, redacted(o).Object)
+	}
+	return summary(count, r.o.dryRun), nil
+}
+
+func summary(count map[outcome]int, dryRun bool) string {
+	var parts []string
+	for _, o := range []outcome{created, changed, unchanged} {
+		switch n := count[o]; {
+		case n == 0:
+		case n == 1 && len(count) == 1:
+			parts = append(parts, string(o))
+		default:
+			parts = append(parts, fmt.Sprintf("%d %s", n, o))
+		}
+	}
+	text := strings.Join(parts, ", ")
+	if dryRun && count[created]+count[changed] > 0 {
+		text = "would be " + text
+	}
+	return text
+}
+
+func (r *registration) applyNamespace(ctx context.Context) error {
+	o, err := namespaceObject(r.name, r.hub.uid)
+	if err != nil {
+		return err
+	}
+	result, after, err := r.cluster.apply(ctx, o, r.o.dryRun)
+	if err != nil {
+		return err
+	}
+	r.objects = append(r.objects, redacted(o).Object)
+	if !r.o.dryRun || result != created {
+		r.namespaceUID = after.GetUID()
+	}
+	return r.step(ctx, "namespace", "%s: %s", agentNamespace, summary(map[outcome]int{result: 1}, r.o.dryRun))
+}
+
+func (r *registration) applyAccount(ctx context.Context) error {
+	objects, err := agentBase(isGatewayAccount)
+	if err != nil {
+		return err
+	}
+	text, err := r.applyAll(ctx, r.cluster, objects)
+	if err != nil {
+		return err
+	}
+	return r.step(ctx, "account", "%s/%s: %s", agentNamespace, gatewayAccount, text)
+}
+
+func (r *registration) applyAccess(ctx context.Context) error {
+	access := accessOf(r.o.access)
+	objects, err := access.objects(r.namespaceUID)
+	if err != nil {
+		return err
+	}
+	text, err := r.applyAll(ctx, r.cluster, objects)
+	if err != nil {
+		return err
+	}
+	removed, err := r.removeOtherAccess(ctx, objects)
+	if err != nil {
+		return err
+	}
+	if removed > 0 {
+		text += fmt.Sprintf("; %d earlier removed", removed)
+	}
+	return r.step(ctx, "access", "%s (ClusterRole %s): %s", access.name, access.role, text)
+}
+
+// removeOtherAccess removes what an earlier --access bound.
+func (r *registration) removeOtherAccess(ctx context.Context, keep []*unstructured.Unstructured) (removed int, err error) {
+	kept := map[string]bool{}
+	for _, o := range keep {
+		kept[o.GetKind()+"/"+o.GetName()] = true
+	}
+	options := metav1.DeleteOptions{}
+	if r.o.dryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	rbac := r.cluster.kube.RbacV1()
+	selector := metav1.ListOptions{LabelSelector: labelManagedBy + "=" + fieldManager}
+	bindings, err := rbac.ClusterRoleBindings().List(ctx, selector)
+	if err != nil {
+		return 0, r.cluster.explain(err)
+	}
+	for _, b := range bindings.Items {
+		if !strings.HasPrefix(b.Name, accessPrefix) || kept["ClusterRoleBinding/"+b.Name] {
+			continue
+		}
+		if err := rbac.ClusterRoleBindings().Delete(ctx, b.Name, options); err != nil && !apierrors.IsNotFound(err) {
+			return removed, r.cluster.explain(err)
+		}
+		removed++
+		if role := b.RoleRef.Name; strings.HasPrefix(role, accessPrefix) {
+			if err := rbac.ClusterRoles().Delete(ctx, role, options); err != nil && !apierrors.IsNotFound(err) {
+				return removed, r.cluster.explain(err)
+			}
+		}
+	}
+	return removed, nil
+}
+
+func (r *registration) applySecret(ctx context.Context) error {
+	secret, err := r.clusterSecret(ctx)
+	if err != nil {
+		return err
+	}
+	o, err := secret.object()
+	if err != nil {
+		return err
+	}
+	text, err := r.applyAll(ctx, r.hub, []*unstructured.Unstructured{o})
+	if err != nil {
+		return err
+	}
+	return r.step(ctx, "secret", "%s/%s on the hub: %s", secret.namespace, secret.name, text)
+}
+
+// clusterSecret is what registers the cluster, with a token that works.
+func (r *registration) clusterSecret(ctx context.Context) (clusterSecret, error) {
+	s := clusterSecret{
+		name: r.name, namespace: r.app.hub.namespace, tunnel: r.o.route == routeTunnel, uid: r.cluster.uid, access: r.o.access,
+		endpoint: r.o.endpoint,
+	}
+	if err := r.trust(ctx, &s); err != nil {
+		return s, err
+	}
+	token, err := r.token(ctx)
+	s.token = token
+	return s, err
+}
+
+// defaultTunnelEndpoint is the API server to an agent in a Pod.
+const defaultTunnelEndpoint = "https://kubernetes.default.svc:443"
+
+// trust finds out the endpoint and how it is verified. It never switches the verification off, whatever the kubeconfig does.
+func (r *registration) trust(ctx context.Context, s *clusterSecret) error {
+	inPod := s.tunnel && r.o.outDir == ""
+	switch {
+	case s.endpoint != "":
+	case inPod:
+		s.endpoint = defaultTunnelEndpoint
+	default:
+		base, _, err := rest.DefaultServerUrlFor(r.cluster.config)
+		if err != nil {
+			return err
+		}
+		s.endpoint = strings.TrimSuffix(base.String(), "/")
+		s.serverName = r.cluster.config.ServerName
+	}
+	if kubeconfig := r.cluster.kubeconfigCluster(); !s.tunnel && kubeconfig != nil {
+		s.proxyURL = kubeconfig.ProxyURL
+	}
+	loaded := rest.CopyConfig(r.cluster.config)
+	if err := rest.LoadTLSFiles(loaded); err != nil {
+		return err
+	}
+	// Inside a cluster its own CA is what counts; a kubeconfig may have that of a load balancer.
+	if !inPod && (len(loaded.CAData) > 0 || !s.tunnel && !loaded.Insecure) {
+		s.ca = loaded.CAData // none: the system's roots
+		return nil
+	}
+	root, err := r.cluster.kube.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return r.cluster.explain(err)
+	default:
+		s.ca = []byte(root.Data["ca.crt"])
+	}
+	if len(s.ca) == 0 {
+		s.ca = loaded.CAData
+	}
+	if len(s.ca) == 0 {
+		return errors.New("the cluster's CA is not known: neither the kubeconfig nor ConfigMap kube-system/kube-root-ca.crt has it. Put certificate-authority-data into the kubeconfig")
+	}
+	return nil
+}
+
+func (r *registration) farewell() {
+	if r.o.dryRun {
+		r.say("\nNothing was changed.")
+		return
+	}
+	r.say("\nCluster %q is registered.", r.name)
+	if r.o.outDir != "" {
+		r.say("\nThe agent's files are in %s. Run it with\n  proxy-agent $(cat %s/agent.flags)\nor install %s/konnectivity-agent.service.", r.o.outDir, r.o.outDir, r.o.outDir)
+	}
+	flags := ""
+	if r.app.hub.kubeconfig != "" {
+		flags = " --kubeconfig " + r.app.hub.kubeconfig
+	}
+	r.say("\nUse it with your own credential for the hub:\n  agent-bootstrap kubeconfig %s%s -o %s.kubeconfig\n  kubectl --kubeconfig %s.kubeconfig get namespaces", r.name, flags, r.name, r.name)
+}

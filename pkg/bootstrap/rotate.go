@@ -1,0 +1,180 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+)
+
+func (a *app) rotateCommand() *cobra.Command {
+	o := &registerOptions{wait: 2 * time.Minute, tokenLifetime: 30 * 24 * time.Hour}
+	cmd := &cobra.Command{
+		Use:   "rotate NAME",
+		Short: "Give a cluster a new agent certificate and a new credential now",
+		Long: `rotate asks the cluster for a new token for the gateway, issues a new certificate for the agent, and rolls the agent. It does so
+through the gateway, or with --cluster-kubeconfig. The old token and the old certificate stay valid until they expire, so that what is in
+flight goes on.`,
+		Example: `  agent-bootstrap rotate edge-1
+
+  # The agent runs as a process.
+  agent-bootstrap rotate edge-1 --out-dir ./edge-1-agent`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r := &rotation{registration{app: a, o: o, name: args[0]}}
+			return r.run(cmd.Context())
+		},
+	}
+	fs := cmd.Flags()
+	o.cluster.addFlags(fs, ". Empty: it is reached through the gateway")
+	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
+	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder with the files of an agent that runs as a process; start it again afterwards.")
+	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers with what is new. 0: not at all.")
+	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Life of the new token; the cluster may shorten it.")
+	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Life of the new certificate. 0: the default.")
+	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and say what would be.")
+	return cmd
+}
+
+// rotation is one run of rotate.
+type rotation struct{ registration }
+
+func (r *rotation) run(ctx context.Context) (err error) {
+	if err := checkName(r.name); err != nil {
+		return err
+	}
+	r.say("Rotating the credentials of cluster %q", r.name)
+	if err := r.checkHub(ctx); err != nil {
+		return err
+	}
+	if r.registered == nil || !cluster.IsCluster(r.registered) {
+		return fmt.Errorf("cluster %q is not registered: agent-bootstrap list shows what is", r.name)
+	}
+	if kind := r.registered.Labels[v1alpha1.LabelCredentialType]; kind != string(v1alpha1.CredentialTypeServiceAccountToken) {
+		return fmt.Errorf("cluster %q has a credential of type %s, which this command cannot renew", r.name, kind)
+	}
+	if err := r.reachCluster(ctx); err != nil {
+		return err
+	}
+	steps := []func(context.Context) error{r.rotateToken}
+	if r.registered.Labels[v1alpha1.LabelEndpointType] == string(v1alpha1.EndpointTypeClusterProxy) {
+		steps = append(steps, r.findTunnel, r.rotateCertificate)
+	}
+	if !r.o.dryRun && r.o.wait > 0 {
+		steps = append(steps, r.waitReachable)
+	}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	if r.o.dryRun {
+		r.say("\nNothing was changed.")
+	}
+	return nil
+}
+
+func (r *rotation) reachCluster(ctx context.Context) (err error) {
+	if r.o.cluster.kubeconfig != "" {
+		if r.cluster, err = r.connectCluster(ctx, r.name, r.o.cluster); err != nil {
+			return err
+		}
+		if uid, known := r.registered.Annotations[annotationClusterUID]; known && uid != string(r.cluster.uid) {
+			return fmt.Errorf("--cluster-kubeconfig is another cluster's: %q is %s, and this one is %s", r.name, uid, r.cluster.uid)
+		}
+		return nil
+	}
+	if _, err := r.hub.reach(ctx, r.name); err != nil {
+		return fmt.Errorf("the cluster cannot be reached through the gateway: %w\nGive --cluster-kubeconfig, or find out why: agent-bootstrap doctor %s", err, r.name)
+	}
+	r.cluster, err = throughGateway(r.hub, r.name)
+	return err
+}
+
+func (r *rotation) rotateToken(ctx context.Context) error {
+	if r.o.dryRun {
+		return r.step(ctx, "token", "a new one would be asked for")
+	}
+	token, err := requestToken(ctx, r.cluster, r.o.tokenLifetime)
+	if err != nil {
+		return err
+	}
+	if err := r.patchData(ctx, r.hub, r.registered.Namespace, r.name, map[string][]byte{keyToken: []byte(token)}); err != nil {
+		return err
+	}
+	_, end, _ := tokenLife(token)
+	return r.step(ctx, "token", "new, until %s", day(end))
+}
+
+func (r *rotation) patchData(ctx context.Context, s *side, namespace, name string, data map[string][]byte) error {
+	patch, err := json.Marshal(map[string]any{"data": data})
+	if err != nil {
+		return err
+	}
+	_, err = s.kube.CoreV1().Secrets(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	return s.explain(err)
+}
+
+func (r *rotation) rotateCertificate(ctx context.Context) error {
+	if r.o.outDir == "" {
+		_, err := r.cluster.kube.AppsV1().Deployments(agentNamespace).Get(ctx, agentName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return fmt.Errorf("the token is new, the agent's certificate is not: no agent runs in the cluster as Pods. If it runs as a process, give --out-dir")
+		}
+		if err != nil {
+			return r.cluster.explain(err)
+		}
+	}
+	if r.o.dryRun {
+		return r.step(ctx, "certificate", "a new one would be issued, and the agent rolled")
+	}
+	pair, text, err := r.issue()
+	if err != nil {
+		return err
+	}
+	if err := r.step(ctx, "certificate", "%s", text); err != nil {
+		return err
+	}
+	if r.o.outDir != "" {
+		dir, err := filepath.Abs(r.o.outDir)
+		if err != nil {
+			return err
+		}
+		if _, err := writeAgentDir(dir, r.name, r.tunnel.address, pair); err != nil {
+			return err
+		}
+		return r.step(ctx, "agent", "files written to %s: start the agent again", dir)
+	}
+	if err := r.patchData(ctx, r.cluster, agentNamespace, agentName,
+		map[string][]byte{corev1.TLSCertKey: pair.cert, corev1.TLSPrivateKeyKey: pair.key, keyCA: pair.ca}); err != nil {
+		return err
+	}
+	if err := r.roll(ctx, pair); err != nil {
+		return err
+	}
+	return r.step(ctx, "agent", "Deployment %s/%s is being rolled", agentNamespace, agentName)
+}
+
+// roll starts the agent's Pods anew, one by one: they read their certificate once.
+func (r *rotation) roll(ctx context.Context, pair agentPair) error {
+	annotations := map[string]any{annotationCertificate: rollHash(r.tunnel.address, pair)}
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": annotations}}}})
+	if err != nil {
+		return err
+	}
+	_, err = r.cluster.kube.AppsV1().Deployments(agentNamespace).Patch(ctx, agentName, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	return r.cluster.explain(err)
+}

@@ -1,0 +1,344 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+const (
+	fieldManager = "agent-bootstrap"
+	// maxClockSkew is what certificates allow for: they begin that much in the past.
+	maxClockSkew = 5 * time.Minute
+	// connectTimeout bounds finding out that a kubeconfig points nowhere.
+	connectTimeout = 10 * time.Second
+)
+
+// side is a cluster, the hub or a managed one, as a command sees it.
+type side struct {
+	// title is what it is called in messages: the hub, or the cluster "edge-1".
+	title string
+	// source is the flag that it came from.
+	source string
+	config *rest.Config
+	// raw is the kubeconfig; nil when the cluster is reached through the gateway.
+	raw  *clientcmdapi.Config
+	kube kubernetes.Interface
+	dyn  dynamic.Interface
+
+	// What connect found.
+	version string
+	uid     types.UID
+}
+
+// loadKubeconfig reads a kubeconfig file by a flag, or as kubectl would when path is empty.
+func loadKubeconfig(flag, path, kubecontext string) (*rest.Config, *clientcmdapi.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = path
+	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: kubecontext})
+	raw, err := loader.RawConfig()
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	if kubecontext != "" {
+		raw.CurrentContext = kubecontext
+	}
+	config, err := loader.ClientConfig()
+	switch {
+	case clientcmd.IsEmptyConfig(err):
+		return nil, nil, fmt.Errorf("%s: there is no kubeconfig: give %s FILE, or set KUBECONFIG", flag, flag)
+	case err != nil:
+		return nil, nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	return config, &raw, nil
+}
+
+func newSide(title, source string, config *rest.Config, raw *clientcmdapi.Config) (*side, error) {
+	config = rest.CopyConfig(config)
+	config.QPS = -1
+	config.WarningHandler = rest.NoWarnings{}
+	config = rest.AddUserAgent(config, fieldManager)
+	s := &side{title: title, source: source, config: config, raw: raw}
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", source, err)
+	}
+	if s.kube, err = kubernetes.NewForConfigAndClient(config, httpClient); err != nil {
+		return nil, fmt.Errorf("%s: %w", source, err)
+	}
+	if s.dyn, err = dynamic.NewForConfigAndClient(config, httpClient); err != nil {
+		return nil, fmt.Errorf("%s: %w", source, err)
+	}
+	return s, nil
+}
+
+// connect finds out whether the cluster is there, which one it is, and how far its clock is from now.
+func (s *side) connect(ctx context.Context, now func() time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	// By hand, for the Date header.
+	httpClient, err := rest.HTTPClientFor(s.config)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.source, err)
+	}
+	base, _, err := rest.DefaultServerUrlFor(s.config)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.source, err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath("version").String(), nil)
+	if err != nil {
+		return err
+	}
+	resp, err := httpClient.Do(req)
+	if err != nil {
+		return s.explain(err)
+	}
+	_ = resp.Body.Close() // nothing of it is used
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		if skew := now().Sub(date); skew.Abs() > maxClockSkew {
+			return fmt.Errorf("this machine's clock and that of %s are %s apart: certificates and tokens that are made now would not be accepted; set the clock that is wrong",
+				s.title, skew.Abs().Round(time.Second))
+		}
+	}
+	version, err := s.kube.Discovery().ServerVersion()
+	if err != nil {
+		return s.explain(err)
+	}
+	s.version = version.GitVersion
+	namespace, err := s.kube.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+	if err != nil {
+		return s.explain(err)
+	}
+	s.uid = namespace.UID
+	return nil
+}
+
+// kubeconfigCluster is what the kubeconfig says of the cluster, if there is one.
+func (s *side) kubeconfigCluster() *clientcmdapi.Cluster {
+	if s.raw == nil {
+		return nil
+	}
+	kubecontext := s.raw.Contexts[s.raw.CurrentContext]
+	if kubecontext == nil {
+		return nil
+	}
+	return s.raw.Clusters[kubecontext.Cluster]
+}
+
+// explain makes of an error what a person can act on.
+func (s *side) explain(err error) error {
+	var dns *net.DNSError
+	var op *net.OpError
+	host := s.config.Host
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled):
+		return errors.New("interrupted; run the same command again to go on from here")
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("%s at %s does not accept the credential in %s (401): it has expired, or is for another cluster", s.title, host, s.source)
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("your account may not do this on %s: %w\nAsk for the right that is named, or use a kubeconfig (%s) that has it", s.title, err, s.source)
+	case errors.As(err, &dns):
+		return fmt.Errorf("%s: %s points to %s, and there is no host of that name (%w)", s.title, s.source, host, err)
+	case errors.As(err, &op) && op.Op == "dial", errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s: %s points to %s, where nothing answers (%w): check the address, and that it can be reached from here", s.title, s.source, host, err)
+	case strings.Contains(err.Error(), "x509: "): // client-go wraps these in errors without a type
+		return fmt.Errorf("%s: the server at %s is not the one that %s expects: %w", s.title, host, s.source, err)
+	default:
+		return fmt.Errorf("%s: %w", s.title, err)
+	}
+}
+
+// may asks whether the caller has a right; what is not known counts as yes, and shows when it is used.
+func (s *side) may(ctx context.Context, attributes authorizationv1.ResourceAttributes) (bool, error) {
+	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &attributes}}
+	answer, err := s.kube.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+	if err != nil {
+		return false, s.explain(err)
+	}
+	return answer.Status.Allowed, nil
+}
+
+// whoami is the caller's name there, or "".
+func (s *side) whoami(ctx context.Context) string {
+	review, err := s.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		return ""
+	}
+	return review.Status.UserInfo.Username
+}
+
+// requireRights says at once all that the caller is missing.
+func (s *side) requireRights(ctx context.Context, rights []authorizationv1.ResourceAttributes) error {
+	var missing []string
+	for _, right := range rights {
+		allowed, err := s.may(ctx, right)
+		if err != nil {
+			return err
+		}
+		if !allowed {
+			missing = append(missing, rightText(right))
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("your account %q lacks rights on %s, and nothing was changed. It may not:\n  %s\nAsk for these, or use a kubeconfig (%s) that has them",
+		s.whoami(ctx), s.title, strings.Join(missing, "\n  "), s.source)
+}
+
+func rightText(r authorizationv1.ResourceAttributes) string {
+	text := r.Verb + " " + r.Resource
+	if r.Subresource != "" {
+		text += "/" + r.Subresource
+	}
+	if r.Group != "" {
+		text += " of " + r.Group
+	}
+	if r.Namespace != "" {
+		text += " in namespace " + r.Namespace
+	}
+	return text
+}
+
+// resourceOf knows the kinds that are applied.
+func resourceOf(gvk schema.GroupVersionKind) (gvr schema.GroupVersionResource, namespaced bool, err error) {
+	resource, known := map[string]struct {
+		plural     string
+		namespaced bool
+	}{
+		"Namespace":           {"namespaces", false},
+		"ServiceAccount":      {"serviceaccounts", true},
+		"Secret":              {"secrets", true},
+		"ConfigMap":           {"configmaps", true},
+		"Role":                {"roles", true},
+		"RoleBinding":         {"rolebindings", true},
+		"ClusterRole":         {"clusterroles", false},
+		"ClusterRoleBinding":  {"clusterrolebindings", false},
+		"PriorityClass":       {"priorityclasses", false},
+		"Deployment":          {"deployments", true},
+		"PodDisruptionBudget": {"poddisruptionbudgets", true},
+		"NetworkPolicy":       {"networkpolicies", true},
+	}[gvk.Kind]
+	if !known {
+		return gvr, false, fmt.Errorf("there is no way to apply a %s", gvk.Kind)
+	}
+	return gvk.GroupVersion().WithResource(resource.plural), resource.namespaced, nil
+}
+
+func (s *side) resource(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+	gvr, namespaced, err := resourceOf(o.GroupVersionKind())
+	if err != nil {
+		return nil, err
+	}
+	if namespaced {
+		return s.dyn.Resource(gvr).Namespace(o.GetNamespace()), nil
+	}
+	return s.dyn.Resource(gvr), nil
+}
+
+// outcome is what applying an object did, or would do.
+type outcome string
+
+const (
+	created   outcome = "created"
+	changed   outcome = "changed"
+	unchanged outcome = "unchanged"
+)
+
+// apply makes an object as it should be. The result is what the server has then; with dryRun, what it would have.
+func (s *side) apply(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (outcome, *unstructured.Unstructured, error) {
+	client, err := s.resource(o)
+	if err != nil {
+		return "", nil, err
+	}
+	before, err := client.Get(ctx, o.GetName(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		before = nil
+	case err != nil:
+		return "", nil, s.explain(err)
+	}
+	options := metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
+	if dryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	after, err := client.Apply(ctx, o.GetName(), o, options)
+	switch {
+	case dryRun && before == nil && apierrors.IsNotFound(err):
+		return created, o, nil // its namespace does not exist yet either
+	case err != nil:
+		return "", nil, s.explain(err)
+	case before == nil:
+		return created, after, nil
+	case sameObject(before, after):
+		return unchanged, after, nil
+	default:
+		return changed, after, nil
+	}
+}
+
+// sameObject compares what is said of an object, not who said it and when: a dry run makes that up.
+func sameObject(a, b *unstructured.Unstructured) bool {
+	a, b = a.DeepCopy(), b.DeepCopy()
+	for _, o := range []*unstructured.Unstructured{a, b} {
+		for _, field := range []string{"managedFields", "resourceVersion", "generation"} {
+			unstructured.RemoveNestedField(o.Object, "metadata", field)
+		}
+	}
+	return equality.Semantic.DeepEqual(a.Object, b.Object)
+}
+
+// gone waits until an object does not exist.
+func (s *side) gone(ctx context.Context, o *unstructured.Unstructured) error {
+	client, err := s.resource(o)
+	if err != nil {
+		return err
+	}
+	for {
+		_, err := client.Get(ctx, o.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return s.explain(err)
+		}
+		if err := pause(ctx, 200*time.Millisecond); err != nil {
+			return fmt.Errorf("%s: %s %s is still being deleted: %w", s.title, o.GetKind(), o.GetName(), err)
+		}
+	}
+}
+
+// pause waits, unless ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}

@@ -1,0 +1,255 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+)
+
+type unregisterOptions struct {
+	cluster           clusterOptions
+	keepAgent, dryRun bool
+	wait              time.Duration
+}
+
+func (a *app) unregisterCommand() *cobra.Command {
+	o := &unregisterOptions{wait: time.Minute}
+	cmd := &cobra.Command{
+		Use:   "unregister NAME",
+		Short: "Remove a cluster: its agent, the gateway's account there, and its Secret on the hub",
+		Long: `unregister removes what register applied, on both sides. In the cluster that is done through the gateway, or with
+--cluster-kubeconfig, which also waits until it is gone. A cluster that cannot be reached any more is removed from the hub alone, and
+what would be left over in it is said.`,
+		Example: `  agent-bootstrap unregister edge-1
+
+  # The gateway may not delete anything there (--access view): with the cluster's own kubeconfig.
+  agent-bootstrap unregister edge-1 --cluster-kubeconfig edge-1.kubeconfig
+
+  # Leave the cluster as it is.
+  agent-bootstrap unregister edge-1 --keep-agent`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			u := &unregistration{app: a, o: o, name: args[0]}
+			return u.run(cmd.Context())
+		},
+	}
+	fs := cmd.Flags()
+	o.cluster.addFlags(fs, ". Empty: it is reached through the gateway")
+	fs.BoolVar(&o.keepAgent, "keep-agent", o.keepAgent, "Leave everything in the cluster as it is.")
+	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and say what would be.")
+	fs.DurationVar(&o.wait, "wait", o.wait, "With --cluster-kubeconfig: how long to wait until everything is gone.")
+	return cmd
+}
+
+// unregistration is one run of unregister.
+type unregistration struct {
+	*app
+	o          *unregisterOptions
+	name       string
+	hub        *side
+	registered *corev1.Secret
+}
+
+func (u *unregistration) run(ctx context.Context) (err error) {
+	if err := checkName(u.name); err != nil {
+		return err
+	}
+	u.say("Removing cluster %q", u.name)
+	if u.hub, err = u.connectHub(ctx); err != nil {
+		return err
+	}
+	if err := u.find(ctx); err != nil {
+		return err
+	}
+	if !u.o.keepAgent {
+		if err := u.removeFromCluster(ctx); err != nil {
+			return err
+		}
+	}
+	if err := u.removeFromHub(ctx); err != nil {
+		return err
+	}
+	if u.o.dryRun {
+		u.say("\nNothing was changed.")
+		return nil
+	}
+	u.say("\nCluster %q is removed.", u.name)
+	return nil
+}
+
+// find reads the registration, which may be gone already.
+func (u *unregistration) find(ctx context.Context) error {
+	secret, err := u.hub.kube.CoreV1().Secrets(u.app.hub.namespace).Get(ctx, u.name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return u.hub.explain(err)
+	case !cluster.IsCluster(secret):
+		return fmt.Errorf("the Secret %s/%s on the hub is no cluster, and is left alone", secret.Namespace, secret.Name)
+	}
+	u.registered = secret
+	return nil
+}
+
+func (u *unregistration) removeFromCluster(ctx context.Context) error {
+	if u.o.cluster.kubeconfig != "" {
+		target, err := u.connectCluster(ctx, u.name, u.o.cluster)
+		if err != nil {
+			return err
+		}
+		if uid := u.registeredUID(); uid != "" && uid != string(target.uid) {
+			return fmt.Errorf("--cluster-kubeconfig is another cluster's: %q is %s, and this one is %s", u.name, uid, target.uid)
+		}
+		return u.deleteNamespace(ctx, target, true)
+	}
+	if u.registered == nil {
+		return u.step(ctx, "cluster", "not registered, so it cannot be reached through the gateway; with --cluster-kubeconfig, what is left in it is removed")
+	}
+	target, err := throughGateway(u.hub, u.name)
+	if err != nil {
+		return err
+	}
+	patience, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if _, err := u.hub.reach(patience, u.name); err != nil {
+		if ctx.Err() != nil {
+			return u.hub.explain(ctx.Err())
+		}
+		if apierrors.IsForbidden(err) {
+			return u.hub.explain(err)
+		}
+		return u.step(ctx, "cluster", "cannot be reached (%v): it is left as it is. Should it come back: kubectl delete namespace %s", err, agentNamespace)
+	}
+	return u.deleteNamespace(ctx, target, false)
+}
+
+func (u *unregistration) registeredUID() string {
+	if u.registered == nil {
+		return ""
+	}
+	return u.registered.Annotations[annotationClusterUID]
+}
+
+// deleteNamespace removes everything from a cluster: what is not in the namespace is owned by it. Through the gateway nobody can watch it
+// go, since the way goes with it.
+func (u *unregistration) deleteNamespace(ctx context.Context, target *side, wait bool) error {
+	namespaces := target.kube.CoreV1().Namespaces()
+	namespace, err := namespaces.Get(ctx, agentNamespace, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return u.step(ctx, "cluster", "has no namespace %s", agentNamespace)
+	case apierrors.IsForbidden(err):
+		return u.forbidden(err)
+	case err != nil:
+		return target.explain(err)
+	}
+	if err := checkOwner(namespace, u.name, u.hub.uid); err != nil {
+		return err
+	}
+	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &namespace.UID}, PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}
+	if u.o.dryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	err = namespaces.Delete(ctx, agentNamespace, options)
+	switch {
+	case apierrors.IsNotFound(err):
+	case apierrors.IsForbidden(err) && !wait:
+		return u.forbidden(err)
+	case err != nil:
+		return target.explain(err)
+	}
+	if u.o.dryRun {
+		return u.step(ctx, "cluster", "namespace %s would be deleted, and with it all that register applied", agentNamespace)
+	}
+	if err := u.step(ctx, "cluster", "namespace %s deleted, and with it all that register applied", agentNamespace); err != nil || !wait {
+		return err
+	}
+	return u.waitGone(ctx, target, namespace)
+}
+
+func (u *unregistration) forbidden(err error) error {
+	return fmt.Errorf("the gateway may not remove anything from the cluster (%w), and nothing was changed. Give --cluster-kubeconfig, or --keep-agent to leave the cluster as it is", err)
+}
+
+// waitGone waits for the namespace, and for the cluster-scoped objects that it owned.
+func (u *unregistration) waitGone(ctx context.Context, target *side, namespace *corev1.Namespace) error {
+	patience, cancel := context.WithTimeout(ctx, u.o.wait)
+	defer cancel()
+	object, err := toUnstructured(namespace)
+	if err != nil {
+		return err
+	}
+	err = target.gone(patience, object)
+	for err == nil {
+		var left []string
+		if left, err = ownedBy(patience, target); err == nil && len(left) == 0 {
+			return u.step(ctx, "gone", "nothing is left in the cluster")
+		} else if err == nil && pause(patience, pollInterval) != nil {
+			err = fmt.Errorf("%s: still there: %s", target.title, strings.Join(left, ", "))
+		}
+	}
+	if ctx.Err() == nil && errors.Is(patience.Err(), context.DeadlineExceeded) {
+		return u.step(ctx, "gone", "not yet, after %s (%v); the cluster goes on with it by itself", u.o.wait, err)
+	}
+	return err
+}
+
+// ownedBy are the cluster-scoped objects of a registration.
+func ownedBy(ctx context.Context, s *side) ([]string, error) {
+	var names []string
+	selector := metav1.ListOptions{LabelSelector: labelManagedBy + "=" + fieldManager}
+	bindings, err := s.kube.RbacV1().ClusterRoleBindings().List(ctx, selector)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	for _, o := range bindings.Items {
+		names = append(names, "ClusterRoleBinding "+o.Name)
+	}
+	roles, err := s.kube.RbacV1().ClusterRoles().List(ctx, selector)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	for _, o := range roles.Items {
+		names = append(names, "ClusterRole "+o.Name)
+	}
+	classes, err := s.kube.SchedulingV1().PriorityClasses().List(ctx, selector)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	for _, o := range classes.Items {
+		names = append(names, "PriorityClass "+o.Name)
+	}
+	return names, nil
+}
+
+func (u *unregistration) removeFromHub(ctx context.Context) error {
+	if u.registered == nil {
+		return u.step(ctx, "secret", "there is none on the hub")
+	}
+	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &u.registered.UID}}
+	if u.o.dryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	err := u.hub.kube.CoreV1().Secrets(u.registered.Namespace).Delete(ctx, u.name, options)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return u.hub.explain(err)
+	}
+	if u.o.dryRun {
+		return u.step(ctx, "secret", "%s/%s on the hub would be deleted", u.registered.Namespace, u.name)
+	}
+	return u.step(ctx, "secret", "%s/%s on the hub deleted", u.registered.Namespace, u.name)
+}

@@ -1,0 +1,260 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bootstrap tests agent-bootstrap against real clusters: a hub with a gateway, one cluster that it can reach, and one behind a
+// firewall. It is a package of its own since its tests register and remove the clusters.
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+const (
+	hubNamespace   = "cluster-gateway-system"
+	agentNamespace = "cluster-gateway-agent"
+	// caseTimeout bounds each test.
+	caseTimeout = 5 * time.Minute
+)
+
+// env is the lab that all tests share.
+type env struct {
+	lab               *lab.Lab
+	hub, nearby, edge *lab.Cluster
+	gateway           *lab.Gateway
+	hubFile, edgeFile string
+	nearbyFile        string
+	serial            sync.Mutex
+	failed            bool
+}
+
+// shared is set by TestMain and not changed after.
+var shared *env
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) (code int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	e := &env{}
+	defer func() {
+		e.failed = e.failed || code != 0
+		if e.lab == nil {
+			return
+		}
+		if err := e.lab.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "stopping the lab:", err)
+			code = 1
+		}
+	}()
+	if err := e.start(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "starting the lab:", err)
+		return 1
+	}
+	shared = e
+	return m.Run()
+}
+
+func (e *env) start(ctx context.Context) error {
+	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: os.Stderr})
+	if err != nil {
+		return err
+	}
+	if e.lab, err = lab.New(ctx, lab.Options{Binaries: binaries, Out: os.Stderr, KeepLogs: func() bool { return e.failed }}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	binary, err := lab.BuildGateway(ctx, e.lab.Dir(), false)
+	if err != nil {
+		return err
+	}
+	var group errgroup.Group
+	for _, c := range []struct {
+		into    **lab.Cluster
+		options lab.ClusterOptions
+	}{
+		{&e.hub, lab.ClusterOptions{Name: "hub", NoControllerManager: true, NoKwok: true}},
+		{&e.nearby, lab.ClusterOptions{Name: "nearby", NoKwok: true}},
+		{&e.edge, lab.ClusterOptions{Name: "edge", Firewalled: true, NoKwok: true}},
+	} {
+		group.Go(func() (err error) {
+			*c.into, err = e.lab.StartCluster(ctx, c.options)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if e.gateway, err = e.lab.StartGateway(ctx, lab.GatewayOptions{Hub: e.hub, Binary: binary}); err != nil {
+		return err
+	}
+	if err := e.gateway.RegisterAPIService(ctx); err != nil {
+		return err
+	}
+	if err := e.gateway.PublishTunnel(ctx, e.edge); err != nil {
+		return err
+	}
+	e.hubFile, e.nearbyFile = e.hub.Kubeconfig(), e.nearby.Kubeconfig()
+	e.edgeFile, err = e.edge.BastionKubeconfig()
+	return err
+}
+
+// output is what a command wrote.
+type output struct {
+	mu       sync.Mutex
+	out, err bytes.Buffer
+}
+
+func (o *output) writer(b *bytes.Buffer) writerFunc {
+	return func(p []byte) (int, error) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return b.Write(p)
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// invoke runs agent-bootstrap in this process.
+func invoke(ctx context.Context, config bootstrap.Config, args ...string) (stdout, stderr string, err error) {
+	o := &output{}
+	config.Out, config.ErrOut = o.writer(&o.out), o.writer(&o.err)
+	cmd := bootstrap.NewCommand(config)
+	cmd.SetArgs(append([]string{"--kubeconfig", shared.hubFile}, args...))
+	err = cmd.ExecuteContext(ctx)
+	return o.out.String(), o.err.String(), err
+}
+
+// must runs agent-bootstrap, which has to succeed.
+func must(ctx context.Context, t *testing.T, args ...string) (stdout, stderr string) {
+	t.Helper()
+	stdout, stderr, err := invoke(ctx, bootstrap.Config{}, args...)
+	if err != nil {
+		t.Fatalf("agent-bootstrap %s: %v\n%s%s", strings.Join(args, " "), err, stderr, stdout)
+	}
+	return stdout, stderr
+}
+
+// begin gives a test the lab to itself, with nothing registered, and leaves it so.
+func begin(t *testing.T) context.Context {
+	t.Helper()
+	shared.serial.Lock()
+	t.Cleanup(shared.serial.Unlock)
+	ctx, cancel := context.WithTimeout(t.Context(), caseTimeout)
+	t.Cleanup(cancel)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), caseTimeout)
+		defer cancel()
+		if t.Failed() {
+			shared.failed = true
+		}
+		for name, file := range map[string]string{"edge-1": shared.edgeFile, "near-1": shared.nearbyFile} {
+			if _, _, err := invoke(ctx, bootstrap.Config{}, "unregister", name, "--cluster-kubeconfig", file); err != nil {
+				t.Errorf("cleaning up: %v", err)
+			}
+		}
+	})
+	return ctx
+}
+
+// edgeArgs are those that register the firewalled cluster.
+func edgeArgs(more ...string) []string {
+	args := []string{"register", "edge-1", "--cluster-kubeconfig", shared.edgeFile}
+	if !shared.edge.Firewalled() { // no hosts file either, and another port
+		args = append(args, "--endpoint", shared.edge.Endpoint())
+	}
+	return append(args, more...)
+}
+
+func nearbyArgs(more ...string) []string {
+	return append([]string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--route", "direct"}, more...)
+}
+
+// kubelet starts the agent's Pod as soon as there is one, and stops it with the test: the lab has no container runtime.
+func kubelet(ctx context.Context, t *testing.T) <-chan *lab.Agent {
+	t.Helper()
+	started := make(chan *lab.Agent, 1)
+	var running sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	running.Go(func() {
+		for ctx.Err() == nil {
+			agent, err := shared.lab.StartAgentPod(ctx, shared.edge, agentNamespace, "konnectivity-agent", "pod-"+strings.ReplaceAll(t.Name(), "/", "-"))
+			switch {
+			case err == nil:
+				started <- agent
+				<-ctx.Done()
+				if err := agent.Kill(); err != nil {
+					t.Error(err)
+				}
+				return
+			case ctx.Err() == nil && !apierrors.IsNotFound(err):
+				t.Errorf("starting the agent: %v", err)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	})
+	t.Cleanup(func() { cancel(); running.Wait() })
+	return started
+}
+
+// dump is everything that register could have left somewhere: objects by kind and name, with their resource version.
+func dump(ctx context.Context, t *testing.T, c *lab.Cluster) map[string]string {
+	t.Helper()
+	kinds := "namespaces,serviceaccounts,secrets,configmaps,deployments,roles,rolebindings,clusterroles,clusterrolebindings,priorityclasses,poddisruptionbudgets,networkpolicies"
+	out, err := c.Kubectl(ctx, "get", kinds, "-A", "-o",
+		`jsonpath={range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name} {.metadata.resourceVersion}{"\n"}{end}`).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		if len(fields) != 3 {
+			t.Fatalf("kubectl get says %q", line)
+		}
+		objects[fields[0]+" "+fields[1]] = fields[2]
+	}
+	if len(objects) < 10 {
+		t.Fatalf("only %d objects: %s", len(objects), out)
+	}
+	return objects
+}
+
+func file(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// noOptions is what every Get is given.
+var noOptions = metav1.GetOptions{}

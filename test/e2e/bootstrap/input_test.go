@@ -1,0 +1,212 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// TestBadInput shows that what cannot be done is said before anything is done, together with what to do.
+func TestBadInput(t *testing.T) {
+	ctx := begin(t)
+	nowhere := kubeconfig(t, "https://127.0.0.1:1", nil, nil)
+	noHost := kubeconfig(t, "https://no-such-host.invalid:6443", nil, nil)
+	wrongCA := kubeconfig(t, shared.nearby.Endpoint(), shared.hub.CAPEM(), nil)
+	badToken := kubeconfig(t, shared.nearby.Endpoint(), shared.nearby.CAPEM(), &clientcmdapi.AuthInfo{Token: "nonsense"})
+	token, err := shared.nearby.ServiceAccountToken(ctx, "default", "nobody", "view")
+	if err != nil {
+		t.Fatal(err)
+	}
+	powerless := kubeconfig(t, shared.nearby.Endpoint(), shared.nearby.CAPEM(), &clientcmdapi.AuthInfo{Token: token})
+	ahead := func() time.Time { return time.Now().Add(10 * time.Minute) }
+
+	hub, nearby := dump(ctx, t, shared.hub), dump(ctx, t, shared.nearby)
+	for _, c := range []struct {
+		name string
+		args []string
+		now  func() time.Time
+		want []string // in the error
+	}{
+		{"name", []string{"register", "Edge_1", "--cluster-kubeconfig", shared.nearbyFile}, nil, []string{`"Edge_1" cannot be the name of a cluster`}},
+		{"name with a dot", []string{"register", "a.b", "--cluster-kubeconfig", shared.nearbyFile}, nil, []string{"cannot be the name"}},
+		{"long name", []string{"kubeconfig", strings.Repeat("x", 64)}, nil, []string{"cannot be the name"}},
+		{"no kubeconfig", []string{"register", "near-1"}, nil, []string{"--cluster-kubeconfig is required"}},
+		{"all faults at once", []string{"register", "Near", "--route", "over"}, nil, []string{"cannot be the name", "--cluster-kubeconfig is required", "--route must be tunnel or direct"}},
+		{"missing kubeconfig", []string{"register", "near-1", "--cluster-kubeconfig", "/no/such/file"}, nil, []string{"--cluster-kubeconfig", "/no/such/file"}},
+		{"kubeconfig of nowhere", []string{"register", "near-1", "--cluster-kubeconfig", nowhere}, nil, []string{"points to https://127.0.0.1:1", "nothing answers"}},
+		{"kubeconfig of no host", []string{"register", "near-1", "--cluster-kubeconfig", noHost}, nil, []string{"no-such-host.invalid"}},
+		{"kubeconfig with another CA", []string{"register", "near-1", "--cluster-kubeconfig", wrongCA}, nil, []string{"is not the one that --cluster-kubeconfig expects"}},
+		{"credential that is not accepted", []string{"register", "near-1", "--cluster-kubeconfig", badToken}, nil, []string{"does not accept the credential", "401"}},
+		{"no rights", []string{"register", "near-1", "--cluster-kubeconfig", powerless}, nil, []string{"system:serviceaccount:default:nobody", "create namespaces", "--cluster-kubeconfig"}},
+		{"no such role", nearbyArgs("--access", "no-such-role"), nil, []string{"no ClusterRole of that name", "kubectl get clusterroles"}},
+		{"clock", nearbyArgs(), ahead, []string{"clock", "10m0s apart"}},
+		{"files of an agent that there is none of", nearbyArgs("--out-dir", t.TempDir()), nil, []string{"--out-dir"}},
+		{"not registered", []string{"kubeconfig", "near-1"}, nil, []string{`"near-1" is not registered`}},
+		{"rotate what is not registered", []string{"rotate", "near-1"}, nil, []string{"not registered"}},
+		{"output", []string{"list", "-o", "xml"}, nil, []string{"yaml or json"}},
+		{"endpoint", []string{"kubeconfig", "near-1", "--endpoint", "gateway"}, nil, []string{"--gateway-address"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, said, err := invoke(ctx, bootstrap.Config{Now: c.now}, c.args...)
+			if err == nil {
+				t.Fatalf("it succeeded:\n%s", said)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q: %v", want, err)
+				}
+			}
+			same(t, "the hub", hub, dump(ctx, t, shared.hub))
+			same(t, "the cluster", nearby, dump(ctx, t, shared.nearby))
+		})
+	}
+}
+
+// kubeconfig writes one.
+func kubeconfig(t *testing.T, server string, ca []byte, user *clientcmdapi.AuthInfo) string {
+	t.Helper()
+	if ca == nil {
+		ca = shared.hub.CAPEM()
+	}
+	if user == nil {
+		user = &clientcmdapi.AuthInfo{Token: "any"}
+	}
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := lab.WriteKubeconfig(path, server, ca, user); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestNameTaken shows that a name is not taken from another cluster, nor a cluster from its name, nor what was made by hand from who made it.
+func TestNameTaken(t *testing.T) {
+	ctx := begin(t)
+	must(ctx, t, nearbyArgs()...)
+	hub := dump(ctx, t, shared.hub)
+	for _, c := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"another cluster's name", []string{"register", "near-1", "--cluster-kubeconfig", shared.edgeFile, "--wait", "0"}, "registered to another cluster"},
+		{"another name for the cluster", []string{"register", "near-2", "--cluster-kubeconfig", shared.nearbyFile, "--route", "direct"}, `registered already, as "near-1"`},
+		{"unregister by another kubeconfig", []string{"unregister", "near-1", "--cluster-kubeconfig", shared.edgeFile}, "another cluster's"},
+	} {
+		if _, _, err := invoke(ctx, bootstrap.Config{}, c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		same(t, c.name+": the hub", hub, dump(ctx, t, shared.hub))
+	}
+	must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", shared.nearbyFile)
+
+	byHand := lab.SecretOptions{Name: "near-1", Data: map[string][]byte{"endpoint": []byte(shared.nearby.Endpoint()), "token": []byte("x")}}
+	if err := shared.hub.ApplySecret(ctx, byHand); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := invoke(ctx, bootstrap.Config{}, nearbyArgs()...); err == nil || !strings.Contains(err.Error(), "--adopt") {
+		t.Errorf("what was registered by hand: %v", err)
+	}
+	must(ctx, t, nearbyArgs("--adopt")...)
+}
+
+// TestUnregisterGone removes a cluster that is gone for good.
+func TestUnregisterGone(t *testing.T) {
+	ctx := begin(t)
+	before := dump(ctx, t, shared.hub)
+	must(ctx, t, edgeArgs("--wait", "0")...) // without an agent
+	_, said := must(ctx, t, "unregister", "edge-1")
+	if !strings.Contains(said, "cannot be reached") || !strings.Contains(said, "kubectl delete namespace "+agentNamespace) {
+		t.Errorf("it does not say what is left:\n%s", said)
+	}
+	sameNames(t, "the hub", before, dump(ctx, t, shared.hub))
+	// And what is left can be removed when the cluster turns up again.
+	must(ctx, t, "unregister", "edge-1", "--cluster-kubeconfig", shared.edgeFile)
+}
+
+// TestKubeconfig shows what becomes of the hub's credential.
+func TestKubeconfig(t *testing.T) {
+	ctx := begin(t)
+	must(ctx, t, nearbyArgs()...)
+	dir := t.TempDir()
+	// A hub's kubeconfig with files beside it, and an exec plugin.
+	cat := filepath.Join(dir, "plugin")
+	credential := `{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"clientCertificateData":` +
+		quoted(t, shared.hub.AdminCertPEM()) + `,"clientKeyData":` + quoted(t, shared.hub.AdminKeyPEM()) + `}}`
+	if err := os.WriteFile(cat, []byte("#!/bin/sh\ncat <<'END'\n"+credential+"\nEND\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{"ca.crt": shared.hub.CAPEM(), "me.crt": shared.hub.AdminCertPEM(), "me.key": shared.hub.AdminKeyPEM()} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, user := range map[string]*clientcmdapi.AuthInfo{
+		"files": {ClientCertificate: "me.crt", ClientKey: "me.key"},
+		"exec":  {Exec: &clientcmdapi.ExecConfig{APIVersion: "client.authentication.k8s.io/v1", Command: "./plugin", InteractiveMode: clientcmdapi.NeverExecInteractiveMode}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := clientcmdapi.NewConfig()
+			config.Clusters["hub"] = &clientcmdapi.Cluster{Server: shared.hub.Endpoint(), CertificateAuthority: "ca.crt"}
+			config.AuthInfos["me"] = user
+			config.Contexts["hub"] = &clientcmdapi.Context{Cluster: "hub", AuthInfo: "me", Namespace: "elsewhere"}
+			config.Contexts["other"] = &clientcmdapi.Context{Cluster: "none", AuthInfo: "none"}
+			config.CurrentContext = "other"
+			hub := filepath.Join(dir, name+".kubeconfig")
+			if err := clientcmd.WriteToFile(*config, hub); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(t.TempDir(), "near-1.kubeconfig")
+			must(ctx, t, "kubeconfig", "near-1", "--kubeconfig", hub, "--context", "hub", "-o", path)
+			if out := kubectl(ctx, t, path, "get", "namespaces"); !strings.Contains(out, agentNamespace) {
+				t.Errorf("kubectl get namespaces says\n%s", out)
+			}
+			// Merged into one that exists, whose current context stays.
+			own := filepath.Join(t.TempDir(), "own")
+			if err := os.WriteFile(own, must2(os.ReadFile(hub)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				must(ctx, t, "kubeconfig", "near-1", "--kubeconfig", hub, "--context", "hub", "--merge", "-o", own)
+			}
+			merged, err := clientcmd.LoadFromFile(own)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if merged.CurrentContext != "other" || len(merged.Contexts) != 3 {
+				t.Errorf("merged: current context %q of %d", merged.CurrentContext, len(merged.Contexts))
+			}
+			kubectl(ctx, t, own, "--context", "near-1", "get", "namespaces")
+		})
+	}
+	t.Run("gateway's own endpoint", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "kubeconfig")
+		must(ctx, t, "kubeconfig", "near-1", "--endpoint", "gateway", "--gateway-address", strings.TrimPrefix(shared.gateway.Endpoint(), "https://"), "-o", path)
+		kubectl(ctx, t, path, "get", "namespaces")
+		if strings.Contains(string(must2(os.ReadFile(path))), shared.hub.Endpoint()) {
+			t.Error("it leads to the hub's API server")
+		}
+	})
+}
+
+func quoted(t *testing.T, pem []byte) string {
+	t.Helper()
+	return `"` + strings.ReplaceAll(string(pem), "\n", `\n`) + `"`
+}
+
+func must2(data []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return data
+}
