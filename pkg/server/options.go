@@ -4,6 +4,8 @@
 package server
 
 import (
+	"fmt"
+	"math"
 	"net"
 
 	"github.com/spf13/pflag"
@@ -37,7 +39,12 @@ const defaultPort = 8443
 // maxStreamsPerConnection bounds the requests that a client has in flight over one HTTP/2 connection. The hub has one
 // connection to this process (kubernetes #60042), so this bounds everything that comes through it, watches included;
 // k8s.io/apiserver recommends 1000 for an aggregated server that serves its own objects only.
-const maxStreamsPerConnection = 10000
+const maxStreamsPerConnection = 8000
+
+// limitStreamsPerConnection is the most that may be asked for. k8s.io/apiserver (pkg/server/secure_serving.go) gives a connection a
+// receive window of 256 KiB for each of its streams, reckoned in an int32. Beyond, it wraps, and net/http falls back to 1 MiB for
+// all streams together: four uploads that one cluster does not take would then hold up every other upload from the hub.
+const limitStreamsPerConnection = math.MaxInt32 / (256 << 10)
 
 // NewOptions returns the defaults.
 func NewOptions() *Options {
@@ -116,6 +123,9 @@ func (o *Options) Validate() error {
 	errs = append(errs, o.Proxy.Validate()...)
 	errs = append(errs, o.Health.Validate()...)
 	errs = append(errs, o.Serving.Validate()...)
+	if n := o.Serving.HTTP2MaxStreamsPerConnection; n > limitStreamsPerConnection {
+		errs = append(errs, fmt.Errorf("--http2-max-streams-per-connection must be at most %d, and is %d", limitStreamsPerConnection, n))
+	}
 	errs = append(errs, o.Authentication.Validate()...)
 	errs = append(errs, o.Authorization.Validate()...)
 	errs = append(errs, o.Audit.Validate()...)
