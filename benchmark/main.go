@@ -13,7 +13,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 )
 
 func main() { os.Exit(run()) }
@@ -37,6 +39,8 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "benchmark:", err)
 		return 2
 	}
+	// The agents of the scale are a library that logs each connection.
+	klog.SetLogger(logr.Discard())
 	if err := benchmark(ctx, o, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "benchmark:", err)
 		return 1

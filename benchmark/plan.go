@@ -4,6 +4,7 @@
 package main
 
 import (
+	"strings"
 	"time"
 
 	"github.com/oam-dev/cluster-gateway/benchmark/measure"
@@ -17,20 +18,43 @@ type plan struct {
 	loadRounds int
 	loadWindow time.Duration
 
-	fleet []int
+	// watchers are numbers of them, with the number of rounds each.
+	watchers [][2]int
+
+	execRun, execEcho, forward int
+
+	rtts                         []time.Duration
+	bandwidths                   []float64 // bytes per second
+	farGet, farFlow, farDownload int
+
+	cold int
+
+	fleet    []int
+	fleetGet int
+	idle     time.Duration
 }
 
 func newPlan(o *options) plan {
 	p := plan{
 		get: 1000, flow: 100, list100: 200, list10000: 15, download: 25, upload: 40,
 		workers: []int{1, 2, 4, 8, 16, 32, 64, 128, 256}, loadRounds: 6, loadWindow: 500 * time.Millisecond,
-		fleet: []int{1, 10, 100, 1000},
+		watchers: [][2]int{{1, 200}, {1000, 20}},
+		execRun:  60, execEcho: 500, forward: 8,
+		rtts: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, bandwidths: []float64{100e6 / 8, 10e6 / 8},
+		farGet: 40, farFlow: 8, farDownload: 4,
+		cold:  8,
+		fleet: []int{1, 10, 100, 1000}, fleetGet: 500, idle: 10 * time.Second,
 	}
 	if o.quick {
 		p = plan{
 			get: 150, flow: 30, list100: 40, list10000: 5, download: 8, upload: 10,
 			workers: []int{1, 32, 256}, loadRounds: 5, loadWindow: 300 * time.Millisecond,
-			fleet: []int{1, 10, 50},
+			watchers: [][2]int{{1, 40}, {100, 5}},
+			execRun:  8, execEcho: 60, forward: 3,
+			rtts: []time.Duration{50 * time.Millisecond}, bandwidths: []float64{100e6 / 8},
+			farGet: 12, farFlow: 3, farDownload: 3,
+			cold:  3,
+			fleet: []int{1, 10, 50}, fleetGet: 60, idle: 2 * time.Second,
 		}
 	}
 	if o.fleet != nil {
@@ -44,13 +68,21 @@ type part struct {
 	name string
 	// needsBed is set for what can only be measured on the testbed.
 	needsBed bool
+	// restarts is set for what starts processes anew: what these use is no longer observed.
+	restarts bool
 	run      func(*session) error
 }
 
 func parts() []part {
 	return []part{
-		{"requests", false, (*session).requests},
-		{"load", false, (*session).load},
+		{name: "requests", run: (*session).requests},
+		{name: "load", run: (*session).load},
+		{name: "watch", run: (*session).watch},
+		{name: "streams", run: (*session).streams},
+		{name: "distance", needsBed: true, run: (*session).distance},
+		{name: "descriptors", needsBed: true, run: (*session).descriptors},
+		{name: "cold", needsBed: true, restarts: true, run: (*session).cold},
+		{name: "scale", needsBed: true, restarts: true, run: (*session).scale},
 	}
 }
 
@@ -83,4 +115,40 @@ func (s *session) load() error {
 		s.measure(measure.LoadWorkload(workers, s.plan.loadRounds, s.plan.loadWindow), s.routes)
 	}
 	return s.ctx.Err()
+}
+
+// watch measures how long events take.
+func (s *session) watch() error {
+	for _, w := range s.plan.watchers {
+		s.measure(measure.WatchWorkload(w[0], w[1], s.site), s.routes)
+	}
+	return s.ctx.Err()
+}
+
+// streams measures what takes a connection of its own.
+func (s *session) streams() error {
+	pod, err := s.pod()
+	if err != nil {
+		return err
+	}
+	if pod == (measure.Pod{}) {
+		s.note("exec and port-forward were not measured: no --pod was given.")
+		return nil
+	}
+	s.measure(measure.ExecRunWorkload(s.plan.execRun, pod), s.routes)
+	s.measure(measure.ExecEchoWorkload(s.plan.execEcho, pod), s.routes)
+	s.measure(measure.ForwardWorkload(s.plan.forward, pod), s.routes)
+	return s.ctx.Err()
+}
+
+func (s *session) pod() (measure.Pod, error) {
+	if s.bed == nil {
+		namespace, name, _ := strings.Cut(s.options.pod, "/")
+		return measure.Pod{Namespace: namespace, Name: name}, nil
+	}
+	pod, err := s.bed.Pod(s.ctx)
+	if err != nil {
+		return measure.Pod{}, err
+	}
+	return measure.Pod{Namespace: pod.Namespace, Name: pod.Name}, nil
 }

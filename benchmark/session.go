@@ -18,6 +18,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/benchmark/measure"
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
+	"github.com/oam-dev/cluster-gateway/benchmark/stats"
 	"github.com/oam-dev/cluster-gateway/benchmark/testbed"
 	"github.com/oam-dev/cluster-gateway/benchmark/usage"
 )
@@ -37,8 +38,9 @@ type session struct {
 	sites  map[string]*measure.Site
 	routed map[*measure.Route]*measure.Site
 
-	machine usage.Machine
-	report  *report.Report
+	machine  usage.Machine
+	observer *usage.Observer
+	report   *report.Report
 }
 
 // cleaningTimeout bounds taking away what was created.
@@ -83,6 +85,7 @@ func (s *session) prepare() error {
 
 func (s *session) measureAll() error {
 	var errs []error
+	s.observe()
 	for _, p := range parts() {
 		if s.ctx.Err() != nil {
 			break
@@ -94,6 +97,9 @@ func (s *session) measureAll() error {
 			s.note("%s is measured on the testbed only.", p.name)
 			continue
 		}
+		if p.restarts {
+			s.endObservation()
+		}
 		if err := p.run(s); err != nil && s.ctx.Err() == nil {
 			// The other parts are worth having all the same.
 			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
@@ -101,8 +107,42 @@ func (s *session) measureAll() error {
 			s.say("FAILED: %s: %v", p.name, err)
 		}
 	}
+	s.endObservation()
 	return errors.Join(errs...)
 }
+
+// observe begins to watch what the processes use.
+func (s *session) observe() {
+	if s.bed != nil {
+		s.observer = usage.Observe(s.ctx, s.bed.Processes())
+	}
+}
+
+// endObservation notes what they used, once.
+func (s *session) endObservation() {
+	if s.observer != nil {
+		s.report.Resources = s.observer.End(context.WithoutCancel(s.ctx))
+		s.observer = nil
+	}
+}
+
+func (s *session) fact(name string, value float64, unit report.Unit, note string) {
+	s.report.Facts = append(s.report.Facts, report.Fact{Name: name, Value: value, Unit: unit, Note: note})
+	s.say("  %s: %s", name, unit.Format(value))
+}
+
+// named are some of the routes.
+func (s *session) named(names ...string) []*measure.Route {
+	var some []*measure.Route
+	for _, r := range s.routes {
+		if slices.Contains(names, r.Name) {
+			some = append(some, r)
+		}
+	}
+	return some
+}
+
+func median(figures []float64) float64 { return stats.Median(figures) }
 
 // measure runs one workload, and says how it goes.
 func (s *session) measure(w measure.Workload, routes []*measure.Route) []*report.Series {

@@ -17,14 +17,17 @@ import (
 
 // The names of the workloads.
 const (
-	Get        = "get"
-	Flow       = "configmap-flow"
-	List100    = "list-100"
-	List10000  = "list-10000"
-	Download   = "download"
-	Upload     = "upload"
-	Load       = "load"
-	WatchDelay = "watch"
+	Get       = "get"
+	Flow      = "configmap-flow"
+	List100   = "list-100"
+	List10000 = "list-10000"
+	Download  = "download"
+	Upload    = "upload"
+	Load      = "load"
+	Watch     = "watch"
+	ExecRun   = "exec-run"
+	ExecEcho  = "exec-echo"
+	Forward   = "port-forward"
 )
 
 // namespacePath is what every cluster has and answers from memory.
@@ -56,7 +59,7 @@ func FlowWorkload(rounds int, sites Sites) Workload {
 			if err != nil {
 				return nil, err
 			}
-			name := "flow-" + r.Name
+			name := "flow-" + objectName(r.Name)
 			return &Work{Do: func(ctx context.Context) Outcome {
 				began := time.Now()
 				return Timed(began, flow(ctx, r, namespace, name))
@@ -137,7 +140,7 @@ func UploadWorkload(rounds int, sites Sites) Workload {
 			if err != nil {
 				return nil, err
 			}
-			name := "upload-" + r.Name
+			name := "upload-" + objectName(r.Name)
 			bodies := [][]byte{configMap(name, 1_000_000, "a"), configMap(name, 1_000_000, "b")}
 			if _, _, err := r.Do(ctx, http.MethodPost, configMaps(namespace), bodies[0]); err != nil {
 				return nil, err

@@ -46,6 +46,8 @@ type Outcome struct {
 	// Attempts and Failures count what the round consisted of. Err is one of the failures.
 	Attempts, Failures int
 	Err                error
+	// Pool, if set, is all that Value is the median of.
+	Pool []float64
 }
 
 // Timed is the outcome of one attempt.
@@ -153,6 +155,7 @@ func (l *lane) count(o Outcome) {
 	s.Figures = append(s.Figures, o.Value)
 	s.Attempts += o.Attempts
 	s.Failures += o.Failures
+	s.Pool = append(s.Pool, o.Pool...)
 	if o.Err != nil {
 		s.Errors[Describe(o.Err)] += max(1, o.Failures)
 	}

@@ -79,7 +79,9 @@ type Series struct {
 	XLabel string  `json:"xLabel,omitempty"`
 	Unit   Unit    `json:"unit"`
 	// Figures has one for each round, NaN where it failed.
-	Figures  Figures        `json:"figures"`
+	Figures Figures `json:"figures"`
+	// Pool, if set, is what the summary is of: all that the rounds consisted of, when each round's figure is only their median.
+	Pool     []float64      `json:"-"`
 	Attempts int            `json:"attempts"`
 	Failures int            `json:"failures"`
 	Errors   map[string]int `json:"errors,omitempty"`
@@ -194,6 +196,9 @@ func (r *Report) Fact(name string) (float64, bool) {
 func (r *Report) Finish() {
 	for _, s := range r.Series {
 		s.Summary = stats.Summarize(s.Figures)
+		if s.Pool != nil {
+			s.Summary = stats.Summarize(s.Pool)
+		}
 	}
 	for _, s := range r.Series {
 		direct := r.Find(s.Workload, Direct, s.X)

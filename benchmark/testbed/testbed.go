@@ -7,8 +7,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -145,13 +147,13 @@ func (b *Bed) startGateways(ctx context.Context, o Options) (err error) {
 	return nil
 }
 
-// Register registers the managed cluster under a name: as one that is dialled for "near", and through a tunnel for any other.
+// Register registers the managed cluster under a name: as one that is dialled if the name begins with "near", and
+// through a tunnel if not.
 //
 // A stock server finds the agent by the host of the endpoint. 127.0.0.1 and localhost are the same API server, and its certificate has
 // both, so these two can be told apart without touching how names are resolved.
 func (b *Bed) Register(ctx context.Context, g *lab.Gateway, name string) error {
-	hub := b.hub(g)
-	token, err := b.Managed.ServiceAccountToken(ctx, "cluster-gateway-system", "cluster-gateway", "cluster-admin")
+	token, err := b.token(ctx)
 	if err != nil {
 		return err
 	}
@@ -159,11 +161,25 @@ func (b *Bed) Register(ctx context.Context, g *lab.Gateway, name string) error {
 	if name == far && g == b.External {
 		host = farHost
 	}
-	return hub.ApplySecret(ctx, lab.SecretOptions{Name: name, Tunnel: name != near, Data: map[string][]byte{
-		"endpoint": []byte("https://" + host + ":" + strconv.Itoa(b.Managed.Port())),
+	return b.hub(g).ApplySecret(ctx, b.secret(name, token, host))
+}
+
+// token is the gateways' credential, the same under all names.
+func (b *Bed) token(ctx context.Context) (string, error) {
+	return b.Managed.ServiceAccountToken(ctx, "cluster-gateway-system", "cluster-gateway", "cluster-admin")
+}
+
+func (b *Bed) secret(name, token, host string) lab.SecretOptions {
+	return lab.SecretOptions{Name: name, Tunnel: !strings.HasPrefix(name, near), Data: map[string][]byte{
+		"endpoint": []byte("https://" + net.JoinHostPort(host, strconv.Itoa(b.Managed.Port()))),
 		"ca.crt":   b.Managed.CAPEM(),
 		"token":    []byte(token),
-	}})
+	}}
+}
+
+// RouteTo leads to the managed cluster under any name.
+func (b *Bed) RouteTo(g *lab.Gateway, name string, via lab.Via) (*measure.Route, error) {
+	return measure.NewRoute(string(via)+"/"+name, name, g.ClusterRESTConfig(name, via))
 }
 
 // Unregister takes a name away again.
@@ -171,7 +187,7 @@ func (b *Bed) Unregister(ctx context.Context, g *lab.Gateway, name string) error
 	return b.hub(g).DeleteSecret(ctx, name)
 }
 
-// HubSecrets counts nothing else than what Register made: it is the hub of a gateway.
+// hub is that of a gateway.
 func (b *Bed) hub(g *lab.Gateway) *lab.Cluster {
 	if g == b.External {
 		return b.externalHub
@@ -326,4 +342,9 @@ func (b *Bed) routes(direct *rest.Config, dialled, tunnelled string) ([]*measure
 // Pod makes the Pod that exec and port-forward go to, and returns its namespace and name.
 func (b *Bed) Pod(ctx context.Context) (*corev1.Pod, error) {
 	return b.Managed.RunPod(ctx, "default", "benchmark")
+}
+
+// OwnAPI leads to the embedded gateway's own API: what it serves besides the clusters.
+func (b *Bed) OwnAPI(via lab.Via) (*measure.Route, error) {
+	return measure.NewRoute(string(via), "the gateway's API", b.Embedded.RESTConfig(via))
 }

@@ -1,0 +1,326 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/measure"
+	"github.com/oam-dev/cluster-gateway/benchmark/report"
+	"github.com/oam-dev/cluster-gateway/benchmark/testbed"
+	"github.com/oam-dev/cluster-gateway/benchmark/usage"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// connections is how many an agent makes to one gateway: one for ordinary requests, one for upgrades.
+const connections = 2
+
+// The times that the scale is measured with.
+const (
+	fleetTimeout = 3 * time.Minute
+	settling     = 3 * time.Second
+	restartRetry = 100 * time.Millisecond
+)
+
+// scale measures what many clusters cost. For each number of them the gateway is started anew twice: once to see what clusters cost that
+// nobody uses, and once, under the eyes of a client for each, to see how soon all are served.
+func (s *session) scale() error {
+	s.note("Scale: all clusters are the one managed cluster under as many names, with one credential; their agents are the stock agent's library with its default settings, all in the benchmark's process. Each has its own certificate, two connections to the gateway, and a connection of its own to the API server once it is used. The gateway's figures are those of a process that serves nothing else.")
+	fleet := s.bed.NewFleet()
+	defer func() { _ = fleet.Stop(context.WithoutCancel(s.ctx)) }() // the testbed goes as well
+	for _, n := range s.plan.fleet {
+		if s.ctx.Err() != nil {
+			return s.ctx.Err()
+		}
+		if room := descriptorLimit(); 6*n > room {
+			s.note("Scale: %d clusters were left out: the limit of %d open files is too low for their agents.", n, room)
+			continue
+		}
+		s.say("scale: %d clusters", n)
+		if err := s.scaleAt(fleet, n); err != nil {
+			return fmt.Errorf("%d clusters: %w", n, err)
+		}
+	}
+	s.report.Finish()
+	for _, g := range s.report.Growth {
+		if g.Cost == memoryCost && g.Fit != nil {
+			s.fact(report.MemoryPerClusterFact, g.Fit.Each, report.Bytes, "slope of the gateway's resident memory over the numbers of clusters, after a garbage collection")
+		}
+	}
+	return nil
+}
+
+// What grows, or should not.
+const (
+	memoryCost      = "gateway's resident memory, clusters idle"
+	heapCost        = "of which heap in use"
+	usedMemoryCost  = "gateway's resident memory, after requests to each"
+	goroutineCost   = "gateway's goroutines, clusters idle"
+	descriptorCost  = "gateway's descriptors, clusters idle"
+	cpuCost         = "gateway's CPU, clusters idle"
+	restartCost     = "gateway restart until all are served"
+	reconnectCost   = "gateway restart until all agents are connected"
+	attemptsCost    = "agents' attempts to connect in the busiest second of it"
+	listCost        = "LIST of all clusters"
+	watchCost       = "WATCH until all clusters were seen"
+	listLengthRound = 5
+)
+
+func (s *session) scaleAt(fleet *testbed.Fleet, n int) error {
+	ctx, cancel := context.WithTimeout(s.ctx, 2*fleetTimeout)
+	defer cancel()
+	if err := fleet.Grow(ctx, n); err != nil {
+		return err
+	}
+	if err := s.idleFleet(ctx, fleet, n); err != nil {
+		return err
+	}
+	if err := s.listFleet(ctx, n); err != nil {
+		return err
+	}
+	if err := s.restartFleet(ctx, fleet, n); err != nil {
+		return err
+	}
+	return s.useFleet(ctx, fleet, n)
+}
+
+// idleFleet measures a gateway with clusters that nobody uses.
+func (s *session) idleFleet(ctx context.Context, fleet *testbed.Fleet, n int) error {
+	if err := s.restartGateway(ctx); err != nil {
+		return err
+	}
+	if err := s.connected(ctx, fleet); err != nil {
+		return err
+	}
+	if err := sleep(ctx, settling); err != nil {
+		return err
+	}
+	if err := testbed.Collect(ctx, s.bed.Embedded); err != nil {
+		return err
+	}
+	process := testbed.GatewayProcess(s.bed.Embedded)
+	before, err := usage.Of(ctx, process)
+	if err != nil {
+		return err
+	}
+	text, err := s.bed.Embedded.Metrics(ctx)
+	if err != nil {
+		return err
+	}
+	heap, err := testbed.Gauge(text, "go_memstats_heap_inuse_bytes")
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := sleep(ctx, s.plan.idle); err != nil {
+		return err
+	}
+	after, err := usage.Of(ctx, usage.Process{Name: process.Name, PID: process.PID}) // asking for metrics would be counted
+	if err != nil {
+		return err
+	}
+	cores := (after.CPUSeconds - before.CPUSeconds) / time.Since(began).Seconds()
+	s.grow(memoryCost, report.Bytes, n, float64(before.RSS))
+	s.grow(heapCost, report.Bytes, n, heap)
+	s.grow(goroutineCost, report.Count, n, float64(before.Goroutines))
+	s.grow(descriptorCost, report.Count, n, float64(before.Descriptors))
+	s.grow(cpuCost, report.Cores, n, cores)
+	s.say("  idle: %s, %d goroutines, %d descriptors, %s", report.Bytes.Format(float64(before.RSS)), before.Goroutines, before.Descriptors, report.Cores.Format(cores))
+	return nil
+}
+
+// connected waits until all agents are, and returns how long that took.
+func (s *session) connected(ctx context.Context, fleet *testbed.Fleet) error {
+	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
+	defer cancel()
+	return until(ctx, func() error {
+		if fleet.AgentsReady(connections) {
+			return nil
+		}
+		return errors.New("not all agents are connected")
+	})
+}
+
+// listFleet lists and watches all ClusterGateways, by the hub.
+func (s *session) listFleet(ctx context.Context, n int) error {
+	r, err := s.bed.OwnAPI(lab.ViaHub)
+	if err != nil {
+		return err
+	}
+	path := clustersPath[:len(clustersPath)-1]
+	var list, watch []float64
+	for range listLengthRound {
+		began := time.Now()
+		if _, _, err := r.Do(ctx, http.MethodGet, path, nil); err != nil {
+			return err
+		}
+		list = append(list, time.Since(began).Seconds())
+		began = time.Now()
+		if err := r.WatchEvents(ctx, path+"?watch=true", n); err != nil {
+			return err
+		}
+		watch = append(watch, time.Since(began).Seconds())
+	}
+	s.grow(listCost, report.Seconds, n, median(list))
+	s.grow(watchCost, report.Seconds, n, median(watch))
+	return nil
+}
+
+// restartFleet stops the gateway and starts it, while a client of each cluster asks until it is answered.
+func (s *session) restartFleet(ctx context.Context, fleet *testbed.Fleet, n int) error {
+	routes, err := fleet.Routes(lab.ViaOwnEndpoint)
+	if err != nil {
+		return err
+	}
+	fleet.Dials()
+	if err := s.bed.Embedded.Stop(); err != nil {
+		return err
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
+	defer cancel()
+	var group errgroup.Group
+	group.Go(func() error { return s.bed.Embedded.Start(ctx) })
+	var connectedAfter time.Duration
+	group.Go(func() error {
+		err := s.connected(ctx, fleet)
+		connectedAfter = time.Since(began)
+		return err
+	})
+	var mu sync.Mutex
+	served := make([]float64, 0, n)
+	for _, r := range routes {
+		group.Go(func() error {
+			if err := patiently(ctx, r); err != nil {
+				return fmt.Errorf("%s was not served: %w", r.Name, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			served = append(served, time.Since(began).Seconds())
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	last := 0.0
+	for _, at := range served {
+		last = max(last, at)
+	}
+	busiest, attempts := busiestSecond(fleet.Dials())
+	s.grow(restartCost, report.Seconds, n, last)
+	s.grow(reconnectCost, report.Seconds, n, connectedAfter.Seconds())
+	s.grow(attemptsCost, report.Count, n, float64(busiest))
+	s.fact(report.RestartFact(n), last, report.Seconds, fmt.Sprintf(
+		"half of them after %.1f s; %d attempts to connect by %d agents for %d connections, at most %d in a second; counted from when the old gateway had gone, a client of each cluster asking every %s",
+		median(served), attempts, n, connections*n, busiest, restartRetry))
+	s.say("  restart: all served after %.1f s, half after %.1f s, at most %d of %d attempts to connect in a second", last, median(served), busiest, attempts)
+	return nil
+}
+
+// patiently asks until it is answered, with pauses that do not become part of what is measured.
+func patiently(ctx context.Context, r *measure.Route) error {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
+		_, _, err := r.Do(attempt, http.MethodGet, versionPath, nil)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if sleep(ctx, restartRetry) != nil {
+			return err
+		}
+	}
+}
+
+// useFleet sends requests to all clusters, one after the other and many at once.
+func (s *session) useFleet(ctx context.Context, fleet *testbed.Fleet, n int) error {
+	all, err := fleet.Routes(lab.ViaOwnEndpoint)
+	if err != nil {
+		return err
+	}
+	next := 0
+	s.measure(measure.Workload{
+		Name: "fleet-get", Title: "GET a Namespace, of each cluster in turn", X: float64(n), XLabel: "clusters",
+		Unit: report.Seconds, Rounds: s.plan.fleetGet, Warmup: 5,
+		Prepare: func(_ context.Context, r *measure.Route) (*measure.Work, error) {
+			return &measure.Work{Do: func(ctx context.Context) measure.Outcome {
+				to := r
+				if r.Name != report.Direct {
+					to = all[next%n]
+					next++
+				}
+				began := time.Now()
+				_, _, err := to.Do(ctx, http.MethodGet, "/api/v1/namespaces/default", nil)
+				return measure.Timed(began, err)
+			}}, nil
+		},
+	}, s.named(report.Direct, testbed.OwnEmbedded))
+	if err := testbed.Collect(ctx, s.bed.Embedded); err != nil {
+		return err
+	}
+	used, err := usage.Of(ctx, testbed.GatewayProcess(s.bed.Embedded))
+	if err != nil {
+		return err
+	}
+	s.grow(usedMemoryCost, report.Bytes, n, float64(used.RSS))
+	return nil
+}
+
+func (s *session) restartGateway(ctx context.Context) error {
+	if err := s.bed.Embedded.Stop(); err != nil {
+		return err
+	}
+	return s.bed.Embedded.Start(ctx)
+}
+
+// grow notes a cost at a number of clusters.
+func (s *session) grow(cost string, unit report.Unit, n int, value float64) {
+	for i := range s.report.Growth {
+		if g := &s.report.Growth[i]; g.Cost == cost {
+			g.Counts, g.Values = append(g.Counts, float64(n)), append(g.Values, value)
+			return
+		}
+	}
+	s.report.Growth = append(s.report.Growth, report.Growth{Cost: cost, Unit: unit, Counts: []float64{float64(n)}, Values: report.Figures{value}})
+}
+
+// busiestSecond returns the most that happened within any second, and how much there was at all.
+func busiestSecond(times []time.Time) (most, all int) {
+	first := 0
+	for i := range times { // in order: they were noted under a lock
+		for times[i].Sub(times[first]) > time.Second {
+			first++
+		}
+		most = max(most, i-first+1)
+	}
+	return most, len(times)
+}
+
+func descriptorLimit() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return 0
+	}
+	return int(min(limit.Cur, 1<<30))
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

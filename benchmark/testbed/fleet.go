@@ -1,0 +1,166 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package testbed
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"sigs.k8s.io/apiserver-network-proxy/pkg/agent"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/measure"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// agentOrganisation is what the certificate of an agent has to say.
+const agentOrganisation = "cluster.core.oam.dev:tunnel-agents"
+
+// Fleet is a number of clusters behind tunnels: the one managed cluster under many names, each with an agent of its own. The agents are
+// the stock agent's library in this process, with the stock agent's settings. It is not safe for concurrent use.
+type Fleet struct {
+	bed    *Bed
+	names  []string
+	stops  []chan struct{}
+	agents []*agent.ClientSet
+
+	mu    sync.Mutex
+	dials []time.Time
+}
+
+// NewFleet makes an empty one.
+func (b *Bed) NewFleet() *Fleet { return &Fleet{bed: b} }
+
+// Names are those of the clusters.
+func (f *Fleet) Names() []string { return f.names }
+
+// hands is how many clusters are registered at a time.
+const hands = 8
+
+// Grow adds clusters until there are n.
+func (f *Fleet) Grow(ctx context.Context, n int) error {
+	from := len(f.names)
+	for i := from; i < n; i++ {
+		f.names = append(f.names, fmt.Sprintf("fleet-%04d", i))
+	}
+	token, err := f.bed.token(ctx)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(hands)
+	for _, name := range f.names[from:] {
+		group.Go(func() error {
+			return f.bed.hub(f.bed.Embedded).ApplySecret(ctx, f.bed.secret(name, token, f.bed.Managed.Address()))
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, name := range f.names[from:] {
+		if err := f.AddAgent(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AddAgent starts an agent for a cluster, and does not wait until it is connected.
+func (f *Fleet) AddAgent(name string) error {
+	pair, err := f.bed.Embedded.TunnelCA().Issue(lab.CertOptions{CN: name, Orgs: []string{agentOrganisation}})
+	if err != nil {
+		return err
+	}
+	certificate, err := pair.TLS()
+	if err != nil {
+		return err
+	}
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(f.bed.Embedded.TunnelPort()))
+	stop := make(chan struct{})
+	set := (&agent.ClientSetConfig{
+		Address: address, AgentID: name,
+		// As the stock agent has them by default.
+		SyncInterval: time.Second, SyncIntervalCap: 10 * time.Second, ProbeInterval: time.Second, XfrChannelSize: 150,
+		DialOptions: []grpc.DialOption{
+			grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+				MinVersion: tls.VersionTLS12, RootCAs: f.bed.Embedded.TunnelCA().Pool(), Certificates: []tls.Certificate{certificate}, ServerName: "127.0.0.1",
+			})),
+			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Hour, PermitWithoutStream: true}),
+			grpc.WithContextDialer(f.dial),
+		},
+	}).NewAgentClientSet(make(chan struct{}), stop)
+	set.SetServerCounter(agent.NewAggregateServerCounter(nil, agent.NewResponseBasedCounter(set), ""))
+	set.Serve()
+	f.stops, f.agents = append(f.stops, stop), append(f.agents, set)
+	return nil
+}
+
+// dial counts the attempts to connect.
+func (f *Fleet) dial(ctx context.Context, address string) (net.Conn, error) {
+	f.mu.Lock()
+	f.dials = append(f.dials, time.Now())
+	f.mu.Unlock()
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "tcp", address)
+}
+
+// Dials returns when agents dialled since the last time it was asked.
+func (f *Fleet) Dials() []time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	dials := f.dials
+	f.dials = nil
+	return dials
+}
+
+// Connected is the number of agents' connections that the gateway has.
+func (f *Fleet) Connected(ctx context.Context) (int, error) {
+	v, err := f.bed.Embedded.Metric(ctx, "cluster_gateway_tunnel_agents")
+	return int(v), err
+}
+
+// AgentsReady tells whether every agent has the connections that the gateway told it to make.
+func (f *Fleet) AgentsReady(connections int) bool {
+	for _, a := range f.agents {
+		if a.HealthyClientsCount() < connections {
+			return false
+		}
+	}
+	return true
+}
+
+// Routes lead to the clusters of the fleet, one by one in turn, by one of the gateway's doors.
+func (f *Fleet) Routes(via lab.Via) ([]*measure.Route, error) {
+	routes := make([]*measure.Route, len(f.names))
+	for i, name := range f.names {
+		var err error
+		if routes[i], err = f.bed.RouteTo(f.bed.Embedded, name, via); err != nil {
+			return nil, err
+		}
+	}
+	return routes, nil
+}
+
+// Stop ends the agents and takes the clusters away.
+func (f *Fleet) Stop(ctx context.Context) error {
+	for _, stop := range f.stops {
+		close(stop)
+	}
+	f.stops, f.agents = nil, nil
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(hands)
+	for _, name := range f.names {
+		group.Go(func() error { return f.bed.Unregister(ctx, f.bed.Embedded, name) })
+	}
+	f.names = nil
+	return group.Wait()
+}

@@ -1,0 +1,63 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package testbed
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/usage"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// Processes are those whose usage is of interest. The API servers do not tell their goroutines: asking would cost them more than some
+// of what is measured.
+func (b *Bed) Processes() []usage.Process {
+	return []usage.Process{
+		{Name: "gateway, embedded tunnel", PID: func() int { return b.Embedded.Pid() }, Goroutines: goroutines(func(ctx context.Context) ([]byte, error) { return b.Embedded.Metrics(ctx) })},
+		{Name: "agent of the embedded tunnel", PID: func() int { return b.EmbeddedAgent.Pid() }, Goroutines: goroutines(func(ctx context.Context) ([]byte, error) { return b.EmbeddedAgent.Metrics(ctx) })},
+		{Name: "gateway, konnectivity-server", PID: func() int { return b.External.Pid() }, Goroutines: goroutines(func(ctx context.Context) ([]byte, error) { return b.External.Metrics(ctx) })},
+		{Name: "konnectivity-server", PID: b.Konnectivity.Pid, Goroutines: goroutines(b.Konnectivity.Metrics)},
+		{Name: "agent of the konnectivity-server", PID: func() int { return b.ExternalAgent.Pid() }, Goroutines: goroutines(func(ctx context.Context) ([]byte, error) { return b.ExternalAgent.Metrics(ctx) })},
+		{Name: "API server of the managed cluster", PID: func() int { return b.Managed.APIServer().Pid() }},
+		{Name: "API server of the embedded gateway's hub", PID: func() int { return b.embeddedHub.APIServer().Pid() }},
+		{Name: "this benchmark", PID: os.Getpid},
+	}
+}
+
+// GatewayProcess is that of a gateway.
+func GatewayProcess(g *lab.Gateway) usage.Process {
+	return usage.Process{Name: "gateway", PID: func() int { return g.Pid() }, Goroutines: goroutines(g.Metrics)}
+}
+
+func goroutines(metrics func(context.Context) ([]byte, error)) func(context.Context) (int, error) {
+	return func(ctx context.Context) (int, error) {
+		text, err := metrics(ctx)
+		if err != nil {
+			return 0, err
+		}
+		v, err := Gauge(text, "go_goroutines")
+		return int(v), err
+	}
+}
+
+// Gauge reads a metric without labels.
+func Gauge(text []byte, name string) (float64, error) {
+	for line := range bytes.Lines(text) {
+		if rest, ok := bytes.CutPrefix(line, []byte(name+" ")); ok {
+			return strconv.ParseFloat(string(bytes.TrimSpace(rest)), 64)
+		}
+	}
+	return 0, fmt.Errorf("metric %s: %w", name, errors.ErrUnsupported)
+}
+
+// Collect makes a gateway collect its garbage, by asking for a heap profile.
+func Collect(ctx context.Context, g *lab.Gateway) error {
+	_, err := g.Get(ctx, "/debug/pprof/heap", "gc=1")
+	return err
+}
