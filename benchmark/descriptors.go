@@ -9,7 +9,6 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/benchmark/measure"
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
-	"github.com/oam-dev/cluster-gateway/benchmark/testbed"
 	"github.com/oam-dev/cluster-gateway/benchmark/usage"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
@@ -52,5 +51,5 @@ func (s *session) descriptorsAfter(g *lab.Gateway, routes []*measure.Route, requ
 			return report.Resources{}, fmt.Errorf("%d of %d requests by %s failed: %w", o.Failures, o.Attempts, r.Name, o.Err)
 		}
 	}
-	return usage.Of(s.ctx, testbed.GatewayProcess(g))
+	return usage.Of(s.ctx, s.bed.GatewayProcess(g))
 }

@@ -15,19 +15,33 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/measure"
 )
 
+// form is one way to write the report down.
+type form struct {
+	name   string
+	render func(io.Writer) error
+}
+
 // write prints the report and writes all its forms.
 func (s *session) write() error {
 	if err := os.MkdirAll(s.options.out, 0o755); err != nil {
 		return err
 	}
-	forms := []struct {
-		name   string
-		render func(io.Writer) error
-	}{
+	forms := []form{
 		{"report.txt", s.report.Text},
 		{"report.md", s.report.Markdown},
 		{"report.json", s.report.JSON},
 		{"benchstat.txt", s.report.Benchstat},
+		{"report.html", s.report.HTML},
+	}
+	for _, f := range s.report.Figures() {
+		forms = append(forms, form{f.Name + ".svg", func(w io.Writer) error {
+			svg, err := f.SVG(false)
+			if err != nil {
+				return err
+			}
+			_, err = w.Write(svg)
+			return err
+		}})
 	}
 	for _, form := range forms {
 		if err := writeFile(filepath.Join(s.options.out, form.name), form.render); err != nil {

@@ -50,19 +50,30 @@ func (s *session) scale() error {
 			return fmt.Errorf("%d clusters: %w", n, err)
 		}
 	}
+	s.memoryPerCluster()
+	return nil
+}
+
+// memoryPerCluster notes the steeper of the two slopes: of few clusters the resident memory says nothing, since it is what starting the
+// gateway has left behind; of many it says more than Go's own account.
+func (s *session) memoryPerCluster() {
 	s.report.Finish()
+	steepest := 0.0
 	for _, g := range s.report.Growth {
-		if g.Cost == memoryCost && g.Fit != nil {
-			s.fact(report.MemoryPerClusterFact, g.Fit.Each, report.Bytes, "slope of the gateway's resident memory over the numbers of clusters, after a garbage collection")
+		if (g.Cost == memoryCost || g.Cost == heapCost) && g.Fit != nil {
+			steepest = max(steepest, g.Fit.Each)
 		}
 	}
-	return nil
+	if steepest > 0 {
+		s.fact(report.MemoryPerClusterFact, steepest, report.Bytes,
+			"the steeper of the slopes of resident memory and of heap and stacks in use over the numbers of clusters, after a garbage collection")
+	}
 }
 
 // What grows, or should not.
 const (
 	memoryCost      = "gateway's resident memory, clusters idle"
-	heapCost        = "of which heap in use"
+	heapCost        = "gateway's heap and stacks in use, clusters idle"
 	usedMemoryCost  = "gateway's resident memory, after requests to each"
 	goroutineCost   = "gateway's goroutines, clusters idle"
 	descriptorCost  = "gateway's descriptors, clusters idle"
@@ -104,19 +115,12 @@ func (s *session) idleFleet(ctx context.Context, fleet *testbed.Fleet, n int) er
 	if err := sleep(ctx, settling); err != nil {
 		return err
 	}
-	if err := testbed.Collect(ctx, s.bed.Embedded); err != nil {
+	heap, err := s.bed.InUse(ctx, s.bed.Embedded)
+	if err != nil {
 		return err
 	}
-	process := testbed.GatewayProcess(s.bed.Embedded)
+	process := s.bed.GatewayProcess(s.bed.Embedded)
 	before, err := usage.Of(ctx, process)
-	if err != nil {
-		return err
-	}
-	text, err := s.bed.Embedded.Metrics(ctx)
-	if err != nil {
-		return err
-	}
-	heap, err := testbed.Gauge(text, "go_memstats_heap_inuse_bytes")
 	if err != nil {
 		return err
 	}
@@ -265,10 +269,10 @@ func (s *session) useFleet(ctx context.Context, fleet *testbed.Fleet, n int) err
 			}}, nil
 		},
 	}, s.named(report.Direct, testbed.OwnEmbedded))
-	if err := testbed.Collect(ctx, s.bed.Embedded); err != nil {
+	if _, err := s.bed.InUse(ctx, s.bed.Embedded); err != nil {
 		return err
 	}
-	used, err := usage.Of(ctx, testbed.GatewayProcess(s.bed.Embedded))
+	used, err := usage.Of(ctx, s.bed.GatewayProcess(s.bed.Embedded))
 	if err != nil {
 		return err
 	}

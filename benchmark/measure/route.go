@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strings"
 
@@ -46,15 +47,28 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("%d: %s", e.Code, e.Body)
 }
 
-// Do sends a request and reads all of the answer, which it returns only if it is small; size is that of all of it.
+// kept is how much of an answer Do returns.
+const kept = 8 << 10
+
+// Do sends a request and reads all of the answer, of which it returns the beginning; size is that of all of it.
 func (r *Route) Do(ctx context.Context, method, path string, body []byte) (answer []byte, size int64, err error) {
+	return r.do(ctx, method, path, body, kept)
+}
+
+// Get returns all of an answer.
+func (r *Route) Get(ctx context.Context, path string) ([]byte, error) {
+	answer, _, err := r.do(ctx, http.MethodGet, path, nil, math.MaxInt)
+	return answer, err
+}
+
+func (r *Route) do(ctx context.Context, method, path string, body []byte, keep int) (answer []byte, size int64, err error) {
 	resp, err := r.open(ctx, method, path, body)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer resp.Body.Close()
 	var kept bytes.Buffer
-	size, err = io.Copy(io.Discard, io.TeeReader(resp.Body, &limitedBuffer{&kept, 8 << 10}))
+	size, err = io.Copy(io.Discard, io.TeeReader(resp.Body, &limitedBuffer{&kept, keep}))
 	if err != nil {
 		return nil, size, err
 	}

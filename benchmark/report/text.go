@@ -106,6 +106,15 @@ func escape(s string) string {
 	return strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;").Replace(s)
 }
 
+// Read reads what JSON wrote.
+func Read(r io.Reader) (*Report, error) {
+	report := &Report{}
+	if err := json.NewDecoder(r).Decode(report); err != nil {
+		return nil, err
+	}
+	return report, nil
+}
+
 // JSON writes everything, with every single figure.
 func (r *Report) JSON(w io.Writer) error {
 	encoder := json.NewEncoder(w)

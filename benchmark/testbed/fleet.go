@@ -122,12 +122,6 @@ func (f *Fleet) Dials() []time.Time {
 	return dials
 }
 
-// Connected is the number of agents' connections that the gateway has.
-func (f *Fleet) Connected(ctx context.Context) (int, error) {
-	v, err := f.bed.Embedded.Metric(ctx, "cluster_gateway_tunnel_agents")
-	return int(v), err
-}
-
 // AgentsReady tells whether every agent has the connections that the gateway told it to make.
 func (f *Fleet) AgentsReady(connections int) bool {
 	for _, a := range f.agents {

@@ -19,9 +19,9 @@ import (
 // of what is measured.
 func (b *Bed) Processes() []usage.Process {
 	return []usage.Process{
-		{Name: "gateway, embedded tunnel", PID: func() int { return b.Embedded.Pid() }, Goroutines: goroutines(func(ctx context.Context) ([]byte, error) { return b.Embedded.Metrics(ctx) })},
+		{Name: "gateway, embedded tunnel", PID: func() int { return b.Embedded.Pid() }, Goroutines: goroutines(b.metrics(b.Embedded))},
 		{Name: "agent of the embedded tunnel", PID: func() int { return b.EmbeddedAgent.Pid() }, Goroutines: goroutines(func(ctx context.Context) ([]byte, error) { return b.EmbeddedAgent.Metrics(ctx) })},
-		{Name: "gateway, konnectivity-server", PID: func() int { return b.External.Pid() }, Goroutines: goroutines(func(ctx context.Context) ([]byte, error) { return b.External.Metrics(ctx) })},
+		{Name: "gateway, konnectivity-server", PID: func() int { return b.External.Pid() }, Goroutines: goroutines(b.metrics(b.External))},
 		{Name: "konnectivity-server", PID: b.Konnectivity.Pid, Goroutines: goroutines(b.Konnectivity.Metrics)},
 		{Name: "agent of the konnectivity-server", PID: func() int { return b.ExternalAgent.Pid() }, Goroutines: goroutines(func(ctx context.Context) ([]byte, error) { return b.ExternalAgent.Metrics(ctx) })},
 		{Name: "API server of the managed cluster", PID: func() int { return b.Managed.APIServer().Pid() }},
@@ -31,8 +31,12 @@ func (b *Bed) Processes() []usage.Process {
 }
 
 // GatewayProcess is that of a gateway.
-func GatewayProcess(g *lab.Gateway) usage.Process {
-	return usage.Process{Name: "gateway", PID: func() int { return g.Pid() }, Goroutines: goroutines(g.Metrics)}
+func (b *Bed) GatewayProcess(g *lab.Gateway) usage.Process {
+	return usage.Process{Name: "gateway", PID: func() int { return g.Pid() }, Goroutines: goroutines(b.metrics(g))}
+}
+
+func (b *Bed) metrics(g *lab.Gateway) func(context.Context) ([]byte, error) {
+	return func(ctx context.Context) ([]byte, error) { return b.own[g].Get(ctx, "/metrics") }
 }
 
 func goroutines(metrics func(context.Context) ([]byte, error)) func(context.Context) (int, error) {
@@ -41,13 +45,13 @@ func goroutines(metrics func(context.Context) ([]byte, error)) func(context.Cont
 		if err != nil {
 			return 0, err
 		}
-		v, err := Gauge(text, "go_goroutines")
+		v, err := gauge(text, "go_goroutines")
 		return int(v), err
 	}
 }
 
-// Gauge reads a metric without labels.
-func Gauge(text []byte, name string) (float64, error) {
+// gauge reads a metric without labels.
+func gauge(text []byte, name string) (float64, error) {
 	for line := range bytes.Lines(text) {
 		if rest, ok := bytes.CutPrefix(line, []byte(name+" ")); ok {
 			return strconv.ParseFloat(string(bytes.TrimSpace(rest)), 64)
@@ -56,8 +60,19 @@ func Gauge(text []byte, name string) (float64, error) {
 	return 0, fmt.Errorf("metric %s: %w", name, errors.ErrUnsupported)
 }
 
-// Collect makes a gateway collect its garbage, by asking for a heap profile.
-func Collect(ctx context.Context, g *lab.Gateway) error {
-	_, err := g.Get(ctx, "/debug/pprof/heap", "gc=1")
-	return err
+// InUse makes a gateway collect its garbage, by asking for a heap profile, and returns how much of heap and stacks is in use then.
+func (b *Bed) InUse(ctx context.Context, g *lab.Gateway) (float64, error) {
+	if _, err := b.own[g].Get(ctx, "/debug/pprof/heap?gc=1"); err != nil {
+		return 0, err
+	}
+	text, err := b.metrics(g)(ctx)
+	if err != nil {
+		return 0, err
+	}
+	heap, err := gauge(text, "go_memstats_heap_inuse_bytes")
+	if err != nil {
+		return 0, err
+	}
+	stacks, err := gauge(text, "go_memstats_stack_inuse_bytes")
+	return heap + stacks, err
 }

@@ -47,7 +47,10 @@ type Bed struct {
 	embeddedHub, externalHub *lab.Cluster
 	links                    []*link.Link
 	directLink               *link.Link
-	failed                   bool
+	// own are the gateways' own APIs. One client each for the whole run: client-go forgets the transport of a client that is no longer
+	// used, but not at once its connections, and these would be counted as the gateway's.
+	own    map[*lab.Gateway]*measure.Route
+	failed bool
 }
 
 // Options configure a testbed.
@@ -66,7 +69,7 @@ func Start(ctx context.Context, o Options) (_ *Bed, err error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bed{}
+	b := &Bed{own: map[*lab.Gateway]*measure.Route{}}
 	if b.Lab, err = lab.New(context.WithoutCancel(ctx), lab.Options{Binaries: binaries, Out: o.Out, KeepLogs: func() bool { return b.failed }}); err != nil {
 		return nil, err
 	}
@@ -135,6 +138,9 @@ func (b *Bed) startGateways(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	for _, g := range []*lab.Gateway{b.Embedded, b.External} {
+		if b.own[g], err = measure.NewRoute("own", "the gateway's own API", g.RESTConfig(lab.ViaOwnEndpoint)); err != nil {
+			return err
+		}
 		if err := g.RegisterAPIService(ctx); err != nil {
 			return err
 		}

@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -310,15 +309,12 @@ func (g *Gateway) door(via Via) (server string, ca []byte) {
 }
 
 // Metrics returns what the gateway's /metrics says.
-func (g *Gateway) Metrics(ctx context.Context) ([]byte, error) { return g.Get(ctx, "/metrics", "") }
-
-// Get asks the gateway itself, at its own endpoint as the hub's administrator, for a path with a raw query.
-func (g *Gateway) Get(ctx context.Context, path, query string) ([]byte, error) {
+func (g *Gateway) Metrics(ctx context.Context) ([]byte, error) {
 	client, err := rest.UnversionedRESTClientFor(withCodec(g.RESTConfig(ViaOwnEndpoint)))
 	if err != nil {
 		return nil, err
 	}
-	return client.Get().RequestURI((&url.URL{Path: path, RawQuery: query}).String()).DoRaw(ctx)
+	return client.Get().AbsPath("/metrics").DoRaw(ctx)
 }
 
 // Metric sums the samples of a metric whose labels include all of the given

@@ -1,0 +1,227 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package report
+
+import (
+	"bytes"
+	"fmt"
+	"image/color"
+	"math"
+	"slices"
+	"strings"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/stats"
+)
+
+// Figure is a plot.
+type Figure struct {
+	Name, Title, Caption string
+	plot                 *plot.Plot
+}
+
+// curve is one line of a plot.
+type curve struct {
+	name   string
+	points plotter.XYs
+}
+
+// ink stands for the colour of the text around the plot, which is dark or light. It is no colour that anything else has.
+var ink = color.RGBA{R: 1, G: 1, B: 1, A: 255}
+
+const inkInSVG = "#010101"
+
+// paper is the colour of the background where there is no page around the plot.
+const paper = "#ffffff"
+
+// palette has colours that can be told apart on white and on black, and by those who do not see all colours (after Okabe and Ito).
+func palette(i int) color.Color {
+	colours := []color.RGBA{
+		{0x80, 0x80, 0x80, 255}, {0x00, 0x85, 0xc7, 255}, {0xd5, 0x6a, 0x10, 255}, {0x00, 0x9e, 0x73, 255},
+		{0xc0, 0x68, 0x9a, 255}, {0xb8, 0x8a, 0x00, 255}, {0x4b, 0xa3, 0xe0, 255}, {0xa0, 0x50, 0x50, 255},
+	}
+	return colours[i%len(colours)]
+}
+
+// Figures returns the plots for which there are figures.
+func (r *Report) Figures() []Figure {
+	var all []Figure
+	for _, f := range []Figure{r.distribution("get"), r.distribution(flowWorkload), r.rates(), r.distances(), r.costs()} {
+		if f.plot != nil {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// distribution shows, for each latency, which part of the requests took no longer.
+func (r *Report) distribution(workload string) Figure {
+	var curves []curve
+	title := ""
+	for _, s := range r.Series {
+		if s.Workload != workload || s.Failing() || s.Summary.N == 0 {
+			continue
+		}
+		title = s.Title
+		sorted := stats.Valid(s.Figures)
+		slices.Sort(sorted)
+		var points plotter.XYs
+		for i := range 100 {
+			q := float64(i) / 100
+			points = append(points, plotter.XY{X: 1e3 * stats.Quantile(sorted, q), Y: 100 * q})
+		}
+		points = append(points, plotter.XY{X: 1e3 * s.Summary.P99, Y: 99})
+		curves = append(curves, curve{s.Route, points})
+	}
+	return lines(Figure{
+		Name: "latency-" + workload, Title: "Latency: " + title,
+		Caption: "The part of all rounds that took no longer than so many milliseconds, up to 99 %. Further left is faster; steeper is steadier.",
+	}, "milliseconds", "% of rounds", true, false, curves)
+}
+
+func (r *Report) rates() Figure {
+	return lines(Figure{
+		Name: "rate", Title: "Rate over concurrency",
+		Caption: "GETs a second, by the number of workers that send them one after the other; the median of the rounds.",
+	}, "workers", "requests/s", true, false, r.byX("load", 1, 1))
+}
+
+func (r *Report) distances() Figure {
+	return lines(Figure{
+		Name: "distance", Title: "Latency over distance",
+		Caption: "A warm GET, by the round-trip time between agent and tunnel server (direct: between client and API server); the median.",
+	}, "round trip, ms", "GET, ms", false, false, r.byX("get-far", 1e3, 1e3))
+}
+
+// byX has a curve for each route over the workload's parameter.
+func (r *Report) byX(workload string, scaleX, scaleY float64) []curve {
+	var curves []curve
+	for _, s := range r.Series {
+		if s.Workload != workload || s.Failing() || s.Summary.N == 0 {
+			continue
+		}
+		at := slices.IndexFunc(curves, func(c curve) bool { return c.name == s.Route })
+		if at < 0 {
+			at = len(curves)
+			curves = append(curves, curve{name: s.Route})
+		}
+		curves[at].points = append(curves[at].points, plotter.XY{X: scaleX * s.X, Y: scaleY * s.Summary.P50})
+	}
+	return curves
+}
+
+// costs shows each cost relative to its value at the smallest number of clusters, so that they fit into one plot.
+func (r *Report) costs() Figure {
+	var curves []curve
+	for _, g := range r.Growth {
+		if len(g.Counts) < 2 || g.Values[0] <= 0 {
+			continue
+		}
+		c := curve{name: g.Cost}
+		for i := range g.Counts {
+			if g.Values[i] > 0 {
+				c.points = append(c.points, plotter.XY{X: g.Counts[i], Y: g.Values[i] / g.Values[0]})
+			}
+		}
+		curves = append(curves, c)
+	}
+	return lines(Figure{
+		Name: "scale", Title: "Cost over clusters",
+		Caption: "Each cost as a multiple of what it is at the smallest number of clusters. Both axes are logarithmic: a cost that grows in proportion rises by one decade for each.",
+	}, "clusters", "times the first", true, true, curves)
+}
+
+// lines draws curves. Without any, the figure has no plot.
+func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
+	if len(curves) == 0 {
+		return f
+	}
+	p := plot.New()
+	p.BackgroundColor = color.Transparent
+	p.X.Label.Text, p.Y.Label.Text = x, y
+	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
+		axis.Color, axis.Label.TextStyle.Color, axis.Tick.Color, axis.Tick.Label.Color = ink, ink, ink, ink
+		axis.Label.TextStyle.Font.Size, axis.Tick.Label.Font.Size = 11, 10
+	}
+	p.Legend.TextStyle.Color, p.Legend.TextStyle.Font.Size = ink, 10
+	p.Legend.Top, p.Legend.Left = true, true
+	p.Legend.ThumbnailWidth = vg.Points(16)
+	grid := plotter.NewGrid()
+	grid.Vertical.Color, grid.Horizontal.Color = color.NRGBA{128, 128, 128, 70}, color.NRGBA{128, 128, 128, 70}
+	p.Add(grid)
+	for i, c := range curves {
+		line, points, err := plotter.NewLinePoints(c.points)
+		if err != nil {
+			continue // it has a figure that cannot be drawn
+		}
+		line.Color, line.Width = palette(i), vg.Points(1.6)
+		if i >= 4 { // not by colour alone
+			line.Dashes = []vg.Length{vg.Points(5), vg.Points(2)}
+		}
+		points.Color, points.Shape, points.Radius = palette(i), draw.CircleGlyph{}, vg.Points(2)
+		p.Add(line)
+		if len(c.points) < 20 {
+			p.Add(points)
+		}
+		p.Legend.Add(c.name, line)
+	}
+	if logX && p.X.Min > 0 {
+		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, decades{}
+	}
+	if logY && p.Y.Min > 0 {
+		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{}
+	} else {
+		p.Y.Min = math.Min(0, p.Y.Min)
+		// Room for the legend.
+		p.Y.Max += (p.Y.Max - p.Y.Min) * 0.05 * float64(len(curves)+1)
+	}
+	f.plot = p
+	return f
+}
+
+// decades marks 1, 2 and 5 of each decade, in plain numbers.
+type decades struct{}
+
+// Ticks implements plot.Ticker.
+func (decades) Ticks(low, high float64) []plot.Tick {
+	var ticks []plot.Tick
+	for exponent := math.Floor(math.Log10(low)); exponent <= math.Ceil(math.Log10(high)); exponent++ {
+		for _, factor := range []float64{1, 2, 5} {
+			if v := factor * math.Pow(10, exponent); v >= low*0.999 && v <= high*1.001 {
+				ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprintf("%g", signify(v))})
+			}
+		}
+	}
+	return ticks
+}
+
+const (
+	figureWidth  = 720
+	figureHeight = 400
+)
+
+// SVG draws a figure for an HTML page, in whose text colour its text is, or else as a picture of its own on white.
+func (f Figure) SVG(page bool) ([]byte, error) {
+	canvas := vgsvg.New(vg.Points(figureWidth), vg.Points(figureHeight))
+	f.plot.Draw(draw.New(canvas))
+	var b bytes.Buffer
+	if _, err := canvas.WriteTo(&b); err != nil {
+		return nil, err
+	}
+	svg := b.String()
+	svg = svg[strings.Index(svg, "<svg"):] // the declaration before it does not belong into a page
+	// Whatever the viewer has: the fonts that the text was measured with are rarely there.
+	svg = strings.ReplaceAll(svg, "font-family:Liberation Serif", "font-family:system-ui,sans-serif")
+	opening, rest, _ := strings.Cut(svg, ">")
+	if page {
+		label := strings.NewReplacer(`"`, "'", "<", "", "&", "and").Replace(f.Title)
+		return []byte(opening + ` role="img" aria-label="` + label + `">` + strings.ReplaceAll(rest, inkInSVG, "currentColor")), nil
+	}
+	return []byte(opening + `><rect width="100%" height="100%" fill="` + paper + `"/>` + rest), nil
+}
