@@ -29,6 +29,9 @@ type plan struct {
 
 	cold int
 
+	wrk       int
+	wrkWindow time.Duration
+
 	fleet    []int
 	fleetGet int
 	idle     time.Duration
@@ -36,13 +39,13 @@ type plan struct {
 
 func newPlan(o *options) plan {
 	p := plan{
-		get: 1000, flow: 100, list100: 200, list10000: 15, download: 25, upload: 40,
-		workers: []int{1, 2, 4, 8, 16, 32, 64, 128, 256}, loadRounds: 6, loadWindow: 500 * time.Millisecond,
+		get: 1000, flow: 100, list100: 200, list10000: 12, download: 15, upload: 30,
+		workers: []int{1, 2, 4, 8, 16, 32, 64, 128, 256}, loadRounds: 6, loadWindow: 400 * time.Millisecond,
 		watchers: [][2]int{{1, 200}, {1000, 20}},
 		execRun:  60, execEcho: 500, forward: 8,
 		rtts: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, bandwidths: []float64{100e6 / 8, 10e6 / 8},
 		farGet: 40, farFlow: 8, farDownload: 4,
-		cold:  8,
+		cold: 8, wrk: 6, wrkWindow: time.Second,
 		fleet: []int{1, 10, 100, 1000}, fleetGet: 500, idle: 10 * time.Second,
 	}
 	if o.quick {
@@ -53,7 +56,7 @@ func newPlan(o *options) plan {
 			execRun:  8, execEcho: 60, forward: 3,
 			rtts: []time.Duration{50 * time.Millisecond}, bandwidths: []float64{100e6 / 8},
 			farGet: 12, farFlow: 3, farDownload: 3,
-			cold:  3,
+			cold: 3, wrk: 4, wrkWindow: time.Second,
 			fleet: []int{1, 10, 50}, fleetGet: 60, idle: 2 * time.Second,
 		}
 	}
@@ -78,6 +81,7 @@ func parts() []part {
 		{name: "requests", run: (*session).requests},
 		{name: "load", run: (*session).load},
 		{name: "watch", run: (*session).watch},
+		{name: "crosscheck", needsBed: true, run: (*session).crosscheck},
 		{name: "streams", run: (*session).streams},
 		{name: "distance", needsBed: true, run: (*session).distance},
 		{name: "descriptors", needsBed: true, run: (*session).descriptors},

@@ -295,7 +295,10 @@ func (s *session) grow(cost string, unit report.Unit, n int, value float64) {
 			return
 		}
 	}
-	s.report.Growth = append(s.report.Growth, report.Growth{Cost: cost, Unit: unit, Counts: []float64{float64(n)}, Values: report.Figures{value}})
+	s.report.Growth = append(s.report.Growth, report.Growth{
+		Cost: cost, Unit: unit, Counts: []float64{float64(n)}, Values: report.Figures{value},
+		Minor: cost == heapCost || cost == usedMemoryCost || cost == reconnectCost || cost == attemptsCost,
+	})
 }
 
 // busiestSecond returns the most that happened within any second, and how much there was at all.

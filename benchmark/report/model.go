@@ -160,6 +160,8 @@ type Growth struct {
 	Unit   Unit      `json:"unit"`
 	Counts []float64 `json:"counts"`
 	Values Figures   `json:"values"`
+	// Minor costs are in the table, and not in the plot.
+	Minor bool `json:"minor,omitempty"`
 	// Fit is nil when there are too few points.
 	Fit *stats.Fit `json:"fit,omitempty"`
 }

@@ -13,6 +13,7 @@ import (
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
@@ -24,6 +25,8 @@ import (
 type Figure struct {
 	Name, Title, Caption string
 	plot                 *plot.Plot
+	// rises is set when every curve goes to the top right corner, so that the one below it is free.
+	rises bool
 }
 
 // curve is one line of a plot.
@@ -81,6 +84,7 @@ func (r *Report) distribution(workload string) Figure {
 	}
 	return lines(Figure{
 		Name: "latency-" + workload, Title: "Latency: " + title,
+		rises:   true,
 		Caption: "The part of all rounds that took no longer than so many milliseconds, up to 99 %. Further left is faster; steeper is steadier.",
 	}, "milliseconds", "% of rounds", true, false, curves)
 }
@@ -120,7 +124,7 @@ func (r *Report) byX(workload string, scaleX, scaleY float64) []curve {
 func (r *Report) costs() Figure {
 	var curves []curve
 	for _, g := range r.Growth {
-		if len(g.Counts) < 2 || g.Values[0] <= 0 {
+		if len(g.Counts) < 2 || g.Values[0] <= 0 || g.Minor {
 			continue
 		}
 		c := curve{name: g.Cost}
@@ -147,10 +151,18 @@ func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 	p.X.Label.Text, p.Y.Label.Text = x, y
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
 		axis.Color, axis.Label.TextStyle.Color, axis.Tick.Color, axis.Tick.Label.Color = ink, ink, ink, ink
-		axis.Label.TextStyle.Font.Size, axis.Tick.Label.Font.Size = 11, 10
+		axis.Label.TextStyle.Font.Size, axis.Tick.Label.Font.Size = 13, 12
 	}
-	p.Legend.TextStyle.Color, p.Legend.TextStyle.Font.Size = ink, 10
-	p.Legend.Top, p.Legend.Left = true, true
+	p.Legend.TextStyle.Color, p.Legend.TextStyle.Font.Size = ink, 12
+	p.Legend.Top, p.Legend.Left = !f.rises, !f.rises // where there is room
+	p.Legend.Padding = vg.Points(3)
+	p.Legend.XOffs = vg.Points(6)
+	if f.rises {
+		p.Legend.XOffs = -vg.Points(6)
+	}
+	for _, style := range []*text.Style{&p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+		style.Font.Variant = "Sans"
+	}
 	p.Legend.ThumbnailWidth = vg.Points(16)
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = color.NRGBA{128, 128, 128, 70}, color.NRGBA{128, 128, 128, 70}
@@ -169,7 +181,11 @@ func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 		if len(c.points) < 20 {
 			p.Add(points)
 		}
-		p.Legend.Add(c.name, line)
+		name := c.name
+		if f.rises { // to the left of its line; the blanks keep a font that is wider than the measured one off it
+			name += "    "
+		}
+		p.Legend.Add(name, line)
 	}
 	if logX && p.X.Min > 0 {
 		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, decades{}
@@ -178,8 +194,9 @@ func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{}
 	} else {
 		p.Y.Min = math.Min(0, p.Y.Min)
-		// Room for the legend.
-		p.Y.Max += (p.Y.Max - p.Y.Min) * 0.05 * float64(len(curves)+1)
+		if !f.rises { // room for the legend
+			p.Y.Max += (p.Y.Max - p.Y.Min) * 0.07 * float64(len(curves))
+		}
 	}
 	f.plot = p
 	return f
@@ -202,22 +219,22 @@ func (decades) Ticks(low, high float64) []plot.Tick {
 }
 
 const (
-	figureWidth  = 720
-	figureHeight = 400
+	figureWidth  = 600
+	figureHeight = 380
 )
 
 // SVG draws a figure for an HTML page, in whose text colour its text is, or else as a picture of its own on white.
 func (f Figure) SVG(page bool) ([]byte, error) {
 	canvas := vgsvg.New(vg.Points(figureWidth), vg.Points(figureHeight))
-	f.plot.Draw(draw.New(canvas))
+	f.plot.Draw(draw.Crop(draw.New(canvas), 0, -vg.Points(18), 0, -vg.Points(8))) // the last tick's label reaches beyond the axis
 	var b bytes.Buffer
 	if _, err := canvas.WriteTo(&b); err != nil {
 		return nil, err
 	}
 	svg := b.String()
 	svg = svg[strings.Index(svg, "<svg"):] // the declaration before it does not belong into a page
-	// Whatever the viewer has: the fonts that the text was measured with are rarely there.
-	svg = strings.ReplaceAll(svg, "font-family:Liberation Serif", "font-family:system-ui,sans-serif")
+	// The text was measured with Liberation Sans, which is rarely there, but Arial and Helvetica are as wide.
+	svg = strings.ReplaceAll(svg, "font-family:Liberation Sans", "font-family:Arial,Liberation Sans,Helvetica,sans-serif")
 	opening, rest, _ := strings.Cut(svg, ">")
 	if page {
 		label := strings.NewReplacer(`"`, "'", "<", "", "&", "and").Replace(f.Title)

@@ -354,3 +354,17 @@ func (b *Bed) Pod(ctx context.Context) (*corev1.Pod, error) {
 func (b *Bed) OwnAPI(via lab.Via) (*measure.Route, error) {
 	return measure.NewRoute(string(via), "the gateway's API", b.Embedded.RESTConfig(via))
 }
+
+// Token is one of an administrator's, for clients that cannot show a certificate: of the cluster that a route's client speaks to. It is
+// empty for a route that is not the testbed's.
+func (b *Bed) Token(ctx context.Context, route string) (string, error) {
+	clusters := map[string]*lab.Cluster{
+		report.Direct: b.Managed, HubDirect: b.embeddedHub, HubEmbedded: b.embeddedHub, HubExternal: b.externalHub,
+		OwnDirect: b.embeddedHub, OwnEmbedded: b.embeddedHub, OwnExternal: b.externalHub,
+	}
+	c := clusters[route]
+	if c == nil {
+		return "", nil
+	}
+	return c.ServiceAccountToken(ctx, "default", "benchmark", "cluster-admin")
+}

@@ -1,0 +1,79 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/measure"
+	"github.com/oam-dev/cluster-gateway/benchmark/report"
+)
+
+// crosscheck measures the same GET with wrk, which shares no code with this benchmark: the ratios have to agree.
+func (s *session) crosscheck() error {
+	path, err := exec.LookPath("wrk")
+	if err != nil {
+		s.note("The cross-check with wrk was left out: wrk is not installed.")
+		return nil
+	}
+	tokens := map[string]string{}
+	for _, r := range s.routes {
+		token, err := s.bed.Token(s.ctx, r.Name)
+		if err != nil {
+			return err
+		}
+		if token != "" { // a further route has credentials of its own, which wrk may not be able to show
+			tokens[r.Name] = token
+		}
+	}
+	var routes []*measure.Route
+	for _, r := range s.routes {
+		if tokens[r.Name] != "" {
+			routes = append(routes, r)
+		}
+	}
+	s.note("Cross-check: wrk speaks HTTP/1.1 over one connection and shows a token; the benchmark speaks HTTP/2 and shows a client certificate. Each figure is the median of %s of wrk.", s.plan.wrkWindow)
+	s.measure(measure.Workload{
+		Name: "get-wrk", Title: "GET a Namespace, measured with wrk", Unit: report.Seconds, Rounds: s.plan.wrk, Warmup: 1,
+		Prepare: func(_ context.Context, r *measure.Route) (*measure.Work, error) {
+			return &measure.Work{Do: func(ctx context.Context) measure.Outcome {
+				return wrk(ctx, path, r.Config.Host+"/api/v1/namespaces/default", tokens[r.Name], s.plan.wrkWindow)
+			}}, nil
+		},
+	}, routes)
+	return s.ctx.Err()
+}
+
+var (
+	wrkMedian   = regexp.MustCompile(`(?m)^\s+50%\s+(\S+)$`)
+	wrkRequests = regexp.MustCompile(`(\d+) requests in`)
+	wrkFailures = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)`)
+)
+
+// wrk runs wrk for a while with one connection, and returns the median latency.
+func wrk(ctx context.Context, path, url, token string, window time.Duration) measure.Outcome {
+	out, err := exec.CommandContext(ctx, path, "--threads=1", "--connections=1", "--latency", "--duration="+fmt.Sprintf("%.0fs", window.Seconds()),
+		"--header=Authorization: Bearer "+token, url).CombinedOutput()
+	if err != nil {
+		return failed(fmt.Errorf("wrk: %w: %s", err, out))
+	}
+	text := string(out)
+	if m := wrkFailures.FindString(text); m != "" {
+		return failed(fmt.Errorf("wrk: %s", m))
+	}
+	median, requests := wrkMedian.FindStringSubmatch(text), wrkRequests.FindStringSubmatch(text)
+	if median == nil || requests == nil || requests[1] == "0" {
+		return failed(fmt.Errorf("wrk printed no latency: %s", text))
+	}
+	took, err := time.ParseDuration(strings.Replace(median[1], "us", "µs", 1))
+	if err != nil {
+		return failed(fmt.Errorf("wrk: %w", err))
+	}
+	return measure.Outcome{Value: took.Seconds(), Attempts: 1}
+}
