@@ -91,6 +91,8 @@ type Series struct {
 	Summary stats.Summary `json:"summary"`
 	// ToDirect compares with the direct route. Nil: it is the direct route, or one that fails, or there is too little to compare.
 	ToDirect *stats.Comparison `json:"toDirect,omitempty"`
+
+	finished bool
 }
 
 // failing is the part of failures from which on a route counts as failing, so that none of its figures is a result.
@@ -194,15 +196,23 @@ func (r *Report) Fact(name string) (float64, bool) {
 	return 0, false
 }
 
-// Finish computes what follows from the figures: summaries, comparisons and fits.
+// Finish computes what follows from the figures: summaries, comparisons and fits. A series does not change once it is in the report, so
+// that what is finished is not computed again.
 func (r *Report) Finish() {
 	for _, s := range r.Series {
+		if s.finished {
+			continue
+		}
 		s.Summary = stats.Summarize(s.Figures)
 		if s.Pool != nil {
 			s.Summary = stats.Summarize(s.Pool)
 		}
 	}
 	for _, s := range r.Series {
+		if s.finished {
+			continue
+		}
+		s.finished = true
 		direct := r.Find(s.Workload, Direct, s.X)
 		if s.Route == Direct || direct == nil || direct.Failing() || s.Failing() {
 			continue
