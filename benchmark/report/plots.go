@@ -143,6 +143,7 @@ func (r *Report) costs() Figure {
 
 // lines draws curves. Without any, the figure has no plot.
 func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
+	curves = slices.DeleteFunc(curves, func(c curve) bool { return len(c.points) < 2 })
 	if len(curves) == 0 {
 		return f
 	}
@@ -187,10 +188,10 @@ func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 		}
 		p.Legend.Add(name, line)
 	}
-	if logX && p.X.Min > 0 {
+	if logX && p.X.Min > 0 && p.X.Min < p.X.Max {
 		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, decades{}
 	}
-	if logY && p.Y.Min > 0 {
+	if logY && p.Y.Min > 0 && p.Y.Min < p.Y.Max {
 		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{}
 	} else {
 		p.Y.Min = math.Min(0, p.Y.Min)
@@ -208,6 +209,9 @@ type decades struct{}
 // Ticks implements plot.Ticker.
 func (decades) Ticks(low, high float64) []plot.Tick {
 	var ticks []plot.Tick
+	if low <= 0 || math.IsInf(high, 0) || math.IsNaN(high) {
+		return nil // there is no logarithm to go on from
+	}
 	for exponent := math.Floor(math.Log10(low)); exponent <= math.Ceil(math.Log10(high)); exponent++ {
 		for _, factor := range []float64{1, 2, 5} {
 			if v := factor * math.Pow(10, exponent); v >= low*0.999 && v <= high*1.001 {

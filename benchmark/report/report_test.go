@@ -224,6 +224,28 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// TestInterruptedRunsCanBeDrawn: with one point, one round, or the same figure all along, there is no range to draw.
+func TestInterruptedRunsCanBeDrawn(t *testing.T) {
+	r := sample()
+	r.Series = r.Series[:9] // GET, ConfigMaps, and one route at one number of workers
+	for _, s := range r.Series[:4] {
+		s.Figures = s.Figures[:1]
+	}
+	for _, s := range r.Series[4:8] {
+		for i := range s.Figures {
+			s.Figures[i] = 0.001
+		}
+	}
+	r.Growth[0].Counts, r.Growth[0].Values = r.Growth[0].Counts[:1], r.Growth[0].Values[:1]
+	render(t, r.HTML)
+	for _, f := range r.Figures() {
+		if _, err := f.SVG(false); err != nil {
+			t.Error(err)
+		}
+	}
+	render(t, (&Report{}).HTML)
+}
+
 func TestFormat(t *testing.T) {
 	for want, got := range map[string]string{
 		"1.84 ms": Seconds.Format(0.00184), "250 µs": Seconds.Format(0.00025), "1.50 s": Seconds.Format(1.5),
