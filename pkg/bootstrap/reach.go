@@ -22,7 +22,11 @@ import (
 // reach asks a cluster for its version through the hub and the gateway. An error is an *apierrors.StatusError if somebody answered.
 func (s *side) reach(ctx context.Context, name string) (string, error) {
 	request := s.kube.Discovery().RESTClient().Get().AbsPath(client.ProxyPath(name), "version").MaxRetries(0)
-	data, err := request.DoRaw(ctx)
+	result := request.Do(ctx) // not DoRaw, which does not read the Status of an error
+	if err := result.Error(); err != nil {
+		return "", err
+	}
+	data, err := result.Raw()
 	if err != nil {
 		return "", err
 	}

@@ -210,6 +210,9 @@ func (s *side) requireRights(ctx context.Context, rights []authorizationv1.Resou
 }
 
 func rightText(r authorizationv1.ResourceAttributes) string {
+	if r.Verb == "*" && r.Resource == "*" {
+		return "do everything"
+	}
 	text := r.Verb + " " + r.Resource
 	if r.Subresource != "" {
 		text += "/" + r.Subresource

@@ -186,6 +186,15 @@ func (c *Cluster) Port() int { return c.ports.apiserver }
 // Firewalled tells whether nothing can dial in.
 func (c *Cluster) Firewalled() bool { return c.ns != nil }
 
+// DropOutbound makes connections from inside a firewalled cluster to a TCP port
+// vanish without an answer, as a firewall does, for as long as the cluster runs.
+func (c *Cluster) DropOutbound(port int) error {
+	if c.ns == nil {
+		return fmt.Errorf("cluster %s has no firewall", c.opts.Name)
+	}
+	return c.ns.drop(port)
+}
+
 // FirewallSkipped returns why a cluster that was to be firewalled is not, and
 // nil for any other.
 func (c *Cluster) FirewallSkipped() error { return c.unfirewalled }

@@ -226,6 +226,30 @@ func (ns *namespace) raiseFirewall() error {
 	return conn.Flush()
 }
 
+// drop makes connections from inside to a TCP port vanish.
+func (ns *namespace) drop(port int) error {
+	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.handle)))
+	if err != nil {
+		return err
+	}
+	table := conn.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: firewallTable})
+	output := conn.AddChain(&nftables.Chain{
+		Name:     "output",
+		Table:    table,
+		Type:     nftables.ChainTypeFilter,
+		Hooknum:  nftables.ChainHookOutput,
+		Priority: nftables.ChainPriorityFilter,
+	})
+	conn.AddRule(&nftables.Rule{Table: table, Chain: output, Exprs: []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(uint16(port))},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	return conn.Flush()
+}
+
 // enter runs f on a thread inside the namespace. Only what f does itself happens
 // there: goroutines that it starts do not.
 func (ns *namespace) enter(f func() error) error {

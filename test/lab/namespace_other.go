@@ -35,6 +35,8 @@ func (*namespace) dial(context.Context, string, string) (net.Conn, error) { retu
 
 func (*namespace) listen(string, string) (net.Listener, error) { return nil, errNotLinux }
 
+func (*namespace) drop(int) error { return errNotLinux }
+
 func (*namespace) close() error { return nil }
 
 func newHostsSpawner(*namespace, string) (*spawner, error) { return nil, errNotLinux }

@@ -29,6 +29,9 @@ const (
 // startTimeout bounds starting the lab, once its components are built.
 const startTimeout = 3 * time.Minute
 
+// hubKubeconfig is the kubeconfig of the hub's administrator.
+const hubKubeconfig = "hub.kubeconfig"
+
 type demo struct {
 	out     io.Writer
 	lab     *lab.Lab
@@ -61,7 +64,10 @@ func (d *demo) start(ctx context.Context) error {
 	if err := d.startClusters(ctx); err != nil {
 		return err
 	}
-	return d.startGateway(ctx, binary)
+	if err := d.startGateway(ctx, binary); err != nil {
+		return err
+	}
+	return d.register(ctx)
 }
 
 func (d *demo) startClusters(ctx context.Context) error {
@@ -91,23 +97,11 @@ func (d *demo) startGateway(ctx context.Context, binary string) (err error) {
 	if err := d.gateway.RegisterAPIService(ctx); err != nil {
 		return err
 	}
-	d.say("\n== Registering the clusters (a Secret each), and starting the agent of %q behind its firewall", edge)
-	if err := d.gateway.RegisterCluster(ctx, nearby, d.nearby, false); err != nil {
-		return err
-	}
-	if err := d.gateway.RegisterCluster(ctx, edge, d.edge, true); err != nil {
-		return err
-	}
-	_, err = d.gateway.StartAgent(ctx, edge, d.edge)
-	return err
+	return d.gateway.PublishTunnel(ctx, d.edge)
 }
 
 func (d *demo) tour(ctx context.Context) {
-	hub := "hub.kubeconfig"
-	if err := d.hubKubeconfig(hub); err != nil {
-		d.fail("writing the hub's kubeconfig", err)
-		return
-	}
+	hub := hubKubeconfig
 	d.say("\n== The clusters, as the hub's API shows them")
 	d.kubectl(ctx, hub, "get", "clustergateways", "-o", "wide")
 	d.kubectl(ctx, hub, "get", "--raw", "/apis/cluster.core.oam.dev/v1alpha1/clustergateways/"+edge+"/proxy/version")
@@ -118,8 +112,8 @@ func (d *demo) tour(ctx context.Context) {
 	}
 }
 
-func (d *demo) hubKubeconfig(name string) error {
-	return lab.WriteKubeconfig(d.path(name), d.hub.Endpoint(), d.hub.CAPEM(),
+func (d *demo) writeHubKubeconfig() error {
+	return lab.WriteKubeconfig(d.path(hubKubeconfig), d.hub.Endpoint(), d.hub.CAPEM(),
 		&clientcmdapi.AuthInfo{ClientCertificateData: d.hub.AdminCertPEM(), ClientKeyData: d.hub.AdminKeyPEM()})
 }
 
@@ -146,14 +140,8 @@ func (d *demo) showFirewall(ctx context.Context) {
 }
 
 func (d *demo) tourOf(ctx context.Context, name string) {
-	source, err := d.gateway.ClusterKubeconfig(name, lab.ViaHub)
-	if err != nil {
-		d.fail("writing the kubeconfig of "+name, err)
-		return
-	}
 	kubeconfig := name + ".kubeconfig"
-	if err := os.Rename(source, d.path(kubeconfig)); err != nil {
-		d.fail("writing the kubeconfig of "+name, err)
+	if err := d.bootstrap(ctx, "kubeconfig", name, "-o", d.path(kubeconfig)); err != nil {
 		return
 	}
 	manifest := "hello-" + name + ".yaml"
@@ -218,7 +206,7 @@ func (d *demo) handOver(ctx context.Context, interactive bool) {
 	}
 	d.say("\n== Yours to go on with, in another terminal:\n")
 	d.say("  export PATH=%s:$PATH", filepath.Dir(d.lab.Binaries().Kubectl))
-	d.say("  kubectl --kubeconfig %s get clustergateways", d.path("hub.kubeconfig"))
+	d.say("  kubectl --kubeconfig %s get clustergateways", d.path(hubKubeconfig))
 	for _, name := range []string{nearby, edge} {
 		d.say("  kubectl --kubeconfig %s get pods -A", d.path(name+".kubeconfig"))
 	}
