@@ -240,8 +240,12 @@ func (a *Authority) String() string {
 // RenewAt is when a certificate is to be renewed: after 80 % of its life, and up to 5 % of it earlier, by its serial
 // number, so that those which were made together are not renewed together.
 func RenewAt(cert *x509.Certificate) time.Time {
+	begin := cert.NotBefore
+	if made := begin.Add(clockSkew); made.Before(cert.NotAfter) {
+		begin = made
+	}
 	jitter := new(big.Int).Mod(cert.SerialNumber, big.NewInt(1000)).Int64()
-	return RenewBetween(cert.NotBefore, cert.NotAfter, float64(jitter)/1000)
+	return RenewBetween(begin, cert.NotAfter, float64(jitter)/1000)
 }
 
 // RenewBetween is RenewAt for what is no certificate. The jitter lies between 0 and 1.

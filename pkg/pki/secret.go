@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -14,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 )
 
@@ -149,7 +151,7 @@ func Rotate(ctx context.Context, secrets corev1client.SecretInterface, current *
 	if !stored.Certificate().Equal(current.Certificate()) {
 		return stored, nil
 	}
-	if secret.Labels[labelManagedBy] != ManagedBy {
+	if !ours(secret) {
 		return nil, ErrNotOurs
 	}
 	next, err := stored.Rotated(o.Lifetime)
@@ -160,14 +162,27 @@ func Rotate(ctx context.Context, secrets corev1client.SecretInterface, current *
 	if err != nil {
 		return nil, err
 	}
-	// The resource version is kept: it makes an update that came in between a conflict.
-	secret.Data = made.Data
-	_, err = secrets.Update(ctx, secret, metav1.UpdateOptions{})
+	err = patchData(ctx, secrets, secret, made.Data)
 	switch {
 	case apierrors.IsConflict(err):
 		return Load(ctx, secrets)
 	case err != nil:
-		return nil, fmt.Errorf("update the Secret %s: %w", CASecret, err)
+		return nil, fmt.Errorf("replace the CA in the Secret %s: %w", CASecret, err)
 	}
 	return next, nil
 }
+
+// patchData replaces keys of a Secret, unless it was changed since it was read: then it fails with a conflict.
+func patchData(ctx context.Context, secrets corev1client.SecretInterface, secret *corev1.Secret, data map[string][]byte) error {
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": secret.UID, "resourceVersion": secret.ResourceVersion}, "data": data,
+	})
+	if err != nil {
+		return err
+	}
+	_, err = secrets.Patch(ctx, secret.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	return err
+}
+
+// ours is whether a Secret was made here, and so may be changed here.
+func ours(secret *corev1.Secret) bool { return secret.Labels[labelManagedBy] == ManagedBy }

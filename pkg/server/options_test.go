@@ -71,8 +71,15 @@ func TestValidate(t *testing.T) {
 		"external by tcp":  {args: append([]string{"--tunnel-mode=external", "--konnectivity-server=s:8090"}, konnectivity...)},
 		"an exec folder":   {args: []string{"--tunnel-mode=off", "--exec-credential-dir=" + dir}},
 		"no request limit": {args: []string{"--tunnel-mode=off", "--proxy-max-requests-inflight=-1"}},
-		"embedded, nothing": {want: []string{
-			"--tunnel-mode=embedded needs --tunnel-cert-file", "--tunnel-mode=embedded needs --tunnel-private-key-file", "--tunnel-mode=embedded needs --tunnel-client-ca-file",
+		"self-made certificates": {args: []string{"--tunnel-advertise-address=tunnel.example.com:8132", "--tunnel-advertise-address=192.0.2.7", "--tunnel-advertise-address=2001:db8::1",
+			"--tunnel-cert-lifetime=1m"}},
+		"self-made certificates for nobody": {},
+		"embedded, one of three files": {args: embedded[:1], want: []string{
+			"--tunnel-mode=embedded with certificates of your own needs --tunnel-private-key-file", "--tunnel-mode=embedded with certificates of your own needs --tunnel-client-ca-file",
+		}},
+		"odd addresses and lives": {args: []string{"--tunnel-advertise-address=tunnel", "--tunnel-advertise-address=a b", "--tunnel-advertise-address=t:0", "--tunnel-ca-lifetime=1s", "--tunnel-cert-lifetime=-1s"}, want: []string{
+			`--tunnel-advertise-address "tunnel": must be host:port`, `--tunnel-advertise-address "a b"`, `--tunnel-advertise-address "t:0"`,
+			"--tunnel-ca-lifetime must be 0 or at least 10s, and is 1s", "--tunnel-cert-lifetime must be 0 or at least 10s, and is -1s",
 		}},
 		"embedded, missing files": {args: []string{"--tunnel-cert-file=" + missing, "--tunnel-private-key-file=" + missing, "--tunnel-client-ca-file=" + missing}, want: []string{
 			"--tunnel-cert-file: stat " + missing + ": no such file or directory", "--tunnel-private-key-file: stat " + missing + ": no such file or directory",

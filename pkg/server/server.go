@@ -70,7 +70,7 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 		proxyMetrics.SetAgents(name, agents)
 		s.health.AgentsChanged(name)
 	}
-	if s.tunnels, err = o.Tunnel.tunnels(ctx, agentsChanged); err != nil {
+	if s.tunnels, err = o.Tunnel.tunnels(ctx, hub{client, o.Hub.SecretNamespace}, agentsChanged); err != nil {
 		return nil, err
 	}
 	s.proxy = proxy.NewHandler(proxy.Config{
@@ -138,6 +138,9 @@ func (s *Server) applyTo(config *genericapiserver.Config) error {
 		api = registry.WithWriteRefusal(api, c.Serializer, o.Hub.SecretNamespace)
 		return genericapiserver.DefaultBuildHandlerChain(withProxy(api, s.proxy), c)
 	}
+	if s.tunnels.certificates != nil {
+		config.AddReadyzChecks(healthz.NamedCheck("tunnel-certificates", func(*http.Request) error { return s.tunnels.certificates.Ready() }))
+	}
 	config.AddReadyzChecks(healthz.NamedCheck("clusters-synced", func(*http.Request) error {
 		if !s.store.HasSynced() {
 			return fmt.Errorf("the Secrets of namespace %s have not been read yet", o.Hub.SecretNamespace)
@@ -160,7 +163,7 @@ func (s *Server) applyTo(config *genericapiserver.Config) error {
 
 // install adds what is not part of the API group.
 func (s *Server) install(all ...[]metrics.Registerable) error {
-	handler, err := metricsHandler(all...)
+	handler, err := metricsHandler(s.certificateMetrics(), all...)
 	if err != nil {
 		return err
 	}

@@ -13,17 +13,22 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/health"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
@@ -35,12 +40,17 @@ type TunnelOptions struct {
 	// ConnectionBuffer bounds the receive buffer of each tunnelled connection, in bytes.
 	ConnectionBuffer int
 
-	// The embedded server: where agents connect, the serving pair, the CA of agent certificates.
+	// The embedded server: where agents connect, the serving pair, the CA of agent certificates. Without any of the three files
+	// the gateway makes and renews them itself.
 	BindAddress    net.IP
 	Port           int
 	CertFile       string
 	PrivateKeyFile string
 	ClientCAFile   string
+	// AdvertiseAddresses are where agents find the tunnel server, as host:port or host; the first is told to those who register
+	// clusters. The lifetimes are of what the gateway makes itself; 0 means the defaults of pkg/pki.
+	AdvertiseAddresses                         []string
+	CALifetime, ServingLifetime, AgentLifetime time.Duration
 	// ServerCount is the number of gateway replicas that every agent connects to.
 	ServerCount int
 
@@ -70,10 +80,15 @@ func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 		"Bytes that each tunnelled connection holds for a client that does not keep up; then that connection ends. Only exec, attach, cp and port-forward come near it.")
 	fs.IPVar(&o.BindAddress, "tunnel-bind-address", o.BindAddress, "embedded: address on which agents are accepted.")
 	fs.IntVar(&o.Port, "tunnel-port", o.Port, "embedded: port on which agents are accepted. 0: one that is free.")
-	fs.StringVar(&o.CertFile, "tunnel-cert-file", o.CertFile, "embedded: serving certificate shown to agents, PEM. Reloaded when it changes.")
+	fs.StringVar(&o.CertFile, "tunnel-cert-file", o.CertFile, "embedded: serving certificate shown to agents, PEM. Reloaded when it changes. Without this and the two flags that belong to it, the gateway makes and renews all three itself, in Secrets of --secret-namespace.")
 	fs.StringVar(&o.PrivateKeyFile, "tunnel-private-key-file", o.PrivateKeyFile, "embedded: key of --tunnel-cert-file, PEM. Reloaded when it changes.")
 	fs.StringVar(&o.ClientCAFile, "tunnel-client-ca-file", o.ClientCAFile,
 		"embedded: CA bundle of agent certificates, PEM. A certificate's common name is the cluster that its agent serves. Reloaded when it changes.")
+	fs.StringArrayVar(&o.AdvertiseAddresses, "tunnel-advertise-address", o.AdvertiseAddresses,
+		"embedded: where agents find this server, as host:port. May be given more than once, also as host alone: the serving certificate that the gateway makes is for all of them. The first is what agents of newly registered clusters are told.")
+	fs.DurationVar(&o.CALifetime, "tunnel-ca-lifetime", o.CALifetime, "embedded: life of a CA that the gateway makes for the tunnel; replaced at 80 % of it. 0: 10 years.")
+	fs.DurationVar(&o.ServingLifetime, "tunnel-cert-lifetime", o.ServingLifetime, "embedded: life of a serving certificate that the gateway makes for the tunnel; renewed at 80 % of it. 0: 90 days.")
+	fs.DurationVar(&o.AgentLifetime, "tunnel-agent-cert-lifetime", o.AgentLifetime, "embedded: life of an agent's certificate that the gateway renews. 0: a year.")
 	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "embedded: number of gateway replicas that every agent connects to.")
 	fs.StringArrayVar(&o.KonnectivityServers, "konnectivity-server", o.KonnectivityServers,
 		"external: a konnectivity-server, as host:port or unix:///path. May be given more than once; the first that has an agent of the cluster is used.")
@@ -108,13 +123,50 @@ func (o *TunnelOptions) validateEmbedded() []error {
 	if o.ServerCount < 1 {
 		errs = append(errs, fmt.Errorf("--tunnel-server-count must be at least 1, and is %d", o.ServerCount))
 	}
-	errs = append(errs, requireFiles("--tunnel-mode=embedded",
-		fileFlag{"--tunnel-cert-file", o.CertFile}, fileFlag{"--tunnel-private-key-file", o.PrivateKeyFile},
-		fileFlag{"--tunnel-client-ca-file", o.ClientCAFile})...)
+	if !o.selfMade() {
+		errs = append(errs, requireFiles("--tunnel-mode=embedded with certificates of your own",
+			fileFlag{"--tunnel-cert-file", o.CertFile}, fileFlag{"--tunnel-private-key-file", o.PrivateKeyFile},
+			fileFlag{"--tunnel-client-ca-file", o.ClientCAFile})...)
+	}
+	for i, address := range o.AdvertiseAddresses {
+		if host, port := splitAddress(address); host == "" || i == 0 && port == "" {
+			errs = append(errs, fmt.Errorf("--tunnel-advertise-address %q: must be host:port; only further ones can be a host alone", address))
+		}
+	}
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{{"--tunnel-ca-lifetime", o.CALifetime}, {"--tunnel-cert-lifetime", o.ServingLifetime}, {"--tunnel-agent-cert-lifetime", o.AgentLifetime}} {
+		if d.value < 0 || d.value > 0 && d.value < 10*time.Second {
+			errs = append(errs, fmt.Errorf("%s must be 0 or at least 10s, and is %s", d.flag, d.value))
+		}
+	}
 	if len(o.KonnectivityServers) > 0 {
 		errs = append(errs, errors.New("--konnectivity-server is given, and --tunnel-mode is embedded: it is used with --tunnel-mode=external only"))
 	}
 	return errs
+}
+
+// selfMade is whether the gateway makes the certificates of the embedded server.
+func (o *TunnelOptions) selfMade() bool {
+	return o.CertFile == "" && o.PrivateKeyFile == "" && o.ClientCAFile == ""
+}
+
+// splitAddress takes host:port and host alone, also an IPv6 address. The host is empty when it is neither.
+func splitAddress(address string) (host, port string) {
+	if net.ParseIP(address) != nil {
+		return address, ""
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		host, port = address, ""
+	} else if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return "", ""
+	}
+	if net.ParseIP(host) == nil && len(validation.IsDNS1123Subdomain(host)) > 0 {
+		return "", ""
+	}
+	return host, port
 }
 
 func (o *TunnelOptions) validateExternal() []error {
@@ -166,14 +218,22 @@ type tunnels struct {
 	run func(ctx context.Context) error
 	// address is where agents connect; nil unless the server is embedded.
 	address net.Addr
+	// certificates are those that the gateway makes itself; nil when it does not.
+	certificates *pki.Keeper
 	// agents tells of the agents that are connected to this process; nil unless the server is embedded.
 	agents health.AgentsInfo
 }
 
-func (o *TunnelOptions) tunnels(ctx context.Context, agentsChanged func(cluster string, agents int)) (*tunnels, error) {
+// hub is where certificates are that the gateway makes itself.
+type hub struct {
+	client    kubernetes.Interface
+	namespace string
+}
+
+func (o *TunnelOptions) tunnels(ctx context.Context, h hub, agentsChanged func(cluster string, agents int)) (*tunnels, error) {
 	switch cluster.TunnelMode(o.Mode) {
 	case cluster.TunnelEmbedded:
-		return o.embedded(agentsChanged)
+		return o.embedded(h, agentsChanged)
 	case cluster.TunnelExternal:
 		return o.external(ctx)
 	default:
@@ -186,7 +246,75 @@ func (o *TunnelOptions) tunnels(ctx context.Context, agentsChanged func(cluster 
 	}
 }
 
-func (o *TunnelOptions) embedded(agentsChanged func(cluster string, agents int)) (*tunnels, error) {
+func (o *TunnelOptions) embedded(h hub, agentsChanged func(cluster string, agents int)) (*tunnels, error) {
+	t := &tunnels{}
+	var server *tunnel.Server
+	reverify := func(opts x509.VerifyOptions) { server.Reverify(opts) }
+	var certificates *certificateSource
+	var err error
+	if o.selfMade() {
+		certificates = o.keeper(h, reverify)
+	} else if certificates, err = o.files(reverify); err != nil {
+		return nil, err
+	}
+	t.certificates = certificates.keeper
+
+	lis, err := net.Listen("tcp", net.JoinHostPort(o.BindAddress.String(), strconv.Itoa(o.Port)))
+	if err != nil {
+		return nil, fmt.Errorf("--tunnel-bind-address, --tunnel-port: %w", err)
+	}
+	server = tunnel.New(tunnel.Config{
+		ServerID: uuid.NewString(), ServerCount: o.ServerCount, TLS: certificates.tls, ReceiveBuffer: o.ConnectionBuffer,
+		AgentsChanged: agentsChanged, Logger: klog.Background().WithName("tunnel"),
+	})
+	t.address, t.agents = lis.Addr(), server
+	t.dialer = func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {
+		lane := tunnel.LaneRequests
+		if use == proxy.ForUpgrades {
+			lane = tunnel.LaneUpgrades
+		}
+		return server.Dialer(c.Name, c.Endpoint.Host, lane), nil
+	}
+	t.run = func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return certificates.run(ctx) })
+		group.Go(func() error { return server.Serve(ctx, lis) })
+		return group.Wait()
+	}
+	return t, nil
+}
+
+// certificateSource is where the tunnel server has its certificates from.
+type certificateSource struct {
+	tls *tls.Config
+	// run follows their changes until ctx ends.
+	run func(ctx context.Context) error
+	// keeper is nil when they are the user's.
+	keeper *pki.Keeper
+}
+
+// keeper has them made by the gateway.
+func (o *TunnelOptions) keeper(h hub, reverify func(x509.VerifyOptions)) *certificateSource {
+	config := pki.KeeperConfig{
+		Client: h.client, Namespace: h.namespace, CALifetime: o.CALifetime, ServingLifetime: o.ServingLifetime,
+		// The Service of manifests/gateway, for agents in the hub itself.
+		Hosts:   []string{"cluster-gateway-tunnel." + h.namespace + ".svc"},
+		Trusted: func(pool *x509.CertPool) { reverify(x509.VerifyOptions{Roots: pool}) },
+		Logger:  klog.Background().WithName("pki"),
+	}
+	for i, address := range o.AdvertiseAddresses {
+		if i == 0 {
+			config.Address = address
+		}
+		host, _ := splitAddress(address)
+		config.Hosts = append(config.Hosts, host)
+	}
+	k := pki.NewKeeper(config)
+	return &certificateSource{tls: k.TLS(), run: k.Follow, keeper: k}
+}
+
+// files takes the user's.
+func (o *TunnelOptions) files(reverify func(x509.VerifyOptions)) (*certificateSource, error) {
 	serving, err := dynamiccertificates.NewDynamicServingContentFromFiles("tunnel-serving", o.CertFile, o.PrivateKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("--tunnel-cert-file, --tunnel-private-key-file: %w", err)
@@ -202,42 +330,21 @@ func (o *TunnelOptions) embedded(agentsChanged func(cluster string, agents int))
 	}
 	config := base.Clone()
 	config.GetConfigForClient = reload.GetConfigForClient
-
-	lis, err := net.Listen("tcp", net.JoinHostPort(o.BindAddress.String(), strconv.Itoa(o.Port)))
-	if err != nil {
-		return nil, fmt.Errorf("--tunnel-bind-address, --tunnel-port: %w", err)
-	}
-	server := tunnel.New(tunnel.Config{
-		ServerID: uuid.NewString(), ServerCount: o.ServerCount, TLS: config, ReceiveBuffer: o.ConnectionBuffer,
-		AgentsChanged: agentsChanged, Logger: klog.Background().WithName("tunnel"),
-	})
-	reverify := reverifier{ca: ca, server: server}
 	ca.AddListener(reload)
-	ca.AddListener(reverify)
+	ca.AddListener(reverifier{ca: ca, reverify: reverify})
 	serving.AddListener(reload)
-	return &tunnels{
-		address: lis.Addr(),
-		agents:  server,
-		dialer: func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {
-			lane := tunnel.LaneRequests
-			if use == proxy.ForUpgrades {
-				lane = tunnel.LaneUpgrades
-			}
-			return server.Dialer(c.Name, c.Endpoint.Host, lane), nil
-		},
-		run: func(ctx context.Context) error {
-			go ca.Run(ctx, 1)
-			go serving.Run(ctx, 1)
-			go reload.Run(1, ctx.Done())
-			return server.Serve(ctx, lis)
-		},
-	}, nil
+	return &certificateSource{tls: config, run: func(ctx context.Context) error {
+		go ca.Run(ctx, 1)
+		go serving.Run(ctx, 1)
+		reload.Run(1, ctx.Done())
+		return nil
+	}}, nil
 }
 
 // reverifier ends the streams of agents that a changed CA bundle no longer covers.
 type reverifier struct {
-	ca     dynamiccertificates.CAContentProvider
-	server *tunnel.Server
+	ca       dynamiccertificates.CAContentProvider
+	reverify func(x509.VerifyOptions)
 }
 
 var _ dynamiccertificates.Listener = reverifier{}
@@ -245,7 +352,7 @@ var _ dynamiccertificates.Listener = reverifier{}
 // Enqueue implements dynamiccertificates.Listener.
 func (r reverifier) Enqueue() {
 	if opts, ok := r.ca.VerifyOptions(); ok {
-		r.server.Reverify(opts)
+		r.reverify(opts)
 	}
 }
 
