@@ -1,0 +1,148 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// selfMade starts a gateway with a hub of its own that makes the tunnel's certificates by itself. It returns where agents of the edge
+// connect.
+func selfMade(ctx context.Context, t *testing.T, name string, args ...string) (g *lab.Gateway, hub *lab.Cluster, port int) {
+	t.Helper()
+	hub, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{Name: "hub-" + name, NoControllerManager: true, NoKwok: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopAfter(t, hub)
+	if port, err = shared.lab.FreePort(); err != nil {
+		t.Fatal(err)
+	}
+	address := net.JoinHostPort(shared.lab.HostAddr(shared.edge), strconv.Itoa(port))
+	g, err = shared.lab.StartGateway(ctx, lab.GatewayOptions{
+		Name: "gateway-" + name, Hub: hub, Binary: shared.binary,
+		ExtraArgs: append([]string{
+			"--tunnel-cert-file=", "--tunnel-private-key-file=", "--tunnel-client-ca-file=",
+			"--tunnel-port=" + strconv.Itoa(port), "--tunnel-advertise-address=" + address,
+		}, args...),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopAfter(t, g)
+	within(t, noticed, "the ConfigMap for those who register clusters", func() error {
+		m, err := hub.Client().CoreV1().ConfigMaps(namespaceOfSecrets).Get(ctx, pki.ConfigMap, metav1.GetOptions{})
+		if err == nil && m.Data[pki.KeyAddress] != address {
+			err = fmt.Errorf("it says %v", m.Data)
+		}
+		return err
+	})
+	return g, hub, port
+}
+
+func authorityOf(ctx context.Context, t *testing.T, hub *lab.Cluster) *pki.Authority {
+	t.Helper()
+	a, err := pki.Load(ctx, hub.Client().CoreV1().Secrets(namespaceOfSecrets))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// agentFiles are what an agent of the edge is started with that has been given a certificate by the CA as it is now.
+func agentFiles(t *testing.T, a *pki.Authority, cluster string, port int) lab.AgentOptions {
+	t.Helper()
+	cert, key, err := a.IssueAgent(cluster, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the agent may run as another user
+		t.Fatal(err)
+	}
+	o := lab.AgentOptions{Name: "agent-" + cluster + "-" + filepath.Base(dir), Cluster: shared.edge, ServerPort: port}
+	for _, f := range []struct {
+		path    *string
+		name    string
+		content []byte
+	}{{&o.CertFile, "tls.crt", cert}, {&o.KeyFile, "tls.key", key}, {&o.CAFile, "ca.crt", a.Bundle()}} {
+		*f.path = filepath.Join(dir, f.name)
+		if err := os.WriteFile(*f.path, f.content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return o
+}
+
+// TestTunnelCertificates: the gateway makes CA and serving pair by itself, with exactly the RBAC of its manifest, and replaces both, again
+// and again, without one failed request; agents that have not heard of the new CA can still connect.
+func TestTunnelCertificates(t *testing.T) {
+	ctx := bounded(t, 3*caseTimeout)
+	const name = "self-made"
+	g, hub, port := selfMade(ctx, t, name, "--tunnel-ca-lifetime=40s", "--tunnel-cert-lifetime=12s", "--health-probe-interval=1s")
+	first := authorityOf(ctx, t, hub)
+	register(ctx, t, hub, lab.SecretOptions{Name: name, Tunnel: true, Data: map[string][]byte{
+		"endpoint": []byte(shared.edge.Endpoint()), "ca.crt": shared.edge.CAPEM(), "token": token(t, shared.edge, "cluster-gateway"),
+	}})
+	old := agentFiles(t, first, name, port)
+	agent := startAgent(ctx, t, func() (lab.AgentOptions, error) { return old, nil })
+	config := g.ClusterRESTConfig(name, lab.ViaOwnEndpoint)
+	within(t, noticed, "the cluster", func() error {
+		if r := ask(ctx, t, config, http.MethodGet, "/version"); r.code != http.StatusOK {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+	servings, requests := map[string]bool{}, 0
+	load := func() {
+		t.Helper()
+		if r := ask(ctx, t, config, http.MethodGet, "/api/v1/namespaces/default"); r.code != http.StatusOK {
+			t.Fatalf("request %d: %+v", requests, r)
+		}
+		requests++
+		if s, err := hub.Client().CoreV1().Secrets(namespaceOfSecrets).Get(ctx, pki.ServingSecret, metav1.GetOptions{}); err == nil {
+			servings[string(s.Data["tls.crt"])] = true
+		}
+	}
+	next := first
+	for began := time.Now(); next.Certificate().Equal(first.Certificate()); next = authorityOf(ctx, t, hub) {
+		if time.Since(began) > time.Minute {
+			t.Fatal("the CA has not been replaced")
+		}
+		load()
+	}
+	// Before the first CA ends, an agent with its certificate comes back, and another that has the new one's.
+	if err := agent.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	startAgent(ctx, t, func() (lab.AgentOptions, error) { return old, nil })
+	load()
+	startAgent(ctx, t, func() (lab.AgentOptions, error) { return agentFiles(t, next, name, port), nil })
+	for range 50 {
+		load()
+	}
+	if len(servings) < 3 {
+		t.Errorf("%d serving certificates", len(servings))
+	}
+	for _, certificate := range []string{"serving", "ca"} {
+		end, err := g.Metric(ctx, "cluster_gateway_tunnel_certificate_expiration_timestamp_seconds", `certificate="`+certificate+`"`)
+		if err != nil || end < float64(time.Now().Unix()) {
+			t.Errorf("the metric of the %s certificate is %v, %v", certificate, end, err)
+		}
+	}
+	t.Logf("%d requests, %d serving certificates, %s after %s", requests, len(servings), next, first)
+}
