@@ -89,7 +89,7 @@ func TestAgentDiesMidConnection(t *testing.T) {
 
 // An agent that takes dials and never answers is passed over after attemptTimeout, and from then on asked last.
 func TestSilentAgent(t *testing.T) {
-	g := startGateway(t, func(c *Config) { c.attemptTimeout = 50 * time.Millisecond })
+	g := startGateway(t, func(c *Config) { c.attemptTimeout = 2 * time.Second }) // once; the one that answers must never take as long
 	silent := g.connect(t, "east", "silent")
 	answering := g.connect(t, "east", "answering")
 	if silent.lane != LaneRequests || answering.lane != LaneRequests {
