@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,6 +32,39 @@ const linger = 250 * time.Millisecond
 // joinBelow is the size of a packet below which it does not deserve an entry of its own in a backlog.
 const joinBelow = 512
 
+// budgetBuffers is how many full receive buffers a Budget has room for, and keepBelow what each connection may hold beside it.
+const (
+	budgetBuffers = 4
+	keepBelow     = 1 << 20
+)
+
+// Budget bounds what the receive buffers of many connections hold together, those of one cluster: whoever may open connections to
+// it must not, by not reading, take the memory that other clusters need. It is safe for concurrent use; nil is no bound.
+type Budget struct {
+	limit int64
+	used  atomic.Int64
+}
+
+// NewBudget returns a bound for connections that buffer up to receiveMax bytes each (0: DefaultReceiveBuffer).
+func NewBudget(receiveMax int) *Budget {
+	if receiveMax <= 0 {
+		receiveMax = DefaultReceiveBuffer
+	}
+	return &Budget{limit: int64(receiveMax) * budgetBuffers}
+}
+
+func (b *Budget) add(n int) {
+	if b != nil {
+		b.used.Add(int64(n))
+	}
+}
+
+// refuses says whether n bytes more are too many for a connection that holds held. One that keeps up goes on when others have used
+// the budget up.
+func (b *Budget) refuses(held, n int) bool {
+	return b != nil && held+n > keepBelow && b.used.Load()+int64(n) > b.limit
+}
+
 // BufferedConn is the consumer's end of a connection that is carried over a tunnel: a net.Conn with working deadlines,
 // non-nil addresses and a Close that unblocks Read and Write.
 //
@@ -40,6 +74,7 @@ const joinBelow = 512
 type BufferedConn struct {
 	local, remote net.Addr
 	receiveMax    int
+	budget        *Budget
 	// ready announces that TakeOutgoing has something to say. It is called without mu held, any number of times.
 	ready func()
 
@@ -63,12 +98,12 @@ type BufferedConn struct {
 var _ net.Conn = (*BufferedConn)(nil)
 
 // NewBufferedConn returns a connection that buffers up to receiveMax bytes (0: DefaultReceiveBuffer). ready is called,
-// from any goroutine, when there is something to take.
-func NewBufferedConn(local, remote net.Addr, receiveMax int, ready func()) *BufferedConn {
+// from any goroutine, when there is something to take. budget bounds it together with other connections; nil does not.
+func NewBufferedConn(local, remote net.Addr, receiveMax int, budget *Budget, ready func()) *BufferedConn {
 	if receiveMax <= 0 {
 		receiveMax = DefaultReceiveBuffer
 	}
-	c := &BufferedConn{local: local, remote: remote, receiveMax: receiveMax, ready: ready}
+	c := &BufferedConn{local: local, remote: remote, receiveMax: receiveMax, budget: budget, ready: ready}
 	c.readable.L, c.writable.L = &c.mu, &c.mu
 	c.readDeadline.cond, c.writeDeadline.cond = &c.readable, &c.writable
 	return c
@@ -85,14 +120,15 @@ func (c *BufferedConn) Deliver(p []byte) error {
 		c.mu.Unlock()
 		return nil //nolint:nilerr // over already: what still arrives is dropped
 	}
-	if c.inBytes+len(p) <= c.receiveMax {
+	if c.inBytes+len(p) <= c.receiveMax && !c.budget.refuses(c.inBytes, len(p)) {
 		c.storeLocked(p)
 		c.readable.Signal()
 		c.mu.Unlock()
 		return nil
 	}
 	// What is buffered goes, too: it is a truncated stream either way, and the memory is the point.
-	c.in, c.inBytes, c.out, c.outBytes = nil, 0, nil, 0
+	c.dropReceivedLocked()
+	c.out, c.outBytes = nil, 0
 	c.inErr = ErrBufferFull
 	c.wakeLocked()
 	c.mu.Unlock()
@@ -104,6 +140,7 @@ func (c *BufferedConn) Deliver(p []byte) error {
 // make the buffer cost many times what inBytes says.
 func (c *BufferedConn) storeLocked(p []byte) {
 	c.inBytes += len(p)
+	c.budget.add(len(p))
 	last := len(c.in) - 1
 	switch {
 	case last < 0 || len(p) >= joinBelow:
@@ -159,6 +196,11 @@ func (c *BufferedConn) TakeOutgoing() (p []byte, more, end bool) {
 	return p, false, true
 }
 
+func (c *BufferedConn) dropReceivedLocked() {
+	c.budget.add(-c.inBytes)
+	c.in, c.inBytes = nil, 0
+}
+
 // wakeLocked wakes whoever waits in Read or Write.
 func (c *BufferedConn) wakeLocked() {
 	c.readable.Broadcast()
@@ -193,6 +235,7 @@ func (c *BufferedConn) readLocked(p []byte) (n int) {
 		k := copy(p[n:], c.in[0])
 		n += k
 		c.inBytes -= k
+		c.budget.add(-k)
 		if c.in[0] = c.in[0][k:]; len(c.in[0]) == 0 {
 			c.in[0] = nil
 			c.in = c.in[1:]
@@ -277,7 +320,7 @@ func (c *BufferedConn) Close() error {
 		return c.opError("close", net.ErrClosed)
 	}
 	c.closed = true
-	c.in, c.inBytes = nil, 0
+	c.dropReceivedLocked()
 	c.readDeadline.stop()
 	c.writeDeadline.stop()
 	c.wakeLocked()

@@ -16,7 +16,7 @@ import (
 )
 
 func newConn(receiveMax int) *dialer.BufferedConn {
-	return dialer.NewBufferedConn(dialer.Addr{Name: "near"}, dialer.Addr{Name: "far"}, receiveMax, func() {})
+	return dialer.NewBufferedConn(dialer.Addr{Name: "near"}, dialer.Addr{Name: "far"}, receiveMax, nil, func() {})
 }
 
 // What is written comes out in order, in packets that are filled up, and the end after it.
@@ -139,5 +139,55 @@ func TestBufferedConnDeadlineReplaced(t *testing.T) {
 	var ne net.Error
 	if _, err := c.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &ne) || !ne.Timeout() {
 		t.Errorf("Write: %v, want a timeout", err)
+	}
+}
+
+// Connections that are not read share a bound, and one that is read goes on beside them.
+func TestBufferedConnBudget(t *testing.T) {
+	const each = 4 << 20
+	budget := dialer.NewBudget(each)
+	made := func() *dialer.BufferedConn {
+		return dialer.NewBufferedConn(dialer.Addr{Name: "near"}, dialer.Addr{Name: "far"}, each, budget, func() {})
+	}
+	packet := func() []byte { return make([]byte, 64<<10) }
+	var stuck []*dialer.BufferedConn
+	held := 0
+	for range 40 {
+		c := made()
+		stuck = append(stuck, c)
+		for n := 0; n < each; n += len(packet()) {
+			if err := c.Deliver(packet()); err != nil {
+				if !errors.Is(err, dialer.ErrBufferFull) {
+					t.Fatal(err)
+				}
+				held -= n
+				break
+			}
+			held += len(packet())
+		}
+	}
+	// Four full buffers, and nothing of those that came after.
+	if want := 4 * each; held != want {
+		t.Errorf("40 connections that are not read hold %d bytes, want %d", held, want)
+	}
+	reading := made()
+	buf := make([]byte, 64<<10)
+	for range 100 {
+		if err := reading.Deliver(packet()); err != nil {
+			t.Fatalf("a connection that is read: %v", err)
+		}
+		if _, err := io.ReadFull(reading, buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// What is closed, or has been read, is free for others.
+	for _, c := range stuck {
+		_ = c.Close()
+	}
+	late := made()
+	for range each / len(packet()) {
+		if err := late.Deliver(packet()); err != nil {
+			t.Fatalf("after the others have gone: %v", err)
+		}
 	}
 }

@@ -87,7 +87,8 @@ func (e *NoAgentError) Error() string {
 }
 
 var (
-	// ErrBufferFull ends a tunnelled connection whose consumer has stopped reading for longer than its buffer lasts.
+	// ErrBufferFull ends a tunnelled connection whose consumer has stopped reading for longer than its buffer lasts, or than what
+	// is left of its cluster's Budget.
 	ErrBufferFull = errors.New("the receive buffer of the tunnelled connection is full: its consumer has stopped reading or is too slow")
 	// ErrAddressNotAllowed is the cause of a dial through a tunnel to anything but the cluster's registered API server.
 	ErrAddressNotAllowed = errors.New("the address is not the cluster's registered API server")

@@ -129,7 +129,7 @@ func (cfg *KonnectivityConfig) connect(name string) (*grpc.ClientConn, error) {
 // Dialer returns the Dialer of one cluster. address, as host:port, is the only one that it dials; its host is what the
 // konnectivity-server chooses the agent by (--proxy-strategies=destHost).
 func (k *Konnectivity) Dialer(cluster, address string) Dialer {
-	d := &konnectivityDialer{k: k, cluster: cluster, address: address}
+	d := &konnectivityDialer{k: k, cluster: cluster, address: address, budget: NewBudget(k.receiveBuffer)}
 	d.used.Store(time.Now().UnixNano())
 	d.Dialer = New(cluster, d.dial)
 	return d
@@ -166,6 +166,7 @@ type konnectivityDialer struct {
 	Dialer
 	k                *Konnectivity
 	cluster, address string
+	budget           *Budget
 	streams          sync.WaitGroup
 	// used is when a dial last succeeded, or when the dialer was made, in Unix nanoseconds.
 	used atomic.Int64
@@ -282,7 +283,7 @@ func (d *konnectivityDialer) request(ctx context.Context, server *konnectivitySe
 func (d *konnectivityDialer) serve(stream client.ProxyService_ProxyClient, cancel context.CancelFunc, id int64, server string) net.Conn {
 	c := &konnectivityConn{stream: stream, cancel: cancel, id: id, server: server,
 		ready: make(chan struct{}, 1), remoteGone: make(chan struct{})}
-	c.BufferedConn = NewBufferedConn(Addr{Name: "tunnel"}, Addr{Name: d.cluster + "/" + d.address}, d.k.receiveBuffer, func() {
+	c.BufferedConn = NewBufferedConn(Addr{Name: "tunnel"}, Addr{Name: d.cluster + "/" + d.address}, d.k.receiveBuffer, d.budget, func() {
 		select {
 		case c.ready <- struct{}{}:
 		default:

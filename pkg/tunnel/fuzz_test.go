@@ -94,7 +94,7 @@ func FuzzHandle(f *testing.F) {
 				t.Errorf("connection %d: %v", i+1, err)
 			}
 		}
-		if _, err := s.dial(t.Context(), apiServer); !errors.Is(err, errAgentGone) {
+		if _, err := s.dial(t.Context(), apiServer, nil); !errors.Is(err, errAgentGone) {
 			t.Errorf("a dial after the end: %v", err)
 		}
 		// Packets that are still handled after the end do nothing.

@@ -388,11 +388,12 @@ func (s *Server) Agents(cluster string) (connected int, lastSeen time.Time) {
 // Dialer returns the Dialer of one cluster. address, as host:port, is the cluster's registered API server, and the only one
 // that is ever dialled; lane is the stream that is preferred.
 func (s *Server) Dialer(cluster, address string, lane Lane) dialer.Dialer {
+	budget := dialer.NewBudget(s.cfg.ReceiveBuffer)
 	return dialer.New(cluster, func(ctx context.Context, _, requested string) (net.Conn, error) {
 		if requested != address {
 			return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageTunnel, Address: requested, Err: dialer.ErrAddressNotAllowed}
 		}
-		return s.dial(ctx, cluster, address, lane)
+		return s.dial(ctx, cluster, address, lane, budget)
 	})
 }
 
@@ -406,7 +407,7 @@ func (s *Server) noAgent(lastSeen time.Time) error {
 
 // dial asks one agent after the other until one of them has connected: each once, and each of its streams once as long as the
 // agent itself has not said that it cannot reach the address.
-func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane) (net.Conn, error) {
+func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane, budget *dialer.Budget) (net.Conn, error) {
 	candidates, lastSeen := s.candidates(cluster, lane)
 	if len(candidates) == 0 {
 		return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageTunnel, Address: address, Err: s.noAgent(lastSeen)}
@@ -421,7 +422,7 @@ func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane) (
 		if i < len(candidates)-1 {
 			attempt, cancel = context.WithTimeout(ctx, s.cfg.attemptTimeout)
 		}
-		conn, err := se.dial(attempt, address)
+		conn, err := se.dial(attempt, address, budget)
 		cancel()
 		if err == nil {
 			return conn, nil

@@ -68,6 +68,7 @@ type session struct {
 // pendingDial waits for the agent's answer.
 type pendingDial struct {
 	address string
+	budget  *dialer.Budget // of the connection
 	// answer has room for one, so that the receive loop never waits for a dial that has given up.
 	answer chan dialAnswer
 }
@@ -125,9 +126,9 @@ func (s *session) end(why error) {
 	}
 }
 
-// dial asks the agent to connect to address.
-func (s *session) dial(ctx context.Context, address string) (net.Conn, error) {
-	d := &pendingDial{address: address, answer: make(chan dialAnswer, 1)}
+// dial asks the agent to connect to address. What the connection holds counts against the budget.
+func (s *session) dial(ctx context.Context, address string, budget *dialer.Budget) (net.Conn, error) {
+	d := &pendingDial{address: address, budget: budget, answer: make(chan dialAnswer, 1)}
 	id := rand.Int64N(1<<62) + 1
 	began := time.Now()
 	s.mu.Lock()
@@ -387,7 +388,7 @@ func (s *session) answerDial(r *client.DialResponse) error {
 	c := &tunnelConn{id: r.GetConnectID()}
 	c.BufferedConn = dialer.NewBufferedConn(
 		dialer.Addr{Name: "tunnel"}, dialer.Addr{Name: s.peer.cluster + "/" + d.address},
-		s.receiveBuffer, func() { s.announce(c) })
+		s.receiveBuffer, d.budget, func() { s.announce(c) })
 	s.conns[c.id] = c
 	s.mu.Unlock()
 	d.answer <- dialAnswer{conn: c}
