@@ -327,11 +327,16 @@ func (h *Handler) rewrite(r *httputil.ProxyRequest) {
 // errCredentialRejected makes a 401 of the cluster an error of the gateway's.
 var errCredentialRejected = errors.New("the cluster rejected the gateway's credential")
 
+var errNoStatus = errors.New("it answered with a status code that HTTP does not have")
+
 var errUnwantedUpgrade = errors.New("it switched to another protocol, which nobody asked it to")
 
 func modifyResponse(resp *http.Response) error {
 	x := exchangeOf(resp.Request.Context())
 	x.code = resp.StatusCode
+	if resp.StatusCode < 100 || resp.StatusCode > 999 {
+		return errNoStatus // WriteHeader would panic
+	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
 		return errCredentialRejected

@@ -41,6 +41,13 @@ const (
 	pingTimeout = 15 * time.Second
 	// idleTimeout closes connections that nobody uses; a watch or a probe keeps them.
 	idleTimeout = 10 * time.Minute
+	// maxResponseHeader is what a kube-apiserver takes of a request's header, and far more than it sends. By default it would be
+	// 10 MiB for each of the requests in flight.
+	maxResponseHeader = 1 << 20
+	// receiveWindow is how much of an answer the gateway holds at most for a client that does not read it. By default it would be
+	// 4 MiB for each request, and for watches there is no limit to these. Over a tunnel with a round-trip time of 50 ms it
+	// leaves 20 MiB/s to each request.
+	receiveWindow = 1 << 20
 )
 
 // transports is what one version of a cluster is reached with. It is immutable but for its dialers' connections.
@@ -108,13 +115,15 @@ func newHTTPTransport(establish *establisher, use Use) *http.Transport {
 		Protocols:          &http.Protocols{},
 		WriteBufferSize:    16 << 10,
 		ReadBufferSize:     16 << 10,
+
+		MaxResponseHeaderBytes: maxResponseHeader,
 	}
 	t.Protocols.SetHTTP1(true)
 	establish.tls.NextProtos = []string{"http/1.1"}
 	if use == ForRequests {
 		t.Protocols.SetHTTP2(true)
 		t.ForceAttemptHTTP2 = true
-		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: receiveWindow}
 		t.MaxIdleConnsPerHost = 64 // for an endpoint that speaks only HTTP/1.1
 		establish.tls.NextProtos = []string{"h2", "http/1.1"}
 	}
