@@ -185,6 +185,7 @@ func (s *session) startBed() (err error) {
 }
 
 func (s *session) bedRoutes() (err error) {
+	s.note("Stock agents and the konnectivity-server run with --v=1: their default of 4 writes a line or two for every packet. All else is as they have it by default.")
 	s.routes, err = s.bed.Routes()
 	return err
 }

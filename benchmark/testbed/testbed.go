@@ -124,7 +124,7 @@ func (b *Bed) startClusters(ctx context.Context, o Options) error {
 
 func (b *Bed) startGateways(ctx context.Context, o Options) (err error) {
 	fmt.Fprintln(o.Out, "starting two gateways, a konnectivity-server, and their agents")
-	if b.Konnectivity, err = b.Lab.StartKonnectivityServer(ctx, lab.KonnectivityServerOptions{}); err != nil {
+	if b.Konnectivity, err = b.Lab.StartKonnectivityServer(ctx, lab.KonnectivityServerOptions{ExtraArgs: []string{quiet}}); err != nil {
 		return err
 	}
 	if b.Embedded, err = b.Lab.StartGateway(ctx, lab.GatewayOptions{
@@ -204,8 +204,11 @@ func (b *Bed) hub(g *lab.Gateway) *lab.Cluster {
 const farHost = "localhost"
 
 // stockAgentArgs undo what the lab sets for quick tests: what is measured are the agent's own defaults, in which it connects anew
-// when it has lost a connection, and not every half second to see whether there are more servers.
-var stockAgentArgs = []string{"--sync-forever=false", "--sync-interval=1s", "--sync-interval-cap=10s", "--probe-interval=1s"}
+// when it has lost a connection, and not every half second to see whether there are more servers. But for the log: agent and server have
+// a default of --v=4, and then write a line or two for every packet.
+var stockAgentArgs = []string{quiet, "--sync-forever=false", "--sync-interval=1s", "--sync-interval-cap=10s", "--probe-interval=1s"}
+
+const quiet = "--v=1"
 
 func (b *Bed) startAgents(ctx context.Context, _ Options) (err error) {
 	embeddedLink, err := b.link(b.Embedded.TunnelPort())
