@@ -54,13 +54,16 @@ func (s *session) scale() error {
 	return nil
 }
 
+// enoughClusters is how many there have to be at least for their memory to stand out from what the garbage collector has left.
+const enoughClusters = 100
+
 // memoryPerCluster notes the steeper of the two slopes: of few clusters the resident memory says nothing, since it is what starting the
 // gateway has left behind; of many it says more than Go's own account.
 func (s *session) memoryPerCluster() {
 	s.report.Finish()
 	steepest := 0.0
 	for _, g := range s.report.Growth {
-		if (g.Cost == memoryCost || g.Cost == heapCost) && g.Fit != nil {
+		if (g.Cost == memoryCost || g.Cost == heapCost) && g.Fit != nil && g.Counts[len(g.Counts)-1] >= enoughClusters {
 			steepest = max(steepest, g.Fit.Each)
 		}
 	}
