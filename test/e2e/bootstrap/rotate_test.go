@@ -1,0 +1,139 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+)
+
+// TestRotateThroughGateway gives a cluster new credentials through the gateway, which may do nothing else there; and shows that it takes
+// every rule of the gateway's Role in the manifest.
+func TestRotateThroughGateway(t *testing.T) {
+	ctx := begin(t)
+	started := kubelet(ctx, t)
+	must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "1m")...)
+	agent := <-started
+
+	secrets := shared.hub.Client().CoreV1().Secrets(hubNamespace)
+	before, err := secrets.Get(ctx, "edge-1", noOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certBefore, rollBefore := agentState(ctx, t)
+	must(ctx, t, "rotate", "edge-1")
+	after, err := secrets.Get(ctx, "edge-1", noOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certAfter, rollAfter := agentState(ctx, t)
+	if bytes.Equal(before.Data["token"], after.Data["token"]) {
+		t.Error("the token is the same")
+	}
+	if bytes.Equal(certBefore, certAfter) || rollBefore == rollAfter {
+		t.Errorf("the certificate is the same, or the agent was not rolled: %s, %s", rollBefore, rollAfter)
+	}
+	// The agent as it is now, rolled, is accepted.
+	if err := agent.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	rolled, err := shared.lab.StartAgentPod(ctx, shared.edge, agentNamespace, "konnectivity-agent", "rolled")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = rolled.Kill() })
+	if err := rolled.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	reachable(ctx, t)
+	// register finds everything good, and leaves the agent alone. The first time, it notes that it wants what rotate wrote.
+	must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "1m")...)
+	hub, edge := dump(ctx, t, shared.hub), dump(ctx, t, shared.edge)
+	must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "1m")...)
+	same(t, "the hub", hub, dump(ctx, t, shared.hub))
+	same(t, "the cluster", edge, dump(ctx, t, shared.edge))
+	if _, roll := agentState(ctx, t); roll != rollAfter {
+		t.Error("register rolled the agent again")
+	}
+	withoutEachRule(ctx, t)
+}
+
+// agentState is the agent's certificate, and what rolls its Pods.
+func agentState(ctx context.Context, t *testing.T) (cert []byte, roll string) {
+	t.Helper()
+	secret, err := shared.edge.Client().CoreV1().Secrets(agentNamespace).Get(ctx, "konnectivity-agent", noOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deployment, err := shared.edge.Client().AppsV1().Deployments(agentNamespace).Get(ctx, "konnectivity-agent", noOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return secret.Data["tls.crt"], deployment.Spec.Template.Annotations["cluster.core.oam.dev/agent-certificate"]
+}
+
+func reachable(ctx context.Context, t *testing.T) {
+	t.Helper()
+	within(t, time.Minute, "the cluster answers", func() error {
+		_, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "edge-1")
+		return err
+	})
+}
+
+// withoutEachRule takes each verb of each rule out of the gateway's Role, and shows that something stops to work.
+func withoutEachRule(ctx context.Context, t *testing.T) {
+	roles := shared.edge.Client().RbacV1().Roles(agentNamespace)
+	whole, err := roles.Get(ctx, "cluster-gateway", noOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, rule := range whole.Rules {
+		for _, verb := range rule.Verbs {
+			t.Run(fmt.Sprintf("without %s %s", verb, rule.Resources[0]), func(t *testing.T) {
+				role := whole.DeepCopy()
+				role.ResourceVersion = ""
+				role.Rules[i].Verbs = slices.DeleteFunc(role.Rules[i].Verbs, func(v string) bool { return v == verb })
+				if len(role.Rules[i].Verbs) == 0 {
+					role.Rules = slices.Delete(role.Rules, i, i+1)
+				}
+				if _, err := roles.Update(ctx, role, metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				within(t, 30*time.Second, "something does not work", func() error {
+					if works(ctx) {
+						return fmt.Errorf("rotate and doctor still do")
+					}
+					return nil
+				})
+			})
+		}
+	}
+	if _, _, err := invoke(ctx, bootstrap.Config{}, edgeArgs("--access", "impersonate", "--wait", "0")...); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 30*time.Second, "everything works again", func() error {
+		if !works(ctx) {
+			return fmt.Errorf("it does not")
+		}
+		return nil
+	})
+}
+
+// works tells whether the gateway can do in the cluster what its Role is for: renew its token and the agent's certificate, and look at that.
+func works(ctx context.Context) bool {
+	if _, _, err := invoke(ctx, bootstrap.Config{}, "rotate", "edge-1"); err != nil {
+		return false
+	}
+	out, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "edge-1")
+	return err == nil && strings.Contains(out, "Secret "+agentNamespace+"/konnectivity-agent: for")
+}
