@@ -118,7 +118,7 @@ func (c *BufferedConn) Deliver(p []byte) error {
 	c.mu.Lock()
 	if c.closed || c.inErr != nil {
 		c.mu.Unlock()
-		return nil //nolint:nilerr // over already: what still arrives is dropped
+		return nil // over already: what still arrives is dropped
 	}
 	if c.inBytes+len(p) <= c.receiveMax && !c.budget.refuses(c.inBytes, len(p)) {
 		c.storeLocked(p)

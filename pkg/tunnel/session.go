@@ -356,7 +356,7 @@ func (s *session) answerDial(r *client.DialResponse) error {
 	s.mu.Lock()
 	if s.ended != nil {
 		s.mu.Unlock()
-		return nil //nolint:nilerr // the session's end is known; this answer just came too late
+		return nil // the session's end is known; this answer just came too late
 	}
 	d := s.dials[r.GetRandom()]
 	delete(s.dials, r.GetRandom())

@@ -369,7 +369,7 @@ func newHostsSpawner(ns *namespace, file string) (*spawner, error) {
 // that id counts.
 func sweepLinks() error {
 	if missingCapability() != nil {
-		return nil //nolint:nilerr // without the capability there are no links of ours
+		return nil // without the capability there are no links of ours
 	}
 	links, err := netlink.LinkList()
 	if err != nil {

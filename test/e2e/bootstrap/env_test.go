@@ -247,14 +247,5 @@ func dump(ctx context.Context, t *testing.T, c *lab.Cluster) map[string]string {
 	return objects
 }
 
-func file(t *testing.T, name, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // noOptions is what every Get is given.
 var noOptions = metav1.GetOptions{}
