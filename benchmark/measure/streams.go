@@ -16,9 +16,9 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
 )
