@@ -27,8 +27,8 @@ test: verify ## Run all tests: static checks, unit tests, the lab, end to end
 	@echo '== Tests (race detector on; the lab builds real components first, about 8 minutes once)'
 	@$(GO) run ./test/lab/cmd/lab-tools
 	@{ $(GO) test -json -race -timeout 20m $(UNIT); \
-	   $(GO) test -json -timeout 20m ./test/lab/... ./manifests/...; \
-	   $(GO) test -json -timeout 45m ./test/e2e/...; } 2>&1 | $(GO) run ./hack/cmd/testsum
+	   $(GO) test -json -p 1 -timeout 20m ./test/lab/... ./manifests/...; \
+	   $(GO) test -json -p 1 -timeout 45m ./test/e2e/...; } 2>&1 | $(GO) run ./hack/cmd/testsum
 
 .PHONY: test-unit
 test-unit: ## Run the unit tests
@@ -36,7 +36,7 @@ test-unit: ## Run the unit tests
 
 .PHONY: test-e2e
 test-e2e: ## Run the end-to-end tests (needs root for the firewalled cluster; says so without)
-	@$(GO) test -json -timeout 45m ./test/e2e/... 2>&1 | $(GO) run ./hack/cmd/testsum
+	@$(GO) test -json -p 1 -timeout 45m ./test/e2e/... 2>&1 | $(GO) run ./hack/cmd/testsum
 
 .PHONY: bench
 bench: ## Time a GET by every route against the same GET without the gateway
