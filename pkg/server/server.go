@@ -34,6 +34,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
+	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
 
 // Server is a gateway that is ready to run.
@@ -43,6 +44,7 @@ type Server struct {
 	proxy   *proxy.Handler
 	tunnels *tunnels
 	health  *health.Monitor
+	tokens  *rotation.Tokens
 	client  kubernetes.Interface
 	options *Options
 }
@@ -83,12 +85,17 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 		Logger:         klog.Background().WithName("proxy"),
 	})
 	secrets := client.CoreV1().Secrets(o.Hub.SecretNamespace)
+	s.tokens = rotation.NewTokens(rotation.Config{
+		Clusters: s.store, Route: s.proxy.RoundTripper, Secrets: secrets,
+		Changed: func(name string) { s.health.Trigger(name) },
+		Logger:  klog.Background().WithName("rotation"),
+	})
 	s.health = health.New(health.Config{
 		Clusters: s.store, Prober: s.proxy, Agents: s.tunnels.agents, Metrics: healthMetrics,
 		Secrets: secrets, Events: client.CoreV1().Events(health.EventNamespace),
 		Interval: o.Health.ProbeInterval, Timeout: o.Health.ProbeTimeout, Concurrency: o.Health.Concurrency,
-		OverrideDuration: o.Health.OverrideDuration,
-		Logger:           klog.Background().WithName("health"),
+		OverrideDuration: o.Health.OverrideDuration, Renewal: s.tokens.Failures,
+		Logger: klog.Background().WithName("health"),
 	})
 	scheme, err := registry.NewScheme()
 	if err != nil {

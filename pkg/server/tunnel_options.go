@@ -49,8 +49,8 @@ type TunnelOptions struct {
 	ClientCAFile   string
 	// AdvertiseAddresses are where agents find the tunnel server, as host:port or host; the first is told to those who register
 	// clusters. The lifetimes are of what the gateway makes itself; 0 means the defaults of pkg/pki.
-	AdvertiseAddresses                         []string
-	CALifetime, ServingLifetime, AgentLifetime time.Duration
+	AdvertiseAddresses          []string
+	CALifetime, ServingLifetime time.Duration
 	// ServerCount is the number of gateway replicas that every agent connects to.
 	ServerCount int
 
@@ -88,7 +88,6 @@ func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 		"embedded: where agents find this server, as host:port. May be given more than once, also as host alone: the serving certificate that the gateway makes is for all of them. The first is what agents of newly registered clusters are told.")
 	fs.DurationVar(&o.CALifetime, "tunnel-ca-lifetime", o.CALifetime, "embedded: life of a CA that the gateway makes for the tunnel; replaced at 80 % of it. 0: 10 years.")
 	fs.DurationVar(&o.ServingLifetime, "tunnel-cert-lifetime", o.ServingLifetime, "embedded: life of a serving certificate that the gateway makes for the tunnel; renewed at 80 % of it. 0: 90 days.")
-	fs.DurationVar(&o.AgentLifetime, "tunnel-agent-cert-lifetime", o.AgentLifetime, "embedded: life of an agent's certificate that the gateway renews. 0: a year.")
 	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "embedded: number of gateway replicas that every agent connects to.")
 	fs.StringArrayVar(&o.KonnectivityServers, "konnectivity-server", o.KonnectivityServers,
 		"external: a konnectivity-server, as host:port or unix:///path. May be given more than once; the first that has an agent of the cluster is used.")
@@ -136,7 +135,7 @@ func (o *TunnelOptions) validateEmbedded() []error {
 	for _, d := range []struct {
 		flag  string
 		value time.Duration
-	}{{"--tunnel-ca-lifetime", o.CALifetime}, {"--tunnel-cert-lifetime", o.ServingLifetime}, {"--tunnel-agent-cert-lifetime", o.AgentLifetime}} {
+	}{{"--tunnel-ca-lifetime", o.CALifetime}, {"--tunnel-cert-lifetime", o.ServingLifetime}} {
 		if d.value < 0 || d.value > 0 && d.value < 10*time.Second {
 			errs = append(errs, fmt.Errorf("%s must be 0 or at least 10s, and is %s", d.flag, d.value))
 		}

@@ -32,8 +32,9 @@ var mayImport = map[string][]string{
 	"pkg/registry":              {"pkg/apis/cluster/v1alpha1", "pkg/cluster"},
 	"pkg/proxy":                 {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer"},
 	"pkg/health":                {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer", "pkg/proxy"},
+	"pkg/rotation":              {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/pki"},
 	"pkg/tunnel":                {"pkg/dialer"},
-	"pkg/server":                {"pkg/apis/cluster/v1alpha1", "pkg/apis/openapi", "pkg/cluster", "pkg/dialer", "pkg/health", "pkg/pki", "pkg/proxy", "pkg/registry", "pkg/tunnel"},
+	"pkg/server":                {"pkg/apis/cluster/v1alpha1", "pkg/apis/openapi", "pkg/cluster", "pkg/dialer", "pkg/health", "pkg/pki", "pkg/proxy", "pkg/registry", "pkg/rotation", "pkg/tunnel"},
 	"pkg/bootstrap":             {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/client", "pkg/cluster", "pkg/pki"},
 	"pkg/internal/boundaries":   {},
 }
