@@ -163,8 +163,14 @@ func forward(ctx context.Context, r *Route, u *url.URL, content []byte) (time.Du
 	return echo(data, content)
 }
 
+// resetter is a stream that can be ended from this side.
+type resetter interface {
+	io.ReadWriter
+	Reset() error
+}
+
 // echo sends and compares what comes back, at the same time: neither side holds all of it.
-func echo(stream httpstream.Stream, content []byte) (time.Duration, error) {
+func echo(stream resetter, content []byte) (time.Duration, error) {
 	began := time.Now()
 	sent := make(chan error, 1)
 	go func() {
