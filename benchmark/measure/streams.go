@@ -18,7 +18,6 @@ import (
 
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
-	"k8s.io/streaming/pkg/httpstream"
 
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
 )
