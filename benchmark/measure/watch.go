@@ -83,6 +83,14 @@ func (a *audience) mark() string { return fmt.Sprintf("serial-%09d", a.serial) }
 // watch reports each serial that it sees, and its end unless it was asked to end.
 func (a *audience) watch(ctx context.Context, r *Route, path string) {
 	err := a.follow(ctx, r, path)
+	// As client-go does: many that begin at once may be told to come again.
+	for status := (&StatusError{}); ctx.Err() == nil && errors.As(err, &status) && status.Code == http.StatusTooManyRequests; {
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+		err = a.follow(ctx, r, path)
+	}
 	if ctx.Err() != nil {
 		return
 	}
