@@ -5,7 +5,7 @@
 // with one line: how many tests passed, failed and were skipped. It exits with 1 if any failed, if a package could not be
 // built, or if there was no test at all.
 //
-// A package counts one line, its failures their whole output, its skips their reason. Sub-tests count as tests; a test with
+// A package has one line, and so has a test that took long; a failure has its whole output, a skip its reason. Sub-tests count as tests; a test with
 // sub-tests does not count itself unless it fails or is skipped without one of them.
 package main
 
@@ -18,6 +18,9 @@ import (
 	"strings"
 	"time"
 )
+
+// slow is how many seconds a test takes to be shown by itself: a package of such tests would be silent for minutes.
+const slow = 5
 
 func main() { os.Exit(run(os.Stdin, os.Stdout)) }
 
@@ -104,6 +107,9 @@ func (s *summary) end(e event, key [2]string) {
 	case "pass":
 		if !s.parents[key] {
 			s.passed++
+		}
+		if e.Elapsed >= slow && !strings.Contains(e.Test, "/") {
+			fmt.Fprintf(s.out, "pass  %s %s (%.0fs)\n", e.Package, e.Test, e.Elapsed)
 		}
 	case "skip":
 		s.skipped++
