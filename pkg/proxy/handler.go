@@ -324,8 +324,8 @@ func (h *Handler) rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-// errCredentialRejected makes a 401 of the cluster an error of the gateway's.
-var errCredentialRejected = errors.New("the cluster rejected the gateway's credential")
+// ErrCredentialRejected is a 401 of the cluster: an error of the gateway's, and in the chain of a ProbeError.
+var ErrCredentialRejected = errors.New("the cluster rejected the gateway's credential")
 
 var errNoStatus = errors.New("it answered with a status code that HTTP does not have")
 
@@ -339,7 +339,7 @@ func modifyResponse(resp *http.Response) error {
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
-		return errCredentialRejected
+		return ErrCredentialRejected
 	case http.StatusSwitchingProtocols:
 		x.upgraded = resp.Body
 		// ReverseProxy would take an upgrade to nothing for the answer to a request for none.
@@ -383,7 +383,7 @@ func (h *Handler) statusOf(ctx context.Context, x *exchange, err error) *apierro
 	var plugin *pluginError
 	_, known := h.cfg.Clusters.Get(x.cluster.Name)
 	switch {
-	case errors.Is(err, errCredentialRejected):
+	case errors.Is(err, ErrCredentialRejected):
 		return rejectedCredential(x.cluster)
 	case h.ending.Err() != nil && (x.lease.gone() || errors.Is(context.Cause(ctx), errShuttingDown)):
 		return shuttingDown(x.cluster.Name)

@@ -24,9 +24,6 @@ import (
 // maxProbeBody bounds what is read of an answer to a probe.
 const maxProbeBody = 64 << 10
 
-// ErrCredentialRejected is in the chain of a ProbeError when the cluster answered 401.
-var ErrCredentialRejected = errCredentialRejected
-
 // ProbeError is why a probe failed.
 type ProbeError struct {
 	// Status is what a request would have been answered.
@@ -167,7 +164,7 @@ func exchangeProbe(rt http.RoundTripper, req *http.Request, judge func(*http.Res
 	case err != nil:
 		return err
 	case resp.StatusCode == http.StatusUnauthorized:
-		return errCredentialRejected
+		return ErrCredentialRejected
 	}
 	return judge(resp, body)
 }
