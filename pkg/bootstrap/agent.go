@@ -14,15 +14,12 @@ import (
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
-
-// agentPair is an agent's certificate and key, and the CA that it verifies the gateway with.
-type agentPair struct{ cert, key, ca []byte }
 
 // applyAgent gives the cluster its agent, or writes the files of one.
 func (r *registration) applyAgent(ctx context.Context) error {
@@ -55,7 +52,7 @@ func (r *registration) applyAgent(ctx context.Context) error {
 	return r.step(ctx, "agent", "Deployment %s/%s and what it needs: %s", agentNamespace, agentName, text)
 }
 
-func readAgentSecret(ctx context.Context, s *side) (*agentPair, error) {
+func readAgentSecret(ctx context.Context, s *side) (*rotation.AgentPair, error) {
 	secret, err := s.kube.CoreV1().Secrets(agentNamespace).Get(ctx, agentName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -63,34 +60,35 @@ func readAgentSecret(ctx context.Context, s *side) (*agentPair, error) {
 	case err != nil:
 		return nil, s.explain(err)
 	}
-	return &agentPair{cert: secret.Data[corev1.TLSCertKey], key: secret.Data[corev1.TLSPrivateKeyKey], ca: secret.Data[keyCA]}, nil
+	pair := rotation.AgentPairOf(secret)
+	return &pair, nil
 }
 
 // pair keeps a certificate that is still good, or issues one.
-func (r *registration) pair(current *agentPair) (agentPair, string, error) {
+func (r *registration) pair(current *rotation.AgentPair) (rotation.AgentPair, string, error) {
 	if current != nil {
-		cert, err := checkAgentPair(current.cert, current.key, r.tunnel.bundle, r.name, r.Now())
+		cert, err := checkAgentPair(current.Certificate, current.Key, r.tunnel.bundle, r.name, r.Now())
 		if err == nil && r.Now().Before(pki.RenewAt(cert)) {
-			current.ca = r.tunnel.bundle
+			current.CA = r.tunnel.bundle
 			return *current, fmt.Sprintf("unchanged, until %s", day(cert.NotAfter)), nil
 		}
 	}
 	if r.o.dryRun {
-		return agentPair{cert: []byte("dry-run"), key: []byte("dry-run"), ca: r.tunnel.bundle}, "would be issued", nil
+		return rotation.AgentPair{Certificate: []byte("dry-run"), Key: []byte("dry-run"), CA: r.tunnel.bundle}, "would be issued", nil
 	}
 	return r.issue()
 }
 
-func (r *registration) issue() (agentPair, string, error) {
+func (r *registration) issue() (rotation.AgentPair, string, error) {
 	cert, key, err := r.authority.IssueAgent(r.name, r.o.agentLifetime)
 	if err != nil {
-		return agentPair{}, "", fmt.Errorf("issuing the agent's certificate: %w", err)
+		return rotation.AgentPair{}, "", fmt.Errorf("issuing the agent's certificate: %w", err)
 	}
 	issued, err := checkAgentPair(cert, key, r.tunnel.bundle, r.name, r.Now())
 	if err != nil {
-		return agentPair{}, "", fmt.Errorf("the agent's certificate that was just issued is wrong: %w", err)
+		return rotation.AgentPair{}, "", fmt.Errorf("the agent's certificate that was just issued is wrong: %w", err)
 	}
-	return agentPair{cert: cert, key: key, ca: r.tunnel.bundle}, fmt.Sprintf("issued for %q, until %s", r.name, day(issued.NotAfter)), nil
+	return rotation.AgentPair{Certificate: cert, Key: key, CA: r.tunnel.bundle}, fmt.Sprintf("issued for %q, until %s", r.name, day(issued.NotAfter)), nil
 }
 
 func day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") }
@@ -155,9 +153,9 @@ func (r *registration) writeAgent(ctx context.Context) error {
 	return r.step(ctx, "agent", "%d files written to %s: start the agent, or start it again, if it runs", written, dir)
 }
 
-func readAgentDir(dir string) (*agentPair, error) {
-	var pair agentPair
-	for name, into := range map[string]*[]byte{fileCert: &pair.cert, fileKey: &pair.key, fileCA: &pair.ca} {
+func readAgentDir(dir string) (*rotation.AgentPair, error) {
+	var pair rotation.AgentPair
+	for name, into := range map[string]*[]byte{fileCert: &pair.Certificate, fileKey: &pair.Key, fileCA: &pair.CA} {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil // not there, or not complete: made anew
@@ -171,7 +169,7 @@ func readAgentDir(dir string) (*agentPair, error) {
 }
 
 // writeAgentDir writes what differs, the certificate last: a folder that is incomplete is written anew.
-func writeAgentDir(dir, name, address string, pair agentPair) (written int, err error) {
+func writeAgentDir(dir, name, address string, pair rotation.AgentPair) (written int, err error) {
 	args, err := agentArgs(address, dir)
 	if err != nil {
 		return 0, err
@@ -184,11 +182,11 @@ func writeAgentDir(dir, name, address string, pair agentPair) (written int, err 
 		mode    fs.FileMode
 		content []byte
 	}{
-		{fileCA, 0o644, pair.ca},
+		{fileCA, 0o644, pair.CA},
 		{fileFlags, 0o644, []byte(strings.Join(args, "\n") + "\n")},
 		{fileUnit, 0o644, fmt.Appendf(nil, unit, name, strings.Join(args, " \\\n  "))},
-		{fileKey, 0o600, pair.key},
-		{fileCert, 0o644, pair.cert},
+		{fileKey, 0o600, pair.Key},
+		{fileCert, 0o644, pair.Certificate},
 	} {
 		path := filepath.Join(dir, file.name)
 		if current, err := os.ReadFile(path); err == nil && bytes.Equal(current, file.content) {

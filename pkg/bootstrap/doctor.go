@@ -19,6 +19,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
 
 // Stage is one on the way to a cluster.
@@ -384,7 +385,7 @@ func (e *examination) examineCertificate(ctx context.Context, reached bool) {
 			bundle = authority.Bundle()
 		}
 	}
-	cert, err := checkAgentPair(pair.cert, pair.key, bundle, e.name, e.Now())
+	cert, err := checkAgentPair(pair.Certificate, pair.Key, bundle, e.name, e.Now())
 	if err != nil {
 		e.broken(StageCertificate, "give the agent another: agent-bootstrap register "+e.name+" with the flags of before, and start it again", "%s: %v", where, err)
 		return
@@ -393,7 +394,7 @@ func (e *examination) examineCertificate(ctx context.Context, reached bool) {
 }
 
 // findCertificate reads the agent's certificate. Without one, where says why.
-func (e *examination) findCertificate(ctx context.Context, reached bool) (pair *agentPair, where string, err error) {
+func (e *examination) findCertificate(ctx context.Context, reached bool) (pair *rotation.AgentPair, where string, err error) {
 	target := e.inside
 	switch {
 	case e.o.outDir != "":

@@ -212,7 +212,7 @@ func (a *app) printAgent(ctx context.Context, hub *side, name string, o clusterO
 	if err != nil || pair == nil {
 		return
 	}
-	cert, err := checkAgentPair(pair.cert, pair.key, nil, name, a.Now())
+	cert, err := checkAgentPair(pair.Certificate, pair.Key, nil, name, a.Now())
 	if err != nil {
 		row("Certificate", "%v", err)
 		return

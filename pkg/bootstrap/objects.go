@@ -21,13 +21,14 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/manifests"
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
 
 // Names in a managed cluster.
 const (
-	agentNamespace = "cluster-gateway-agent"
-	agentName      = "konnectivity-agent" // Deployment, ConfigMap, Secret
-	gatewayAccount = "cluster-gateway"    // the gateway's ServiceAccount
+	agentNamespace = rotation.AgentNamespace
+	agentName      = rotation.AgentName // Deployment, ConfigMap, Secret
+	gatewayAccount = "cluster-gateway"  // the gateway's ServiceAccount
 	accessPrefix   = "cluster-gateway-agent:"
 	// agentDir is where the agent's Pods have their certificate.
 	agentDir = "/var/run/konnectivity-agent"
@@ -43,8 +44,9 @@ const (
 	// annotationClusterName and annotationHubUID on the managed cluster's namespace are what it is registered as, and with which hub.
 	annotationClusterName = v1alpha1.GroupName + "/cluster-name"
 	annotationHubUID      = v1alpha1.GroupName + "/hub-uid"
-	// annotationCertificate on the agent's Pods is the hash of its certificate: when that changes, they are rolled.
-	annotationCertificate = v1alpha1.GroupName + "/agent-certificate"
+	// annotationAddress on the agent's Pods is the hash of where it dials: when that changes, they are rolled. The gateway, which rolls
+	// them for another certificate, does not know the address.
+	annotationAddress = v1alpha1.GroupName + "/agent-address"
 )
 
 // The keys of a cluster's Secret that are written; docs/secrets.md has them all.
@@ -131,11 +133,11 @@ func owned(o *unstructured.Unstructured, namespace types.UID) {
 }
 
 // agentSecret holds the agent's certificate.
-func agentSecret(cert, key, ca []byte) (*unstructured.Unstructured, error) {
+func agentSecret(pair rotation.AgentPair) (*unstructured.Unstructured, error) {
 	return toUnstructured(&corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: agentName, Namespace: agentNamespace, Labels: managed(nil)},
 		Type:       corev1.SecretTypeTLS,
-		Data:       map[string][]byte{corev1.TLSCertKey: cert, corev1.TLSPrivateKeyKey: key, keyCA: ca},
+		Data:       pair.Data(),
 	})
 }
 
@@ -151,23 +153,19 @@ func agentConfig(address string) (*unstructured.Unstructured, error) {
 	})
 }
 
-// rollHash is the value of annotationCertificate: all that an agent reads once, when it starts.
-func rollHash(address string, pair agentPair) string {
-	hash := sha256.New()
-	for _, part := range [][]byte{[]byte(address), pair.cert, pair.ca} {
-		fmt.Fprintf(hash, "%d:", len(part))
-		_, _ = hash.Write(part) // a hash takes everything
-	}
-	return hex.EncodeToString(hash.Sum(nil)[:8])
+// rollHashes are annotations of the agent's Pods: all that an agent reads once, when it starts.
+func rollHashes(address string, pair rotation.AgentPair) map[string]string {
+	hash := sha256.Sum256([]byte(address))
+	return map[string]string{rotation.AnnotationAgentCertificate: pair.Hash(), annotationAddress: hex.EncodeToString(hash[:8])}
 }
 
 // agentObjects are the agent: the base, and what is this cluster's own.
-func agentObjects(address string, pair agentPair) ([]*unstructured.Unstructured, error) {
+func agentObjects(address string, pair rotation.AgentPair) ([]*unstructured.Unstructured, error) {
 	config, err := agentConfig(address)
 	if err != nil {
 		return nil, err
 	}
-	secret, err := agentSecret(pair.cert, pair.key, pair.ca)
+	secret, err := agentSecret(pair)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +177,7 @@ func agentObjects(address string, pair agentPair) ([]*unstructured.Unstructured,
 		if o.GetKind() != "Deployment" {
 			continue
 		}
-		if err := unstructured.SetNestedField(o.Object, rollHash(address, pair), "spec", "template", "metadata", "annotations", annotationCertificate); err != nil {
+		if err := unstructured.SetNestedStringMap(o.Object, rollHashes(address, pair), "spec", "template", "metadata", "annotations"); err != nil {
 			return nil, err
 		}
 	}

@@ -11,13 +11,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
 
 func (a *app) rotateCommand() *cobra.Command {
@@ -34,7 +34,7 @@ flight goes on.`,
   agent-bootstrap rotate edge-1 --out-dir ./edge-1-agent`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r := &rotation{registration{app: a, o: o, name: args[0]}}
+			r := &renewal{registration{app: a, o: o, name: args[0]}}
 			return r.run(cmd.Context())
 		},
 	}
@@ -49,10 +49,10 @@ flight goes on.`,
 	return cmd
 }
 
-// rotation is one run of rotate.
-type rotation struct{ registration }
+// renewal is one run of rotate.
+type renewal struct{ registration }
 
-func (r *rotation) run(ctx context.Context) (err error) {
+func (r *renewal) run(ctx context.Context) (err error) {
 	if err := checkName(r.name); err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (r *rotation) run(ctx context.Context) (err error) {
 	return nil
 }
 
-func (r *rotation) reachCluster(ctx context.Context) (err error) {
+func (r *renewal) reachCluster(ctx context.Context) (err error) {
 	if r.o.cluster.kubeconfig != "" {
 		if r.cluster, err = r.connectCluster(ctx, r.name, r.o.cluster); err != nil {
 			return err
@@ -104,7 +104,7 @@ func (r *rotation) reachCluster(ctx context.Context) (err error) {
 	return err
 }
 
-func (r *rotation) rotateToken(ctx context.Context) error {
+func (r *renewal) rotateToken(ctx context.Context) error {
 	if r.o.dryRun {
 		return r.step(ctx, "token", "a new one would be asked for")
 	}
@@ -112,23 +112,23 @@ func (r *rotation) rotateToken(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.patchData(ctx, r.hub, r.registered.Namespace, r.name, map[string][]byte{keyToken: []byte(token)}); err != nil {
+	if err := r.storeToken(ctx, token); err != nil {
 		return err
 	}
 	_, end, _ := tokenLife(token)
 	return r.step(ctx, "token", "new, until %s", day(end))
 }
 
-func (r *rotation) patchData(ctx context.Context, s *side, namespace, name string, data map[string][]byte) error {
-	patch, err := json.Marshal(map[string]any{"data": data})
+func (r *renewal) storeToken(ctx context.Context, token string) error {
+	patch, err := json.Marshal(map[string]any{"data": map[string][]byte{keyToken: []byte(token)}})
 	if err != nil {
 		return err
 	}
-	_, err = s.kube.CoreV1().Secrets(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	return s.explain(err)
+	_, err = r.hub.kube.CoreV1().Secrets(r.registered.Namespace).Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	return r.hub.explain(err)
 }
 
-func (r *rotation) rotateCertificate(ctx context.Context) error {
+func (r *renewal) rotateCertificate(ctx context.Context) error {
 	if r.o.outDir == "" {
 		_, err := r.cluster.kube.AppsV1().Deployments(agentNamespace).Get(ctx, agentName, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -158,23 +158,8 @@ func (r *rotation) rotateCertificate(ctx context.Context) error {
 		}
 		return r.step(ctx, "agent", "files written to %s: start the agent again", dir)
 	}
-	if err := r.patchData(ctx, r.cluster, agentNamespace, agentName,
-		map[string][]byte{corev1.TLSCertKey: pair.cert, corev1.TLSPrivateKeyKey: pair.key, keyCA: pair.ca}); err != nil {
-		return err
-	}
-	if err := r.roll(ctx, pair); err != nil {
-		return err
+	if err := rotation.DeliverAgentCertificate(ctx, r.cluster.kube, pair); err != nil {
+		return r.cluster.explain(err)
 	}
 	return r.step(ctx, "agent", "Deployment %s/%s is being rolled", agentNamespace, agentName)
-}
-
-// roll starts the agent's Pods anew, one by one: they read their certificate once.
-func (r *rotation) roll(ctx context.Context, pair agentPair) error {
-	annotations := map[string]any{annotationCertificate: rollHash(r.tunnel.address, pair)}
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": annotations}}}})
-	if err != nil {
-		return err
-	}
-	_, err = r.cluster.kube.AppsV1().Deployments(agentNamespace).Patch(ctx, agentName, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-	return r.cluster.explain(err)
 }

@@ -30,9 +30,8 @@ import (
 
 // Whom the gateway is in a cluster that agent-bootstrap registered (manifests/konnectivity/agent).
 const (
-	registrar        = "agent-bootstrap"
-	accountNamespace = "cluster-gateway-agent"
-	accountName      = "cluster-gateway"
+	registrar   = "agent-bootstrap"
+	accountName = "cluster-gateway"
 )
 
 const (
@@ -184,7 +183,7 @@ func (t *Tokens) renew(ctx context.Context, c *cluster.Cluster) error {
 	begin, _ := c.Credential.Begin()
 	end, _ := c.Credential.Expiry()
 	lifetime := max(end.Sub(begin), minLifetime)
-	answer, err := client.CoreV1().ServiceAccounts(accountNamespace).CreateToken(ctx, accountName, &authenticationv1.TokenRequest{
+	answer, err := client.CoreV1().ServiceAccounts(AgentNamespace).CreateToken(ctx, accountName, &authenticationv1.TokenRequest{
 		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To(int64(lifetime.Seconds()))},
 	}, metav1.CreateOptions{})
 	if err != nil {
@@ -198,7 +197,7 @@ func (t *Tokens) renew(ctx context.Context, c *cluster.Cluster) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.cfg.Secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "cluster-gateway-rotation"})
+	_, err = t.cfg.Secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 	switch {
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
 		return nil // the store will tell what it is now

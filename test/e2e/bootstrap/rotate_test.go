@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -57,14 +58,30 @@ func TestRotateThroughGateway(t *testing.T) {
 	}
 	reachable(ctx, t)
 	// register finds everything good, and leaves the agent alone. The first time, it notes that it wants what rotate wrote.
-	must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "1m")...)
+	if _, steps := must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "1m")...); regexp.MustCompile(`\b(created|changed)\b`).MatchString(steps) {
+		t.Errorf("register changed something:\n%s", steps)
+	}
 	hub, edge := dump(ctx, t, shared.hub), dump(ctx, t, shared.edge)
 	must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "1m")...)
 	same(t, "the hub", hub, dump(ctx, t, shared.hub))
 	same(t, "the cluster", edge, dump(ctx, t, shared.edge))
-	if _, roll := agentState(ctx, t); roll != rollAfter {
+	if cert, roll := agentState(ctx, t); roll != rollAfter || !bytes.Equal(cert, certAfter) {
 		t.Error("register rolled the agent again")
 	}
+	// Another address of the tunnel does.
+	generation := func() int64 {
+		d, err := shared.edge.Client().AppsV1().Deployments(agentNamespace).Get(ctx, "konnectivity-agent", noOptions)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.Generation
+	}
+	rolledAt := generation()
+	must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "0", "--tunnel-address", "elsewhere.example.com:8132")...)
+	if generation() == rolledAt {
+		t.Error("an agent is not rolled that is to dial another address")
+	}
+	must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "0")...)
 	withoutEachRule(ctx, t)
 }
 
