@@ -32,6 +32,9 @@ type ClusterOptions struct {
 	NoControllerManager bool
 	// NoKwok leaves out kwok: the cluster then has no Node.
 	NoKwok bool
+	// AuditUsers are whose requests the API server records, for
+	// [Cluster.AuditEvents]. Empty: nobody's.
+	AuditUsers []string
 	// ExtraAPIServerArgs are added to kube-apiserver's arguments.
 	ExtraAPIServerArgs []string
 }

@@ -75,10 +75,14 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 // [Cluster.StopAPIServer] or [Cluster.KillAPIServer], and returns when it is
 // ready.
 func (c *Cluster) StartAPIServer(ctx context.Context) error {
+	audit, err := c.auditArgs()
+	if err != nil {
+		return err
+	}
 	p, err := c.startProcess(ctx, ProcessOptions{
 		Name:      "kube-apiserver",
 		Path:      c.lab.binaries.KubeAPIServer,
-		Args:      c.apiServerArgs(),
+		Args:      append(c.apiServerArgs(), audit...),
 		ReadyFunc: c.apiServerReady,
 		// After the first signal it waits for watches, which need not end.
 		insist: apiServerGrace,

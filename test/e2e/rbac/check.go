@@ -1,0 +1,221 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rbac
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+)
+
+// Need is how much of a role has to be used.
+type Need int
+
+const (
+	// NeedNone is for what everybody has, or was given for another reason.
+	NeedNone Need = iota
+	// NeedEachRule is for roles that Kubernetes brings along: nobody can take half a rule of theirs.
+	NeedEachRule
+	// NeedEverything is each verb of each resource by each name.
+	NeedEverything
+)
+
+// Grant is a role that is bound to an account.
+type Grant struct {
+	// Binding names it in findings.
+	Binding string
+	// Namespace is where the rules hold; empty: everywhere.
+	Namespace string
+	Rules     []rbacv1.PolicyRule
+	Need      Need
+}
+
+// Unit is the least of a Grant that can be taken out.
+type Unit struct {
+	// Name is for findings.
+	Name string
+	// Needed is whether some request must have needed it.
+	Needed bool
+
+	namespace string
+	rules     []rbacv1.PolicyRule
+}
+
+// Units takes grants apart.
+func Units(grants []Grant) []Unit {
+	var units []Unit
+	for _, g := range grants {
+		switch g.Need {
+		case NeedNone:
+			units = append(units, Unit{Name: g.Binding, namespace: g.Namespace, rules: g.Rules})
+		case NeedEachRule:
+			for _, rule := range g.Rules {
+				units = append(units, g.unit(rule))
+			}
+		case NeedEverything:
+			for _, rule := range g.Rules {
+				for _, single := range singles(rule) {
+					units = append(units, g.unit(single))
+				}
+			}
+		}
+	}
+	return units
+}
+
+func (g Grant) unit(rule rbacv1.PolicyRule) Unit {
+	name := fmt.Sprintf("%s: %s", g.Binding, strings.Join(rule.Verbs, ","))
+	if len(rule.NonResourceURLs) > 0 {
+		name += " " + strings.Join(rule.NonResourceURLs, ",")
+	} else {
+		name += " " + described(strings.Join(rule.APIGroups, ","), strings.Join(rule.Resources, ","), strings.Join(rule.ResourceNames, ","))
+	}
+	return Unit{Name: name, Needed: true, namespace: g.Namespace, rules: []rbacv1.PolicyRule{rule}}
+}
+
+func described(group, resource, name string) string {
+	if group != "" {
+		resource += "." + group
+	}
+	if name != "" {
+		resource += " " + name
+	}
+	return resource
+}
+
+// singles are the rules with one verb, group, resource and name each that together say what a rule says.
+func singles(rule rbacv1.PolicyRule) []rbacv1.PolicyRule {
+	var all []rbacv1.PolicyRule
+	names := rule.ResourceNames
+	if len(names) == 0 {
+		names = []string{""}
+	}
+	for _, verb := range rule.Verbs {
+		for _, url := range rule.NonResourceURLs {
+			all = append(all, rbacv1.PolicyRule{Verbs: []string{verb}, NonResourceURLs: []string{url}})
+		}
+		for _, group := range rule.APIGroups {
+			for _, resource := range rule.Resources {
+				for _, name := range names {
+					single := rbacv1.PolicyRule{Verbs: []string{verb}, APIGroups: []string{group}, Resources: []string{resource}}
+					if name != "" {
+						single.ResourceNames = []string{name}
+					}
+					all = append(all, single)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// request is what an API server decided about.
+type request struct {
+	verb                             string
+	group, resource, namespace, name string
+	url                              string // of a request that is for no resource
+	allowed                          bool
+}
+
+// annotationDecision is what the API server's authoriser said, "allow" or "forbid".
+const annotationDecision = "authorization.k8s.io/decision"
+
+// parse returns false for a request that was not decided about: the API server had no time for it (429), and it came again.
+func parse(e *auditv1.Event) (request, bool) {
+	decision, decided := e.Annotations[annotationDecision]
+	r := request{verb: e.Verb, allowed: decision == "allow"}
+	if e.ObjectRef == nil {
+		r.url, _, _ = strings.Cut(e.RequestURI, "?")
+		return r, decided
+	}
+	r.group, r.resource, r.namespace, r.name = e.ObjectRef.APIGroup, e.ObjectRef.Resource, e.ObjectRef.Namespace, e.ObjectRef.Name
+	switch {
+	case e.ObjectRef.Subresource != "":
+		r.resource += "/" + e.ObjectRef.Subresource
+	case r.verb == "create":
+		// The record has it from the body, which is not looked at to decide.
+		r.name = ""
+	}
+	return r, decided
+}
+
+func (r request) String() string {
+	text := r.verb + " " + r.url
+	if r.url == "" {
+		text = r.verb + " " + described(r.group, r.resource, r.name)
+	}
+	if r.namespace != "" {
+		text += " in namespace " + r.namespace
+	}
+	return text
+}
+
+// allows is what Kubernetes' own authoriser would say (k8s.io/component-helpers/auth/rbac/validation), but for wildcards inside of
+// names of resources, which no role here has.
+func (u Unit) allows(r request) bool {
+	if u.namespace != "" && u.namespace != r.namespace {
+		return false
+	}
+	return slices.ContainsFunc(u.rules, func(rule rbacv1.PolicyRule) bool {
+		if !has(rule.Verbs, r.verb) {
+			return false
+		}
+		if r.url != "" {
+			return slices.ContainsFunc(rule.NonResourceURLs, func(url string) bool {
+				prefix, wildcard := strings.CutSuffix(url, "*")
+				return url == r.url || wildcard && strings.HasPrefix(r.url, prefix)
+			})
+		}
+		return has(rule.APIGroups, r.group) && has(rule.Resources, r.resource) && (len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, r.name))
+	})
+}
+
+func has(list []string, value string) bool {
+	return slices.Contains(list, value) || slices.Contains(list, rbacv1.VerbAll)
+}
+
+// Check compares what an account may do with what it did, and says, without repeating itself:
+//   - which requests were denied;
+//   - which were allowed and would not be by these units alone;
+//   - which units are needed and no request needed: there was none, or another unit would have allowed it as well.
+func Check(units []Unit, events []auditv1.Event) []string {
+	var findings []string
+	find := func(text string) {
+		if !slices.Contains(findings, text) {
+			findings = append(findings, text)
+		}
+	}
+	needed := make([]bool, len(units))
+	for i := range events {
+		r, decided := parse(&events[i])
+		if !decided {
+			continue
+		}
+		if !r.allowed {
+			find("denied: " + r.String())
+			continue
+		}
+		var by []int
+		for i, u := range units {
+			if u.allows(r) {
+				by = append(by, i)
+			}
+		}
+		switch len(by) {
+		case 0:
+			find("allowed by none of these rules: " + r.String())
+		case 1:
+			needed[by[0]] = true
+		}
+	}
+	for i, u := range units {
+		if u.Needed && !needed[i] {
+			find("not needed: " + u.Name)
+		}
+	}
+	return findings
+}

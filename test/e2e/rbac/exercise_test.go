@@ -1,0 +1,247 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rbac
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+type event = auditv1.Event
+
+// caLifetime is short, so that the CA is replaced during the test, and long enough for all other steps to come before that: the lab does
+// not roll the agent.
+const caLifetime = 40 * time.Second
+
+// site is a hub with a gateway, and a cluster that is registered with it.
+type site struct {
+	lab       *lab.Lab
+	hub, edge *lab.Cluster
+	gateway   *lab.Gateway
+	agent     *lab.Agent
+}
+
+// exercise has the gateway do everything that it needs a right for, once at least. A rule that is new in the manifests needs a step here,
+// or is done by one already. Steps do with the product's own code what happens in the field; none does it with the gateway's credential
+// itself.
+func (s *site) exercise(ctx context.Context, t *testing.T) {
+	for _, step := range []struct {
+		name string
+		do   func(context.Context, *testing.T)
+	}{
+		// Starting: the hub's client CA, the clusters, the tunnel's CA and serving pair, the Lease.
+		{"the tunnel's certificates are made and published", s.published},
+		// The Secret's annotations and Events, by probes; what the aggregation layer asks before it proxies.
+		{"a cluster is registered", s.register},
+		{"clusters are read", s.read},
+		{"callers are authenticated and authorised", s.call},
+		{"an operator overrides the health", s.override},
+		// In the managed cluster: a token, the agent's certificate, and rolling the agent.
+		{"credentials are renewed", s.rotate},
+		// Which looks at the agent's certificate, through the gateway.
+		{"what is wrong is looked for", s.doctor},
+		{"the tunnel's CA is replaced", s.replaced},
+	} {
+		t.Run(step.name, func(t *testing.T) { step.do(ctx, t) })
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+}
+
+func newSite(ctx context.Context, t *testing.T) *site {
+	t.Helper()
+	s := &site{lab: newLab(ctx, t)}
+	binary, err := lab.BuildGateway(ctx, s.lab.Dir(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group errgroup.Group
+	for _, c := range []struct {
+		into    **lab.Cluster
+		options lab.ClusterOptions
+	}{
+		{&s.hub, lab.ClusterOptions{Name: "hub", NoControllerManager: true, NoKwok: true, AuditUsers: []string{hubAccount}}},
+		{&s.edge, lab.ClusterOptions{Name: "edge", NoKwok: true, Firewalled: true, AuditUsers: []string{clusterAccount, agentAccount}}},
+	} {
+		group.Go(func() (err error) {
+			*c.into, err = s.lab.StartCluster(ctx, c.options)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	port, err := s.lab.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.gateway, err = s.lab.StartGateway(ctx, lab.GatewayOptions{Hub: s.hub, Binary: binary, ExtraArgs: []string{
+		"--tunnel-cert-file=", "--tunnel-private-key-file=", "--tunnel-client-ca-file=", "--tunnel-port=" + strconv.Itoa(port),
+		"--tunnel-advertise-address=" + net.JoinHostPort(s.lab.HostAddr(s.edge), strconv.Itoa(port)),
+		"--tunnel-ca-lifetime=" + caLifetime.String(), "--health-probe-interval=1s",
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.gateway.RegisterAPIService(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *site) tunnel(ctx context.Context) (*corev1.ConfigMap, error) {
+	return s.hub.Client().CoreV1().ConfigMaps(hubNamespace).Get(ctx, pki.ConfigMap, metav1.GetOptions{})
+}
+
+func (s *site) published(ctx context.Context, t *testing.T) {
+	within(t, time.Minute, "the address of the tunnel", func() error {
+		m, err := s.tunnel(ctx)
+		if err == nil && m.Data[pki.KeyAddress] == "" {
+			err = fmt.Errorf("it is not in %v", m.Data)
+		}
+		return err
+	})
+}
+
+// replaced waits until the ConfigMap has another CA than the first.
+func (s *site) replaced(ctx context.Context, t *testing.T) {
+	within(t, 2*caLifetime+time.Minute, "another CA of the tunnel", func() error {
+		m, err := s.tunnel(ctx)
+		if err == nil && strings.Count(m.Data[pki.KeyBundle], "BEGIN CERTIFICATE") < 2 {
+			err = fmt.Errorf("there is one only")
+		}
+		return err
+	})
+}
+
+// register registers the cluster, whose agent runs as soon as its Deployment is there.
+func (s *site) register(ctx context.Context, t *testing.T) {
+	running := make(chan error, 1)
+	go func() {
+		for {
+			var err error
+			s.agent, err = s.lab.StartAgentPod(ctx, s.edge, agentNamespace, "konnectivity-agent", "agent")
+			if apierrors.IsNotFound(err) && ctx.Err() == nil {
+				time.Sleep(50 * time.Millisecond)
+				continue
+			}
+			running <- err
+			return
+		}
+	}()
+	kubeconfig, err := s.edge.BastionKubeconfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"register", clusterName, "--cluster-kubeconfig", kubeconfig, "--access", "impersonate", "--wait", "2m"}
+	if !s.edge.Firewalled() { // no hosts file either, and another port
+		args = append(args, "--endpoint", s.edge.Endpoint())
+	}
+	s.bootstrap(ctx, t, args...)
+	if err := <-running; err != nil {
+		t.Fatal(err)
+	}
+	s.healthy(ctx, t, "true")
+}
+
+// healthy waits until the Secret says so.
+func (s *site) healthy(ctx context.Context, t *testing.T, want string) {
+	t.Helper()
+	within(t, time.Minute, "the health of the cluster on its Secret", func() error {
+		secret, err := s.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, clusterName, metav1.GetOptions{})
+		if err == nil && secret.Annotations[v1alpha1.AnnotationHealthy] != want {
+			err = fmt.Errorf("annotations %v", secret.Annotations)
+		}
+		return err
+	})
+}
+
+// bootstrap runs agent-bootstrap as an administrator of the hub.
+func (s *site) bootstrap(ctx context.Context, t *testing.T, args ...string) {
+	t.Helper()
+	var said bytes.Buffer
+	cmd := bootstrap.NewCommand(bootstrap.Config{Out: &said, ErrOut: &said})
+	cmd.SetArgs(append([]string{"--kubeconfig", s.hub.Kubeconfig()}, args...))
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		t.Fatalf("agent-bootstrap %s: %v\n%s", strings.Join(args, " "), err, &said)
+	}
+}
+
+const gateways = "/apis/cluster.core.oam.dev/v1alpha1/clustergateways"
+
+func (s *site) read(ctx context.Context, t *testing.T) {
+	for _, path := range []string{gateways, gateways + "?watch=true&timeoutSeconds=1", gateways + "/" + clusterName, gateways + "/" + clusterName + "/health"} {
+		ask(ctx, t, s.gateway.RESTConfig(lab.ViaHub), http.MethodGet, path, "")
+	}
+}
+
+// call comes to the gateway's own endpoint as somebody whom only the hub knows.
+func (s *site) call(ctx context.Context, t *testing.T) {
+	token, err := s.hub.ServiceAccountToken(ctx, metav1.NamespaceDefault, "caller", "cluster-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := rest.AnonymousClientConfig(s.gateway.RESTConfig(lab.ViaOwnEndpoint))
+	config.BearerToken = token
+	ask(ctx, t, config, http.MethodGet, gateways+"/"+clusterName+"/proxy/version", "")
+}
+
+func (s *site) override(ctx context.Context, t *testing.T) {
+	for _, healthy := range []string{"false", "true"} {
+		ask(ctx, t, s.gateway.RESTConfig(lab.ViaHub), http.MethodPut, gateways+"/"+clusterName+"/health", fmt.Sprintf(
+			`{"apiVersion":"cluster.core.oam.dev/v1alpha1","kind":"ClusterGateway","metadata":{"name":%q},"status":{"healthy":%s,"healthyReason":"Test"}}`, clusterName, healthy))
+		s.healthy(ctx, t, healthy)
+	}
+}
+
+// rotate goes through the gateway, with its credential, which may do nothing else there.
+func (s *site) rotate(ctx context.Context, t *testing.T) {
+	s.bootstrap(ctx, t, "rotate", clusterName, "--wait", "1m")
+}
+
+func (s *site) doctor(ctx context.Context, t *testing.T) { s.bootstrap(ctx, t, "doctor", clusterName) }
+
+// ask sends a request that has to succeed, and returns the answer's body.
+func ask(ctx context.Context, t *testing.T, config *rest.Config, method, path, body string) string {
+	t.Helper()
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, config.Host+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %d %s (%v)", method, path, resp.StatusCode, answer, err)
+	}
+	return string(answer)
+}

@@ -1,0 +1,331 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rbac
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/oam-dev/cluster-gateway/manifests"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+const (
+	hubNamespace   = "cluster-gateway-system"
+	agentNamespace = "cluster-gateway-agent"
+	accountPrefix  = "system:serviceaccount:"
+	// The accounts of the manifests: the gateway's on the hub, the gateway's in a managed cluster, the agent's there.
+	hubAccount     = accountPrefix + hubNamespace + ":cluster-gateway"
+	clusterAccount = accountPrefix + agentNamespace + ":cluster-gateway"
+	agentAccount   = accountPrefix + agentNamespace + ":konnectivity-agent"
+	// clusterName is what the managed cluster is registered as.
+	clusterName = "edge-1"
+)
+
+// record is of what an account does in a cluster, and what the manifests say that it may do.
+type record struct {
+	cluster *lab.Cluster
+	base    string
+	account string
+	// extra are bindings of the account that are not in the base, and why.
+	extra map[string]string
+}
+
+// TestEveryRuleIsNeeded: the gateway does all that it does, with exactly the accounts and the rules of the manifests. No request of its was
+// denied, and each verb of each rule was needed by one. Then a rule is taken out for real.
+func TestEveryRuleIsNeeded(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	defer cancel()
+	s := newSite(ctx, t)
+	s.exercise(ctx, t)
+
+	onHub := record{cluster: s.hub, base: manifests.Gateway, account: hubAccount}
+	onEdge := record{cluster: s.edge, base: manifests.KonnectivityAgent, account: clusterAccount, extra: map[string]string{
+		"ClusterRoleBinding cluster-gateway-agent:access:cluster-gateway-agent:impersonate": "what --access says; this allows nothing that the Role does",
+	}}
+	for _, r := range []record{onHub, onEdge} {
+		t.Run(r.cluster.Name(), func(t *testing.T) {
+			units := Units(r.grants(ctx, t))
+			// What is due in time may still be under way.
+			within(t, time.Minute, "what "+r.account+" does and what it may do to be the same", func() error {
+				if findings := Check(units, r.events(t)); len(findings) > 0 {
+					return errors.New(strings.Join(findings, "\n"))
+				}
+				return nil
+			})
+			r.withoutEach(t, units)
+		})
+	}
+	t.Run("the agent asks for nothing", func(t *testing.T) {
+		events, err := s.edge.AuditEvents()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			if e.User.Username == agentAccount {
+				t.Errorf("%s %s", e.Verb, e.RequestURI)
+			}
+		}
+	})
+	t.Run("a rule is taken out", func(t *testing.T) { s.takeOut(ctx, t, onHub) })
+}
+
+// events are the account's.
+func (r record) events(t *testing.T) []event {
+	t.Helper()
+	all, err := r.cluster.AuditEvents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all = slices.DeleteFunc(all, func(e event) bool { return e.User.Username != r.account })
+	if len(all) == 0 {
+		t.Fatalf("the API server of %s has no record of %s", r.cluster.Name(), r.account)
+	}
+	return all
+}
+
+// withoutEach shows that the record would not fit if any single thing were not allowed.
+func (r record) withoutEach(t *testing.T, units []Unit) {
+	t.Helper()
+	events, tried := r.events(t), 0
+	for i, u := range units {
+		if !u.Needed {
+			continue
+		}
+		tried++
+		if findings := Check(slices.Delete(slices.Clone(units), i, i+1), events); len(findings) == 0 {
+			t.Errorf("without %q, nothing would be missing", u.Name)
+		}
+		t.Log(u.Name)
+	}
+	if tried < 5 {
+		t.Errorf("only %d rules were looked at", tried)
+	}
+}
+
+// grants are all roles that are bound to the account, read from the cluster. Those that are bound to it by name have to be those of the
+// base, to the letter.
+func (r record) grants(ctx context.Context, t *testing.T) []Grant {
+	t.Helper()
+	client := r.cluster.Client()
+	ofBase := r.ofBase(t)
+	var grants []Grant
+	for _, b := range bindings(ctx, t, client) {
+		byName, applies := bound(b.subjects, r.account)
+		if !applies {
+			continue
+		}
+		g := Grant{Binding: b.name, Namespace: b.namespace}
+		builtIn := false
+		g.Rules, builtIn = rules(ctx, t, client, b)
+		_, extra := r.extra[b.name]
+		switch {
+		case !byName, extra:
+		case !ofBase[b.name]:
+			t.Errorf("%s is bound to %s, and not by the manifests", b.name, r.account)
+		case builtIn:
+			g.Need = NeedEachRule
+		default:
+			g.Need = NeedEverything
+		}
+		if byName {
+			delete(ofBase, b.name)
+		}
+		grants = append(grants, g)
+	}
+	for name := range ofBase {
+		t.Errorf("%s is in the manifests, and not in the cluster", name)
+	}
+	return grants
+}
+
+// ofBase are the bindings of the base, whose Roles have to be in the cluster as they are in it.
+func (r record) ofBase(t *testing.T) map[string]bool {
+	t.Helper()
+	objects, err := manifests.Objects(r.base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, o := range objects {
+		switch o.GetKind() {
+		case "RoleBinding", "ClusterRoleBinding":
+			found[bindingName(o.GetKind(), o.GetNamespace(), o.GetName())] = true
+		case "Role", "ClusterRole":
+			r.sameRules(t, o)
+		}
+	}
+	if len(found) == 0 {
+		t.Fatalf("the base %s binds nothing", r.base)
+	}
+	return found
+}
+
+func (r record) sameRules(t *testing.T, want *unstructured.Unstructured) {
+	t.Helper()
+	args := []string{"get", strings.ToLower(want.GetKind()), want.GetName(), "-o", "json"}
+	if want.GetNamespace() != "" {
+		args = append(args, "-n", want.GetNamespace())
+	}
+	out, err := r.cluster.Kubectl(t.Context(), args...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := &unstructured.Unstructured{}
+	if err := got.UnmarshalJSON(out); err != nil {
+		t.Fatal(err)
+	}
+	if w, g := fmt.Sprint(want.Object["rules"]), fmt.Sprint(got.Object["rules"]); w != g {
+		t.Errorf("%s %s has the rules\n%s\nand in the manifests\n%s", want.GetKind(), want.GetName(), g, w)
+	}
+}
+
+// binding is a RoleBinding or a ClusterRoleBinding.
+type binding struct {
+	name, namespace string
+	role            rbacv1.RoleRef
+	subjects        []rbacv1.Subject
+}
+
+func bindingName(kind, namespace, name string) string {
+	if namespace != "" {
+		name = namespace + "/" + name
+	}
+	return kind + " " + name
+}
+
+func bindings(ctx context.Context, t *testing.T, client kubernetes.Interface) []binding {
+	t.Helper()
+	var all []binding
+	local, err := client.RbacV1().RoleBindings("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range local.Items {
+		all = append(all, binding{bindingName("RoleBinding", b.Namespace, b.Name), b.Namespace, b.RoleRef, b.Subjects})
+	}
+	everywhere, err := client.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range everywhere.Items {
+		all = append(all, binding{bindingName("ClusterRoleBinding", "", b.Name), "", b.RoleRef, b.Subjects})
+	}
+	return all
+}
+
+// bound is whether an account is among subjects, and whether by its own name.
+func bound(subjects []rbacv1.Subject, account string) (byName, applies bool) {
+	namespace, name, _ := strings.Cut(strings.TrimPrefix(account, accountPrefix), ":")
+	groups := []string{"system:authenticated", "system:serviceaccounts", "system:serviceaccounts:" + namespace}
+	for _, s := range subjects {
+		switch s.Kind {
+		case rbacv1.ServiceAccountKind:
+			byName = byName || s.Namespace == namespace && s.Name == name
+		case rbacv1.UserKind:
+			byName = byName || s.Name == account
+		case rbacv1.GroupKind:
+			applies = applies || slices.Contains(groups, s.Name)
+		}
+	}
+	return byName, byName || applies
+}
+
+// rules are those of a binding's role, and whether Kubernetes brings it along.
+func rules(ctx context.Context, t *testing.T, client kubernetes.Interface, b binding) (_ []rbacv1.PolicyRule, builtIn bool) {
+	t.Helper()
+	const label = "kubernetes.io/bootstrapping"
+	if b.role.Kind == "Role" {
+		role, err := client.RbacV1().Roles(b.namespace).Get(ctx, b.role.Name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return role.Rules, role.Labels[label] != ""
+	}
+	role, err := client.RbacV1().ClusterRoles().Get(ctx, b.role.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return role.Rules, role.Labels[label] != ""
+}
+
+// takeOut takes a rule out of the manifest's Role on the hub, that for Events, and shows that this is found.
+func (s *site) takeOut(ctx context.Context, t *testing.T, hub record) {
+	units := Units(hub.grants(ctx, t))
+	roles := s.hub.Client().RbacV1().Roles(metav1.NamespaceDefault)
+	role, err := roles.Get(ctx, "cluster-gateway:events", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	role.Rules = nil
+	if _, err := roles.Update(ctx, role, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	within(t, time.Minute, "the hub to know", func() error {
+		answer, err := s.hub.Client().AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: hub.account, ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: metav1.NamespaceDefault, Verb: "create", Resource: "events"},
+		}}, metav1.CreateOptions{})
+		if err == nil && answer.Status.Allowed {
+			err = errors.New(answer.Status.Reason)
+		}
+		return err
+	})
+	// Nothing can be read from it, of which there is to be an Event.
+	if err := s.hub.ApplySecret(ctx, lab.SecretOptions{Name: "invalid"}); err != nil {
+		t.Fatal(err)
+	}
+	const want = "denied: create events in namespace default"
+	within(t, time.Minute, "the record to show what is missing", func() error {
+		if findings := Check(units, hub.events(t)); !slices.Equal(findings, []string{want}) {
+			return fmt.Errorf("findings: %q", findings)
+		}
+		return nil
+	})
+}
+
+// within polls until a condition holds, which says why it does not yet.
+func within(t *testing.T, timeout time.Duration, what string, condition func() error) {
+	t.Helper()
+	for began := time.Now(); ; {
+		err := condition()
+		if err == nil {
+			return
+		}
+		if time.Since(began) > timeout {
+			t.Fatalf("%s: not within %s:\n%v", what, timeout, err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// newLab starts a lab that ends with the test.
+func newLab(ctx context.Context, t *testing.T) *lab.Lab {
+	t.Helper()
+	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: os.Stderr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := lab.New(ctx, lab.Options{Binaries: binaries, KeepLogs: t.Failed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
