@@ -29,8 +29,15 @@ const MaxPacket = 32 << 10
 // what it has received and not yet written when it is told to close, and there is no way to learn that it has written it.
 const linger = 250 * time.Millisecond
 
-// joinBelow is the size of a packet below which it does not deserve an entry of its own in a backlog.
-const joinBelow = 512
+// blockSize is that of the pieces in which a backlog is kept: four packets of the stock agent's.
+const blockSize = 16 << 10
+
+// block is a piece of a backlog. What is in it from read up to written has not been read.
+type block struct {
+	data          [blockSize]byte
+	read, written int
+	next          *block
+}
 
 // budgetBuffers is how many full receive buffers a Budget has room for, and keepBelow what each connection may hold beside it.
 const (
@@ -43,6 +50,8 @@ const (
 type Budget struct {
 	limit int64
 	used  atomic.Int64
+	// blocks are those that none of the connections uses now.
+	blocks sync.Pool
 }
 
 // NewBudget returns a bound for connections that buffer up to receiveMax bytes each (0: DefaultReceiveBuffer).
@@ -65,6 +74,23 @@ func (b *Budget) refuses(held, n int) bool {
 	return b != nil && held+n > keepBelow && b.used.Load()+int64(n) > b.limit
 }
 
+// lend returns an empty block; giveBack takes it when it has been read.
+func (b *Budget) lend() *block {
+	if b != nil {
+		if l, ok := b.blocks.Get().(*block); ok {
+			return l
+		}
+	}
+	return &block{}
+}
+
+func (b *Budget) giveBack(l *block) {
+	if b != nil {
+		l.read, l.written, l.next = 0, 0, nil
+		b.blocks.Put(l)
+	}
+}
+
 // BufferedConn is the consumer's end of a connection that is carried over a tunnel: a net.Conn with working deadlines,
 // non-nil addresses and a Close that unblocks Read and Write.
 //
@@ -82,7 +108,8 @@ type BufferedConn struct {
 	// readable and writable wake Read and Write; both use mu.
 	readable, writable sync.Cond
 
-	in       [][]byte // received, not yet read; in[0] may be partly read
+	first    *block // received, not yet read: a list, in the order of the bytes
+	last     *block
 	inBytes  int
 	out      [][]byte // written, not yet taken; pieces of MaxPacket at most
 	outBytes int
@@ -109,7 +136,7 @@ func NewBufferedConn(local, remote net.Addr, receiveMax int, budget *Budget, rea
 	return c
 }
 
-// Deliver hands p, which the connection then owns, to the reader. It never blocks. It returns ErrBufferFull when the
+// Deliver hands a copy of p to the reader. It never blocks. It returns ErrBufferFull when the
 // buffer is full, which also ends the connection: the carrier then has a close to send (see TakeOutgoing).
 func (c *BufferedConn) Deliver(p []byte) error {
 	if len(p) == 0 {
@@ -136,19 +163,23 @@ func (c *BufferedConn) Deliver(p []byte) error {
 	return ErrBufferFull
 }
 
-// storeLocked queues p. While the reader lags behind, small pieces are joined: a peer that sends a byte at a time must not
-// make the buffer cost many times what inBytes says.
+// storeLocked queues a copy of p. That a block is filled before there is another keeps a peer that sends a byte at a time from making
+// the buffer cost many times what inBytes says.
 func (c *BufferedConn) storeLocked(p []byte) {
 	c.inBytes += len(p)
 	c.budget.add(len(p))
-	last := len(c.in) - 1
-	switch {
-	case last < 0 || len(p) >= joinBelow:
-		c.in = append(c.in, p)
-	case cap(c.in[last])-len(c.in[last]) >= len(p):
-		c.in[last] = append(c.in[last], p...)
-	default:
-		c.in = append(c.in, append(make([]byte, 0, 8*joinBelow), p...))
+	for len(p) > 0 {
+		switch {
+		case c.last == nil:
+			c.last = c.budget.lend()
+			c.first = c.last
+		case c.last.written == blockSize:
+			c.last.next = c.budget.lend()
+			c.last = c.last.next
+		}
+		n := copy(c.last.data[c.last.written:], p)
+		c.last.written += n
+		p = p[n:]
 	}
 }
 
@@ -198,7 +229,10 @@ func (c *BufferedConn) TakeOutgoing() (p []byte, more, end bool) {
 
 func (c *BufferedConn) dropReceivedLocked() {
 	c.budget.add(-c.inBytes)
-	c.in, c.inBytes = nil, 0
+	c.inBytes = 0
+	for c.first != nil {
+		c.dropFirstLocked()
+	}
 }
 
 // wakeLocked wakes whoever waits in Read or Write.
@@ -230,20 +264,26 @@ func (c *BufferedConn) Read(p []byte) (int, error) {
 	}
 }
 
+func (c *BufferedConn) dropFirstLocked() {
+	l := c.first
+	if c.first = l.next; c.first == nil {
+		c.last = nil
+	}
+	c.budget.giveBack(l)
+}
+
 func (c *BufferedConn) readLocked(p []byte) (n int) {
-	for n < len(p) && c.inBytes > 0 {
-		k := copy(p[n:], c.in[0])
+	for n < len(p) && c.first != nil {
+		l := c.first
+		k := copy(p[n:], l.data[l.read:l.written])
 		n += k
-		c.inBytes -= k
-		c.budget.add(-k)
-		if c.in[0] = c.in[0][k:]; len(c.in[0]) == 0 {
-			c.in[0] = nil
-			c.in = c.in[1:]
+		if l.read += k; l.read == l.written {
+			c.dropFirstLocked()
 		}
 	}
-	if c.inBytes == 0 {
-		c.in = nil
-	} else {
+	c.inBytes -= n
+	c.budget.add(-n)
+	if c.inBytes > 0 {
 		c.readable.Signal() // another reader may be waiting for the rest
 	}
 	return n

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -130,6 +131,10 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		grpc.Creds(keepConn{credentials.NewTLS(serving)}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		experimental.BufferPool(&buffers{}),
+		grpc.ForceServerCodecV2(newPacketCodec()),
+		// What a TLS record holds: more would not be read at once. Each connection has one, and each agent two connections.
+		grpc.ReadBufferSize(16<<10),
 		grpc.MaxRecvMsgSize(maxPacket),
 		grpc.MaxConcurrentStreams(4),
 		grpc.ConnectionTimeout(20*time.Second),
@@ -245,7 +250,7 @@ func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 		s.cfg.Logger.Info("Refused an agent", "reason", err.Error())
 		return status.Error(codes.PermissionDenied, err.Error())
 	}
-	se, err := s.admit(peer, claimedID(stream.Context()), stream)
+	se, err := s.admit(peer, claimedID(stream.Context()), packets{stream})
 	if err != nil {
 		s.cfg.Logger.Info("Refused an agent", "cluster", peer.cluster, "address", peer.address, "reason", err.Error())
 		return status.Error(codes.ResourceExhausted, err.Error())

@@ -27,12 +27,6 @@ var (
 	errProtocol  = errors.New("the agent broke the Konnectivity protocol")
 )
 
-// packetStream is what a session needs of the gRPC stream.
-type packetStream interface {
-	Send(*client.Packet) error
-	Recv() (*client.Packet, error)
-}
-
 // session is one stream of one agent. IDs of dials and connections mean something within their session only.
 type session struct {
 	peer          *peerIdentity
@@ -310,9 +304,10 @@ func closeRequest(id int64) *client.Packet {
 
 // receiveLoop handles what the agent sends until the stream or the session ends. Nothing in it blocks but Recv.
 func (s *session) receiveLoop() {
+	var in inbound
+	defer in.release()
 	for {
-		p, err := s.stream.Recv()
-		if err != nil {
+		if err := s.stream.Recv(&in); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = errors.New("closed by the agent")
 			}
@@ -320,7 +315,11 @@ func (s *session) receiveLoop() {
 			return
 		}
 		s.unanswered.Store(false)
-		if err := s.handle(p); err != nil {
+		if in.packet == nil {
+			s.deliver(in.connectID, in.data)
+			continue
+		}
+		if err := s.handle(in.packet); err != nil {
 			s.end(err)
 			return
 		}
@@ -334,7 +333,7 @@ func (s *session) handle(p *client.Packet) error {
 	case client.PacketType_DIAL_CLS:
 		s.closeDial(p.GetCloseDial().GetRandom())
 	case client.PacketType_DATA:
-		s.deliver(p.GetData())
+		s.deliver(p.GetData().GetConnectID(), p.GetData().GetData())
 	case client.PacketType_CLOSE_RSP:
 		s.closeConn(p.GetCloseResponse())
 	case client.PacketType_DRAIN:
@@ -405,18 +404,19 @@ func (s *session) closeDial(id int64) {
 	}
 }
 
-func (s *session) deliver(d *client.Data) {
+// deliver hands what an agent sends to the connection, which copies it.
+func (s *session) deliver(id int64, data []byte) {
 	s.mu.Lock()
-	c := s.conns[d.GetConnectID()]
-	if c == nil && s.ended == nil && d.GetConnectID() != 0 {
-		s.closeLocked(d.GetConnectID())
+	c := s.conns[id]
+	if c == nil && s.ended == nil && id != 0 {
+		s.closeLocked(id)
 	}
 	s.mu.Unlock()
 	if c == nil {
 		s.wakeSender()
 		return
 	}
-	if err := c.Deliver(d.GetData()); err != nil {
+	if err := c.Deliver(data); err != nil {
 		s.logger.Info("Closed a connection", "remote", c.RemoteAddr(), "reason", err.Error())
 	}
 }
