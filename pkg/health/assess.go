@@ -204,7 +204,12 @@ const (
 // ending is for what still holds, and could not be renewed or ends soon.
 func (o *observation) ending(kind, what string, begin, expiry time.Time) (metav1.Condition, bool) {
 	if err := o.renewal[kind]; err != nil {
-		return condition(kind, metav1.ConditionTrue, v1alpha1.ReasonRenewalFailed, message(err)), true
+		reason := v1alpha1.ReasonRenewalFailed
+		var reasoned interface{ Reason() string }
+		if errors.As(err, &reasoned) {
+			reason = reasoned.Reason()
+		}
+		return condition(kind, metav1.ConditionTrue, reason, message(err)), true
 	}
 	if expiry.IsZero() {
 		return metav1.Condition{}, false

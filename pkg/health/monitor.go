@@ -59,8 +59,6 @@ type Prober interface {
 type AgentsInfo interface {
 	// Agents is how many are connected, and when the last that was went away.
 	Agents(cluster string) (connected int, lastSeen time.Time)
-	// AgentCertificate is that which ends first of theirs; nil without an agent.
-	AgentCertificate(cluster string) *x509.Certificate
 }
 
 // Config is what a Monitor needs.
@@ -69,10 +67,13 @@ type Config struct {
 	Prober   Prober
 	// Agents is nil unless agents connect to this process.
 	Agents AgentsInfo
+	// AgentCertificate, if set, is the certificate of a cluster's agents, of several the one that ends first; nil when it is not known.
+	AgentCertificate func(cluster string) *x509.Certificate
 	// Secrets are those of the clusters, and Events where transitions are told; nil: they are not.
 	Secrets corev1client.SecretInterface
 	Events  corev1client.EventInterface
-	// Renewal, if set, tells why something of a cluster could not be renewed, by the type of the condition that it belongs to.
+	// Renewal, if set, tells why something of a cluster could not be renewed, by the type of the condition that it belongs to. An error
+	// with a method Reason() string has that reason, others RenewalFailed.
 	Renewal func(cluster string) map[string]error
 	// Metrics may be shared with others; it must not be nil.
 	Metrics *Metrics
@@ -322,8 +323,8 @@ func (t *term) probe(ctx context.Context, k *tracked) time.Duration {
 		return t.cfg.Interval
 	}
 	o.now = time.Now()
-	if t.cfg.Agents != nil && c.Route == cluster.RouteTunnel {
-		o.agent = t.cfg.Agents.AgentCertificate(k.name)
+	if t.cfg.AgentCertificate != nil && c.Route == cluster.RouteTunnel {
+		o.agent = t.cfg.AgentCertificate(k.name)
 	}
 	if t.cfg.Renewal != nil {
 		o.renewal = t.cfg.Renewal(k.name)

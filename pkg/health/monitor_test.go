@@ -5,7 +5,6 @@ package health
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -179,8 +178,6 @@ func (h *hub) Agents(name string) (int, time.Time) {
 	defer h.mu.Unlock()
 	return h.agents[name], time.Time{}
 }
-
-func (h *hub) AgentCertificate(string) *x509.Certificate { return nil }
 
 func (h *hub) Ready(ctx context.Context, name string) (proxy.Readiness, error) {
 	h.mu.Lock()

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"slices"
 	"strings"
 	"time"
 )
@@ -109,6 +110,9 @@ func (a *Authority) Certificate() *x509.Certificate { return a.chain[0] }
 
 // Bundle is what is to be trusted, in PEM: this CA first, then those that it took over from and that have not ended.
 func (a *Authority) Bundle() []byte { return encodeCerts(a.bundle) }
+
+// Certificates are the bundle. They must not be changed.
+func (a *Authority) Certificates() []*x509.Certificate { return slices.Clone(a.bundle) }
 
 // Pool is the bundle. It is the caller's.
 func (a *Authority) Pool() *x509.CertPool {
@@ -240,12 +244,19 @@ func (a *Authority) String() string {
 // RenewAt is when a certificate is to be renewed: after 80 % of its life, and up to 5 % of it earlier, by its serial
 // number, so that those which were made together are not renewed together.
 func RenewAt(cert *x509.Certificate) time.Time {
-	begin := cert.NotBefore
-	if made := begin.Add(clockSkew); made.Before(cert.NotAfter) {
-		begin = made
-	}
 	jitter := new(big.Int).Mod(cert.SerialNumber, big.NewInt(1000)).Int64()
-	return RenewBetween(begin, cert.NotAfter, float64(jitter)/1000)
+	return RenewBetween(madeAt(cert), cert.NotAfter, float64(jitter)/1000)
+}
+
+// Lifetime is how long a certificate that was made here was to live.
+func Lifetime(cert *x509.Certificate) time.Duration { return cert.NotAfter.Sub(madeAt(cert)) }
+
+// madeAt is the beginning of a certificate's life without what was added for peers whose clocks are behind.
+func madeAt(cert *x509.Certificate) time.Time {
+	if made := cert.NotBefore.Add(clockSkew); made.Before(cert.NotAfter) {
+		return made
+	}
+	return cert.NotBefore
 }
 
 // RenewBetween is RenewAt for what is no certificate. The jitter lies between 0 and 1.

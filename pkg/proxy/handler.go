@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
@@ -126,6 +127,10 @@ func NewHandler(cfg Config) *Handler {
 // Changed follows a cluster's Secret; c is nil when it is gone. It does not block on the network.
 func (h *Handler) Changed(name string, c *cluster.Cluster) { h.table.changed(name, c) }
 
+// Reconnect has requests to a cluster take new connections from now on: those that there are will be cut, some time later. What is in flight
+// goes on; watches, which would not end in time, end as they do when an API server has had enough of them: the client begins another one.
+func (h *Handler) Reconnect(name string) { h.table.reconnect(name) }
+
 // EndStreams lets the requests that would not end by themselves (watches, followed logs, upgrades) go on until ctx ends, and
 // then ends them; those that come later are ended at once. Ordinary requests are left to the server to wait for.
 func (h *Handler) EndStreams(ctx context.Context) {
@@ -154,8 +159,9 @@ type exchange struct {
 	target  target
 	kind    kind
 	lease   *lease
-	// sending is the context that the request is sent with.
+	// sending is the context that the request is sent with; end ends it.
 	sending context.Context
+	end     context.CancelCauseFunc
 	// code is the HTTP status of the answer, for metrics.
 	code int
 	// upgraded is the connection to the cluster once it has left HTTP.
@@ -236,8 +242,10 @@ func (h *Handler) forward(w http.ResponseWriter, req *http.Request, x *exchange)
 			"the path must not have \".\" or \"..\" segments: the API server of cluster %q lies below a path of its host", x.cluster.Name)))
 		return
 	}
-	ctx, cancel := h.bound(req.Context(), x.kind)
-	defer cancel()
+	ctx, release := h.bound(req.Context(), x.kind)
+	defer release()
+	ctx, x.end = context.WithCancelCause(ctx)
+	defer x.end(nil)
 	ctx = context.WithValue(ctx, exchangeKey{}, x)
 	x.sending = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:      func(httptrace.GotConnInfo) { x.hasConn.Store(true) },
@@ -348,25 +356,50 @@ func modifyResponse(resp *http.Response) error {
 		}
 	}
 	if x.kind.verb == "watch" {
-		resp.Body = &watchBody{ReadCloser: resp.Body, ctx: resp.Request.Context()}
+		resp.Body = newWatchBody(resp, x)
 	}
 	stripResponse(resp.Header)
 	return rewriteLocation(resp, x.cluster.Endpoint, x.target.prefix)
 }
 
-// watchBody is the body of a watch. When the gateway shuts down it ends as it does when an API server has had enough of it: the client
-// begins another one. Whatever else breaks it is an error.
+// watchBody is the body of a watch. When the gateway shuts down, or the connection is about to be cut, it ends as it does when an API server
+// has had enough of it: the client begins another one. Whatever else breaks it is an error.
 type watchBody struct {
 	io.ReadCloser
-	ctx context.Context
+	ctx  context.Context
+	stop func() bool // no end because of the connection any more
+}
+
+// watchesEnd is the time over which the watches of connections that are about to be cut end, so that not all begin anew at once.
+const watchesEnd = 10 * time.Second
+
+var errLeaving = errors.New("the connection is about to be cut")
+
+func newWatchBody(resp *http.Response, x *exchange) *watchBody {
+	ctx := resp.Request.Context()
+	stop := context.AfterFunc(x.lease.leaving, func() {
+		timer := time.NewTimer(rand.N(watchesEnd))
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			x.end(errLeaving)
+		case <-ctx.Done():
+		}
+	})
+	return &watchBody{ReadCloser: resp.Body, ctx: ctx, stop: stop}
 }
 
 func (b *watchBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && errors.Is(context.Cause(b.ctx), errShuttingDown) {
+	if cause := context.Cause(b.ctx); err != nil && (errors.Is(cause, errShuttingDown) || errors.Is(cause, errLeaving)) {
 		err = io.EOF
 	}
 	return n, err
+}
+
+func (b *watchBody) Close() error {
+	b.stop()
+	return b.ReadCloser.Close()
 }
 
 func (h *Handler) handleError(w http.ResponseWriter, req *http.Request, err error) {

@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"sync"
 
@@ -49,6 +50,10 @@ type entry struct {
 	cluster    *cluster.Cluster
 	transports *transports
 	err        error
+
+	// leaving ends, by leave, when the connections are about to be cut, some time later.
+	leaving context.Context
+	leave   context.CancelFunc
 
 	// The following are guarded by slot.mu.
 	refs    int
@@ -151,6 +156,7 @@ func (t *table) renewLocked(s *slot, c *cluster.Cluster) *entry {
 	}
 	idle := s.retireLocked()
 	e := &entry{cluster: c, err: c.Err()}
+	e.leaving, e.leave = context.WithCancel(context.Background())
 	if e.err == nil {
 		if e.transports, e.err = t.build(c, s.series); e.err == nil {
 			t.metrics.transports.Inc()
@@ -212,6 +218,24 @@ func (t *table) changed(name string, c *cluster.Cluster) {
 	}
 }
 
+// reconnect retires the current entry of a cluster, so that requests from now on take new connections, and tells what is in flight that
+// its connection is about to be cut.
+func (t *table) reconnect(name string) {
+	t.mu.RLock()
+	s := t.slots[name]
+	t.mu.RUnlock()
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	idle := s.retireLocked()
+	for e := range s.draining {
+		e.leave()
+	}
+	s.mu.Unlock()
+	t.dispose(idle)
+}
+
 // gone reports whether the cluster was deleted since; it may exist anew.
 func (l *lease) gone() bool {
 	l.slot.mu.Lock()
@@ -240,6 +264,7 @@ func (t *table) dispose(e *entry) {
 	if e == nil || e.transports == nil {
 		return
 	}
+	e.leave()
 	e.disposeOnce.Do(func() {
 		t.metrics.transports.Dec()
 		if err := e.transports.close(); err != nil {

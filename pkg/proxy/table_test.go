@@ -204,6 +204,51 @@ func TestChangedSecret(t *testing.T) {
 }
 
 // A deleted cluster is unknown at once, and its connections are closed, those of its former versions too.
+// When the connections of a cluster are about to be cut, requests take new ones; what is in flight goes on, and watches end as API servers end
+// them.
+func TestReconnect(t *testing.T) {
+	release, entered := make(chan struct{}), make(chan struct{}, 2)
+	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/slow":
+			entered <- struct{}{}
+			<-release
+		case r.URL.Query().Has("watch"):
+			_, _ = io.WriteString(w, "event\n")
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			return
+		}
+		ok(w, r)
+	})
+	g := newGateway(t, nil)
+	g.set(s.secret("a"))
+	watch := g.watchOf(t.Context(), "a")
+	slow := make(chan string)
+	go func() { _, body := g.get("a", "/slow"); slow <- body }()
+	<-entered
+	if n := g.dials.Load(); n != 1 {
+		t.Fatalf("%d dials", n)
+	}
+	g.handler.Reconnect("a")
+	g.handler.Reconnect("b") // nothing has been asked of it
+	for range 3 {
+		g.get("a", "/")
+	}
+	if n := g.dials.Load(); n != 2 {
+		t.Errorf("%d dials: want one more", n)
+	}
+	within(t, patience, "the end of the watch", func() {
+		if body, err := io.ReadAll(watch.Body); err != nil || string(body) != "event\n" {
+			t.Errorf("the watch ended with %q, %v", body, err)
+		}
+	})
+	close(release)
+	diff(t, "what was in flight", "ok", <-slow)
+	eventually(t, "the end of the old connection", func() bool { return s.connections() == 1 })
+	diff(t, "the connection that there is", int64(2), g.dials.Load())
+}
+
 func TestDeletedSecret(t *testing.T) {
 	s := newAPIServer(t, events(nil))
 	g := newGateway(t, nil)

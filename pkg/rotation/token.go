@@ -8,18 +8,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
-	"net/http"
-	"sync"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/ptr"
 
@@ -28,30 +23,20 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
 
-// Whom the gateway is in a cluster that agent-bootstrap registered (manifests/konnectivity/agent).
-const (
-	registrar   = "agent-bootstrap"
-	accountName = "cluster-gateway"
-)
+// accountName is whom the gateway is in a cluster, in AgentNamespace.
+const accountName = "cluster-gateway"
 
-const (
-	// lookInterval is how often is looked for what is due; it costs no request.
-	lookInterval = 2 * time.Second
-	// attemptTimeout bounds one renewal, and concurrency how many there are at a time.
-	attemptTimeout = 15 * time.Second
-	concurrency    = 8
-	// minLifetime is the shortest that kube-apiserver gives out.
-	minLifetime = 10 * time.Minute
-)
+// minLifetime is the shortest that kube-apiserver gives out.
+const minLifetime = 10 * time.Minute
 
-// Config is what Tokens needs.
-type Config struct {
-	// Clusters lists those that there are, from memory.
-	Clusters interface{ List() []*cluster.Cluster }
-	// Route sends requests to a cluster with its credential.
-	Route func(name string) http.RoundTripper
+// TokensConfig is what Tokens needs.
+type TokensConfig struct {
+	Clusters Clusters
+	Route    Route
 	// Secrets are those of the clusters.
 	Secrets corev1client.SecretInterface
+	// RenewAfter, if set, is the age at which a token is renewed, however long it lives; 0: by its life.
+	RenewAfter time.Duration
 	// Changed, if set, is told that the outcome for a cluster is another.
 	Changed func(name string)
 	// Logger is where renewals are reported. Its zero value logs nothing.
@@ -62,88 +47,30 @@ type Config struct {
 
 // Tokens renews tokens. It is safe for concurrent use.
 type Tokens struct {
-	cfg Config
-
-	mu     sync.Mutex
-	failed map[string]failure
+	cfg      TokensConfig
+	renewals renewals
 }
 
-// failure is a renewal that failed, of one version of a cluster.
-type failure struct {
-	err         error
-	fingerprint cluster.Fingerprint
-	again       time.Time
-}
+var _ kind = (*Tokens)(nil)
 
 // NewTokens returns a Tokens that is idle.
-func NewTokens(cfg Config) *Tokens {
+func NewTokens(cfg TokensConfig) *Tokens {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Tokens{cfg: cfg, failed: map[string]failure{}}
+	t := &Tokens{cfg: cfg}
+	t.renewals = renewals{kind: t, clusters: cfg.Clusters, changed: cfg.Changed, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
+	return t
 }
 
 // Run renews until ctx ends, and waits for what is under way. It must not be called twice at a time.
 func (t *Tokens) Run(ctx context.Context) error {
-	ticker := time.NewTicker(lookInterval)
-	defer ticker.Stop()
-	for {
-		t.look(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
-}
-
-// Failures is why credentials of a cluster could not be renewed, by the type of the condition that they belong to.
-func (t *Tokens) Failures(name string) map[string]error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if f, ok := t.failed[name]; ok {
-		return map[string]error{v1alpha1.ConditionCredentialValid: f.err}
-	}
+	t.renewals.run(ctx)
 	return nil
 }
 
-// look renews what is due.
-func (t *Tokens) look(ctx context.Context) {
-	clusters := t.cfg.Clusters.List()
-	t.forget(clusters)
-	slots := make(chan struct{}, concurrency)
-	var group sync.WaitGroup
-	for _, c := range clusters {
-		if ctx.Err() != nil {
-			break
-		}
-		if !t.due(c) {
-			continue
-		}
-		slots <- struct{}{}
-		group.Go(func() {
-			defer func() { <-slots }()
-			t.settle(ctx, c, t.renew(ctx, c))
-		})
-	}
-	group.Wait()
-}
-
-// forget drops failures of clusters that are gone or have another credential by now.
-func (t *Tokens) forget(clusters []*cluster.Cluster) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.failed) == 0 {
-		return
-	}
-	still := map[string]failure{}
-	for _, c := range clusters {
-		if f, ok := t.failed[c.Name]; ok && f.fingerprint == c.Fingerprint() {
-			still[c.Name] = f
-		}
-	}
-	t.failed = still
-}
+// Failure is why the token of a cluster could not be renewed; nil: it could, or need not be.
+func (t *Tokens) Failure(name string) error { return t.renewals.failure(name) }
 
 // due is whether a cluster's token is to be renewed now. One that has ended cannot be renewed with itself.
 func (t *Tokens) due(c *cluster.Cluster) bool {
@@ -153,14 +80,16 @@ func (t *Tokens) due(c *cluster.Cluster) bool {
 	begin, begins := c.Credential.Begin()
 	end, ends := c.Credential.Expiry()
 	now := t.cfg.Now()
-	if !begins || !ends || !now.Before(end) || now.Before(pki.RenewBetween(begin, end, jitter(c))) {
+	if !begins || !ends || !now.Before(end) {
 		return false
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f, failed := t.failed[c.Name]
-	return !failed || !now.Before(f.again)
+	if t.cfg.RenewAfter > 0 && !now.Before(begin.Add(t.cfg.RenewAfter)) {
+		return true
+	}
+	return !now.Before(pki.RenewBetween(begin, end, jitter(c)))
 }
+
+func (t *Tokens) end(c *cluster.Cluster) (time.Time, bool) { return c.Credential.Expiry() }
 
 // jitter lies between 0 and 1, and is the same for the same token.
 func jitter(c *cluster.Cluster) float64 {
@@ -171,12 +100,7 @@ func jitter(c *cluster.Cluster) float64 {
 }
 
 func (t *Tokens) renew(ctx context.Context, c *cluster.Cluster) error {
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
-	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host: "https://" + c.Name, Transport: t.cfg.Route(c.Name), QPS: -1,
-		ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON}, // whatever speaks the API speaks this
-	})
+	client, err := t.cfg.Route.client(c.Name)
 	if err != nil {
 		return err
 	}
@@ -206,26 +130,4 @@ func (t *Tokens) renew(ctx context.Context, c *cluster.Cluster) error {
 	}
 	t.cfg.Logger.Info("The token of a cluster has been renewed", "cluster", c.Name, "until", answer.Status.ExpirationTimestamp)
 	return nil
-}
-
-// settle remembers the outcome. What failed is tried again after a minute, or sooner when there is less time.
-func (t *Tokens) settle(ctx context.Context, c *cluster.Cluster, err error) {
-	if ctx.Err() != nil {
-		return
-	}
-	t.mu.Lock()
-	_, before := t.failed[c.Name]
-	delete(t.failed, c.Name)
-	if err != nil {
-		now := t.cfg.Now()
-		end, _ := c.Credential.Expiry()
-		t.failed[c.Name] = failure{err: err, fingerprint: c.Fingerprint(), again: now.Add(min(time.Minute, max(time.Second, end.Sub(now)/8)))}
-	}
-	t.mu.Unlock()
-	if err != nil {
-		t.cfg.Logger.Info("A credential could not be renewed", "cluster", c.Name, "err", err)
-	}
-	if t.cfg.Changed != nil && before != (err != nil) {
-		t.cfg.Changed(c.Name)
-	}
 }

@@ -103,6 +103,7 @@ func (s *Server) duties(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return part("the health of clusters", s.health.Run(ctx)) })
 	group.Go(func() error { return part("the renewal of tokens", s.tokens.Run(ctx)) })
+	group.Go(func() error { return part("the renewal of agents' certificates", s.agents.Run(ctx)) })
 	if k := s.tunnels.certificates; k != nil {
 		group.Go(func() error { return part("the certificates of the tunnel", k.Renew(ctx)) })
 	}

@@ -22,6 +22,8 @@ type Options struct {
 	Tunnel *TunnelOptions
 	Proxy  *ProxyOptions
 	Health *HealthOptions
+	// Rotation is for tests.
+	Rotation *RotationOptions
 
 	// The generic API server's own.
 	Serving        *genericoptions.SecureServingOptionsWithLoopback
@@ -61,6 +63,7 @@ func NewOptions() *Options {
 		Tunnel:         NewTunnelOptions(),
 		Proxy:          NewProxyOptions(),
 		Health:         NewHealthOptions(),
+		Rotation:       NewRotationOptions(),
 		Serving:        serving.WithLoopback(),
 		Authentication: genericoptions.NewDelegatingAuthenticationOptions(),
 		Authorization:  genericoptions.NewDelegatingAuthorizationOptions(),
@@ -77,6 +80,7 @@ func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	o.Tunnel.AddFlags(groups.FlagSet("tunnel"))
 	o.Proxy.AddFlags(groups.FlagSet("proxy"))
 	o.Health.AddFlags(groups.FlagSet("health"))
+	o.Rotation.AddFlags(groups.FlagSet("rotation"))
 	o.Serving.AddFlags(groups.FlagSet("serving"))
 	o.Authentication.AddFlags(groups.FlagSet("authentication"))
 	o.Authorization.AddFlags(groups.FlagSet("authorization"))

@@ -45,6 +45,7 @@ type Server struct {
 	tunnels *tunnels
 	health  *health.Monitor
 	tokens  *rotation.Tokens
+	agents  *rotation.Agents
 	client  kubernetes.Interface
 	options *Options
 }
@@ -68,11 +69,14 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 		s.proxy.Changed(name, c)
 		s.health.ClusterChanged(name, c)
 	})
-	agentsChanged := func(name string, agents int) {
-		proxyMetrics.SetAgents(name, agents)
-		s.health.AgentsChanged(name)
+	follow := agentEvents{
+		changed: func(name string, agents int) {
+			proxyMetrics.SetAgents(name, agents)
+			s.health.AgentsChanged(name)
+		},
+		leaving: func(name string) { s.proxy.Reconnect(name) },
 	}
-	if s.tunnels, err = o.Tunnel.tunnels(ctx, hub{client, o.Hub.SecretNamespace}, agentsChanged); err != nil {
+	if s.tunnels, err = o.Tunnel.tunnels(ctx, hub{client, o.Hub.SecretNamespace}, follow); err != nil {
 		return nil, err
 	}
 	s.proxy = proxy.NewHandler(proxy.Config{
@@ -85,16 +89,12 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 		Logger:         klog.Background().WithName("proxy"),
 	})
 	secrets := client.CoreV1().Secrets(o.Hub.SecretNamespace)
-	s.tokens = rotation.NewTokens(rotation.Config{
-		Clusters: s.store, Route: s.proxy.RoundTripper, Secrets: secrets,
-		Changed: func(name string) { s.health.Trigger(name) },
-		Logger:  klog.Background().WithName("rotation"),
-	})
+	s.newRotation(secrets)
 	s.health = health.New(health.Config{
-		Clusters: s.store, Prober: s.proxy, Agents: s.tunnels.agents, Metrics: healthMetrics,
+		Clusters: s.store, Prober: s.proxy, Agents: s.tunnels.agents, AgentCertificate: s.agentCertificate, Metrics: healthMetrics,
 		Secrets: secrets, Events: client.CoreV1().Events(health.EventNamespace),
 		Interval: o.Health.ProbeInterval, Timeout: o.Health.ProbeTimeout, Concurrency: o.Health.Concurrency,
-		OverrideDuration: o.Health.OverrideDuration, Renewal: s.tokens.Failures,
+		OverrideDuration: o.Health.OverrideDuration, Renewal: s.renewalFailures,
 		Logger: klog.Background().WithName("health"),
 	})
 	scheme, err := registry.NewScheme()

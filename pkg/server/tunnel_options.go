@@ -51,6 +51,8 @@ type TunnelOptions struct {
 	// clusters. The lifetimes are of what the gateway makes itself; 0 means the defaults of pkg/pki.
 	AdvertiseAddresses          []string
 	CALifetime, ServingLifetime time.Duration
+	// AgentLifetime is the longest life of agents' certificates that the gateway issues when it renews them; 0 means the default.
+	AgentLifetime time.Duration
 	// ServerCount is the number of gateway replicas that every agent connects to.
 	ServerCount int
 
@@ -88,6 +90,7 @@ func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 		"embedded: where agents find this server, as host:port. May be given more than once, also as host alone: the serving certificate that the gateway makes is for all of them. The first is what agents of newly registered clusters are told.")
 	fs.DurationVar(&o.CALifetime, "tunnel-ca-lifetime", o.CALifetime, "embedded: life of a CA that the gateway makes for the tunnel; replaced at 80 % of it. 0: 10 years.")
 	fs.DurationVar(&o.ServingLifetime, "tunnel-cert-lifetime", o.ServingLifetime, "embedded: life of a serving certificate that the gateway makes for the tunnel; renewed at 80 % of it. 0: 90 days.")
+	fs.DurationVar(&o.AgentLifetime, "tunnel-agent-cert-lifetime", o.AgentLifetime, "Longest life of the certificates that the gateway renews for agents; one that was issued for less when the cluster was registered is followed by one for as much. 0: 1 year.")
 	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "embedded: number of gateway replicas that every agent connects to.")
 	fs.StringArrayVar(&o.KonnectivityServers, "konnectivity-server", o.KonnectivityServers,
 		"external: a konnectivity-server, as host:port or unix:///path. May be given more than once; the first that has an agent of the cluster is used.")
@@ -219,8 +222,16 @@ type tunnels struct {
 	address net.Addr
 	// certificates are those that the gateway makes itself; nil when it does not.
 	certificates *pki.Keeper
-	// agents tells of the agents that are connected to this process; nil unless the server is embedded.
-	agents health.AgentsInfo
+	// agents tells of the agents that are connected to this process, and agentCertificate which of their certificates ends first; nil
+	// unless the server is embedded.
+	agents           health.AgentsInfo
+	agentCertificate func(cluster string) *x509.Certificate
+}
+
+// agentEvents are what a tunnel server tells of agents.
+type agentEvents struct {
+	changed func(cluster string, agents int)
+	leaving func(cluster string)
 }
 
 // hub is where certificates are that the gateway makes itself.
@@ -229,10 +240,10 @@ type hub struct {
 	namespace string
 }
 
-func (o *TunnelOptions) tunnels(ctx context.Context, h hub, agentsChanged func(cluster string, agents int)) (*tunnels, error) {
+func (o *TunnelOptions) tunnels(ctx context.Context, h hub, events agentEvents) (*tunnels, error) {
 	switch cluster.TunnelMode(o.Mode) {
 	case cluster.TunnelEmbedded:
-		return o.embedded(h, agentsChanged)
+		return o.embedded(h, events)
 	case cluster.TunnelExternal:
 		return o.external(ctx)
 	default:
@@ -245,7 +256,7 @@ func (o *TunnelOptions) tunnels(ctx context.Context, h hub, agentsChanged func(c
 	}
 }
 
-func (o *TunnelOptions) embedded(h hub, agentsChanged func(cluster string, agents int)) (*tunnels, error) {
+func (o *TunnelOptions) embedded(h hub, events agentEvents) (*tunnels, error) {
 	t := &tunnels{}
 	var server *tunnel.Server
 	reverify := func(opts x509.VerifyOptions) { server.Reverify(opts) }
@@ -264,9 +275,9 @@ func (o *TunnelOptions) embedded(h hub, agentsChanged func(cluster string, agent
 	}
 	server = tunnel.New(tunnel.Config{
 		ServerID: uuid.NewString(), ServerCount: o.ServerCount, TLS: certificates.tls, ReceiveBuffer: o.ConnectionBuffer,
-		AgentsChanged: agentsChanged, Logger: klog.Background().WithName("tunnel"),
+		AgentsChanged: events.changed, AgentLeaving: events.leaving, Logger: klog.Background().WithName("tunnel"),
 	})
-	t.address, t.agents = lis.Addr(), server
+	t.address, t.agents, t.agentCertificate = lis.Addr(), server, server.AgentCertificate
 	t.dialer = func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {
 		lane := tunnel.LaneRequests
 		if use == proxy.ForUpgrades {

@@ -174,6 +174,46 @@ func TestDrainingAgent(t *testing.T) {
 	}
 }
 
+// Who has connections through an agent that drains is told once, and when there is another agent to take them.
+func TestAgentLeaving(t *testing.T) {
+	told := make(chan string, 10)
+	g := startGateway(t, func(c *Config) {
+		c.AgentLeaving = func(cluster string) { told <- cluster }
+		c.watchInterval = time.Hour // the test says when
+	})
+	draining := g.connect(t, "east", "draining")
+	d := g.dialer(t, "east", LaneRequests)
+	got := goDial(t.Context(), d)
+	draining.accept(1)
+	within(t, got, "the dial")
+	drain := &client.Packet{Type: client.PacketType_DRAIN, Payload: &client.Packet_Drain{Drain: &client.Drain{}}}
+	draining.send(drain, data(9, nil))
+	draining.expect(client.PacketType_CLOSE_REQ) // of 9: what came before it has been handled
+	look := func(want int) {
+		t.Helper()
+		g.tellLeaving()
+		if len(told) != want {
+			t.Errorf("told %d times, want %d", len(told), want)
+		}
+	}
+	look(0) // there is nowhere to go
+	staying := g.connect(t, "east", "staying")
+	g.connect(t, "west", "other")
+	look(1)
+	look(1)
+	if name := <-told; name != "east" {
+		t.Errorf("told of %q", name)
+	}
+	// What is dialled through it for want of another is to move as well.
+	staying.kill()
+	eventually(t, "the table", func() bool { return g.streams("east", "staying") == 0 })
+	got = goDial(t.Context(), d)
+	draining.accept(2)
+	within(t, got, "the dial")
+	g.connect(t, "east", "next")
+	look(1)
+}
+
 func TestLoadIsSpread(t *testing.T) {
 	g := startGateway(t, nil)
 	const agents, each = 4, 5

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -212,6 +213,21 @@ func TestReload(t *testing.T) {
 	if _, err := g.tryConnect(t, nextTLS, "unverified"); err == nil {
 		t.Error("an agent was let in without verification")
 	}
+}
+
+// An agent whose certificate has ended, and that nobody has replaced, is not entitled to its stream any more.
+func TestExpiredCertificate(t *testing.T) {
+	g := startGateway(t, nil)
+	g.connect(t, "east", "forgotten").goEcho(nil)
+	c := mustDial(t, g.dialer(t, "east", LaneRequests))
+	end := g.AgentCertificate("east").NotAfter
+	g.endFaulty(end.Add(expiryGrace - time.Minute))
+	mustEcho(t, c, "one that has been replaced drains")
+	g.endFaulty(end.Add(expiryGrace + time.Minute))
+	if err := within(t, readError(c), "the connection of an agent whose certificate has ended"); err == nil || !strings.Contains(err.Error(), "its certificate ended at") {
+		t.Errorf("Read: %v; want that its certificate has ended", err)
+	}
+	eventually(t, "the table", func() bool { return g.streams("east", "forgotten") == 0 })
 }
 
 func TestShutdownEndsEverything(t *testing.T) {

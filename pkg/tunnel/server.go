@@ -56,6 +56,8 @@ const (
 	watchInterval = 2 * time.Second
 	// busyAfter is how long a packet may be on its way out before new dials prefer another stream.
 	busyAfter = time.Second
+	// expiryGrace is how long a stream outlives its agent's certificate: an agent that has been replaced drains meanwhile.
+	expiryGrace = 5 * time.Minute
 	// maxSessions bounds the streams of one cluster: a certificate that leaked, or an agent in a crash loop, must not
 	// take the gateway's memory.
 	maxSessions = 64
@@ -78,6 +80,9 @@ type Config struct {
 	// AgentsChanged, if set, is told the number of distinct agents of a cluster each time that it changes, one call after
 	// the other. It may call the Server, and must not block.
 	AgentsChanged func(cluster string, agents int)
+	// AgentLeaving, if set, is told when connections of a cluster go through an agent that drains, and another is there to take them. What
+	// goes on over them is cut when the agent ends, some time after. It must not block.
+	AgentLeaving func(cluster string)
 	// Logger is where connections of agents are reported. Its zero value logs nothing.
 	Logger klog.Logger
 
@@ -149,7 +154,8 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	for {
 		select {
 		case now := <-ticker.C:
-			s.endStalled(now)
+			s.endFaulty(now)
+			s.tellLeaving()
 			continue
 		case err = <-served:
 			s.shut()
@@ -219,7 +225,9 @@ func (s *Server) sessionsLocked() []*session {
 	return all
 }
 
-func (s *Server) endStalled(now time.Time) {
+// endFaulty ends the streams of agents that have stopped reading, and of those whose certificate has ended: the handshake, which would not
+// accept it any more, may be months old.
+func (s *Server) endFaulty(now time.Time) {
 	s.mu.RLock()
 	all := s.sessionsLocked()
 	s.mu.RUnlock()
@@ -227,7 +235,41 @@ func (s *Server) endStalled(now time.Time) {
 		if se.stalled(now, s.cfg.stallTimeout) {
 			se.end(errStalled)
 		}
+		if end := se.peer.certificates[0].NotAfter; now.After(end.Add(expiryGrace)) {
+			se.end(fmt.Errorf("%w: its certificate ended at %s", errAgentGone, end.UTC().Format(time.RFC3339)))
+		}
 	}
+}
+
+// tellLeaving tells AgentLeaving.
+func (s *Server) tellLeaving() {
+	if s.cfg.AgentLeaving == nil {
+		return
+	}
+	s.mu.RLock()
+	var leaving []string
+	for name, c := range s.clusters {
+		if c.leaves() {
+			leaving = append(leaving, name)
+		}
+	}
+	s.mu.RUnlock()
+	for _, name := range leaving {
+		s.cfg.AgentLeaving(name)
+	}
+}
+
+// leaves is whether there are connections to be moved from a draining agent to another, of which nobody has been told.
+func (c *clusterSessions) leaves() bool {
+	others := slices.ContainsFunc(c.sessions, func(se *session) bool { _, draining, _ := se.load(); return !draining })
+	if !others {
+		return false
+	}
+	leaves := false
+	for _, se := range c.sessions {
+		leaves = se.leave() || leaves
+	}
+	return leaves
 }
 
 // Reverify ends the streams of agents whose certificates no longer hold under opts (Roots and CurrentTime matter). It is to

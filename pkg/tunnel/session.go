@@ -46,6 +46,7 @@ type session struct {
 
 	mu       sync.Mutex
 	draining bool
+	left     bool // the connections that a draining agent has are known to be about to end
 	dials    map[int64]*pendingDial
 	conns    map[int64]*tunnelConn
 	control  []*client.Packet // to be sent before any data
@@ -389,6 +390,7 @@ func (s *session) answerDial(r *client.DialResponse) error {
 		dialer.Addr{Name: "tunnel"}, dialer.Addr{Name: s.peer.cluster + "/" + d.address},
 		s.receiveBuffer, d.budget, func() { s.announce(c) })
 	s.conns[c.id] = c
+	s.left = false
 	s.mu.Unlock()
 	d.answer <- dialAnswer{conn: c}
 	return nil
@@ -437,6 +439,17 @@ func (s *session) closeConn(r *client.CloseResponse) {
 		err = fmt.Errorf("closed by the agent: %.300s", r.GetError())
 	}
 	c.CloseRemote(err)
+}
+
+// leave is whether the agent drains and has connections that this has not been said of yet.
+func (s *session) leave() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.draining || s.left || len(s.conns)-s.closing == 0 {
+		return false
+	}
+	s.left = true
+	return true
 }
 
 // load is what choosing between sessions goes by.

@@ -1,0 +1,305 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+)
+
+// agentInterval is how often the Secret of an agent is looked at though nothing is known to be due: somebody may have changed it. It is
+// spread by a tenth either way.
+const agentInterval = time.Hour
+
+// AgentsConfig is what Agents needs.
+type AgentsConfig struct {
+	Clusters Clusters
+	Route    Route
+	// Authority is the CA of the tunnel as it is now; nil: there is none, or none is known.
+	Authority func() *pki.Authority
+	// Connected, if set, is the certificate, of those that the agents of a cluster have connected with, that ends first; nil without an
+	// agent. It is not set when agents connect to another process.
+	Connected func(cluster string) *x509.Certificate
+	// Lifetime is the longest life of what is issued; 0 means pki.DefaultAgentLifetime. A certificate that was issued for less by
+	// whoever registered the cluster is followed by one for as much.
+	Lifetime time.Duration
+	// Changed, if set, is told that the outcome for a cluster is another.
+	Changed func(name string)
+	// Logger is where renewals are reported. Its zero value logs nothing.
+	Logger klog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Agents renews the certificates of agents that run as Pods, and gives them the tunnel's CA bundle when that has changed. It is safe for
+// concurrent use.
+type Agents struct {
+	cfg      AgentsConfig
+	renewals renewals
+
+	mu    sync.Mutex
+	known map[string]knownAgent
+}
+
+var _ kind = (*Agents)(nil)
+
+// knownAgent is what was last found in a cluster, or put there.
+type knownAgent struct {
+	uid types.UID // of the cluster's Secret: a cluster that was registered anew is another
+	// certificate is that in the agent's Secret; nil when no agent runs as Pods there.
+	certificate *x509.Certificate
+	// bundle is what the Secret was compared with.
+	bundle []byte
+	// again is when it is to be looked at again, whatever happens.
+	again time.Time
+}
+
+// NewAgents returns an Agents that is idle.
+func NewAgents(cfg AgentsConfig) *Agents {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Lifetime <= 0 {
+		cfg.Lifetime = pki.DefaultAgentLifetime
+	}
+	a := &Agents{cfg: cfg, known: map[string]knownAgent{}}
+	a.renewals = renewals{kind: a, clusters: cfg.Clusters, changed: cfg.Changed, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
+	return a
+}
+
+// Run renews until ctx ends, and waits for what is under way. It must not be called twice at a time.
+func (a *Agents) Run(ctx context.Context) error {
+	a.mu.Lock()
+	a.known = map[string]knownAgent{} // another replica may have led meanwhile
+	a.mu.Unlock()
+	a.renewals.run(ctx)
+	return nil
+}
+
+// Failure is why the certificate of a cluster's agent could not be renewed; nil: it could, or need not be. What fails long before it matters
+// is tried again and not told.
+func (a *Agents) Failure(name string) error {
+	err := a.renewals.failure(name)
+	var early *earlyError
+	if errors.As(err, &early) {
+		return nil
+	}
+	return err
+}
+
+// Certificate is that in the Secret of a cluster's agent, as far as this replica has looked at it; otherwise nil.
+func (a *Agents) Certificate(name string) *x509.Certificate {
+	k, _ := a.knownOf(name)
+	return k.certificate
+}
+
+func (a *Agents) knownOf(name string) (knownAgent, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k, ok := a.known[name]
+	return k, ok
+}
+
+// earlyError is a failure before anything is due.
+type earlyError struct{ error }
+
+func (e *earlyError) Unwrap() error { return e.error }
+
+// NotOursError is that a certificate is to be renewed soon, by somebody else.
+type NotOursError struct{ text string }
+
+// Error says what to do.
+func (e *NotOursError) Error() string { return e.text }
+
+// Reason is that of the condition CertificateValid.
+func (e *NotOursError) Reason() string { return v1alpha1.ReasonExpiresSoon }
+
+// due is whether an agent's Secret is to be looked at now. Without an agent that is connected there is no way to it.
+func (a *Agents) due(c *cluster.Cluster) bool {
+	if c.Err() != nil || c.ManagedBy != registrar || c.Route != cluster.RouteTunnel {
+		return false
+	}
+	if a.cfg.Connected != nil && a.cfg.Connected(c.Name) == nil {
+		return false
+	}
+	k, looked := a.knownOf(c.Name)
+	if !looked || k.uid != c.UID || !a.cfg.Now().Before(k.again) {
+		return true
+	}
+	authority := a.cfg.Authority()
+	return authority != nil && !bytes.Equal(k.bundle, authority.Bundle())
+}
+
+// current is the certificate by which is known what is due: that in the Secret, or, when it is not there, that of who is connected.
+func (a *Agents) current(c *cluster.Cluster) *x509.Certificate {
+	if cert := a.Certificate(c.Name); cert != nil {
+		return cert
+	}
+	if a.cfg.Connected != nil {
+		return a.cfg.Connected(c.Name)
+	}
+	return nil
+}
+
+func (a *Agents) end(c *cluster.Cluster) (time.Time, bool) {
+	if cert := a.current(c); cert != nil {
+		return cert.NotAfter, true
+	}
+	return time.Time{}, false
+}
+
+// renew looks at an agent's Secret, and does what is to be done.
+func (a *Agents) renew(ctx context.Context, c *cluster.Cluster) error {
+	cert, authority, err := a.keep(ctx, c)
+	switch {
+	case err == nil:
+	case apierrors.IsConflict(err):
+		return nil // somebody else is at it; looked at again at once
+	default:
+		return a.failed(c, authority, err)
+	}
+	now := a.cfg.Now()
+	again := now.Add(agentInterval - agentInterval/10 + rand.N(agentInterval/5))
+	known := knownAgent{uid: c.UID, certificate: cert}
+	if authority != nil {
+		known.bundle = authority.Bundle()
+	}
+	if cert == nil && a.cfg.Connected != nil {
+		cert = a.cfg.Connected(c.Name)
+	}
+	if cert != nil {
+		if at := pki.RenewAt(cert); at.After(now) && at.Before(again) {
+			again = at
+		}
+	}
+	known.again = again
+	a.mu.Lock()
+	a.known[c.Name] = known
+	a.mu.Unlock()
+	if known.certificate == nil && cert != nil && !now.Before(pki.RenewAt(cert)) {
+		return &NotOursError{fmt.Sprintf("the certificate of the cluster's agent ends at %s and is not the gateway's to renew: the agent does not run as Deployment %s/%s there. Renew it with: agent-bootstrap rotate %s --out-dir DIR",
+			cert.NotAfter.UTC().Format(time.RFC3339), AgentNamespace, AgentName, c.Name)}
+	}
+	return nil
+}
+
+// failed tells failures that matter from those that do not yet.
+func (a *Agents) failed(c *cluster.Cluster, authority *pki.Authority, err error) error {
+	k, looked := a.knownOf(c.Name)
+	stale := looked && authority != nil && !bytes.Equal(k.bundle, authority.Bundle())
+	cert := a.current(c)
+	if !stale && (cert == nil || a.cfg.Now().Before(pki.RenewAt(cert))) {
+		return &earlyError{err}
+	}
+	if cert == nil {
+		return fmt.Errorf("the cluster's agent could not be given the tunnel's new CA: %w", err)
+	}
+	return fmt.Errorf("the certificate of the cluster's agent, which ends at %s, could not be renewed: %w", cert.NotAfter.UTC().Format(time.RFC3339), err)
+}
+
+// keep sees to it that the agent has a good certificate, and runs with it. It returns the certificate, nil when no agent runs as Pods, and the
+// CA that it went by.
+func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificate, *pki.Authority, error) {
+	authority := a.cfg.Authority()
+	client, err := a.cfg.Route.client(c.Name)
+	if err != nil {
+		return nil, authority, err
+	}
+	deployment, err := client.AppsV1().Deployments(AgentNamespace).Get(ctx, AgentName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, authority, nil
+	}
+	if err != nil {
+		return nil, authority, err
+	}
+	secret, err := client.CoreV1().Secrets(AgentNamespace).Get(ctx, AgentName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, authority, nil
+	}
+	if err != nil {
+		return nil, authority, err
+	}
+	pair := AgentPairOf(secret)
+	chain, err := pki.ParseCertificates(pair.Certificate)
+	if err != nil {
+		return nil, authority, fmt.Errorf("the Secret %s/%s of the cluster cannot be read: %w", AgentNamespace, AgentName, err)
+	}
+	cert := chain[0]
+	now := a.cfg.Now()
+	switch good := now.Before(pki.RenewAt(cert)); {
+	case authority == nil && good:
+		return cert, nil, nil
+	case authority == nil:
+		return cert, nil, errors.New("the hub has no CA to issue another with (Secret " + pki.CASecret + ")")
+	case good && bytes.Equal(pair.CA, authority.Bundle()):
+		if deployment.Spec.Template.Annotations[AnnotationAgentCertificate] == pair.Hash() {
+			return cert, authority, nil
+		}
+		return cert, authority, roll(ctx, client, pair) // where an earlier attempt failed
+	}
+	if err := issuedBy(authority, c.Name, chain, now); err != nil {
+		return nil, authority, err
+	}
+	next := AgentPair{CA: authority.Bundle()}
+	if next.Certificate, next.Key, err = authority.IssueAgent(c.Name, a.lifetime(cert, authority)); err != nil {
+		return nil, authority, err
+	}
+	if err := deliver(ctx, client, secret, next); err != nil {
+		return nil, authority, err
+	}
+	if chain, err = pki.ParseCertificates(next.Certificate); err != nil {
+		return nil, authority, err
+	}
+	a.cfg.Logger.Info("The certificate of a cluster's agent has been renewed, and the agent is being rolled", "cluster", c.Name, "until", chain[0].NotAfter)
+	return chain[0], authority, nil
+}
+
+// issuedBy refuses to replace a certificate by one of another CA: whoever accepts the one need not accept the other. That it may have
+// ended does not matter here.
+func issuedBy(authority *pki.Authority, name string, chain []*x509.Certificate, now time.Time) error {
+	cert := chain[0]
+	if cert.Subject.CommonName != name || !slices.Contains(cert.Subject.Organization, pki.AgentOrganization) {
+		return fmt.Errorf("the Secret %s/%s of the cluster holds a certificate of %q, which is not that of the cluster's agent: agent-bootstrap rotate %s puts another there",
+			AgentNamespace, AgentName, cert.Subject, name)
+	}
+	intermediates := x509.NewCertPool()
+	for _, link := range chain[1:] {
+		intermediates.AddCert(link)
+	}
+	if now.After(cert.NotAfter) {
+		now = cert.NotAfter
+	}
+	if _, err := cert.Verify(x509.VerifyOptions{
+		Roots: authority.Pool(), Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}); err != nil {
+		return fmt.Errorf("the agent's certificate is of another CA than that in the hub's Secret %s: %w", pki.CASecret, err)
+	}
+	return nil
+}
+
+// lifetime is that of the certificate which is to be followed, but for one that was cut short by the end of its CA.
+func (a *Agents) lifetime(cert *x509.Certificate, authority *pki.Authority) time.Duration {
+	for _, ca := range authority.Certificates() {
+		if cert.NotAfter.Equal(ca.NotAfter) {
+			return a.cfg.Lifetime
+		}
+	}
+	return min(a.cfg.Lifetime, pki.Lifetime(cert))
+}
