@@ -20,38 +20,29 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// selfMade starts a gateway with a hub of its own that makes the tunnel's certificates by itself. It returns where agents of the edge
-// connect.
-func selfMade(ctx context.Context, t *testing.T, name string, args ...string) (g *lab.Gateway, hub *lab.Cluster, port int) {
+// selfMade starts a gateway with a hub of its own, and so certificates of its own.
+func selfMade(ctx context.Context, t *testing.T, name string, args ...string) (g *lab.Gateway, hub *lab.Cluster) {
 	t.Helper()
 	hub, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{Name: "hub-" + name, NoControllerManager: true, NoKwok: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	stopAfter(t, hub)
-	if port, err = shared.lab.FreePort(); err != nil {
-		t.Fatal(err)
-	}
-	address := net.JoinHostPort(shared.lab.HostAddr(shared.edge), strconv.Itoa(port))
 	g, err = shared.lab.StartGateway(ctx, lab.GatewayOptions{
-		Name: "gateway-" + name, Hub: hub, Binary: shared.binary,
-		ExtraArgs: append([]string{
-			"--tunnel-cert-file=", "--tunnel-private-key-file=", "--tunnel-client-ca-file=",
-			"--tunnel-port=" + strconv.Itoa(port), "--tunnel-advertise-address=" + address,
-		}, args...),
+		Name: "gateway-" + name, Hub: hub, Binary: shared.binary, AgentsOf: shared.edge, ExtraArgs: args,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	stopAfter(t, g)
-	within(t, noticed, "the ConfigMap for those who register clusters", func() error {
-		m, err := hub.Client().CoreV1().ConfigMaps(namespaceOfSecrets).Get(ctx, pki.ConfigMap, metav1.GetOptions{})
-		if err == nil && m.Data[pki.KeyAddress] != address {
-			err = fmt.Errorf("it says %v", m.Data)
-		}
-		return err
-	})
-	return g, hub, port
+	m, err := hub.Client().CoreV1().ConfigMaps(namespaceOfSecrets).Get(ctx, pki.ConfigMap, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := net.JoinHostPort(shared.lab.HostAddr(shared.edge), strconv.Itoa(g.TunnelPort())); m.Data[pki.KeyAddress] != want {
+		t.Fatalf("those who register clusters are told %v, want %s", m.Data, want)
+	}
+	return g, hub
 }
 
 func authorityOf(ctx context.Context, t *testing.T, hub *lab.Cluster) *pki.Authority {
@@ -93,12 +84,12 @@ func agentFiles(t *testing.T, a *pki.Authority, cluster string, port int) lab.Ag
 func TestTunnelCertificates(t *testing.T) {
 	ctx := bounded(t, 3*caseTimeout)
 	const name = "self-made"
-	g, hub, port := selfMade(ctx, t, name, "--tunnel-ca-lifetime=40s", "--tunnel-cert-lifetime=12s", "--health-probe-interval=1s")
+	g, hub := selfMade(ctx, t, name, "--tunnel-ca-lifetime=40s", "--tunnel-cert-lifetime=12s", "--health-probe-interval=1s")
 	first := authorityOf(ctx, t, hub)
 	register(ctx, t, hub, lab.SecretOptions{Name: name, Tunnel: true, Data: map[string][]byte{
 		"endpoint": []byte(shared.edge.Endpoint()), "ca.crt": shared.edge.CAPEM(), "token": token(t, shared.edge, "cluster-gateway"),
 	}})
-	old := agentFiles(t, first, name, port)
+	old := agentFiles(t, first, name, g.TunnelPort())
 	agent := startAgent(ctx, t, func() (lab.AgentOptions, error) { return old, nil })
 	config := g.ClusterRESTConfig(name, lab.ViaOwnEndpoint)
 	within(t, noticed, "the cluster", func() error {
@@ -131,7 +122,7 @@ func TestTunnelCertificates(t *testing.T) {
 	}
 	startAgent(ctx, t, func() (lab.AgentOptions, error) { return old, nil })
 	load()
-	startAgent(ctx, t, func() (lab.AgentOptions, error) { return agentFiles(t, next, name, port), nil })
+	startAgent(ctx, t, func() (lab.AgentOptions, error) { return agentFiles(t, next, name, g.TunnelPort()), nil })
 	for range 50 {
 		load()
 	}
@@ -145,4 +136,63 @@ func TestTunnelCertificates(t *testing.T) {
 		}
 	}
 	t.Logf("%d requests, %d serving certificates, %s after %s", requests, len(servings), next, first)
+}
+
+// TestTunnelCertificatesOfOnesOwn: with files, the gateway takes these, and follows them. An agent that a new CA does not cover is cut off.
+func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
+	ctx := bounded(t, 2*caseTimeout)
+	const name = "own-files"
+	ca, err := lab.NewCA("own")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the agent may run as another user
+		t.Fatal(err)
+	}
+	issue := func(file string, o lab.CertOptions) (cert, key string) {
+		t.Helper()
+		pair, err := ca.Issue(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cert, key, err = pair.WriteFiles(dir, file); err != nil {
+			t.Fatal(err)
+		}
+		return cert, key
+	}
+	caFile := filepath.Join(dir, "ca.crt")
+	if err := ca.WriteFile(caFile); err != nil {
+		t.Fatal(err)
+	}
+	host := shared.lab.HostAddr(shared.edge)
+	cert, key := issue("tunnel", lab.CertOptions{CN: "tunnel", IPs: []net.IP{net.ParseIP(host)}})
+	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
+		Name: "gateway-" + name, Hub: shared.embeddedHub, Binary: shared.binary,
+		ExtraArgs: []string{"--tunnel-cert-file=" + cert, "--tunnel-private-key-file=" + key, "--tunnel-client-ca-file=" + caFile},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopAfter(t, g)
+	register(ctx, t, shared.embeddedHub, lab.SecretOptions{Name: name, Tunnel: true, Data: map[string][]byte{
+		"endpoint": []byte(shared.edge.Endpoint()), "ca.crt": shared.edge.CAPEM(), "token": token(t, shared.edge, "cluster-gateway"),
+	}})
+	agent := lab.AgentOptions{Name: "agent-" + name, Cluster: shared.edge, ServerHost: host, ServerPort: g.TunnelPort(), CAFile: caFile}
+	agent.CertFile, agent.KeyFile = issue("agent", lab.CertOptions{CN: name, Orgs: []string{"cluster.core.oam.dev:tunnel-agents"}})
+	startAgent(ctx, t, func() (lab.AgentOptions, error) { return agent, nil })
+	config := g.ClusterRESTConfig(name, lab.ViaOwnEndpoint)
+	within(t, noticed, "the cluster", func() error { return wantCode(ask(ctx, t, config, http.MethodGet, "/version"), http.StatusOK) })
+
+	other, err := lab.NewCA("another")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.WriteFile(caFile); err != nil {
+		t.Fatal(err)
+	}
+	// Files are looked at once a minute at the latest.
+	within(t, caseTimeout, "the agent to be cut off", func() error {
+		return wantCode(ask(ctx, t, config, http.MethodGet, "/version"), http.StatusServiceUnavailable)
+	})
 }

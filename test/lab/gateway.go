@@ -18,7 +18,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	corev1apply "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -40,8 +39,11 @@ type GatewayOptions struct {
 	// Binary is the gateway; see [BuildGateway]. Required.
 	Binary string
 	// Konnectivity is the stock server to tunnel through. Nil means the
-	// gateway's own tunnel server.
+	// gateway's own tunnel server, whose certificates it makes itself.
 	Konnectivity *KonnectivityServer
+	// AgentsOf is the cluster whose agents find the tunnel server at the address
+	// that agent-bootstrap tells them. Nil means agents on the host.
+	AgentsOf *Cluster
 	// TunnelOff switches tunnels off.
 	TunnelOff bool
 	// Verbosity is the gateway's log level.
@@ -62,7 +64,8 @@ type Gateway struct {
 	opts       GatewayOptions
 	port       int
 	tunnelPort int
-	// ca signs its serving certificates; tunnelCA those of agents.
+	// ca signs its serving certificate. tunnelCA signs those of agents; the
+	// gateway makes it.
 	ca, tunnelCA *CA
 	dir          string
 }
@@ -111,7 +114,32 @@ func (g *Gateway) Start(ctx context.Context) error {
 		ReadyURL: localURL("https", g.port) + cmp.Or(g.opts.ReadyPath, "/readyz"),
 		ReadyTLS: &tls.Config{RootCAs: g.ca.Pool(), MinVersion: tls.VersionTLS12},
 	})
-	return err
+	if err != nil || g.opts.TunnelOff || g.opts.Konnectivity != nil {
+		return err
+	}
+	if err := g.awaitTunnel(ctx); err != nil {
+		return fmt.Errorf("what %s makes known of its tunnel: %w", g.opts.Name, err)
+	}
+	return nil
+}
+
+// awaitTunnel waits until there is all that it takes to register a cluster, and
+// reads the tunnel's CA.
+func (g *Gateway) awaitTunnel(ctx context.Context) error {
+	const name = "cluster-gateway-tunnel"
+	return g.waitReady(ctx, defaultReadyTimeout, func(ctx context.Context) error {
+		if _, err := g.hub.client.CoreV1().ConfigMaps(defaultServiceNamespace).Get(ctx, name, metav1.GetOptions{}); err != nil {
+			return err
+		}
+		secret, err := g.hub.client.CoreV1().Secrets(defaultServiceNamespace).Get(ctx, name+"-ca", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if g.tunnelCA, err = ParseCA(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]); err != nil {
+			return err
+		}
+		return replaceFile(g.file("tunnel-ca.crt"), secret.Data[corev1.ServiceAccountRootCAKey], 0o644)
+	})
 }
 
 func (g *Gateway) prepare(ctx context.Context) (err error) {
@@ -149,12 +177,6 @@ func (g *Gateway) issue() (err error) {
 	if g.ca, err = NewCA("gateway-serving-ca"); err != nil {
 		return err
 	}
-	if g.tunnelCA, err = NewCA("tunnel-ca"); err != nil {
-		return err
-	}
-	if err := g.tunnelCA.WriteFile(g.file("tunnel-ca.crt")); err != nil {
-		return err
-	}
 	serving, err := g.ca.Issue(CertOptions{
 		CN: "gateway", IPs: []net.IP{net.ParseIP(loopback)},
 		DNSNames: []string{"localhost", defaultService + "." + defaultServiceNamespace + ".svc"},
@@ -162,14 +184,7 @@ func (g *Gateway) issue() (err error) {
 	if err != nil {
 		return err
 	}
-	if _, _, err := serving.WriteFiles(g.dir, "serving"); err != nil {
-		return err
-	}
-	tunnel, err := g.tunnelCA.Issue(CertOptions{CN: "tunnel", IPs: g.lab.hostAddrs(), DNSNames: []string{"localhost"}})
-	if err != nil {
-		return err
-	}
-	_, _, err = tunnel.WriteFiles(g.dir, "tunnel")
+	_, _, err = serving.WriteFiles(g.dir, "serving")
 	return err
 }
 
@@ -195,12 +210,21 @@ func (g *Gateway) args() []string {
 		}
 		return args
 	default:
-		return append(args,
-			"--tunnel-port="+strconv.Itoa(g.tunnelPort),
-			"--tunnel-cert-file="+g.file("tunnel.crt"),
-			"--tunnel-private-key-file="+g.file("tunnel.key"),
-			"--tunnel-client-ca-file="+g.file("tunnel-ca.crt"))
+		args = append(args, "--tunnel-port="+strconv.Itoa(g.tunnelPort),
+			"--tunnel-advertise-address="+net.JoinHostPort(g.advertised(), strconv.Itoa(g.tunnelPort)), "--tunnel-advertise-address=localhost")
+		for _, ip := range g.lab.hostAddrs() {
+			args = append(args, "--tunnel-advertise-address="+ip.String())
+		}
+		return args
 	}
+}
+
+// advertised is the host that agents are told.
+func (g *Gateway) advertised() string {
+	if g.opts.AgentsOf == nil {
+		return loopback
+	}
+	return g.lab.HostAddr(g.opts.AgentsOf)
 }
 
 // Endpoint is the gateway's own HTTPS endpoint.
@@ -212,27 +236,10 @@ func (g *Gateway) CAPEM() []byte { return g.ca.CertPEM() }
 // TunnelPort is where agents connect.
 func (g *Gateway) TunnelPort() int { return g.tunnelPort }
 
-// TunnelCA signs the certificates of agents, and the tunnel server's.
+// TunnelCA signs the certificates of agents, and the tunnel server's: the CA
+// that the gateway had when it was started last. With an external Konnectivity
+// server, or without tunnels, it is nil.
 func (g *Gateway) TunnelCA() *CA { return g.tunnelCA }
-
-// PublishTunnel makes known on the hub what agent-bootstrap needs to register
-// clusters: the tunnel's CA, and where agents that run in c connect.
-func (g *Gateway) PublishTunnel(ctx context.Context, c *Cluster) error {
-	ca := corev1apply.Secret("cluster-gateway-tunnel-ca", defaultServiceNamespace).
-		WithType(corev1.SecretTypeTLS).
-		WithData(map[string][]byte{"tls.crt": g.tunnelCA.CertPEM(), "tls.key": g.tunnelCA.KeyPEM(), "ca.crt": g.tunnelCA.CertPEM()})
-	options := metav1.ApplyOptions{FieldManager: "lab", Force: true}
-	if _, err := g.hub.client.CoreV1().Secrets(defaultServiceNamespace).Apply(ctx, ca, options); err != nil {
-		return err
-	}
-	info := corev1apply.ConfigMap("cluster-gateway-tunnel", defaultServiceNamespace).
-		WithData(map[string]string{
-			"address": net.JoinHostPort(g.lab.HostAddr(c), strconv.Itoa(g.tunnelPort)),
-			"ca.crt":  string(g.tunnelCA.CertPEM()),
-		})
-	_, err := g.hub.client.CoreV1().ConfigMaps(defaultServiceNamespace).Apply(ctx, info, options)
-	return err
-}
 
 // RegisterAPIService registers the gateway with its hub.
 func (g *Gateway) RegisterAPIService(ctx context.Context) error {

@@ -79,6 +79,24 @@ func NewCA(cn string) (*CA, error) {
 	return &CA{cert: cert, key: key, pair: *pair}, nil
 }
 
+// ParseCA returns a certificate authority that exists. Of several certificates,
+// the first is the CA's own.
+func ParseCA(certPEM, keyPEM []byte) (*CA, error) {
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("reading a CA: %w", err)
+	}
+	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok || !pair.Leaf.IsCA {
+		return nil, fmt.Errorf("reading a CA: %q is none with an ECDSA key", pair.Leaf.Subject)
+	}
+	encoded, err := encode(pair.Leaf, key)
+	if err != nil {
+		return nil, err
+	}
+	return &CA{cert: pair.Leaf, key: key, pair: *encoded}, nil
+}
+
 // CertPEM returns the CA's certificate.
 func (ca *CA) CertPEM() []byte { return ca.pair.CertPEM }
 

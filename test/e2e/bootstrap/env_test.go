@@ -109,13 +109,10 @@ func (e *env) start(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if e.gateway, err = e.lab.StartGateway(ctx, lab.GatewayOptions{Hub: e.hub, Binary: binary}); err != nil {
+	if e.gateway, err = e.lab.StartGateway(ctx, lab.GatewayOptions{Hub: e.hub, Binary: binary, AgentsOf: e.edge}); err != nil {
 		return err
 	}
 	if err := e.gateway.RegisterAPIService(ctx); err != nil {
-		return err
-	}
-	if err := e.gateway.PublishTunnel(ctx, e.edge); err != nil {
 		return err
 	}
 	e.hubFile, e.nearbyFile = e.hub.Kubeconfig(), e.nearby.Kubeconfig()

@@ -8,9 +8,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -93,15 +91,9 @@ func newSite(ctx context.Context, t *testing.T) *site {
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	port, err := s.lab.FreePort()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s.gateway, err = s.lab.StartGateway(ctx, lab.GatewayOptions{Hub: s.hub, Binary: binary, ExtraArgs: []string{
-		"--tunnel-cert-file=", "--tunnel-private-key-file=", "--tunnel-client-ca-file=", "--tunnel-port=" + strconv.Itoa(port),
-		"--tunnel-advertise-address=" + net.JoinHostPort(s.lab.HostAddr(s.edge), strconv.Itoa(port)),
-		"--tunnel-ca-lifetime=" + caLifetime.String(), "--health-probe-interval=1s",
-	}}); err != nil {
+	if s.gateway, err = s.lab.StartGateway(ctx, lab.GatewayOptions{
+		Hub: s.hub, Binary: binary, AgentsOf: s.edge, ExtraArgs: []string{"--tunnel-ca-lifetime=" + caLifetime.String(), "--health-probe-interval=1s"},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.gateway.RegisterAPIService(ctx); err != nil {

@@ -91,13 +91,10 @@ func (d *demo) startClusters(ctx context.Context) error {
 
 func (d *demo) startGateway(ctx context.Context, binary string) (err error) {
 	d.say("\n== Starting the gateway, and registering it with the hub's aggregation layer")
-	if d.gateway, err = d.lab.StartGateway(ctx, lab.GatewayOptions{Hub: d.hub, Binary: binary}); err != nil {
+	if d.gateway, err = d.lab.StartGateway(ctx, lab.GatewayOptions{Hub: d.hub, Binary: binary, AgentsOf: d.edge}); err != nil {
 		return err
 	}
-	if err := d.gateway.RegisterAPIService(ctx); err != nil {
-		return err
-	}
-	return d.gateway.PublishTunnel(ctx, d.edge)
+	return d.gateway.RegisterAPIService(ctx)
 }
 
 func (d *demo) tour(ctx context.Context) {
