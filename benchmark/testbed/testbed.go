@@ -203,10 +203,8 @@ func (b *Bed) hub(g *lab.Gateway) *lab.Cluster {
 
 const farHost = "localhost"
 
-// stockAgentArgs undo what the lab sets for quick tests: what is measured are the agent's own defaults, in which it connects anew
-// when it has lost a connection, and not every half second to see whether there are more servers. But for the log: agent and server have
-// a default of --v=4, and then write a line or two for every packet.
-var stockAgentArgs = []string{quiet, "--sync-forever=false", "--sync-interval=1s", "--sync-interval-cap=10s", "--probe-interval=1s"}
+// stockAgentArgs are for the log: agent and server have a default of --v=4, and then write a line or two for every packet.
+var stockAgentArgs = []string{quiet}
 
 const quiet = "--v=1"
 

@@ -105,11 +105,11 @@ func (o AgentOptions) args(health, admin int) []string {
 		"--health-server-port=" + strconv.Itoa(health),
 		"--admin-bind-address=" + loopback,
 		"--admin-server-port=" + strconv.Itoa(admin),
-		"--sync-interval=500ms",
-		"--sync-interval-cap=1s",
-		"--probe-interval=500ms",
-		"--sync-forever=true",
-		"--keepalive-time=15s",
+		// As manifests/konnectivity/agent has them.
+		"--sync-interval=1s",
+		"--sync-interval-cap=10s",
+		"--probe-interval=1s",
+		"--keepalive-time=30s",
 	}
 }
 
