@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
@@ -37,23 +38,23 @@ func (r *registration) applyAgent(ctx context.Context) error {
 	if err := r.step(ctx, "certificate", "%s", text); err != nil {
 		return err
 	}
-	objects, err := agentObjects(r.tunnel.address, pair)
+	all, err := objects.Agent(r.tunnel.address, pair)
 	if err != nil {
 		return err
 	}
-	for _, o := range objects {
+	for _, o := range all {
 		if o.GetNamespace() == "" {
-			owned(o, r.namespaceUID)
+			objects.Own(o, r.namespaceUID)
 		}
 	}
-	if text, err = r.applyAll(ctx, r.cluster, objects); err != nil {
+	if text, err = r.applyAll(ctx, r.cluster, all); err != nil {
 		return err
 	}
-	return r.step(ctx, "agent", "Deployment %s/%s and what it needs: %s", agentNamespace, agentName, text)
+	return r.step(ctx, "agent", "Deployment %s/%s and what it needs: %s", objects.AgentNamespace, objects.AgentName, text)
 }
 
 func readAgentSecret(ctx context.Context, s *side) (*rotation.AgentPair, error) {
-	secret, err := s.kube.CoreV1().Secrets(agentNamespace).Get(ctx, agentName, metav1.GetOptions{})
+	secret, err := s.kube.CoreV1().Secrets(objects.AgentNamespace).Get(ctx, objects.AgentName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
@@ -170,7 +171,7 @@ func readAgentDir(dir string) (*rotation.AgentPair, error) {
 
 // writeAgentDir writes what differs, the certificate last: a folder that is incomplete is written anew.
 func writeAgentDir(dir, name, address string, pair rotation.AgentPair) (written int, err error) {
-	args, err := agentArgs(address, dir)
+	args, err := objects.AgentArgs(address, dir)
 	if err != nil {
 		return 0, err
 	}

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
 
@@ -30,7 +31,7 @@ const dryRunToken = "dry-run"
 // token returns the token that the hub has if it is still good, or a new one.
 func (r *registration) token(ctx context.Context) (string, error) {
 	if r.registered != nil {
-		if current := string(r.registered.Data[keyToken]); current != "" {
+		if current := string(r.registered.Data[objects.KeyToken]); current != "" {
 			good, err := r.tokenGood(ctx, current)
 			if err != nil || good {
 				return current, err
@@ -47,9 +48,9 @@ func (r *registration) token(ctx context.Context) (string, error) {
 func requestToken(ctx context.Context, s *side, lifetime time.Duration) (string, error) {
 	seconds := int64(lifetime.Seconds())
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
-	answer, err := s.kube.CoreV1().ServiceAccounts(agentNamespace).CreateToken(ctx, gatewayAccount, request, metav1.CreateOptions{})
+	answer, err := s.kube.CoreV1().ServiceAccounts(objects.AgentNamespace).CreateToken(ctx, objects.GatewayAccount, request, metav1.CreateOptions{})
 	if err != nil {
-		return "", fmt.Errorf("asking for a token of %s/%s: %w", agentNamespace, gatewayAccount, s.explain(err))
+		return "", fmt.Errorf("asking for a token of %s/%s: %w", objects.AgentNamespace, objects.GatewayAccount, s.explain(err))
 	}
 	return answer.Status.Token, nil
 }
@@ -73,7 +74,7 @@ func (r *registration) tokenGood(ctx context.Context, token string) (bool, error
 	case err != nil:
 		return false, r.cluster.explain(err)
 	}
-	return review.Status.UserInfo.Username == "system:serviceaccount:"+agentNamespace+":"+gatewayAccount, nil
+	return review.Status.UserInfo.Username == "system:serviceaccount:"+objects.AgentNamespace+":"+objects.GatewayAccount, nil
 }
 
 // tokenLife reads when a ServiceAccount's token begins and ends.

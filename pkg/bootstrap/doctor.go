@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
@@ -289,7 +290,7 @@ func (e *examination) passed(last Stage) {
 
 // brokenAgent says that none is connected; if that is for its certificate, examineCertificate finds out.
 func (e *examination) brokenAgent(ctx context.Context, err error) {
-	advice := "see whether it runs: kubectl -n " + agentNamespace + " get pods, and its log. It must reach the tunnel's address from there.\n" +
+	advice := "see whether it runs: kubectl -n " + objects.AgentNamespace + " get pods, and its log. It must reach the tunnel's address from there.\n" +
 		"With --cluster-kubeconfig FILE, or --out-dir DIR for one that runs as a process, more can be found out"
 	switch {
 	case e.insideErr != nil:
@@ -304,22 +305,22 @@ func (e *examination) brokenAgent(ctx context.Context, err error) {
 
 // agentPods is what the cluster itself says of its agent.
 func (e *examination) agentPods(ctx context.Context) string {
-	deployment, err := e.inside.kube.AppsV1().Deployments(agentNamespace).Get(ctx, agentName, metav1.GetOptions{})
+	deployment, err := e.inside.kube.AppsV1().Deployments(objects.AgentNamespace).Get(ctx, objects.AgentName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return fmt.Sprintf("the cluster has no Deployment %s/%s: agent-bootstrap register %s applies it; an agent that runs as a process has to be started", agentNamespace, agentName, e.name)
+		return fmt.Sprintf("the cluster has no Deployment %s/%s: agent-bootstrap register %s applies it; an agent that runs as a process has to be started", objects.AgentNamespace, objects.AgentName, e.name)
 	case err != nil:
 		return e.inside.explain(err).Error()
 	}
 	if deployment.Spec.Replicas != nil && *deployment.Spec.Replicas == 0 {
-		return fmt.Sprintf("it is scaled to nothing: kubectl -n %s scale deployment %s --replicas 2", agentNamespace, agentName)
+		return fmt.Sprintf("it is scaled to nothing: kubectl -n %s scale deployment %s --replicas 2", objects.AgentNamespace, objects.AgentName)
 	}
-	pods, err := e.inside.kube.CoreV1().Pods(agentNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + agentName})
+	pods, err := e.inside.kube.CoreV1().Pods(objects.AgentNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + objects.AgentName})
 	if err != nil {
 		return e.inside.explain(err).Error()
 	}
 	if len(pods.Items) == 0 {
-		return fmt.Sprintf("its Deployment has no Pods: kubectl -n %s describe replicasets", agentNamespace)
+		return fmt.Sprintf("its Deployment has no Pods: kubectl -n %s describe replicasets", objects.AgentNamespace)
 	}
 	var lines []string
 	for i := range pods.Items {
@@ -420,7 +421,7 @@ func (e *examination) findCertificate(ctx context.Context, reached bool) (pair *
 	case err == nil && pair == nil:
 		return nil, "the agent runs as a process: --out-dir DIR shows its certificate", nil
 	}
-	return pair, "Secret " + agentNamespace + "/" + agentName, err
+	return pair, "Secret " + objects.AgentNamespace + "/" + objects.AgentName, err
 }
 
 // examineRights asks the cluster what the gateway's credential may do there.
@@ -431,14 +432,14 @@ func (e *examination) examineRights(ctx context.Context) {
 		return
 	}
 	who := target.whoami(ctx)
-	name := e.gateway.Annotations[annotationAccess]
+	name := e.gateway.Annotations[objects.AnnotationAccess]
 	var rights []authorizationv1.ResourceAttributes
 	switch name {
-	case accessAdmin:
+	case objects.AccessAdmin:
 		rights = []authorizationv1.ResourceAttributes{{Verb: "*", Group: "*", Resource: "*"}}
-	case accessView:
+	case objects.AccessView:
 		rights = []authorizationv1.ResourceAttributes{{Verb: "list", Resource: "pods"}}
-	case accessImpersonate:
+	case objects.AccessImpersonate:
 		rights = []authorizationv1.ResourceAttributes{{Verb: "impersonate", Resource: "users"}}
 	default:
 		e.examineRules(ctx, target, who, name)
@@ -459,7 +460,7 @@ func (e *examination) examineRights(ctx context.Context) {
 }
 
 func (e *examination) rightsAdvice() string {
-	name := e.gateway.Annotations[annotationAccess]
+	name := e.gateway.Annotations[objects.AnnotationAccess]
 	if name == "" {
 		name = "ROLE"
 	}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 )
 
 func fromUnstructured(o *unstructured.Unstructured, into any) error {
@@ -199,7 +200,7 @@ func (a *app) printAgent(ctx context.Context, hub *side, name string, o clusterO
 		row("Agent", "unknown: %v", err)
 		return
 	}
-	deployment, err := target.kube.AppsV1().Deployments(agentNamespace).Get(ctx, agentName, metav1.GetOptions{})
+	deployment, err := target.kube.AppsV1().Deployments(objects.AgentNamespace).Get(ctx, objects.AgentName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		row("Agent", "none in the cluster as Pods; it runs as a process, or not at all")

@@ -23,6 +23,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
 
@@ -43,7 +44,7 @@ type registerOptions struct {
 }
 
 func (a *app) registerCommand() *cobra.Command {
-	o := &registerOptions{route: routeTunnel, access: accessAdmin, wait: 2 * time.Minute, tokenLifetime: 30 * 24 * time.Hour, agentLifetime: pki.DefaultAgentLifetime}
+	o := &registerOptions{route: routeTunnel, access: objects.AccessAdmin, wait: 2 * time.Minute, tokenLifetime: 30 * 24 * time.Hour, agentLifetime: pki.DefaultAgentLifetime}
 	cmd := &cobra.Command{
 		Use:   "register NAME --cluster-kubeconfig FILE",
 		Short: "Register a cluster, and wait until it can be reached",
@@ -133,8 +134,8 @@ type registration struct {
 	namespaceUID types.UID
 	// registered is the Secret on the hub, if there is one.
 	registered *corev1.Secret
-	// objects are what was applied, for -o.
-	objects []any
+	// applied are the objects, for -o.
+	applied []any
 }
 
 func (r *registration) run(ctx context.Context) error {
@@ -164,7 +165,7 @@ func (r *registration) run(ctx context.Context) error {
 		}
 	}
 	if r.output != "" {
-		return r.print(r.objects...)
+		return r.print(r.applied...)
 	}
 	r.farewell()
 	return nil
@@ -220,7 +221,7 @@ func (r *registration) checkRegistered() error {
 	if r.registered == nil {
 		return nil
 	}
-	uid, known := r.registered.Annotations[annotationClusterUID]
+	uid, known := r.registered.Annotations[objects.AnnotationClusterUID]
 	switch {
 	case known && uid != string(r.cluster.uid):
 		return fmt.Errorf("the name %q is taken: it is registered to another cluster (%s, and this one is %s). Choose another name, or remove that one first: agent-bootstrap unregister %s",
@@ -240,7 +241,7 @@ func (r *registration) checkRegistered() error {
 
 // checkNamespace refuses a cluster that is registered under another name or with another hub, and waits for an earlier unregister.
 func (r *registration) checkNamespace(ctx context.Context) error {
-	namespace, err := r.cluster.kube.CoreV1().Namespaces().Get(ctx, agentNamespace, metav1.GetOptions{})
+	namespace, err := r.cluster.kube.CoreV1().Namespaces().Get(ctx, objects.AgentNamespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -249,10 +250,10 @@ func (r *registration) checkNamespace(ctx context.Context) error {
 	}
 	if namespace.DeletionTimestamp != nil {
 		if r.o.dryRun {
-			return fmt.Errorf("the cluster's namespace %s is still being deleted: try again in a moment", agentNamespace)
+			return fmt.Errorf("the cluster's namespace %s is still being deleted: try again in a moment", objects.AgentNamespace)
 		}
-		r.say("  %-12s namespace %s is still being deleted; waiting", "cluster", agentNamespace)
-		u, err := toUnstructured(namespace)
+		r.say("  %-12s namespace %s is still being deleted; waiting", "cluster", objects.AgentNamespace)
+		u, err := objects.ToUnstructured(namespace)
 		if err != nil {
 			return err
 		}
@@ -265,7 +266,7 @@ func (r *registration) checkNamespace(ctx context.Context) error {
 
 // checkOwner finds out whether a managed cluster's namespace belongs to a registration.
 func checkOwner(namespace *corev1.Namespace, name string, hub types.UID) error {
-	owner, uid := namespace.Annotations[annotationClusterName], namespace.Annotations[annotationHubUID]
+	owner, uid := namespace.Annotations[objects.AnnotationClusterName], namespace.Annotations[objects.AnnotationHubUID]
 	switch {
 	case owner == "" || owner == name && uid == string(hub):
 		return nil
@@ -273,7 +274,7 @@ func checkOwner(namespace *corev1.Namespace, name string, hub types.UID) error {
 		return fmt.Errorf("this cluster is registered already, as %q: use that, or remove it first: agent-bootstrap unregister %s", owner, owner)
 	default:
 		return fmt.Errorf("this cluster is registered already, as %q with another hub (%s): remove it there first, or, if that hub is gone, delete namespace %s in the cluster",
-			owner, uid, agentNamespace)
+			owner, uid, objects.AgentNamespace)
 	}
 }
 
@@ -311,27 +312,27 @@ func (r *registration) clusterRights() []authorizationv1.ResourceAttributes {
 	add(kind{"", "namespaces", ""}, "", "create", "patch")
 	add(kind{rbacv1.GroupName, "clusterrolebindings", ""}, "", "create", "patch", "list")
 	for _, k := range kinds {
-		add(k, agentNamespace, "create", "patch")
+		add(k, objects.AgentNamespace, "create", "patch")
 	}
-	add(kind{"", "serviceaccounts", "token"}, agentNamespace, "create")
+	add(kind{"", "serviceaccounts", "token"}, objects.AgentNamespace, "create")
 	return rights
 }
 
 // checkAccess tries to bind what --access says, and does not: the API server lets nobody give what he has not.
 func (r *registration) checkAccess(ctx context.Context) error {
-	access := accessOf(r.o.access)
-	if access.name != accessImpersonate {
-		if _, err := r.cluster.kube.RbacV1().ClusterRoles().Get(ctx, access.role, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+	access := objects.AccessOf(r.o.access)
+	if access.Name != objects.AccessImpersonate {
+		if _, err := r.cluster.kube.RbacV1().ClusterRoles().Get(ctx, access.Role, metav1.GetOptions{}); apierrors.IsNotFound(err) {
 			return fmt.Errorf("--access %s: the cluster has no ClusterRole of that name. Use admin, view, impersonate or one of: kubectl get clusterroles", r.o.access)
 		} else if err != nil {
 			return r.cluster.explain(err)
 		}
 	}
-	objects, err := access.objects("")
+	all, err := access.Objects("")
 	if err != nil {
 		return err
 	}
-	for _, o := range objects {
+	for _, o := range all {
 		if _, _, err := r.cluster.apply(ctx, o, true); err != nil {
 			return fmt.Errorf("--access %s: %w", r.o.access, err)
 		}
@@ -381,15 +382,15 @@ func (s *side) tunnel(ctx context.Context, namespace, address string) (tunnelInf
 }
 
 // applyAll applies objects to a side and sums up what that did.
-func (r *registration) applyAll(ctx context.Context, s *side, objects []*unstructured.Unstructured) (string, error) {
+func (r *registration) applyAll(ctx context.Context, s *side, all []*unstructured.Unstructured) (string, error) {
 	count := map[outcome]int{}
-	for _, o := range objects {
+	for _, o := range all {
 		result, _, err := s.apply(ctx, o, r.o.dryRun)
 		if err != nil {
 			return "", fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
 		}
 		count[result]++
-		r.objects = append(r.objects, redacted(o).Object)
+		r.applied = append(r.applied, objects.Redacted(o).Object)
 	}
 	return summary(count, r.o.dryRun), nil
 }
@@ -413,7 +414,7 @@ func summary(count map[outcome]int, dryRun bool) string {
 }
 
 func (r *registration) applyNamespace(ctx context.Context) error {
-	o, err := namespaceObject(r.name, r.hub.uid)
+	o, err := objects.Namespace(r.name, r.hub.uid)
 	if err != nil {
 		return err
 	}
@@ -421,43 +422,43 @@ func (r *registration) applyNamespace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.objects = append(r.objects, redacted(o).Object)
+	r.applied = append(r.applied, objects.Redacted(o).Object)
 	if !r.o.dryRun || result != created {
 		r.namespaceUID = after.GetUID()
 	}
-	return r.step(ctx, "namespace", "%s: %s", agentNamespace, summary(map[outcome]int{result: 1}, r.o.dryRun))
+	return r.step(ctx, "namespace", "%s: %s", objects.AgentNamespace, summary(map[outcome]int{result: 1}, r.o.dryRun))
 }
 
 func (r *registration) applyAccount(ctx context.Context) error {
-	objects, err := agentBase(isGatewayAccount)
+	all, err := objects.AgentBase(objects.IsGatewayAccount)
 	if err != nil {
 		return err
 	}
-	text, err := r.applyAll(ctx, r.cluster, objects)
+	text, err := r.applyAll(ctx, r.cluster, all)
 	if err != nil {
 		return err
 	}
-	return r.step(ctx, "account", "%s/%s: %s", agentNamespace, gatewayAccount, text)
+	return r.step(ctx, "account", "%s/%s: %s", objects.AgentNamespace, objects.GatewayAccount, text)
 }
 
 func (r *registration) applyAccess(ctx context.Context) error {
-	access := accessOf(r.o.access)
-	objects, err := access.objects(r.namespaceUID)
+	access := objects.AccessOf(r.o.access)
+	all, err := access.Objects(r.namespaceUID)
 	if err != nil {
 		return err
 	}
-	text, err := r.applyAll(ctx, r.cluster, objects)
+	text, err := r.applyAll(ctx, r.cluster, all)
 	if err != nil {
 		return err
 	}
-	removed, err := r.removeOtherAccess(ctx, objects)
+	removed, err := r.removeOtherAccess(ctx, all)
 	if err != nil {
 		return err
 	}
 	if removed > 0 {
 		text += fmt.Sprintf("; %d earlier removed", removed)
 	}
-	return r.step(ctx, "access", "%s (ClusterRole %s): %s", access.name, access.role, text)
+	return r.step(ctx, "access", "%s (ClusterRole %s): %s", access.Name, access.Role, text)
 }
 
 // removeOtherAccess removes what an earlier --access bound.
@@ -471,20 +472,20 @@ func (r *registration) removeOtherAccess(ctx context.Context, keep []*unstructur
 		options.DryRun = []string{metav1.DryRunAll}
 	}
 	rbac := r.cluster.kube.RbacV1()
-	selector := metav1.ListOptions{LabelSelector: labelManagedBy + "=" + fieldManager}
+	selector := metav1.ListOptions{LabelSelector: objects.LabelManagedBy + "=" + objects.FieldManager}
 	bindings, err := rbac.ClusterRoleBindings().List(ctx, selector)
 	if err != nil {
 		return 0, r.cluster.explain(err)
 	}
 	for _, b := range bindings.Items {
-		if !strings.HasPrefix(b.Name, accessPrefix) || kept["ClusterRoleBinding/"+b.Name] {
+		if !strings.HasPrefix(b.Name, objects.AccessPrefix) || kept["ClusterRoleBinding/"+b.Name] {
 			continue
 		}
 		if err := rbac.ClusterRoleBindings().Delete(ctx, b.Name, options); err != nil && !apierrors.IsNotFound(err) {
 			return removed, r.cluster.explain(err)
 		}
 		removed++
-		if role := b.RoleRef.Name; strings.HasPrefix(role, accessPrefix) {
+		if role := b.RoleRef.Name; strings.HasPrefix(role, objects.AccessPrefix) {
 			if err := rbac.ClusterRoles().Delete(ctx, role, options); err != nil && !apierrors.IsNotFound(err) {
 				return removed, r.cluster.explain(err)
 			}
@@ -498,7 +499,7 @@ func (r *registration) applySecret(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o, err := secret.object()
+	o, err := secret.Object()
 	if err != nil {
 		return err
 	}
@@ -506,51 +507,48 @@ func (r *registration) applySecret(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.step(ctx, "secret", "%s/%s on the hub: %s", secret.namespace, secret.name, text)
+	return r.step(ctx, "secret", "%s/%s on the hub: %s", secret.Namespace, secret.Name, text)
 }
 
 // clusterSecret is what registers the cluster, with a token that works.
-func (r *registration) clusterSecret(ctx context.Context) (clusterSecret, error) {
-	s := clusterSecret{
-		name: r.name, namespace: r.app.hub.namespace, tunnel: r.o.route == routeTunnel, uid: r.cluster.uid, access: r.o.access,
-		endpoint: r.o.endpoint,
+func (r *registration) clusterSecret(ctx context.Context) (objects.ClusterSecret, error) {
+	s := objects.ClusterSecret{
+		Name: r.name, Namespace: r.app.hub.namespace, Tunnel: r.o.route == routeTunnel, UID: r.cluster.uid, Access: r.o.access,
+		Endpoint: r.o.endpoint,
 	}
 	if err := r.trust(ctx, &s); err != nil {
 		return s, err
 	}
 	token, err := r.token(ctx)
-	s.token = token
+	s.Token = token
 	return s, err
 }
 
-// defaultTunnelEndpoint is the API server to an agent in a Pod.
-const defaultTunnelEndpoint = "https://kubernetes.default.svc:443"
-
 // trust finds out the endpoint and how it is verified. It never switches the verification off, whatever the kubeconfig does.
-func (r *registration) trust(ctx context.Context, s *clusterSecret) error {
-	inPod := s.tunnel && r.o.outDir == ""
+func (r *registration) trust(ctx context.Context, s *objects.ClusterSecret) error {
+	inPod := s.Tunnel && r.o.outDir == ""
 	switch {
-	case s.endpoint != "":
+	case s.Endpoint != "":
 	case inPod:
-		s.endpoint = defaultTunnelEndpoint
+		s.Endpoint = objects.DefaultTunnelEndpoint
 	default:
 		base, _, err := rest.DefaultServerUrlFor(r.cluster.config)
 		if err != nil {
 			return err
 		}
-		s.endpoint = strings.TrimSuffix(base.String(), "/")
-		s.serverName = r.cluster.config.ServerName
+		s.Endpoint = strings.TrimSuffix(base.String(), "/")
+		s.ServerName = r.cluster.config.ServerName
 	}
-	if kubeconfig := r.cluster.kubeconfigCluster(); !s.tunnel && kubeconfig != nil {
-		s.proxyURL = kubeconfig.ProxyURL
+	if kubeconfig := r.cluster.kubeconfigCluster(); !s.Tunnel && kubeconfig != nil {
+		s.ProxyURL = kubeconfig.ProxyURL
 	}
 	loaded := rest.CopyConfig(r.cluster.config)
 	if err := rest.LoadTLSFiles(loaded); err != nil {
 		return err
 	}
 	// Inside a cluster its own CA is what counts; a kubeconfig may have that of a load balancer.
-	if !inPod && (len(loaded.CAData) > 0 || !s.tunnel && !loaded.Insecure) {
-		s.ca = loaded.CAData // none: the system's roots
+	if !inPod && (len(loaded.CAData) > 0 || !s.Tunnel && !loaded.Insecure) {
+		s.CA = loaded.CAData // none: the system's roots
 		return nil
 	}
 	root, err := r.cluster.kube.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
@@ -559,12 +557,12 @@ func (r *registration) trust(ctx context.Context, s *clusterSecret) error {
 	case err != nil:
 		return r.cluster.explain(err)
 	default:
-		s.ca = []byte(root.Data["ca.crt"])
+		s.CA = []byte(root.Data["ca.crt"])
 	}
-	if len(s.ca) == 0 {
-		s.ca = loaded.CAData
+	if len(s.CA) == 0 {
+		s.CA = loaded.CAData
 	}
-	if len(s.ca) == 0 {
+	if len(s.CA) == 0 {
 		return errors.New("the cluster's CA is not known: neither the kubeconfig nor ConfigMap kube-system/kube-root-ca.crt has it. Put certificate-authority-data into the kubeconfig")
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
 
@@ -92,7 +93,7 @@ func (r *renewal) reachCluster(ctx context.Context) (err error) {
 		if r.cluster, err = r.connectCluster(ctx, r.name, r.o.cluster); err != nil {
 			return err
 		}
-		if uid, known := r.registered.Annotations[annotationClusterUID]; known && uid != string(r.cluster.uid) {
+		if uid, known := r.registered.Annotations[objects.AnnotationClusterUID]; known && uid != string(r.cluster.uid) {
 			return fmt.Errorf("--cluster-kubeconfig is another cluster's: %q is %s, and this one is %s", r.name, uid, r.cluster.uid)
 		}
 		return nil
@@ -120,17 +121,17 @@ func (r *renewal) rotateToken(ctx context.Context) error {
 }
 
 func (r *renewal) storeToken(ctx context.Context, token string) error {
-	patch, err := json.Marshal(map[string]any{"data": map[string][]byte{keyToken: []byte(token)}})
+	patch, err := json.Marshal(map[string]any{"data": map[string][]byte{objects.KeyToken: []byte(token)}})
 	if err != nil {
 		return err
 	}
-	_, err = r.hub.kube.CoreV1().Secrets(r.registered.Namespace).Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	_, err = r.hub.kube.CoreV1().Secrets(r.registered.Namespace).Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager})
 	return r.hub.explain(err)
 }
 
 func (r *renewal) rotateCertificate(ctx context.Context) error {
 	if r.o.outDir == "" {
-		_, err := r.cluster.kube.AppsV1().Deployments(agentNamespace).Get(ctx, agentName, metav1.GetOptions{})
+		_, err := r.cluster.kube.AppsV1().Deployments(objects.AgentNamespace).Get(ctx, objects.AgentName, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return fmt.Errorf("the token is new, the agent's certificate is not: no agent runs in the cluster as Pods. If it runs as a process, give --out-dir")
 		}
@@ -161,5 +162,5 @@ func (r *renewal) rotateCertificate(ctx context.Context) error {
 	if err := rotation.DeliverAgentCertificate(ctx, r.cluster.kube, pair); err != nil {
 		return r.cluster.explain(err)
 	}
-	return r.step(ctx, "agent", "Deployment %s/%s is being rolled", agentNamespace, agentName)
+	return r.step(ctx, "agent", "Deployment %s/%s is being rolled", objects.AgentNamespace, objects.AgentName)
 }

@@ -25,10 +25,11 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 )
 
 const (
-	fieldManager = "agent-bootstrap"
 	// maxClockSkew is what certificates allow for: they begin that much in the past.
 	maxClockSkew = 5 * time.Minute
 	// connectTimeout bounds finding out that a kubeconfig points nowhere.
@@ -78,7 +79,7 @@ func newSide(title, source string, config *rest.Config, raw *clientcmdapi.Config
 	config = rest.CopyConfig(config)
 	config.QPS = -1
 	config.WarningHandler = rest.NoWarnings{}
-	config = rest.AddUserAgent(config, fieldManager)
+	config = rest.AddUserAgent(config, objects.FieldManager)
 	s := &side{title: title, source: source, config: config, raw: raw}
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -284,7 +285,7 @@ func (s *side) apply(ctx context.Context, o *unstructured.Unstructured, dryRun b
 	case err != nil:
 		return "", nil, s.explain(err)
 	}
-	options := metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
+	options := metav1.ApplyOptions{FieldManager: objects.FieldManager, Force: true}
 	if dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 )
 
 type unregisterOptions struct {
@@ -132,7 +133,7 @@ func (u *unregistration) removeFromCluster(ctx context.Context) error {
 		if apierrors.IsForbidden(err) {
 			return u.hub.explain(err)
 		}
-		return u.step(ctx, "cluster", "cannot be reached (%v): it is left as it is. Should it come back: kubectl delete namespace %s", err, agentNamespace)
+		return u.step(ctx, "cluster", "cannot be reached (%v): it is left as it is. Should it come back: kubectl delete namespace %s", err, objects.AgentNamespace)
 	}
 	return u.deleteNamespace(ctx, target, false)
 }
@@ -141,17 +142,17 @@ func (u *unregistration) registeredUID() string {
 	if u.registered == nil {
 		return ""
 	}
-	return u.registered.Annotations[annotationClusterUID]
+	return u.registered.Annotations[objects.AnnotationClusterUID]
 }
 
 // deleteNamespace removes everything from a cluster: what is not in the namespace is owned by it. Through the gateway nobody can watch it
 // go, since the way goes with it.
 func (u *unregistration) deleteNamespace(ctx context.Context, target *side, wait bool) error {
 	namespaces := target.kube.CoreV1().Namespaces()
-	namespace, err := namespaces.Get(ctx, agentNamespace, metav1.GetOptions{})
+	namespace, err := namespaces.Get(ctx, objects.AgentNamespace, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return u.step(ctx, "cluster", "has no namespace %s", agentNamespace)
+		return u.step(ctx, "cluster", "has no namespace %s", objects.AgentNamespace)
 	case apierrors.IsForbidden(err):
 		return u.forbidden(err)
 	case err != nil:
@@ -164,7 +165,7 @@ func (u *unregistration) deleteNamespace(ctx context.Context, target *side, wait
 	if u.o.dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
-	err = namespaces.Delete(ctx, agentNamespace, options)
+	err = namespaces.Delete(ctx, objects.AgentNamespace, options)
 	switch {
 	case apierrors.IsNotFound(err):
 	case apierrors.IsForbidden(err) && !wait:
@@ -173,9 +174,9 @@ func (u *unregistration) deleteNamespace(ctx context.Context, target *side, wait
 		return target.explain(err)
 	}
 	if u.o.dryRun {
-		return u.step(ctx, "cluster", "namespace %s would be deleted, and with it all that register applied", agentNamespace)
+		return u.step(ctx, "cluster", "namespace %s would be deleted, and with it all that register applied", objects.AgentNamespace)
 	}
-	if err := u.step(ctx, "cluster", "namespace %s deleted, and with it all that register applied", agentNamespace); err != nil || !wait {
+	if err := u.step(ctx, "cluster", "namespace %s deleted, and with it all that register applied", objects.AgentNamespace); err != nil || !wait {
 		return err
 	}
 	return u.waitGone(ctx, target, namespace)
@@ -189,7 +190,7 @@ func (u *unregistration) forbidden(err error) error {
 func (u *unregistration) waitGone(ctx context.Context, target *side, namespace *corev1.Namespace) error {
 	patience, cancel := context.WithTimeout(ctx, u.o.wait)
 	defer cancel()
-	object, err := toUnstructured(namespace)
+	object, err := objects.ToUnstructured(namespace)
 	if err != nil {
 		return err
 	}
@@ -211,7 +212,7 @@ func (u *unregistration) waitGone(ctx context.Context, target *side, namespace *
 // ownedBy are the cluster-scoped objects of a registration.
 func ownedBy(ctx context.Context, s *side) ([]string, error) {
 	var names []string
-	selector := metav1.ListOptions{LabelSelector: labelManagedBy + "=" + fieldManager}
+	selector := metav1.ListOptions{LabelSelector: objects.LabelManagedBy + "=" + objects.FieldManager}
 	bindings, err := s.kube.RbacV1().ClusterRoleBindings().List(ctx, selector)
 	if err != nil {
 		return nil, s.explain(err)

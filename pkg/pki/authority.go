@@ -24,6 +24,10 @@ import (
 // AgentOrganization is the organisation in the subject of every agent's certificate; the common name is the name of the cluster.
 const AgentOrganization = "cluster.core.oam.dev:tunnel-agents"
 
+// InvitationOrganization is the organisation in the subject of an invitation's certificate; the common name is the name that the cluster is
+// invited to take. It is no agent's: who presents it carries nobody's requests.
+const InvitationOrganization = "cluster.core.oam.dev:tunnel-invitations"
+
 // Lives of what is made without being told how long it is to live.
 const (
 	// DefaultCALifetime is long: whoever trusts the CA by hand has to follow when it changes.
@@ -134,6 +138,17 @@ func (a *Authority) IssueAgent(cluster string, lifetime time.Duration) (certPEM,
 	}
 	return a.issue(&x509.Certificate{
 		Subject:     pkix.Name{Organization: []string{AgentOrganization}, CommonName: cluster},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, lifetime)
+}
+
+// IssueInvitation makes the certificate and key that a cluster enrols with, once. Nothing outlives its CA.
+func (a *Authority) IssueInvitation(cluster string, lifetime time.Duration) (certPEM, keyPEM []byte, err error) {
+	if cluster == "" || lifetime <= 0 {
+		return nil, nil, errors.New("an invitation needs the name of its cluster and a lifetime")
+	}
+	return a.issue(&x509.Certificate{
+		Subject:     pkix.Name{Organization: []string{InvitationOrganization}, CommonName: cluster},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, lifetime)
 }

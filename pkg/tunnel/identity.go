@@ -20,6 +20,10 @@ import (
 // the cluster that the agent belongs to.
 const AgentOrganization = "cluster.core.oam.dev:tunnel-agents"
 
+// InvitationOrganization is the organisation of an invitation's certificate. Who presents one is no agent: see [Enroller]. The common name is
+// the name that the cluster is invited to take.
+const InvitationOrganization = "cluster.core.oam.dev:tunnel-invitations"
+
 // ClusterOf returns the name of the cluster that a verified agent certificate stands for.
 func ClusterOf(cert *x509.Certificate) (string, error) {
 	if !slices.Contains(cert.Subject.Organization, AgentOrganization) {
@@ -35,7 +39,9 @@ func ClusterOf(cert *x509.Certificate) (string, error) {
 
 // peerIdentity is who is at the other end of a stream.
 type peerIdentity struct {
+	// cluster is the name that the certificate stands for; with invited, the name that it invites to.
 	cluster string
+	invited bool
 	// certificates are what the peer presented, leaf first, to be verified anew when the CA changes.
 	certificates []*x509.Certificate
 	address      string
@@ -76,12 +82,20 @@ func identify(ctx context.Context) (*peerIdentity, error) {
 	if !ok || len(info.State.VerifiedChains) == 0 {
 		return nil, errors.New("the peer presented no verified client certificate")
 	}
-	cluster, err := ClusterOf(info.State.PeerCertificates[0])
+	leaf := info.State.PeerCertificates[0]
+	cluster, err := ClusterOf(leaf)
+	invited := false
+	if err != nil && slices.Equal(leaf.Subject.Organization, []string{InvitationOrganization}) {
+		cluster, err, invited = leaf.Subject.CommonName, nil, true
+		if faults := validation.IsDNS1123Label(cluster); len(faults) > 0 {
+			err = fmt.Errorf("the common name %q of the invitation's certificate cannot be the name of a cluster: %s", cluster, faults[0])
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &peerIdentity{
-		cluster: cluster, certificates: info.State.PeerCertificates, address: p.Addr.String(), hangUp: info.conn.Close,
+		cluster: cluster, invited: invited, certificates: info.State.PeerCertificates, address: p.Addr.String(), hangUp: info.conn.Close,
 	}, nil
 }
 

@@ -58,6 +58,8 @@ const (
 	busyAfter = time.Second
 	// expiryGrace is how long a stream outlives its agent's certificate: an agent that has been replaced drains meanwhile.
 	expiryGrace = 5 * time.Minute
+	// maxIdle is how long a peer may be connected without a stream.
+	maxIdle = time.Minute
 	// maxSessions bounds the streams of one cluster: a certificate that leaked, or an agent in a crash loop, must not
 	// take the gateway's memory.
 	maxSessions = 64
@@ -83,6 +85,8 @@ type Config struct {
 	// AgentLeaving, if set, is told when connections of a cluster go through an agent that drains, and another is there to take them. What
 	// goes on over them is cut when the agent ends, some time after. It must not block.
 	AgentLeaving func(cluster string)
+	// Enroller is whom clusters with an invitation are handed to; nil refuses them.
+	Enroller Enroller
 	// Logger is where connections of agents are reported. Its zero value logs nothing.
 	Logger klog.Logger
 
@@ -99,7 +103,9 @@ type Server struct {
 
 	mu       sync.RWMutex
 	clusters map[string]*clusterSessions
-	closed   bool
+	// enrolling are the streams that enrol, by the name that their invitation is for: one for each name.
+	enrolling map[string]*enrolment
+	closed    bool
 	// loops counts the goroutines of sessions. Add happens under mu and only while not closed.
 	loops sync.WaitGroup
 
@@ -122,7 +128,7 @@ func New(cfg Config) *Server {
 	cfg.attemptTimeout = cmp.Or(cfg.attemptTimeout, attemptTimeout)
 	cfg.stallTimeout = cmp.Or(cfg.stallTimeout, stallTimeout)
 	cfg.watchInterval = cmp.Or(cfg.watchInterval, watchInterval)
-	return &Server{cfg: cfg, began: time.Now(), clusters: map[string]*clusterSessions{}, reported: map[string]int{}}
+	return &Server{cfg: cfg, began: time.Now(), clusters: map[string]*clusterSessions{}, enrolling: map[string]*enrolment{}, reported: map[string]int{}}
 }
 
 // Serve accepts agents on lis until ctx ends, then ends all their streams, closes lis and waits for everything that it started.
@@ -134,7 +140,8 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 	}
 	g := grpc.NewServer(
 		grpc.Creds(keepConn{credentials.NewTLS(serving)}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
+		// Agents always have a stream; a connection without one is nobody's.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionIdle: maxIdle}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		experimental.BufferPool(&buffers{}),
 		grpc.ForceServerCodecV2(newPacketCodec()),
@@ -222,6 +229,9 @@ func (s *Server) sessionsLocked() []*session {
 	for _, c := range s.clusters {
 		all = append(all, c.sessions...)
 	}
+	for _, e := range s.enrolling {
+		all = append(all, e.session)
+	}
 	return all
 }
 
@@ -291,6 +301,9 @@ func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 	if err != nil {
 		s.cfg.Logger.Info("Refused an agent", "reason", err.Error())
 		return status.Error(codes.PermissionDenied, err.Error())
+	}
+	if peer.invited {
+		return s.enrol(peer, stream)
 	}
 	se, err := s.admit(peer, claimedID(stream.Context()), packets{stream})
 	if err != nil {

@@ -35,7 +35,8 @@ var mayImport = map[string][]string{
 	"pkg/rotation":              {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/pki"},
 	"pkg/tunnel":                {"pkg/dialer"},
 	"pkg/server":                {"pkg/apis/cluster/v1alpha1", "pkg/apis/openapi", "pkg/cluster", "pkg/dialer", "pkg/health", "pkg/pki", "pkg/proxy", "pkg/registry", "pkg/rotation", "pkg/tunnel"},
-	"pkg/bootstrap":             {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/client", "pkg/cluster", "pkg/pki", "pkg/rotation"},
+	"pkg/objects":               {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/rotation"},
+	"pkg/bootstrap":             {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/client", "pkg/cluster", "pkg/objects", "pkg/pki", "pkg/rotation"},
 	"pkg/internal/boundaries":   {},
 }
 

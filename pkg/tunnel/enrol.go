@@ -1,0 +1,164 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"sigs.k8s.io/apiserver-network-proxy/proto/agent"
+	"sigs.k8s.io/apiserver-network-proxy/proto/header"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+)
+
+// Enroller takes in clusters that come with an invitation.
+type Enroller interface {
+	// Enroll either makes the invited cluster a registered one or says why not, in words for whoever runs it. ctx ends with the
+	// cluster's stream, and after [EnrolmentTimeout]. It is called for one stream of a name at a time.
+	Enroll(ctx context.Context, invited Invited) error
+}
+
+// Invited is a cluster that wants to be enrolled. All of it but the certificate is what the peer says.
+type Invited struct {
+	// Name is the common name of the invitation's certificate, a DNS label.
+	Name string
+	// Certificate is the invitation's, verified. Chain is what the peer sent along with it: anything.
+	Certificate *x509.Certificate
+	Chain       []*x509.Certificate
+	// Token is the bearer token that came with the stream, or "".
+	Token string
+	// Dial connects to [EnrolmentEndpoint] as the peer's cluster resolves it, over the peer's own stream. What answers is not
+	// verified here. Its connections end with ctx of Enroll at the latest.
+	Dial func(ctx context.Context) (net.Conn, error)
+}
+
+const (
+	// EnrolmentEndpoint is the only address that is dialled over the stream of an invited cluster: its API server, as Pods know it.
+	EnrolmentEndpoint = "kubernetes.default.svc:443"
+	// EnrolmentTimeout bounds what is done for one stream.
+	EnrolmentTimeout = time.Minute
+	// maxEnrolling bounds the streams that enrol at a time.
+	maxEnrolling = 16
+	// maxToken is more than any ServiceAccount's token.
+	maxToken = 16 << 10
+)
+
+// enrolment is the stream of an invited cluster. Its session is in no table that requests are sent by: nobody's connection goes over it
+// but the enroller's.
+type enrolment struct {
+	*session
+	server *Server
+	// start serves the stream from the first dial on. Until then the agent has no header, so that it takes a refusal for a failed
+	// attempt, after which it backs off; one that comes later is a stream that ended, after which it comes again at once.
+	start func() error
+}
+
+// enrol hands a peer with an invitation to the enroller. The stream ends with it, whatever came of it.
+func (s *Server) enrol(peer *peerIdentity, stream agent.AgentService_ConnectServer) error {
+	if s.cfg.Enroller == nil {
+		return status.Error(codes.Unimplemented, "this gateway takes no invitations")
+	}
+	e := s.newEnrolment(peer, stream)
+	if err := s.admitEnrolment(e); err != nil {
+		return status.Error(codes.ResourceExhausted, err.Error())
+	}
+	ctx, cancel := context.WithTimeout(stream.Context(), EnrolmentTimeout)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { e.end(context.Cause(ctx)) })()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-e.done: // the agent broke the protocol, does not read, or the gateway is shutting down
+			cancel()
+		case <-stop:
+		}
+	}()
+	err := s.cfg.Enroller.Enroll(ctx, Invited{
+		Name: peer.cluster, Certificate: peer.certificates[0], Chain: peer.certificates[1:], Token: bearerToken(stream.Context()), Dial: e.dialEndpoint,
+	})
+	s.removeEnrolment(e)
+	if err != nil {
+		return status.Error(codes.PermissionDenied, err.Error())
+	}
+	return nil
+}
+
+func (s *Server) newEnrolment(peer *peerIdentity, stream agent.AgentService_ConnectServer) *enrolment {
+	e := &enrolment{server: s}
+	e.session = newSession(peer, claimedID(stream.Context()), LaneRequests, packets{stream}, s.cfg.ReceiveBuffer, s.cfg.attemptTimeout,
+		s.cfg.Logger.WithValues("invitation", peer.cluster))
+	e.start = sync.OnceValue(func() error {
+		s.mu.Lock()
+		if s.closed || e.hasEnded() {
+			s.mu.Unlock()
+			return errAgentGone
+		}
+		s.loops.Add(2)
+		s.mu.Unlock()
+		go func() { defer s.loops.Done(); e.sendLoop() }()
+		go func() { defer s.loops.Done(); e.receiveLoop() }()
+		// One server only: of several replicas, any will do.
+		return stream.SendHeader(metadata.Pairs(header.ServerID, s.cfg.ServerID+"/enrolment", header.ServerCount, "1"))
+	})
+	return e
+}
+
+func (s *Server) admitEnrolment(e *enrolment) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return errors.New("the gateway is shutting down")
+	case s.enrolling[e.peer.cluster] != nil:
+		return errors.New("this invitation is being used by another stream at this moment")
+	case len(s.enrolling) >= maxEnrolling:
+		return errors.New("the gateway enrols too many clusters at this moment: it is tried again")
+	}
+	s.enrolling[e.peer.cluster] = e
+	return nil
+}
+
+func (s *Server) removeEnrolment(e *enrolment) {
+	e.end(errAgentGone)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.enrolling, e.peer.cluster)
+}
+
+func (e *enrolment) hasEnded() bool {
+	select {
+	case <-e.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (e *enrolment) dialEndpoint(ctx context.Context) (net.Conn, error) {
+	if err := e.start(); err != nil {
+		return nil, e.agentError(EnrolmentEndpoint, err)
+	}
+	return e.dial(ctx, EnrolmentEndpoint, dialer.NewBudget(e.server.cfg.ReceiveBuffer))
+}
+
+// bearerToken is what the agent's --service-account-token-path held.
+func bearerToken(ctx context.Context) string {
+	md, _ := metadata.FromIncomingContext(ctx)
+	for _, value := range md.Get(header.AuthenticationTokenContextKey) {
+		if token, ok := strings.CutPrefix(value, header.AuthenticationTokenContextSchemePrefix); ok && len(token) <= maxToken {
+			return strings.TrimSpace(token)
+		}
+	}
+	return ""
+}
