@@ -43,6 +43,9 @@ const (
 	DefaultDialTimeout = 10 * time.Second
 	// DefaultMaxInFlight is kube-apiserver's default for one whole server (--max-requests-inflight).
 	DefaultMaxInFlight = 400
+	// DefaultMaxStreams is half of what comes over the hub's one connection by default (--http2-max-streams-per-connection), so that
+	// no cluster can take it all.
+	DefaultMaxStreams = 4000
 )
 
 // basePath leads to the ClusterGateways; what follows is NAME/proxy/PATH.
@@ -63,6 +66,9 @@ type Config struct {
 	// MaxInFlight is how many requests that are not long-running one cluster may have in flight; 0 means
 	// DefaultMaxInFlight, less than 0 no limit.
 	MaxInFlight int
+	// MaxStreams is how many long-running requests (watches, followed logs, exec, attach, port-forward) one cluster may have; 0 means
+	// DefaultMaxStreams, less than 0 no limit.
+	MaxStreams int
 	// Logger is where failures are reported. Its zero value logs nothing.
 	Logger klog.Logger
 }
@@ -93,6 +99,9 @@ func NewHandler(cfg Config) *Handler {
 	}
 	if cfg.MaxInFlight == 0 {
 		cfg.MaxInFlight = DefaultMaxInFlight
+	}
+	if cfg.MaxStreams == 0 {
+		cfg.MaxStreams = DefaultMaxStreams
 	}
 	scheme := runtime.NewScheme()
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
@@ -212,12 +221,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	// Classified before the cluster is known: its path prefix does not matter for what the request is.
 	k := h.classifier.classify(req, t.onEndpoint(&url.URL{}, req.URL))
-	l, err := h.table.acquire(t.cluster, !k.longRunning, h.cfg.MaxInFlight)
+	as, limit := ordinary, h.cfg.MaxInFlight
+	if k.longRunning {
+		as, limit = streams, h.cfg.MaxStreams
+	}
+	l, err := h.table.acquire(t.cluster, as, limit)
 	switch {
 	case errors.Is(err, errNoCluster):
 		h.refuse(w, req, notFound(t.cluster))
 	case errors.Is(err, errTooMany):
-		code := h.refuse(w, req, tooManyRequests(t.cluster, h.cfg.MaxInFlight))
+		code := h.refuse(w, req, tooManyRequests(t.cluster, as, limit))
 		l.slot.series.refused(string(l.cluster.Route), k, code)
 	case err != nil:
 		h.refuse(w, req, shuttingDown(t.cluster))

@@ -114,7 +114,7 @@ func (e *answerError) Error() string { return e.problem }
 
 // ask sends a GET and has its answer judged.
 func (h *Handler) ask(ctx context.Context, name, path string, judge func(*http.Response, []byte) error) error {
-	l, err := h.table.acquire(name, false, 0)
+	l, err := h.table.acquire(name, internal, 0)
 	switch {
 	case errors.Is(err, errNoCluster):
 		return probeError(notFound(name), nil)
@@ -181,7 +181,7 @@ type ownRequests struct {
 }
 
 func (o ownRequests) RoundTrip(req *http.Request) (*http.Response, error) {
-	l, err := o.handler.table.acquire(o.cluster, false, 0)
+	l, err := o.handler.table.acquire(o.cluster, internal, 0)
 	if err == nil && l.err != nil {
 		err = l.err
 		l.release()

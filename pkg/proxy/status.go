@@ -71,9 +71,13 @@ func rejectedCredential(c *cluster.Cluster) *apierrors.StatusError {
 			c.Name, c.Credential.Type))
 }
 
-func tooManyRequests(name string, limit int) *apierrors.StatusError {
+func tooManyRequests(name string, as class, limit int) *apierrors.StatusError {
+	what := "requests in flight"
+	if as == streams {
+		what = "watches, followed logs and upgraded connections open"
+	}
 	return newStatus(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, name, CauseRequest,
-		fmt.Sprintf("cluster %q already has %d requests in flight through this gateway, which is the limit; try again", name, limit))
+		fmt.Sprintf("cluster %q already has %d %s through this gateway, which is the limit; try again", name, limit, what))
 }
 
 func shuttingDown(name string) *apierrors.StatusError {

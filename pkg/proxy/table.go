@@ -41,9 +41,23 @@ type slot struct {
 	gone    bool // removed from the table; look again
 	// draining are the entries that have been replaced and still serve what they had in flight.
 	draining map[*entry]struct{}
-	// ordinary counts requests in flight that are not long-running, against the limit.
-	ordinary int
+	// inFlight counts requests in flight, against the limit of their class.
+	inFlight [classes]int
 }
+
+// class is what a request is counted as.
+type class int
+
+const (
+	// ordinary requests have a deadline.
+	ordinary class = iota
+	// streams are long-running: watches, followed logs, upgrades.
+	streams
+	// internal requests are the gateway's own, which are not limited.
+	internal
+
+	classes
+)
 
 // entry is one version of a cluster and its transports, or why there are none.
 type entry struct {
@@ -65,9 +79,9 @@ type entry struct {
 // lease is an entry in use. Release it once.
 type lease struct {
 	*entry
-	table    *table
-	slot     *slot
-	ordinary bool
+	table *table
+	slot  *slot
+	class class
 }
 
 // Why there is no lease.
@@ -76,10 +90,10 @@ var (
 	errTooMany   = errors.New("the cluster has too many requests in flight")
 )
 
-// acquire returns the current entry of a cluster. It fails with errNoCluster, or, when ordinary is set and the cluster has limit
-// ordinary requests in flight already, with errTooMany; or with errShuttingDown. With errTooMany the lease says which cluster it
-// is; there is nothing to release.
-func (t *table) acquire(name string, ordinary bool, limit int) (*lease, error) {
+// acquire returns the current entry of a cluster. It fails with errNoCluster, or, when the cluster has limit requests of the class in
+// flight already (none: 0 or less), with errTooMany; or with errShuttingDown. With errTooMany the lease says which cluster it is; there is
+// nothing to release.
+func (t *table) acquire(name string, as class, limit int) (*lease, error) {
 	for {
 		if _, known := t.clusters.Get(name); !known {
 			return nil, errNoCluster
@@ -100,19 +114,17 @@ func (t *table) acquire(name string, ordinary bool, limit int) (*lease, error) {
 			t.dropUnused(name, s)
 			return nil, errNoCluster
 		}
-		if ordinary && limit > 0 && s.ordinary >= limit {
+		if limit > 0 && s.inFlight[as] >= limit {
 			s.mu.Unlock()
 			return &lease{entry: &entry{cluster: c}, slot: s}, errTooMany
 		}
 		idle := t.renewLocked(s, c)
 		e := s.current
 		e.refs++
-		if ordinary {
-			s.ordinary++
-		}
+		s.inFlight[as]++
 		s.mu.Unlock()
 		t.dispose(idle)
-		return &lease{entry: e, table: t, slot: s, ordinary: ordinary}, nil
+		return &lease{entry: e, table: t, slot: s, class: as}, nil
 	}
 }
 
@@ -247,9 +259,7 @@ func (l *lease) gone() bool {
 func (l *lease) release() {
 	l.slot.mu.Lock()
 	l.refs--
-	if l.ordinary {
-		l.slot.ordinary--
-	}
+	l.slot.inFlight[l.class]--
 	var idle *entry
 	if l.refs == 0 && l.retired {
 		idle = l.entry

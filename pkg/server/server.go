@@ -86,6 +86,7 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 		RequestTimeout: o.Proxy.RequestTimeout,
 		DialTimeout:    o.Proxy.DialTimeout,
 		MaxInFlight:    o.Proxy.MaxInFlight,
+		MaxStreams:     o.Proxy.MaxStreams,
 		Logger:         klog.Background().WithName("proxy"),
 	})
 	secrets := client.CoreV1().Secrets(o.Hub.SecretNamespace)
