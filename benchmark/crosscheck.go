@@ -39,14 +39,14 @@ func (s *session) crosscheck() error {
 			routes = append(routes, r)
 		}
 	}
-	s.note("Cross-check: wrk speaks HTTP/1.1 over one connection and shows a token; the benchmark speaks HTTP/2 and shows a client certificate. Each figure is the median of %s of one or the other, which take turns; both send the next GET when they have the answer.", s.plan.wrkWindow)
+	s.note("Cross-check: wrk speaks HTTP/1.1 over one connection and shows a token; the benchmark speaks HTTP/2 and shows a client certificate. Each figure is the median of %s of one or of %s of the other, which take turns; both send the next GET when they have the answer.", s.plan.wrkWindow, s.plan.steadyWindow)
 	// The two are measured as one workload, in which each route is there twice.
 	const suffix = " with wrk"
 	both := routes
 	for _, r := range routes {
 		both = append(both, r.As(r.Name+suffix))
 	}
-	w := measure.SteadyWorkload(s.plan.wrk, s.plan.wrkWindow)
+	w := measure.SteadyWorkload(s.plan.wrk, s.plan.steadyWindow)
 	steady := w.Prepare
 	w.Prepare = func(ctx context.Context, r *measure.Route) (*measure.Work, error) {
 		name, byWrk := strings.CutSuffix(r.Name, suffix)

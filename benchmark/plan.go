@@ -33,9 +33,9 @@ type plan struct {
 
 	cold int
 
-	wrk       int
-	wrkWindow time.Duration
-	wrkRoutes []string // nil: all
+	wrk                     int
+	wrkWindow, steadyWindow time.Duration // wrk takes whole seconds
+	wrkRoutes               []string      // nil: all
 
 	fleet    []int
 	fleetGet int
@@ -52,19 +52,19 @@ func newPlan(o *options) plan {
 		rtts: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, bandwidths: []float64{100e6 / 8, 10e6 / 8},
 		farGet: 40, farFlow: 8, farDownload: 4,
 		cpuGet: 1000, cpuDownload: 10,
-		cold: 8, wrk: 6, wrkWindow: time.Second,
+		cold: 8, wrk: 8, wrkWindow: time.Second, steadyWindow: time.Second,
 		fleet: []int{1, 10, 100, 1000}, fleetGet: 500, idle: 10 * time.Second, settling: 3 * time.Second,
 	}
 	if o.quick {
 		p = plan{
-			get: 150, flow: 30, list100: 40, list10000: 4, download: 5, upload: 6,
+			get: 150, flow: 30, list100: 40, list10000: 5, download: 5, upload: 6,
 			workers: []int{1, 32, 128}, loadRounds: 4, loadWindow: 250 * time.Millisecond,
 			watchers: [][2]int{{1, 40}, {100, 5}},
 			execRun:  8, execEcho: 60, forward: 2,
 			rtts: []time.Duration{50 * time.Millisecond}, bandwidths: []float64{100e6 / 8},
 			farGet: 12, farFlow: 3, farDownload: 3,
 			cpuGet: 200, cpuDownload: 3,
-			cold: 3, wrk: 3, wrkWindow: time.Second, wrkRoutes: []string{report.Direct, testbed.HubEmbedded, testbed.OwnEmbedded},
+			cold: 3, wrk: 5, wrkWindow: time.Second, steadyWindow: 300 * time.Millisecond, wrkRoutes: []string{report.Direct, testbed.HubEmbedded, testbed.OwnEmbedded},
 			fleet: []int{1, 10, 50}, fleetGet: 60, idle: 2 * time.Second, settling: time.Second,
 		}
 	}
