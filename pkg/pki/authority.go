@@ -82,7 +82,7 @@ func caTemplate(lifetime time.Duration) (*x509.Certificate, error) {
 	return &x509.Certificate{
 		SerialNumber: serial,
 		// Each CA has a name of its own, so that no chain is tried with the wrong one.
-		Subject:               pkix.Name{CommonName: fmt.Sprintf("cluster-gateway tunnel CA %x", serial.Bytes()[:4])},
+		Subject:               pkix.Name{CommonName: fmt.Sprintf("cluster-gateway CA %x", serial.Bytes()[:4])},
 		NotBefore:             now.Add(-clockSkew),
 		NotAfter:              now.Add(lifetime),
 		IsCA:                  true,
@@ -163,7 +163,7 @@ func (a *Authority) IssueServing(hosts []string, lifetime time.Duration) (certPE
 		lifetime = DefaultServingLifetime
 	}
 	template := &x509.Certificate{
-		Subject:     pkix.Name{CommonName: "cluster-gateway tunnel"},
+		Subject:     pkix.Name{CommonName: "cluster-gateway"},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	for _, host := range hosts {

@@ -1,9 +1,10 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pki makes the certificates of the tunnel: its CA, the serving pair that agents verify, and the agents' own.
+// Package pki makes the certificates of the tunnel: its CA, the serving pair that agents verify, and the agents' own; and, from another CA, the
+// serving pair of the gateway's own HTTPS endpoint.
 //
-// The CA lives in a Secret of the hub ([CASecret]): tls.crt and tls.key are what signs now, ca.crt is what is trusted. It can
+// A CA lives in a Secret of the hub ([CASecret], [GatewayCASecret]): tls.crt and tls.key are what signs now, ca.crt is what is trusted. It can
 // be the user's own: a Secret that is there is used as it is. [Ensure] makes it when it is not there; the gateway's
 // replicas and agent-bootstrap may do so at once, and all end up with the same one.
 //

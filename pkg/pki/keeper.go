@@ -5,6 +5,7 @@ package pki
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -30,36 +31,51 @@ import (
 type KeeperConfig struct {
 	Client    kubernetes.Interface
 	Namespace string
-	// Address is where agents connect, as host:port, for the ConfigMap. Empty: whoever registers clusters has to know it.
-	Address string
+	// CASecret and ServingSecret are the names of the Secrets; empty means those of the tunnel.
+	CASecret, ServingSecret string
+	// Publish, if set, makes the bundle known to those who have to trust it. Renew calls it now and then, and always before anything is
+	// served that the CA has issued.
+	Publish func(ctx context.Context, bundle []byte) error
 	// Hosts are the names and IP addresses that the serving certificate is for; at least one.
 	Hosts []string
 	// CALifetime and ServingLifetime are those of what is made; 0 means the defaults.
 	CALifetime, ServingLifetime time.Duration
 	// Trusted, if set, is told each time that agents are verified with another bundle. It must not block.
 	Trusted func(*x509.CertPool)
+	// Served, if set, is called each time that another pair is served. It must not block.
+	Served func()
 	// Logger is where renewals are reported. Its zero value logs nothing.
 	Logger klog.Logger
 }
 
-// Keeper has the certificates of the tunnel server: it follows their Secrets, in every replica ([Keeper.Follow]), and makes and renews them,
-// in the one that leads ([Keeper.Renew]). It is safe for concurrent use.
+// Keeper has the certificates of a server, that of the tunnel or the gateway's own: it follows their Secrets, in every replica
+// ([Keeper.Follow]), and makes and renews them, in the one that leads ([Keeper.Renew]). It is safe for concurrent use.
 type Keeper struct {
 	cfg KeeperConfig
 
 	mu        sync.RWMutex
 	authority *Authority
-	serving   *tls.Certificate
+	serving   *servingPair
 	current   *tls.Config // of both; nil until there are both
 	// changed is signalled when something has been taken over, for Renew.
 	changed chan struct{}
 }
 
-// NewKeeper returns a Keeper that has nothing yet.
-func NewKeeper(cfg KeeperConfig) *Keeper { return &Keeper{cfg: cfg, changed: make(chan struct{}, 1)} }
+// servingPair is what is served.
+type servingPair struct {
+	tls.Certificate
+	certPEM, keyPEM []byte
+	ours            bool // and not the user's own
+}
 
-// errNotYet refuses agents until the certificates have been read.
-var errNotYet = errors.New("the certificates of the tunnel have not been read from the hub yet")
+// NewKeeper returns a Keeper that has nothing yet.
+func NewKeeper(cfg KeeperConfig) *Keeper {
+	cfg.CASecret, cfg.ServingSecret = cmp.Or(cfg.CASecret, CASecret), cmp.Or(cfg.ServingSecret, ServingSecret)
+	return &Keeper{cfg: cfg, changed: make(chan struct{}, 1)}
+}
+
+// errNotYet refuses peers until the certificates have been read.
+var errNotYet = errors.New("the certificates have not been read from the hub yet")
 
 // TLS is a serving configuration that requires agents' certificates, and is always of the Secrets' last state.
 func (k *Keeper) TLS() *tls.Config {
@@ -103,13 +119,33 @@ func (k *Keeper) Serving() *x509.Certificate {
 	return k.serving.Leaf
 }
 
+// Pair is what is served, in PEM; nil until it has been read.
+func (k *Keeper) Pair() (cert, key []byte) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.serving == nil {
+		return nil, nil
+	}
+	return k.serving.certPEM, k.serving.keyPEM
+}
+
+// Bundle is what verifies the pair that is served; nil when that is not known, since the pair is the user's own.
+func (k *Keeper) Bundle() []byte {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.authority == nil || k.serving == nil || !k.serving.ours {
+		return nil
+	}
+	return k.authority.Bundle()
+}
+
 // Follow makes what is not there yet, and follows the Secrets until ctx ends.
 func (k *Keeper) Follow(ctx context.Context) error {
 	if err := k.ensure(ctx); err != nil {
 		return err
 	}
 	var group sync.WaitGroup
-	for name, take := range map[string]func(*corev1.Secret) error{CASecret: k.takeCA, ServingSecret: k.takeServing} {
+	for name, take := range map[string]func(*corev1.Secret) error{k.cfg.CASecret: k.takeCA, k.cfg.ServingSecret: k.takeServing} {
 		group.Go(func() {
 			follow(ctx, k.cfg.Client, k.cfg.Namespace, name, func(s *corev1.Secret) {
 				if s == nil { // gone; what was there goes on being used until it is put back
@@ -117,7 +153,7 @@ func (k *Keeper) Follow(ctx context.Context) error {
 					return
 				}
 				if err := take(s); err != nil { // likewise
-					k.cfg.Logger.Error(err, "A Secret of the tunnel cannot be used", "secret", s.Name)
+					k.cfg.Logger.Error(err, "A Secret with certificates cannot be used", "secret", s.Name)
 				}
 			})
 		})
@@ -130,11 +166,11 @@ func (k *Keeper) Follow(ctx context.Context) error {
 func (k *Keeper) ensure(ctx context.Context) error {
 	const pause = 2 * time.Second
 	for {
-		err := k.make(ctx)
+		err := k.Make(ctx)
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}
-		k.cfg.Logger.Error(err, "The certificates of the tunnel cannot be read or made; trying again", "in", pause)
+		k.cfg.Logger.Error(err, "Certificates cannot be read or made; trying again", "secret", k.cfg.ServingSecret, "in", pause)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -143,29 +179,42 @@ func (k *Keeper) ensure(ctx context.Context) error {
 	}
 }
 
-func (k *Keeper) make(ctx context.Context) error {
+// Make reads the certificates, or makes them if they are not there.
+func (k *Keeper) Make(ctx context.Context) error {
 	secrets := k.cfg.Client.CoreV1().Secrets(k.cfg.Namespace)
-	a, err := Ensure(ctx, secrets, Options{Lifetime: k.cfg.CALifetime})
+	a, err := Ensure(ctx, secrets, k.options())
 	if err != nil {
 		return err
 	}
 	k.setAuthority(a)
-	_, err = secrets.Get(ctx, ServingSecret, metav1.GetOptions{})
-	if !apierrors.IsNotFound(err) {
-		return err
+	serving, err := secrets.Get(ctx, k.cfg.ServingSecret, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		serving, err = k.createServing(ctx, a)
 	}
+	if err != nil {
+		return fmt.Errorf("the Secret %s: %w", k.cfg.ServingSecret, err)
+	}
+	return k.takeServing(serving)
+}
+
+func (k *Keeper) options() Options {
+	return Options{Secret: k.cfg.CASecret, Lifetime: k.cfg.CALifetime}
+}
+
+func (k *Keeper) createServing(ctx context.Context, a *Authority) (*corev1.Secret, error) {
+	secrets := k.cfg.Client.CoreV1().Secrets(k.cfg.Namespace)
 	data, err := k.issueServing(a)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = secrets.Create(ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: ServingSecret, Labels: map[string]string{labelManagedBy: ManagedBy}},
+	created, err := secrets.Create(ctx, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: k.cfg.ServingSecret, Labels: map[string]string{labelManagedBy: ManagedBy}},
 		Type:       corev1.SecretTypeTLS, Data: data,
 	}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
-		return nil
+		return secrets.Get(ctx, k.cfg.ServingSecret, metav1.GetOptions{})
 	}
-	return err
+	return created, err
 }
 
 func (k *Keeper) issueServing(a *Authority) (map[string][]byte, error) {
@@ -192,7 +241,7 @@ func (k *Keeper) setAuthority(a *Authority) {
 	k.rebuildLocked()
 	k.mu.Unlock()
 	if before == nil || !bytes.Equal(before.Bundle(), a.Bundle()) {
-		k.cfg.Logger.Info("The CA of the tunnel", "ca", a)
+		k.cfg.Logger.Info("The CA", "secret", k.cfg.CASecret, "ca", a)
 		if k.cfg.Trusted != nil {
 			k.cfg.Trusted(a.Pool())
 		}
@@ -201,14 +250,22 @@ func (k *Keeper) setAuthority(a *Authority) {
 }
 
 func (k *Keeper) takeServing(s *corev1.Secret) error {
-	pair, err := tls.X509KeyPair(s.Data[corev1.TLSCertKey], s.Data[corev1.TLSPrivateKeyKey])
-	if err != nil {
+	pair := servingPair{certPEM: s.Data[corev1.TLSCertKey], keyPEM: s.Data[corev1.TLSPrivateKeyKey], ours: ours(s)}
+	var err error
+	if pair.Certificate, err = tls.X509KeyPair(pair.certPEM, pair.keyPEM); err != nil {
 		return fmt.Errorf("the Secret %s is no serving pair: %w", s.Name, err)
 	}
 	k.mu.Lock()
+	same := k.serving != nil && k.serving.ours == pair.ours && bytes.Equal(k.serving.certPEM, pair.certPEM) && bytes.Equal(k.serving.keyPEM, pair.keyPEM)
 	k.serving = &pair
 	k.rebuildLocked()
 	k.mu.Unlock()
+	if same {
+		return nil
+	}
+	if k.cfg.Served != nil {
+		k.cfg.Served()
+	}
 	k.signal()
 	return nil
 }
@@ -219,7 +276,7 @@ func (k *Keeper) rebuildLocked() {
 	}
 	k.current = &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAndVerifyClientCert,
-		ClientCAs: k.authority.Pool(), Certificates: []tls.Certificate{*k.serving}, SessionTicketsDisabled: true,
+		ClientCAs: k.authority.Pool(), Certificates: []tls.Certificate{k.serving.Certificate}, SessionTicketsDisabled: true,
 	}
 }
 
@@ -237,7 +294,7 @@ const (
 	afterError  = 5 * time.Second
 )
 
-// Renew renews the CA and the serving pair in time, and keeps the ConfigMap, until ctx ends. One replica is to do this.
+// Renew renews the CA and the serving pair in time, and publishes the bundle, until ctx ends. One replica is to do this.
 func (k *Keeper) Renew(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -251,7 +308,7 @@ func (k *Keeper) Renew(ctx context.Context) error {
 		next, err := k.renew(ctx)
 		wait := max(min(time.Until(next), lookAgain), lookAtLeast)
 		if err != nil && ctx.Err() == nil {
-			k.cfg.Logger.Error(err, "The certificates of the tunnel cannot be kept; trying again", "in", afterError)
+			k.cfg.Logger.Error(err, "Certificates cannot be kept; trying again", "secret", k.cfg.ServingSecret, "in", afterError)
 			wait = afterError
 		}
 		timer.Reset(wait)
@@ -264,28 +321,31 @@ func (k *Keeper) renew(ctx context.Context) (next time.Time, err error) {
 	if err := k.restore(ctx); err != nil {
 		return time.Time{}, err
 	}
-	a, err := Load(ctx, secrets)
+	a, err := load(ctx, secrets, k.cfg.CASecret)
 	if err != nil {
 		return time.Time{}, err
 	}
 	caAt := RenewAt(a.Certificate())
 	if !time.Now().Before(caAt) {
-		switch rotated, err := Rotate(ctx, secrets, a, Options{Lifetime: k.cfg.CALifetime}); {
+		switch rotated, err := Rotate(ctx, secrets, a, k.options()); {
 		case errors.Is(err, ErrNotOurs):
 			// Its owner renews it; health and metrics tell how long it lasts.
 			caAt = time.Now().Add(lookAgain)
 		case err != nil:
 			return time.Time{}, err
 		default:
-			k.cfg.Logger.Info("The CA of the tunnel has been replaced", "ca", rotated, "before", a)
+			k.cfg.Logger.Info("The CA has been replaced", "secret", k.cfg.CASecret, "ca", rotated, "before", a)
 			a, caAt = rotated, RenewAt(rotated.Certificate())
+			k.setAuthority(a)
+		}
+	}
+	if k.cfg.Publish != nil {
+		if err := k.cfg.Publish(ctx, a.Bundle()); err != nil {
+			return time.Time{}, fmt.Errorf("make the CA known: %w", err)
 		}
 	}
 	servingAt, err := k.renewServing(ctx, a)
 	if err != nil {
-		return time.Time{}, err
-	}
-	if err := k.publish(ctx, a); err != nil {
 		return time.Time{}, err
 	}
 	if servingAt.Before(caAt) {
@@ -294,28 +354,28 @@ func (k *Keeper) renew(ctx context.Context) (next time.Time, err error) {
 	return caAt, nil
 }
 
-// restore puts a CA back that was deleted: with another, no agent could connect any more.
+// restore puts a CA back that was deleted: with another, nobody could connect any more who trusts it.
 func (k *Keeper) restore(ctx context.Context) error {
 	secrets := k.cfg.Client.CoreV1().Secrets(k.cfg.Namespace)
-	_, err := secrets.Get(ctx, CASecret, metav1.GetOptions{})
+	_, err := secrets.Get(ctx, k.cfg.CASecret, metav1.GetOptions{})
 	a := k.Authority()
 	if !apierrors.IsNotFound(err) || a == nil {
-		return k.make(ctx)
+		return k.Make(ctx)
 	}
-	secret, err := a.Secret()
+	secret, err := a.named(k.cfg.CASecret)
 	if err != nil {
 		return err
 	}
 	if _, err := secrets.Create(ctx, secret, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("put the CA of the tunnel back, which was deleted: %w", err)
+		return fmt.Errorf("put the CA of the Secret %s back, which was deleted: %w", k.cfg.CASecret, err)
 	}
-	k.cfg.Logger.Info("The Secret with the CA of the tunnel was deleted, and has been put back", "ca", a)
-	return k.make(ctx)
+	k.cfg.Logger.Info("The Secret with the CA was deleted, and has been put back", "secret", k.cfg.CASecret, "ca", a)
+	return k.Make(ctx)
 }
 
 func (k *Keeper) renewServing(ctx context.Context, a *Authority) (next time.Time, err error) {
 	secrets := k.cfg.Client.CoreV1().Secrets(k.cfg.Namespace)
-	secret, err := secrets.Get(ctx, ServingSecret, metav1.GetOptions{})
+	secret, err := secrets.Get(ctx, k.cfg.ServingSecret, metav1.GetOptions{})
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -330,13 +390,13 @@ func (k *Keeper) renewServing(ctx context.Context, a *Authority) (next time.Time
 		return time.Time{}, err
 	}
 	if err := patchData(ctx, secrets, secret, data); err != nil {
-		return time.Time{}, fmt.Errorf("renew the Secret %s: %w", ServingSecret, err)
+		return time.Time{}, fmt.Errorf("renew the Secret %s: %w", k.cfg.ServingSecret, err)
 	}
 	certs, err := ParseCertificates(data[corev1.TLSCertKey])
 	if err != nil {
 		return time.Time{}, err
 	}
-	k.cfg.Logger.Info("The serving certificate of the tunnel has been renewed", "until", certs[0].NotAfter)
+	k.cfg.Logger.Info("The serving certificate has been renewed", "secret", k.cfg.ServingSecret, "until", certs[0].NotAfter)
 	return RenewAt(certs[0]), nil
 }
 
@@ -354,36 +414,39 @@ func (k *Keeper) serves(secret *corev1.Secret, a *Authority) (*x509.Certificate,
 	return pair.Leaf, true
 }
 
-// publish tells whoever registers clusters where agents connect, and what they trust.
-func (k *Keeper) publish(ctx context.Context, a *Authority) error {
-	maps := k.cfg.Client.CoreV1().ConfigMaps(k.cfg.Namespace)
-	want := map[string]string{KeyBundle: string(a.Bundle())}
-	if k.cfg.Address != "" {
-		want[KeyAddress] = k.cfg.Address
-	}
-	have, err := maps.Get(ctx, ConfigMap, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
-		_, err = maps.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: ConfigMap, Labels: map[string]string{labelManagedBy: ManagedBy}}, Data: want,
-		}, metav1.CreateOptions{})
+// PublishTunnel returns a function that tells whoever registers clusters where agents connect, and what they trust, by the ConfigMap. address is
+// host:port; empty: whoever registers clusters has to know it.
+func PublishTunnel(client kubernetes.Interface, namespace, address string) func(ctx context.Context, bundle []byte) error {
+	maps := client.CoreV1().ConfigMaps(namespace)
+	return func(ctx context.Context, bundle []byte) error {
+		want := map[string]string{KeyBundle: string(bundle)}
+		if address != "" {
+			want[KeyAddress] = address
+		}
+		have, err := maps.Get(ctx, ConfigMap, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = maps.Create(ctx, &corev1.ConfigMap{
+				ObjectMeta: metav1.ObjectMeta{Name: ConfigMap, Labels: map[string]string{labelManagedBy: ManagedBy}}, Data: want,
+			}, metav1.CreateOptions{})
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		same := true
+		for key, value := range want {
+			same = same && have.Data[key] == value
+		}
+		if same {
+			return nil
+		}
+		patch, err := json.Marshal(map[string]any{"data": want})
+		if err != nil {
+			return err
+		}
+		_, err = maps.Patch(ctx, ConfigMap, types.MergePatchType, patch, metav1.PatchOptions{})
 		return err
 	}
-	if err != nil {
-		return err
-	}
-	same := true
-	for key, value := range want {
-		same = same && have.Data[key] == value
-	}
-	if same {
-		return nil
-	}
-	patch, err := json.Marshal(map[string]any{"data": want})
-	if err != nil {
-		return err
-	}
-	_, err = maps.Patch(ctx, ConfigMap, types.MergePatchType, patch, metav1.PatchOptions{})
-	return err
 }
 
 // follow calls take for one Secret, as it is and whenever it changes, until ctx ends; with nil when it is deleted.

@@ -46,7 +46,7 @@ func eventually(t *testing.T, what string, condition func() error) {
 // keep runs a Keeper as the replica that leads does.
 func keep(t *testing.T, hub *fake.Clientset, configure func(*pki.KeeperConfig)) *pki.Keeper {
 	t.Helper()
-	config := pki.KeeperConfig{Client: hub, Namespace: namespace, Address: "tunnel.example.com:8132", Hosts: []string{"tunnel.example.com", "192.0.2.7"}}
+	config := pki.KeeperConfig{Client: hub, Namespace: namespace, Publish: pki.PublishTunnel(hub, namespace, "tunnel.example.com:8132"), Hosts: []string{"tunnel.example.com", "192.0.2.7"}}
 	if configure != nil {
 		configure(&config)
 	}

@@ -4,6 +4,7 @@
 package pki
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -19,12 +20,15 @@ import (
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 )
 
-// The objects of the tunnel in the gateway's namespace on the hub.
+// Objects in the gateway's namespace on the hub.
 const (
-	// CASecret holds the CA.
+	// CASecret holds the CA of the tunnel.
 	CASecret = "cluster-gateway-tunnel-ca"
-	// ServingSecret holds the serving pair that the gateway makes.
+	// ServingSecret holds the serving pair of the tunnel that the gateway makes.
 	ServingSecret = "cluster-gateway-tunnel-serving"
+	// GatewayCASecret and GatewayServingSecret hold those of the gateway's own HTTPS endpoint.
+	GatewayCASecret      = "cluster-gateway-serving-ca"
+	GatewayServingSecret = "cluster-gateway-serving"
 	// ConfigMap tells where agents connect (KeyAddress) and what they trust (KeyBundle).
 	ConfigMap = "cluster-gateway-tunnel"
 
@@ -42,39 +46,47 @@ const (
 
 // Options say how a CA that is not there yet is made. The zero value is what is wanted but in tests.
 type Options struct {
+	// Secret is the name of the CA's; empty means CASecret.
+	Secret string
 	// Lifetime is the CA's; 0 means DefaultCALifetime.
 	Lifetime time.Duration
 }
 
+func (o Options) secret() string { return cmp.Or(o.Secret, CASecret) }
+
 // Ensure returns the CA, and makes it if there is none. Whoever is second takes the first one's.
 func Ensure(ctx context.Context, secrets corev1client.SecretInterface, o Options) (*Authority, error) {
-	a, err := Load(ctx, secrets)
+	a, err := load(ctx, secrets, o.secret())
 	if !apierrors.IsNotFound(err) {
 		return a, err
 	}
 	a, err = NewAuthority(o.Lifetime)
 	if err != nil {
-		return nil, fmt.Errorf("make the CA of the tunnel: %w", err)
+		return nil, fmt.Errorf("make the CA of the Secret %s: %w", o.secret(), err)
 	}
-	secret, err := a.Secret()
+	secret, err := a.named(o.secret())
 	if err != nil {
 		return nil, err
 	}
 	_, err = secrets.Create(ctx, secret, metav1.CreateOptions{})
 	switch {
 	case apierrors.IsAlreadyExists(err):
-		return Load(ctx, secrets)
+		return load(ctx, secrets, o.secret())
 	case err != nil:
-		return nil, fmt.Errorf("create the Secret %s: %w", CASecret, err)
+		return nil, fmt.Errorf("create the Secret %s: %w", o.secret(), err)
 	}
 	return a, nil
 }
 
-// Load returns the CA. The error is a NotFound if there is none.
+// Load returns the CA of the tunnel. The error is a NotFound if there is none.
 func Load(ctx context.Context, secrets corev1client.SecretInterface) (*Authority, error) {
-	secret, err := secrets.Get(ctx, CASecret, metav1.GetOptions{})
+	return load(ctx, secrets, CASecret)
+}
+
+func load(ctx context.Context, secrets corev1client.SecretInterface, name string) (*Authority, error) {
+	secret, err := secrets.Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("get the Secret %s: %w", CASecret, err)
+		return nil, fmt.Errorf("get the Secret %s: %w", name, err)
 	}
 	return FromSecret(secret)
 }
@@ -117,14 +129,16 @@ func sameKey(key crypto.Signer, cert *x509.Certificate) bool {
 	return ok && public.Equal(key.Public())
 }
 
-// Secret is the CA as the hub keeps it, without a namespace.
-func (a *Authority) Secret() (*corev1.Secret, error) {
+// Secret is the CA of the tunnel as the hub keeps it, without a namespace.
+func (a *Authority) Secret() (*corev1.Secret, error) { return a.named(CASecret) }
+
+func (a *Authority) named(name string) (*corev1.Secret, error) {
 	keyPEM, err := encodeKey(a.reveal())
 	if err != nil {
 		return nil, err
 	}
 	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: CASecret, Labels: map[string]string{labelManagedBy: ManagedBy}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{labelManagedBy: ManagedBy}},
 		Type:       corev1.SecretTypeTLS,
 		Data: map[string][]byte{
 			corev1.TLSCertKey:              encodeCerts(a.chain),
@@ -135,14 +149,14 @@ func (a *Authority) Secret() (*corev1.Secret, error) {
 }
 
 // ErrNotOurs is that a CA was not made here, and so is not replaced here.
-var ErrNotOurs = errors.New("the CA of the tunnel is not managed by " + ManagedBy)
+var ErrNotOurs = errors.New("the CA is not managed by " + ManagedBy)
 
 // Rotate replaces the CA by a new one, if it is still the one that signs in the Secret: of two that rotate at once, one wins, and the other
 // gets the winner's. It returns what is in the Secret afterwards.
 func Rotate(ctx context.Context, secrets corev1client.SecretInterface, current *Authority, o Options) (*Authority, error) {
-	secret, err := secrets.Get(ctx, CASecret, metav1.GetOptions{})
+	secret, err := secrets.Get(ctx, o.secret(), metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("get the Secret %s: %w", CASecret, err)
+		return nil, fmt.Errorf("get the Secret %s: %w", o.secret(), err)
 	}
 	stored, err := FromSecret(secret)
 	if err != nil {
@@ -158,16 +172,16 @@ func Rotate(ctx context.Context, secrets corev1client.SecretInterface, current *
 	if err != nil {
 		return nil, err
 	}
-	made, err := next.Secret()
+	made, err := next.named(o.secret())
 	if err != nil {
 		return nil, err
 	}
 	err = patchData(ctx, secrets, secret, made.Data)
 	switch {
 	case apierrors.IsConflict(err):
-		return Load(ctx, secrets)
+		return load(ctx, secrets, o.secret())
 	case err != nil:
-		return nil, fmt.Errorf("replace the CA in the Secret %s: %w", CASecret, err)
+		return nil, fmt.Errorf("replace the CA in the Secret %s: %w", o.secret(), err)
 	}
 	return next, nil
 }
@@ -184,5 +198,11 @@ func patchData(ctx context.Context, secrets corev1client.SecretInterface, secret
 	return err
 }
 
+// annotationCertManager is on the Secrets that cert-manager keeps, also on such as were there before.
+const annotationCertManager = "cert-manager.io/certificate-name"
+
 // ours is whether a Secret was made here, and so may be changed here.
-func ours(secret *corev1.Secret) bool { return secret.Labels[labelManagedBy] == ManagedBy }
+func ours(secret *corev1.Secret) bool {
+	_, others := secret.Annotations[annotationCertManager]
+	return secret.Labels[labelManagedBy] == ManagedBy && !others
+}

@@ -9,13 +9,12 @@ import (
 	"os"
 
 	"github.com/spf13/pflag"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 )
 
 // HubOptions say where the hub is, and where in it the clusters are.
@@ -73,22 +72,17 @@ func (o *HubOptions) client() (kubernetes.Interface, error) {
 	return kubernetes.NewForConfig(rest.AddUserAgent(config, "cluster-gateway"))
 }
 
-// explain says of an error of the hub's which flag it is about, and what to do.
-func (o *HubOptions) explain(err error) error {
-	from := "--kubeconfig " + o.Kubeconfig
-	if o.Kubeconfig == "" {
-		from = "the ServiceAccount of the Pod (there is no --kubeconfig)"
+// apiServices returns a client of the hub's APIServices.
+func (o *HubOptions) apiServices() (apiregistrationclient.APIServiceInterface, error) {
+	config, err := o.restConfig()
+	if err != nil {
+		return nil, err
 	}
-	switch {
-	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("%s: the hub does not accept the credential: %w", from, err)
-	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%s: the hub does not allow what the gateway needs; manifests/gateway/rbac.yaml has it: %w", from, err)
-	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown: // none of the API server's
-		return fmt.Errorf("%s: the hub cannot be reached; check the server's address and CA there, and that the hub runs: %w", from, err)
-	default:
-		return fmt.Errorf("%s: %w", from, err)
+	client, err := apiregistrationclient.NewForConfig(rest.AddUserAgent(config, "cluster-gateway"))
+	if err != nil {
+		return nil, err
 	}
+	return client.APIServices(), nil
 }
 
 func (o *HubOptions) restConfig() (*rest.Config, error) {

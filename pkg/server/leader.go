@@ -104,8 +104,14 @@ func (s *Server) duties(ctx context.Context) error {
 	group.Go(func() error { return part("the health of clusters", s.health.Run(ctx)) })
 	group.Go(func() error { return part("the renewal of tokens", s.tokens.Run(ctx)) })
 	group.Go(func() error { return part("the renewal of agents' certificates", s.agents.Run(ctx)) })
-	if k := s.tunnels.certificates; k != nil {
+	if k := s.tunnels.keeper(); k != nil {
 		group.Go(func() error { return part("the certificates of the tunnel", k.Renew(ctx)) })
+	}
+	if s.serving != nil {
+		group.Go(func() error { return part("the serving certificate", s.serving.keeper.Renew(ctx)) })
+	}
+	if s.apiService != nil {
+		group.Go(func() error { return part("the APIService", s.apiService.run(ctx)) })
 	}
 	return group.Wait()
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
+
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
 
 // metricsHandler serves the gateway's metrics from a registry of this server's own, together with those that the libraries keep
@@ -29,16 +31,12 @@ func metricsHandler(raw []prometheus.Collector, all ...[]metrics.Registerable) (
 	return promhttp.HandlerFor(prometheus.Gatherers{legacyregistry.DefaultGatherer, own}, promhttp.HandlerOpts{}), nil
 }
 
-// certificateMetrics tell when the certificates end that the gateway makes for the tunnel.
+// certificateMetrics tell when the certificates end that this process serves with, and their CAs, whoever renews them.
 func (s *Server) certificateMetrics() []prometheus.Collector {
-	k := s.tunnels.certificates
-	if k == nil {
-		return nil
-	}
-	gauge := func(certificate string, get func() *x509.Certificate) prometheus.Collector {
+	gauge := func(name, help, certificate string, get func() *x509.Certificate) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Namespace: "cluster_gateway", Name: "tunnel_certificate_expiration_timestamp_seconds",
-			Help:        "[ALPHA] When the tunnel server's serving certificate, or the CA of the tunnel, ends, in Unix time; 0 while it has not been read.",
+			Namespace: "cluster_gateway", Name: name + "_certificate_expiration_timestamp_seconds",
+			Help:        "[ALPHA] When " + help + " ends, in Unix time; 0 while it has not been read.",
 			ConstLabels: prometheus.Labels{"certificate": certificate},
 		}, func() float64 {
 			if cert := get(); cert != nil {
@@ -47,10 +45,41 @@ func (s *Server) certificateMetrics() []prometheus.Collector {
 			return 0
 		})
 	}
-	return []prometheus.Collector{gauge("serving", k.Serving), gauge("ca", func() *x509.Certificate {
+	const tunnelHelp, servingHelp = "the tunnel server's serving certificate, or the CA of the tunnel,", "the certificate of the gateway's own HTTPS endpoint, or its CA,"
+	var all []prometheus.Collector
+	if c := s.tunnels.certificates; c != nil {
+		all = append(all, gauge("tunnel", tunnelHelp, "serving", c.serving), gauge("tunnel", tunnelHelp, "ca", c.ca))
+	}
+	all = append(all, gauge("serving", servingHelp, "serving", s.servingCertificate))
+	if s.serving != nil {
+		all = append(all, gauge("serving", servingHelp, "ca", caOf(s.serving.keeper)))
+	}
+	return all
+}
+
+// servingCertificate is that of the gateway's own HTTPS endpoint.
+func (s *Server) servingCertificate() *x509.Certificate {
+	if info := s.generic.SecureServingInfo; info != nil && info.Cert != nil {
+		cert, _ := info.Cert.CurrentCertKeyContent()
+		return firstCertificate(cert)
+	}
+	return nil
+}
+
+func firstCertificate(text []byte) *x509.Certificate {
+	certs, err := pki.ParseCertificates(text)
+	if err != nil {
+		return nil
+	}
+	return certs[0]
+}
+
+// caOf is the CA of a Keeper.
+func caOf(k *pki.Keeper) func() *x509.Certificate {
+	return func() *x509.Certificate {
 		if a := k.Authority(); a != nil {
 			return a.Certificate()
 		}
 		return nil
-	})}
+	}
 }

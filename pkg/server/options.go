@@ -22,6 +22,8 @@ type Options struct {
 	Tunnel *TunnelOptions
 	Proxy  *ProxyOptions
 	Health *HealthOptions
+	// OwnServing is for when Serving has no certificate.
+	OwnServing *ServingOptions
 	// Rotation is for tests.
 	Rotation *RotationOptions
 
@@ -52,10 +54,8 @@ const limitStreamsPerConnection = math.MaxInt32 / (256 << 10)
 func NewOptions() *Options {
 	serving := genericoptions.NewSecureServingOptions()
 	serving.BindPort = defaultPort
-	// There is nothing to run without it: so --secure-port=0 is refused, and the help says so.
-	serving.Required = true
 	serving.HTTP2MaxStreamsPerConnection = maxStreamsPerConnection
-	// Without --tls-cert-file a pair is made in memory, and nothing is written to disk.
+	// Without --tls-cert-file the pair is in a Secret, and nothing is written to disk.
 	serving.ServerCert.CertDirectory = ""
 	features := genericoptions.NewFeatureOptions()
 	// It would need the hub's FlowSchemas; what needs bounding here is bounded per cluster.
@@ -65,6 +65,7 @@ func NewOptions() *Options {
 		Tunnel:         NewTunnelOptions(),
 		Proxy:          NewProxyOptions(),
 		Health:         NewHealthOptions(),
+		OwnServing:     NewServingOptions(),
 		Rotation:       NewRotationOptions(),
 		Serving:        serving.WithLoopback(),
 		Authentication: genericoptions.NewDelegatingAuthenticationOptions(),
@@ -83,6 +84,7 @@ func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	o.Proxy.AddFlags(groups.FlagSet("proxy"))
 	o.Health.AddFlags(groups.FlagSet("health"))
 	o.Rotation.AddFlags(groups.FlagSet("rotation"))
+	o.OwnServing.AddFlags(groups.FlagSet("serving"))
 	o.Serving.AddFlags(groups.FlagSet("serving"))
 	o.Authentication.AddFlags(groups.FlagSet("authentication"))
 	o.Authorization.AddFlags(groups.FlagSet("authorization"))
@@ -128,8 +130,8 @@ func (o *Options) Validate() error {
 	errs = append(errs, o.Tunnel.Validate()...)
 	errs = append(errs, o.Proxy.Validate()...)
 	errs = append(errs, o.Health.Validate()...)
+	errs = append(errs, o.OwnServing.Validate()...)
 	errs = append(errs, o.Serving.Validate()...)
-	errs = append(errs, o.validateFiles()...)
 	if n := o.Serving.HTTP2MaxStreamsPerConnection; n > limitStreamsPerConnection {
 		errs = append(errs, fmt.Errorf("--http2-max-streams-per-connection must be at most %d, and is %d", limitStreamsPerConnection, n))
 	}
@@ -148,6 +150,9 @@ func (o *Options) complete() error {
 	}
 	if o.Authorization.RemoteKubeConfigFile == "" {
 		o.Authorization.RemoteKubeConfigFile = o.Hub.Kubeconfig
+	}
+	if o.selfMadeServing() {
+		return nil
 	}
 	return o.Serving.MaybeDefaultWithSelfSignedCerts("localhost", nil, []net.IP{net.IPv4(127, 0, 0, 1)})
 }

@@ -6,6 +6,7 @@ package server
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
@@ -43,7 +45,7 @@ func (s *Server) newRotation(secrets corev1client.SecretInterface) {
 		Changed: changed, Logger: logger,
 	})
 	authority := (&storedAuthority{secrets: secrets}).get
-	if k := s.tunnels.certificates; k != nil {
+	if k := s.tunnels.keeper(); k != nil {
 		authority = k.Authority
 	}
 	s.agents = rotation.NewAgents(rotation.AgentsConfig{
@@ -54,8 +56,52 @@ func (s *Server) newRotation(secrets corev1client.SecretInterface) {
 
 // renewalFailures are what could not be renewed for a cluster, by the type of the condition that it belongs to.
 func (s *Server) renewalFailures(name string) map[string]error {
-	return map[string]error{v1alpha1.ConditionCredentialValid: s.tokens.Failure(name), v1alpha1.ConditionCertificateValid: s.agents.Failure(name)}
+	failures := map[string]error{v1alpha1.ConditionCredentialValid: s.tokens.Failure(name), v1alpha1.ConditionCertificateValid: s.agents.Failure(name)}
+	if failures[v1alpha1.ConditionCertificateValid] == nil {
+		if c, ok := s.store.Get(name); ok && c.Route == cluster.RouteTunnel {
+			failures[v1alpha1.ConditionCertificateValid] = s.tunnelEnding(time.Now())
+		}
+	}
+	return failures
 }
+
+// soonAfter is the part of its life after which a certificate that is renewed at 80 % of it has not been renewed.
+const soonAfter = 0.9
+
+// tunnelEnding is that a certificate which every cluster behind a tunnel depends on ends soon: the user's own, or one that cannot be renewed.
+func (s *Server) tunnelEnding(now time.Time) error {
+	c := s.tunnels.certificates
+	if c == nil {
+		return nil
+	}
+	for _, it := range []struct {
+		what string
+		get  func() *x509.Certificate
+	}{{"the serving certificate of the tunnel", c.serving}, {"the CA of the tunnel", c.ca}} {
+		cert := it.get()
+		if cert == nil {
+			continue
+		}
+		if rest := (1 - soonAfter) * float64(pki.Lifetime(cert)); now.After(cert.NotAfter.Add(-time.Duration(rest))) {
+			return &endsSoonError{it.what, cert.NotAfter}
+		}
+	}
+	return nil
+}
+
+// endsSoonError is that what is not the cluster's alone ends soon.
+type endsSoonError struct {
+	what string
+	end  time.Time
+}
+
+// Error says what ends, and when.
+func (e *endsSoonError) Error() string {
+	return fmt.Sprintf("%s, which all clusters behind a tunnel depend on, ends at %s", e.what, e.end.UTC().Format(time.RFC3339))
+}
+
+// Reason is that of the condition CertificateValid.
+func (*endsSoonError) Reason() string { return v1alpha1.ReasonExpiresSoon }
 
 // agentCertificate is that of a cluster's agents, as far as it is known.
 func (s *Server) agentCertificate(name string) *x509.Certificate {

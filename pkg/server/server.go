@@ -43,15 +43,18 @@ type Server struct {
 	store   *registry.Store
 	proxy   *proxy.Handler
 	tunnels *tunnels
-	health  *health.Monitor
-	tokens  *rotation.Tokens
-	agents  *rotation.Agents
-	client  kubernetes.Interface
-	options *Options
+	// serving and apiService are nil when the serving pair is given, apiService also when it is not to be kept.
+	serving    *servingContent
+	apiService *apiServiceKeeper
+	health     *health.Monitor
+	tokens     *rotation.Tokens
+	agents     *rotation.Agents
+	client     kubernetes.Interface
+	options    *Options
 }
 
 // New makes a server of options. It listens from here on, and serves from Run on. ctx bounds making it.
-func New(ctx context.Context, o *Options) (_ *Server, err error) {
+func New(ctx context.Context, o *Options) (*Server, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
@@ -63,11 +66,6 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 		return nil, err
 	}
 	s := &Server{options: o, client: client}
-	defer func() {
-		if err != nil {
-			s.abandon()
-		}
-	}()
 	proxyMetrics, healthMetrics := proxy.NewMetrics(), health.NewMetrics()
 	parse := cluster.ParseOptions{TunnelMode: cluster.TunnelMode(o.Tunnel.Mode), ExecCredentialDir: o.Hub.ExecCredentialDir}
 	s.store = registry.NewStore(client, o.Hub.SecretNamespace, parse, func(name string, c *cluster.Cluster) {
@@ -115,9 +113,12 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	config.OpenAPIV3Config.Info.Title = "Cluster Gateway"
 	clientCALoaded, err := o.useHubClientCA(ctx, client)
 	if err != nil {
-		return nil, o.Hub.explain(err)
+		return nil, err
 	}
 	config.AddReadyzChecks(clientCALoaded)
+	if err := s.makeServing(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.applyTo(&config.Config); err != nil {
 		return nil, err
 	}
@@ -136,16 +137,6 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	return s, s.install(proxyMetrics.All(), healthMetrics.All())
 }
 
-// abandon gives back what a server has taken that will not run.
-func (s *Server) abandon() {
-	if s.tunnels != nil {
-		s.tunnels.abandon()
-	}
-	if lis := s.options.Serving.Listener; lis != nil {
-		_ = lis.Close() // nothing has been accepted
-	}
-}
-
 // applyTo configures the generic API server.
 func (s *Server) applyTo(config *genericapiserver.Config) error {
 	o := s.options
@@ -161,8 +152,8 @@ func (s *Server) applyTo(config *genericapiserver.Config) error {
 		api = registry.WithWriteRefusal(api, c.Serializer, o.Hub.SecretNamespace)
 		return genericapiserver.DefaultBuildHandlerChain(withProxy(api, s.proxy), c)
 	}
-	if s.tunnels.certificates != nil {
-		config.AddReadyzChecks(healthz.NamedCheck("tunnel-certificates", func(*http.Request) error { return s.tunnels.certificates.Ready() }))
+	if k := s.tunnels.keeper(); k != nil {
+		config.AddReadyzChecks(healthz.NamedCheck("tunnel-certificates", func(*http.Request) error { return k.Ready() }))
 	}
 	config.AddReadyzChecks(healthz.NamedCheck("clusters-synced", func(*http.Request) error {
 		if !s.store.HasSynced() {
@@ -171,13 +162,16 @@ func (s *Server) applyTo(config *genericapiserver.Config) error {
 		return nil
 	}))
 	err := errors.Join(
-		o.applyServing(config),
+		o.Serving.ApplyToConfig(config),
 		o.Authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig),
 		o.Authorization.ApplyTo(&config.Authorization),
 		o.Audit.ApplyTo(config),
 		o.Features.ApplyTo(config, nil, nil),
 		o.Tracing.ApplyTo(nil, config),
 	)
+	if s.serving != nil && config.SecureServing != nil {
+		config.SecureServing.Cert = s.serving
+	}
 	// install serves the profiles alone: with them, the generic server offers to raise the log level while running, past
 	// maxVerbosity.
 	config.EnableProfiling = false
@@ -268,6 +262,9 @@ func (s *Server) Run(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(parts)
 	group.Go(func() error { return part("the store of clusters", s.store.Run(groupCtx)) })
 	group.Go(func() error { return part("the tunnel", s.tunnels.run(groupCtx)) })
+	if s.serving != nil {
+		group.Go(func() error { return part("the serving certificate", s.serving.keeper.Follow(groupCtx)) })
+	}
 	group.Go(func() error { return part("the leader's duties", s.lead(groupCtx)) })
 	group.Go(func() error {
 		defer stopParts()

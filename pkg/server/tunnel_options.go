@@ -218,16 +218,22 @@ type tunnels struct {
 	dialer func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error)
 	// run serves until ctx ends.
 	run func(ctx context.Context) error
-	// abandon gives back what has been taken, when run will not be called.
-	abandon func()
 	// address is where agents connect; nil unless the server is embedded.
 	address net.Addr
-	// certificates are those that the gateway makes itself; nil when it does not.
-	certificates *pki.Keeper
+	// certificates are those of the embedded server; nil when there is none.
+	certificates *certificateSource
 	// agents tells of the agents that are connected to this process, and agentCertificate which of their certificates ends first; nil
 	// unless the server is embedded.
 	agents           health.AgentsInfo
 	agentCertificate func(cluster string) *x509.Certificate
+}
+
+// keeper keeps the certificates that the gateway makes for the tunnel; nil when it does not.
+func (t *tunnels) keeper() *pki.Keeper {
+	if t.certificates == nil {
+		return nil
+	}
+	return t.certificates.keeper
 }
 
 // agentEvents are what a tunnel server tells of agents.
@@ -253,8 +259,7 @@ func (o *TunnelOptions) tunnels(ctx context.Context, h hub, events agentEvents) 
 			dialer: func(c *cluster.Cluster, _ proxy.Use) (dialer.Dialer, error) {
 				return nil, fmt.Errorf("cluster %q wants a tunnel, and the gateway runs with --tunnel-mode=off", c.Name)
 			},
-			run:     func(ctx context.Context) error { <-ctx.Done(); return nil },
-			abandon: func() {},
+			run: func(ctx context.Context) error { <-ctx.Done(); return nil },
 		}, nil
 	}
 }
@@ -270,18 +275,17 @@ func (o *TunnelOptions) embedded(h hub, events agentEvents) (*tunnels, error) {
 	} else if certificates, err = o.files(reverify); err != nil {
 		return nil, err
 	}
-	t.certificates = certificates.keeper
+	t.certificates = certificates
 
 	lis, err := net.Listen("tcp", net.JoinHostPort(o.BindAddress.String(), strconv.Itoa(o.Port)))
 	if err != nil {
-		return nil, fmt.Errorf("--tunnel-bind-address %s, --tunnel-port %d: %w", o.BindAddress, o.Port, err)
+		return nil, fmt.Errorf("--tunnel-bind-address, --tunnel-port: %w", err)
 	}
 	server = tunnel.New(tunnel.Config{
 		ServerID: uuid.NewString(), ServerCount: o.ServerCount, TLS: certificates.tls, ReceiveBuffer: o.ConnectionBuffer,
 		AgentsChanged: events.changed, AgentLeaving: events.leaving, Logger: klog.Background().WithName("tunnel"),
 	})
 	t.address, t.agents, t.agentCertificate = lis.Addr(), server, server.AgentCertificate
-	t.abandon = func() { _ = lis.Close() } // nothing has been accepted
 	t.dialer = func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {
 		lane := tunnel.LaneRequests
 		if use == proxy.ForUpgrades {
@@ -305,6 +309,8 @@ type certificateSource struct {
 	run func(ctx context.Context) error
 	// keeper is nil when they are the user's.
 	keeper *pki.Keeper
+	// serving and ca are as they are now; nil while they have not been read.
+	serving, ca func() *x509.Certificate
 }
 
 // keeper has them made by the gateway.
@@ -316,15 +322,17 @@ func (o *TunnelOptions) keeper(h hub, reverify func(x509.VerifyOptions)) *certif
 		Trusted: func(pool *x509.CertPool) { reverify(x509.VerifyOptions{Roots: pool}) },
 		Logger:  klog.Background().WithName("pki"),
 	}
+	published := ""
 	for i, address := range o.AdvertiseAddresses {
 		if i == 0 {
-			config.Address = address
+			published = address
 		}
 		host, _ := splitAddress(address)
 		config.Hosts = append(config.Hosts, host)
 	}
+	config.Publish = pki.PublishTunnel(h.client, h.namespace, published)
 	k := pki.NewKeeper(config)
-	return &certificateSource{tls: k.TLS(), run: k.Follow, keeper: k}
+	return &certificateSource{tls: k.TLS(), run: k.Follow, keeper: k, serving: k.Serving, ca: caOf(k)}
 }
 
 // files takes the user's.
@@ -347,12 +355,17 @@ func (o *TunnelOptions) files(reverify func(x509.VerifyOptions)) (*certificateSo
 	ca.AddListener(reload)
 	ca.AddListener(reverifier{ca: ca, reverify: reverify})
 	serving.AddListener(reload)
-	return &certificateSource{tls: config, run: func(ctx context.Context) error {
-		go ca.Run(ctx, 1)
-		go serving.Run(ctx, 1)
-		reload.Run(1, ctx.Done())
-		return nil
-	}}, nil
+	return &certificateSource{
+		tls: config,
+		run: func(ctx context.Context) error {
+			go ca.Run(ctx, 1)
+			go serving.Run(ctx, 1)
+			reload.Run(1, ctx.Done())
+			return nil
+		},
+		serving: func() *x509.Certificate { cert, _ := serving.CurrentCertKeyContent(); return firstCertificate(cert) },
+		ca:      func() *x509.Certificate { return firstCertificate(ca.CurrentCABundleContent()) },
+	}, nil
 }
 
 // reverifier ends the streams of agents that a changed CA bundle no longer covers.
@@ -389,8 +402,7 @@ func (o *TunnelOptions) external(ctx context.Context) (*tunnels, error) {
 		dialer: func(c *cluster.Cluster, _ proxy.Use) (dialer.Dialer, error) {
 			return k.Dialer(c.Name, c.Endpoint.Host), nil
 		},
-		run:     func(ctx context.Context) error { <-ctx.Done(); return k.Close() },
-		abandon: func() { _ = k.Close() }, // nothing has been dialled
+		run: func(ctx context.Context) error { <-ctx.Done(); return k.Close() },
 	}, nil
 }
 

@@ -29,7 +29,7 @@ type APIServiceOptions struct {
 	// Port is where it listens, on localhost. Required.
 	Port int
 	// CAPEM verifies its serving certificate, which must be valid for
-	// SERVICE.NAMESPACE.svc. Required.
+	// SERVICE.NAMESPACE.svc. Nil means that the API server writes it by itself.
 	CAPEM []byte
 }
 

@@ -8,8 +8,11 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -64,10 +67,11 @@ type Gateway struct {
 	opts       GatewayOptions
 	port       int
 	tunnelPort int
-	// ca signs its serving certificate. tunnelCA signs those of agents; the
-	// gateway makes it.
-	ca, tunnelCA *CA
-	dir          string
+	// caPEM verifies its serving certificate, and tunnelCA signs those of agents,
+	// since its last start; the gateway makes both.
+	caPEM    []byte
+	tunnelCA *CA
+	dir      string
 }
 
 // BuildGateway builds the gateway of this checkout into dir. race adds the race
@@ -107,12 +111,11 @@ func (l *Lab) StartGateway(ctx context.Context, o GatewayOptions) (*Gateway, err
 func (g *Gateway) Start(ctx context.Context) error {
 	var err error
 	g.Process, err = g.lab.StartProcess(ctx, ProcessOptions{
-		Name:     g.opts.Name,
-		Path:     g.opts.Binary,
-		Args:     append(g.args(), g.opts.ExtraArgs...),
-		Env:      g.opts.Env,
-		ReadyURL: localURL("https", g.port) + cmp.Or(g.opts.ReadyPath, "/readyz"),
-		ReadyTLS: &tls.Config{RootCAs: g.ca.Pool(), MinVersion: tls.VersionTLS12},
+		Name:      g.opts.Name,
+		Path:      g.opts.Binary,
+		Args:      append(g.args(), g.opts.ExtraArgs...),
+		Env:       g.opts.Env,
+		ReadyFunc: g.ready,
 	})
 	if err != nil || g.opts.TunnelOff || g.opts.Konnectivity != nil {
 		return err
@@ -121,6 +124,21 @@ func (g *Gateway) Start(ctx context.Context) error {
 		return fmt.Errorf("what %s makes known of its tunnel: %w", g.opts.Name, err)
 	}
 	return nil
+}
+
+// ready asks the gateway, by the certificate that it has put on the hub.
+func (g *Gateway) ready(ctx context.Context) error {
+	secret, err := g.hub.client.CoreV1().Secrets(defaultServiceNamespace).Get(ctx, "cluster-gateway-serving", metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	g.caPEM = secret.Data[corev1.ServiceAccountRootCAKey]
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(g.caPEM) {
+		return errors.New("the Secret cluster-gateway-serving has no CA")
+	}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true}
+	return get(ctx, &http.Client{Transport: transport}, g.Endpoint()+cmp.Or(g.opts.ReadyPath, "/readyz"))
 }
 
 // awaitTunnel waits until there is all that it takes to register a cluster, and
@@ -152,9 +170,6 @@ func (g *Gateway) prepare(ctx context.Context) (err error) {
 	if g.tunnelPort, err = g.lab.FreePort(); err != nil {
 		return err
 	}
-	if err := g.issue(); err != nil {
-		return err
-	}
 	root, err := moduleRoot()
 	if err != nil {
 		return err
@@ -173,21 +188,6 @@ func (g *Gateway) prepare(ctx context.Context) (err error) {
 	return WriteKubeconfig(g.file("hub.kubeconfig"), g.hub.Endpoint(), g.hub.CAPEM(), &clientcmdapi.AuthInfo{Token: token})
 }
 
-func (g *Gateway) issue() (err error) {
-	if g.ca, err = NewCA("gateway-serving-ca"); err != nil {
-		return err
-	}
-	serving, err := g.ca.Issue(CertOptions{
-		CN: "gateway", IPs: []net.IP{net.ParseIP(loopback)},
-		DNSNames: []string{"localhost", defaultService + "." + defaultServiceNamespace + ".svc"},
-	})
-	if err != nil {
-		return err
-	}
-	_, _, err = serving.WriteFiles(g.dir, "serving")
-	return err
-}
-
 func (g *Gateway) file(name string) string { return filepath.Join(g.dir, name) }
 
 func (g *Gateway) args() []string {
@@ -195,8 +195,6 @@ func (g *Gateway) args() []string {
 		"--kubeconfig=" + g.file("hub.kubeconfig"),
 		"--bind-address=" + loopback,
 		"--secure-port=" + strconv.Itoa(g.port),
-		"--tls-cert-file=" + g.file("serving.crt"),
-		"--tls-private-key-file=" + g.file("serving.key"),
 		"--v=" + strconv.Itoa(g.opts.Verbosity),
 	}
 	switch {
@@ -230,8 +228,9 @@ func (g *Gateway) advertised() string {
 // Endpoint is the gateway's own HTTPS endpoint.
 func (g *Gateway) Endpoint() string { return localURL("https", g.port) }
 
-// CAPEM verifies the gateway's own endpoint.
-func (g *Gateway) CAPEM() []byte { return g.ca.CertPEM() }
+// CAPEM verifies the gateway's own endpoint, as it was when the gateway was
+// started last.
+func (g *Gateway) CAPEM() []byte { return g.caPEM }
 
 // TunnelPort is where agents connect.
 func (g *Gateway) TunnelPort() int { return g.tunnelPort }
@@ -241,10 +240,11 @@ func (g *Gateway) TunnelPort() int { return g.tunnelPort }
 // server, or without tunnels, it is nil.
 func (g *Gateway) TunnelCA() *CA { return g.tunnelCA }
 
-// RegisterAPIService registers the gateway with its hub.
+// RegisterAPIService registers the gateway with its hub, as manifests/gateway
+// does: without a CA, which the gateway writes.
 func (g *Gateway) RegisterAPIService(ctx context.Context) error {
 	return g.lab.RegisterAPIService(ctx, g.hub, APIServiceOptions{
-		Group: gatewayGroup, Version: gatewayVersion, Port: g.port, CAPEM: g.CAPEM(),
+		Group: gatewayGroup, Version: gatewayVersion, Port: g.port,
 	})
 }
 

@@ -48,7 +48,8 @@ func (s *site) exercise(ctx context.Context, t *testing.T) {
 		name string
 		do   func(context.Context, *testing.T)
 	}{
-		// Starting: the hub's client CA, the clusters, the tunnel's CA and serving pair, the Lease.
+		// Starting, and being registered with the hub: the hub's client CA, the clusters, the CAs and serving pairs, the APIService's CA
+		// bundle, the Lease.
 		{"the tunnel's certificates are made and published", s.published},
 		// The Secret's annotations and Events, by probes; what the aggregation layer asks before it proxies.
 		{"a cluster is registered", s.register},
