@@ -152,8 +152,12 @@ func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGat
 	h := c.Health
 	status.Healthy = h.Known && h.Healthy && c.err == nil
 	status.HealthyReason = h.Reason
-	if c.err != nil {
+	switch {
+	case c.err != nil:
 		status.HealthyReason = v1alpha1.ReasonInvalidSecret
+	case !h.Known && h.Reason == "":
+		// Clients of the predecessor know no third state of healthy.
+		status.HealthyReason = v1alpha1.ReasonNotProbed
 	}
 	status.Version = h.Version
 	status.Route = string(c.Route)

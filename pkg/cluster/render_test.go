@@ -123,6 +123,10 @@ func TestRenderReady(t *testing.T) {
 			if ready.Type != "Ready" || ready.Status != test.status || ready.Reason != test.reason || status.Healthy != test.healthy {
 				t.Errorf("healthy %v, %+v", status.Healthy, ready)
 			}
+			// False alone would say that somebody has looked.
+			if unknown := ready.Status == metav1.ConditionUnknown; unknown != (status.HealthyReason == v1alpha1.ReasonNotProbed) {
+				t.Errorf("Ready=%s has the healthyReason %q", ready.Status, status.HealthyReason)
+			}
 			if test.message != "" && ready.Message != test.message {
 				t.Errorf("message %q", ready.Message)
 			}

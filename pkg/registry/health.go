@@ -205,7 +205,8 @@ func overridePatch(secret *corev1.Secret, wanted *v1alpha1.ClusterGateway) ([]by
 	at := time.Now().UTC().Format(time.RFC3339)
 	annotations[v1alpha1.AnnotationOverride] = &at
 	annotations[v1alpha1.AnnotationHealthyReason] = nil // removed
-	if reason := wanted.Status.HealthyReason; reason != "" {
+	// What a client that got the object before it was probed sends back is no reason of the operator's.
+	if reason := wanted.Status.HealthyReason; reason != "" && reason != v1alpha1.ReasonNotProbed {
 		annotations[v1alpha1.AnnotationHealthyReason] = &reason
 	}
 	metadata := map[string]any{"annotations": annotations}

@@ -146,7 +146,8 @@ func TestHealthUpdateStoresThreeAnnotationsAndNothingElse(t *testing.T) {
 		t.Errorf("stored %v", stored.ObjectMeta)
 	}
 
-	update(&v1alpha1.ClusterGateway{})
+	// What a GET said before anybody had looked is sent back, but for healthy.
+	update(&v1alpha1.ClusterGateway{Status: v1alpha1.ClusterGatewayStatus{HealthyReason: v1alpha1.ReasonNotProbed}})
 	stored, err = hub.CoreV1().Secrets(testNamespace).Get(t.Context(), "a", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -386,7 +386,7 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewayStatus(ref common.ReferenceC
 				Properties: map[string]spec.Schema{
 					"healthy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "healthy is whether the last probe succeeded, or what an operator set.",
+							Description: "healthy is whether the last probe succeeded, or what an operator set. It is false as well while nobody has looked yet, which healthyReason NotProbed and the condition Ready, Unknown, tell.",
 							Default:     false,
 							Type:        []string{"boolean"},
 							Format:      "",

@@ -189,7 +189,8 @@ const (
 
 // ClusterGatewayStatus is what is known of a cluster.
 type ClusterGatewayStatus struct {
-	// healthy is whether the last probe succeeded, or what an operator set.
+	// healthy is whether the last probe succeeded, or what an operator set. It is false as well while nobody has looked yet, which
+	// healthyReason NotProbed and the condition Ready, Unknown, tell.
 	// +optional
 	Healthy bool `json:"healthy"`
 	// healthyReason is one word that says why.
