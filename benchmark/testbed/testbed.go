@@ -4,11 +4,14 @@
 package testbed
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +23,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/link"
 	"github.com/oam-dev/cluster-gateway/benchmark/measure"
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
@@ -45,6 +49,7 @@ type Bed struct {
 	embeddedFarAgent, externalFarAgent *lab.Agent
 
 	embeddedHub, externalHub *lab.Cluster
+	agentArgs                []string // of EmbeddedAgent
 	links                    []*link.Link
 	directLink               *link.Link
 	// own are the gateways' own APIs. One client each for the whole run: client-go forgets the transport of a client that is no longer
@@ -145,12 +150,35 @@ func (b *Bed) startGateways(ctx context.Context, o Options) (err error) {
 			return err
 		}
 		for _, name := range []string{near, tunnel, far} {
+			if g == b.Embedded && name == tunnel {
+				continue // see bootstrap
+			}
 			if err := b.Register(ctx, g, name); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return b.bootstrap(ctx)
+}
+
+// bootstrap registers the managed cluster as users do, with agent-bootstrap, which also writes the arguments of its agent. It is one cluster,
+// and registered once: its other names, and the other hub's, are Secrets with the same contents.
+func (b *Bed) bootstrap(ctx context.Context) error {
+	dir := filepath.Join(b.Lab.Dir(), "agent-"+tunnel)
+	var out bytes.Buffer
+	cmd := bootstrap.NewCommand(bootstrap.Config{Out: &out, ErrOut: &out})
+	cmd.SetArgs([]string{"register", tunnel, "--kubeconfig", b.embeddedHub.Kubeconfig(), "--cluster-kubeconfig", b.Managed.Kubeconfig(), "--out-dir", dir, "--wait", "0"})
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		return fmt.Errorf("agent-bootstrap register: %w\n%s", err, out.Bytes())
+	}
+	flags, err := os.ReadFile(filepath.Join(dir, "agent.flags"))
+	b.agentArgs = strings.Fields(string(flags))
+	return err
+}
+
+// registeredAgent is the agent of that cluster.
+func (b *Bed) registeredAgent() (lab.AgentOptions, error) {
+	return lab.AgentOptions{Name: "agent-embedded-" + tunnel, Cluster: b.Managed, Args: b.agentArgs}, nil
 }
 
 // Register registers the managed cluster under a name: as one that is dialled if the name begins with "near", and
@@ -224,7 +252,7 @@ func (b *Bed) startAgents(ctx context.Context, _ Options) (err error) {
 		into    **lab.Agent
 		options func() (lab.AgentOptions, error)
 	}{
-		{&b.EmbeddedAgent, func() (lab.AgentOptions, error) { return b.embeddedAgent(tunnel, b.Embedded.TunnelPort()) }},
+		{&b.EmbeddedAgent, b.registeredAgent},
 		{&b.embeddedFarAgent, func() (lab.AgentOptions, error) { return b.embeddedAgent(far, embeddedLink.Port()) }},
 		{&b.ExternalAgent, func() (lab.AgentOptions, error) {
 			return b.externalAgent(tunnel, b.Managed.Address(), b.Konnectivity.AgentPort())
@@ -269,7 +297,7 @@ func (b *Bed) externalAgent(name, host string, port int) (lab.AgentOptions, erro
 
 // RestartEmbeddedAgent starts the agent of "tunnel" anew after it was killed.
 func (b *Bed) RestartEmbeddedAgent(ctx context.Context) error {
-	o, err := b.embeddedAgent(tunnel, b.Embedded.TunnelPort())
+	o, err := b.registeredAgent()
 	if err != nil {
 		return err
 	}
