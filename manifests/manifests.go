@@ -20,9 +20,10 @@ import (
 
 // Bases, by their folder.
 const (
-	Gateway            = "gateway"
-	KonnectivityAgent  = "konnectivity/agent"
-	KonnectivityServer = "konnectivity/server"
+	Gateway                = "gateway"
+	KonnectivityAgent      = "konnectivity/agent"
+	KonnectivityInvitation = "konnectivity/invitation"
+	KonnectivityServer     = "konnectivity/server"
 )
 
 //go:embed gateway/*.yaml konnectivity/*/*.yaml

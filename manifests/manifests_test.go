@@ -44,7 +44,7 @@ func TestApply(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, base := range []string{manifests.Gateway, manifests.KonnectivityAgent, manifests.KonnectivityServer} {
+	for _, base := range []string{manifests.Gateway, manifests.KonnectivityAgent, manifests.KonnectivityInvitation, manifests.KonnectivityServer} {
 		t.Run(base, func(t *testing.T) {
 			for _, args := range [][]string{{"--validate=strict"}, {"--validate=strict", "--server-side", "--force-conflicts"}} {
 				if out, err := c.Kubectl(ctx, append([]string{"apply", "-k", base}, args...)...).CombinedOutput(); err != nil {
@@ -128,7 +128,7 @@ func admitted(ctx context.Context, t *testing.T, c *lab.Cluster, workload *unstr
 
 // TestNothingInsecure shows that no manifest switches the verification of certificates off, or gives a wildcard of rights.
 func TestNothingInsecure(t *testing.T) {
-	for _, base := range []string{manifests.Gateway, manifests.KonnectivityAgent, manifests.KonnectivityServer} {
+	for _, base := range []string{manifests.Gateway, manifests.KonnectivityAgent, manifests.KonnectivityInvitation, manifests.KonnectivityServer} {
 		objects, err := manifests.Objects(base)
 		if err != nil {
 			t.Fatal(err)

@@ -68,6 +68,9 @@ is as it should be.`,
 		Example: `  # A cluster behind a firewall: applies the agent there, and waits until it can be reached.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig
 
+  # Only the hub is at hand: a file for whoever has the cluster's kubeconfig, and kubectl apply.
+  agent-bootstrap invite edge-1 > invite.yaml
+
   # Use it, with your own credential for the hub.
   agent-bootstrap kubeconfig edge-1 --merge
   kubectl --context edge-1 get nodes
@@ -83,7 +86,7 @@ is as it should be.`,
 	cmd.SetOut(a.Out)
 	cmd.SetErr(a.ErrOut)
 	a.hub.addFlags(cmd.PersistentFlags())
-	cmd.AddCommand(a.registerCommand(), a.unregisterCommand(), a.listCommand(), a.statusCommand(), a.doctorCommand(), a.kubeconfigCommand(), a.rotateCommand())
+	cmd.AddCommand(a.registerCommand(), a.inviteCommand(), a.unregisterCommand(), a.listCommand(), a.statusCommand(), a.doctorCommand(), a.kubeconfigCommand(), a.rotateCommand())
 	return cmd
 }
 

@@ -5,6 +5,7 @@ package bootstrap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -67,15 +68,22 @@ func (a *app) list(ctx context.Context) error {
 	if a.output != "" {
 		return a.print(list.UnstructuredContent())
 	}
-	if len(list.Items) == 0 {
+	if err := a.listClusters(list.Items); err != nil {
+		return err
+	}
+	return a.listInvitations(ctx, hub)
+}
+
+func (a *app) listClusters(items []unstructured.Unstructured) error {
+	if len(items) == 0 {
 		a.say("No cluster is registered: agent-bootstrap register NAME --cluster-kubeconfig FILE")
 		return nil
 	}
 	table := tabwriter.NewWriter(a.Out, 0, 8, 3, ' ', 0)
 	fmt.Fprintln(table, "NAME\tROUTE\tREADY\tVERSION\tCREDENTIAL EXPIRES\tAGE")
-	for i := range list.Items {
+	for i := range items {
 		c := &v1alpha1.ClusterGateway{}
-		if err := fromUnstructured(&list.Items[i], c); err != nil {
+		if err := fromUnstructured(&items[i], c); err != nil {
 			return err
 		}
 		expires := "-"
@@ -84,6 +92,30 @@ func (a *app) list(ctx context.Context) error {
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, c.Status.Route, readyText(c), orDash(c.Status.Version), expires,
 			duration.HumanDuration(a.Now().Sub(c.CreationTimestamp.Time)))
+	}
+	return table.Flush()
+}
+
+// listInvitations shows those that have not led to a cluster. Who may not see them sees the clusters alone.
+func (a *app) listInvitations(ctx context.Context, hub *side) error {
+	all, err := hub.invitations(ctx, a.hub.namespace)
+	if apierrors.IsForbidden(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(a.Out, 0, 8, 3, ' ', 0)
+	header := "\nINVITATION\tACCESS\tSTATE"
+	for _, i := range all {
+		if i.State == objects.InvitationDone {
+			continue
+		}
+		if header != "" {
+			fmt.Fprintln(table, header)
+			header = ""
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\n", i.Name, orDash(i.Access), a.invitationText(i))
 	}
 	return table.Flush()
 }
@@ -146,7 +178,7 @@ func (a *app) status(ctx context.Context, name string, o clusterOptions) error {
 	}
 	c, err := hub.clusterGateway(ctx, name)
 	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("cluster %q is not registered: agent-bootstrap list shows what is", name)
+		return a.statusOfInvited(ctx, hub, name)
 	}
 	if err != nil {
 		return hub.explain(err)
@@ -156,6 +188,16 @@ func (a *app) status(ctx context.Context, name string, o clusterOptions) error {
 		return a.print(c)
 	}
 	a.printStatus(ctx, hub, c, o)
+	return nil
+}
+
+// statusOfInvited shows how far the invitation of a cluster has come that is not registered.
+func (a *app) statusOfInvited(ctx context.Context, hub *side, name string) error {
+	record, err := hub.readInvitation(ctx, a.hub.namespace, name)
+	if err != nil || record == nil || a.output != "" {
+		return errors.Join(fmt.Errorf("cluster %q is not registered: agent-bootstrap list shows what is", name), err)
+	}
+	fmt.Fprintf(a.Out, "Name:        %s\nReady:       not registered yet\nInvitation:  %s\n", name, a.invitationText(record))
 	return nil
 }
 

@@ -238,6 +238,20 @@ func ownedBy(ctx context.Context, s *side) ([]string, error) {
 }
 
 func (u *unregistration) removeFromHub(ctx context.Context) error {
+	// First, so that the cluster does not come back by it.
+	record, err := u.hub.deleteInvitation(ctx, u.app.hub.namespace, u.name, u.o.dryRun)
+	if err != nil {
+		return err
+	}
+	if record != nil {
+		verb := "removed"
+		if u.o.dryRun {
+			verb = "would be removed"
+		}
+		if err := u.step(ctx, "invitation", "%s", verb); err != nil {
+			return err
+		}
+	}
 	if u.registered == nil {
 		return u.step(ctx, "secret", "there is none on the hub")
 	}
@@ -245,7 +259,7 @@ func (u *unregistration) removeFromHub(ctx context.Context) error {
 	if u.o.dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
-	err := u.hub.kube.CoreV1().Secrets(u.registered.Namespace).Delete(ctx, u.name, options)
+	err = u.hub.kube.CoreV1().Secrets(u.registered.Namespace).Delete(ctx, u.name, options)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return u.hub.explain(err)
 	}

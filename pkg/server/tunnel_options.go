@@ -27,6 +27,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/enrollment"
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
@@ -248,6 +249,14 @@ type hub struct {
 	namespace string
 }
 
+// enroller takes in clusters with an invitation.
+func (h hub) enroller() *enrollment.Enroller {
+	return enrollment.New(enrollment.Config{
+		Secrets: h.client.CoreV1().Secrets(h.namespace), Namespace: h.namespace, Events: h.client.CoreV1().Events(health.EventNamespace),
+		Logger: klog.Background().WithName("enrollment"),
+	})
+}
+
 func (o *TunnelOptions) tunnels(ctx context.Context, h hub, events agentEvents) (*tunnels, error) {
 	switch cluster.TunnelMode(o.Mode) {
 	case cluster.TunnelEmbedded:
@@ -283,7 +292,7 @@ func (o *TunnelOptions) embedded(h hub, events agentEvents) (*tunnels, error) {
 	}
 	server = tunnel.New(tunnel.Config{
 		ServerID: uuid.NewString(), ServerCount: o.ServerCount, TLS: certificates.tls, ReceiveBuffer: o.ConnectionBuffer,
-		AgentsChanged: events.changed, AgentLeaving: events.leaving, Logger: klog.Background().WithName("tunnel"),
+		AgentsChanged: events.changed, AgentLeaving: events.leaving, Enroller: h.enroller(), Logger: klog.Background().WithName("tunnel"),
 	})
 	t.address, t.agents, t.agentCertificate = lis.Addr(), server, server.AgentCertificate
 	t.dialer = func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {

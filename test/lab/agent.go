@@ -73,7 +73,7 @@ func (l *Lab) StartAgent(ctx context.Context, o AgentOptions) (*Agent, error) {
 	a.Process, err = l.StartProcess(ctx, ProcessOptions{
 		Name:      o.Name,
 		Path:      l.binaries.KonnectivityAgent,
-		Args:      append(append(o.args(health, admin), l.verbosityArgs()...), o.ExtraArgs...),
+		Args:      flagsFirst(append(append(o.args(health, admin), l.verbosityArgs()...), o.ExtraArgs...)),
 		Cluster:   o.Cluster,
 		Hosts:     o.hosts(),
 		ReadyFunc: func(ctx context.Context) error { return get(ctx, a.client, a.health+"/healthz") },
@@ -111,6 +111,15 @@ func (o AgentOptions) args(health, admin int) []string {
 		"--probe-interval=1s",
 		"--keepalive-time=30s",
 	}
+}
+
+// flagsFirst moves what is no flag, "--" and one argument after it, to the end.
+func flagsFirst(args []string) []string {
+	i := slices.Index(args, "--")
+	if i < 0 || i+1 >= len(args) {
+		return args
+	}
+	return slices.Concat(args[:i], args[i+2:], args[i:i+2])
 }
 
 // hosts are the names of the API server, by which an agent in a Pod, or one with

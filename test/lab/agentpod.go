@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -23,24 +23,36 @@ func (l *Lab) StartAgentPod(ctx context.Context, c *Cluster, namespace, name, as
 	if err != nil {
 		return nil, err
 	}
-	args, err := c.containerArgs(ctx, deployment, filepath.Join(c.dir, "pods", as))
+	return l.startAgentPod(ctx, c, namespace, deployment.Spec.Template.Spec, "Deployment "+name, as)
+}
+
+// StartAgentJob is [Lab.StartAgentPod] for a Job.
+func (l *Lab) StartAgentJob(ctx context.Context, c *Cluster, namespace, name, as string) (*Agent, error) {
+	job, err := c.client.BatchV1().Jobs(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("starting Deployment %s/%s of cluster %s as a process: %w", namespace, name, c.opts.Name, err)
+		return nil, err
+	}
+	return l.startAgentPod(ctx, c, namespace, job.Spec.Template.Spec, "Job "+name, as)
+}
+
+func (l *Lab) startAgentPod(ctx context.Context, c *Cluster, namespace string, pod corev1.PodSpec, owner, as string) (*Agent, error) {
+	args, err := c.containerArgs(ctx, namespace, pod, filepath.Join(c.dir, "pods", as))
+	if err != nil {
+		return nil, fmt.Errorf("starting %s in namespace %s of cluster %s as a process: %w", owner, namespace, c.opts.Name, err)
 	}
 	return l.StartAgent(ctx, AgentOptions{Name: as, Cluster: c, Args: args})
 }
 
-// containerArgs are those of the only container of a Deployment, with its
-// environment filled in, and its Secrets as files in dir.
-func (c *Cluster) containerArgs(ctx context.Context, d *appsv1.Deployment, dir string) ([]string, error) {
-	pod := d.Spec.Template.Spec
+// containerArgs are those of the only container of a Pod, with its environment
+// filled in, and its volumes as files in dir.
+func (c *Cluster) containerArgs(ctx context.Context, namespace string, pod corev1.PodSpec, dir string) ([]string, error) {
 	if len(pod.Containers) != 1 {
 		return nil, fmt.Errorf("it has %d containers, and not one", len(pod.Containers))
 	}
 	container := pod.Containers[0]
 	var replacements []string
 	for _, variable := range container.Env {
-		value, err := c.environmentValue(ctx, d.Namespace, variable)
+		value, err := c.environmentValue(ctx, namespace, variable)
 		if err != nil {
 			return nil, err
 		}
@@ -48,7 +60,7 @@ func (c *Cluster) containerArgs(ctx context.Context, d *appsv1.Deployment, dir s
 	}
 	for _, mount := range container.VolumeMounts {
 		path := filepath.Join(dir, mount.Name)
-		if err := c.writeVolume(ctx, d.Namespace, pod.Volumes, mount.Name, path); err != nil {
+		if err := c.writeVolume(ctx, namespace, pod, mount.Name, path); err != nil {
 			return nil, err
 		}
 		replacements = append(replacements, mount.MountPath, path)
@@ -64,39 +76,82 @@ func (c *Cluster) environmentValue(ctx context.Context, namespace string, variab
 	if variable.ValueFrom == nil {
 		return variable.Value, nil
 	}
-	ref := variable.ValueFrom.ConfigMapKeyRef
-	if ref == nil {
-		return "", fmt.Errorf("environment variable %s is not from a ConfigMap", variable.Name)
+	var from, key, value string
+	var ok bool
+	switch source := variable.ValueFrom; {
+	case source.ConfigMapKeyRef != nil:
+		from, key = "ConfigMap "+source.ConfigMapKeyRef.Name, source.ConfigMapKeyRef.Key
+		config, err := c.client.CoreV1().ConfigMaps(namespace).Get(ctx, source.ConfigMapKeyRef.Name, metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		value, ok = config.Data[key]
+	case source.SecretKeyRef != nil:
+		from, key = "Secret "+source.SecretKeyRef.Name, source.SecretKeyRef.Key
+		secret, err := c.client.CoreV1().Secrets(namespace).Get(ctx, source.SecretKeyRef.Name, metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		var data []byte
+		data, ok = secret.Data[key]
+		value = string(data)
+	default:
+		return "", fmt.Errorf("environment variable %s is from neither a ConfigMap nor a Secret", variable.Name)
 	}
-	config, err := c.client.CoreV1().ConfigMaps(namespace).Get(ctx, ref.Name, metav1.GetOptions{})
-	if err != nil {
-		return "", err
-	}
-	value, ok := config.Data[ref.Key]
 	if !ok {
-		return "", fmt.Errorf("ConfigMap %s has no key %s", ref.Name, ref.Key)
+		return "", fmt.Errorf("%s has no key %s", from, key)
 	}
 	return value, nil
 }
 
-func (c *Cluster) writeVolume(ctx context.Context, namespace string, volumes []corev1.Volume, name, path string) error {
-	for _, volume := range volumes {
-		if volume.Name != name || volume.Secret == nil {
-			continue
-		}
-		secret, err := c.client.CoreV1().Secrets(namespace).Get(ctx, volume.Secret.SecretName, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		if err := os.MkdirAll(path, 0o700); err != nil {
-			return err
-		}
-		for key, value := range secret.Data {
-			if err := os.WriteFile(filepath.Join(path, key), value, 0o600); err != nil {
+func (c *Cluster) writeVolume(ctx context.Context, namespace string, pod corev1.PodSpec, name, path string) error {
+	files := map[string][]byte{}
+	for _, volume := range pod.Volumes {
+		switch {
+		case volume.Name != name:
+		case volume.Secret != nil:
+			secret, err := c.client.CoreV1().Secrets(namespace).Get(ctx, volume.Secret.SecretName, metav1.GetOptions{})
+			if err != nil {
 				return err
 			}
+			files = secret.Data
+		case volume.Projected != nil:
+			for _, source := range volume.Projected.Sources {
+				if source.ServiceAccountToken == nil {
+					return fmt.Errorf("volume %s projects something else than a token", name)
+				}
+				token, err := c.projectedToken(ctx, namespace, pod.ServiceAccountName, source.ServiceAccountToken)
+				if err != nil {
+					return err
+				}
+				files[source.ServiceAccountToken.Path] = []byte(token)
+			}
 		}
-		return nil
 	}
-	return fmt.Errorf("volume %s is not from a Secret", name)
+	if len(files) == 0 {
+		return fmt.Errorf("volume %s is neither a Secret with something in it nor a token", name)
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	for key, value := range files {
+		if err := os.WriteFile(filepath.Join(path, key), value, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// projectedToken is what a kubelet would mount. It is not bound to a Pod, since
+// there is none.
+func (c *Cluster) projectedToken(ctx context.Context, namespace, account string, projection *corev1.ServiceAccountTokenProjection) (string, error) {
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: projection.ExpirationSeconds}}
+	if projection.Audience != "" {
+		request.Spec.Audiences = []string{projection.Audience}
+	}
+	answer, err := c.client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account, request, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return answer.Status.Token, nil
 }

@@ -1,0 +1,282 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/rotation"
+)
+
+// Bounds of --ttl: it has to be carried to the cluster, and should not lie about for long.
+const (
+	minTTL = time.Minute
+	maxTTL = 30 * 24 * time.Hour
+)
+
+type inviteOptions struct {
+	ttl    time.Duration
+	revoke bool
+}
+
+func (a *app) inviteCommand() *cobra.Command {
+	o := &registerOptions{route: routeTunnel, access: objects.AccessAdmin, tokenLifetime: 30 * 24 * time.Hour, agentLifetime: pki.DefaultAgentLifetime}
+	own := inviteOptions{ttl: 24 * time.Hour}
+	cmd := &cobra.Command{
+		Use:   "invite NAME > invite.yaml",
+		Short: "Make a file that registers the cluster to which it is applied",
+		Long: `invite is for who has the hub's kubeconfig only. It writes a file for kubectl apply: what is in it enrols the cluster by itself,
+through the gateway's tunnel port; the hub's API need not be reachable from there. The cluster is registered under NAME as register would
+do it, with the rights that --access says.
+
+The file holds a key: whoever has it can register a cluster as NAME. It works for one cluster, until --ttl has passed or it is revoked.
+Inviting again revokes what was made before for this name.`,
+		Example: `  agent-bootstrap invite edge-1 > invite.yaml
+
+  # By whoever has the cluster's kubeconfig:
+  kubectl apply -f invite.yaml
+
+  # What became of it?
+  agent-bootstrap status edge-1
+
+  # It went to the wrong person.
+  agent-bootstrap invite edge-1 --revoke`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			i := &invitation{registration: registration{app: a, o: o, name: args[0]}, own: own}
+			return i.run(cmd.Context())
+		},
+	}
+	fs := cmd.Flags()
+	fs.DurationVar(&own.ttl, "ttl", own.ttl, "How long the invitation can be used, from 1m to 720h.")
+	fs.BoolVar(&own.revoke, "revoke", own.revoke, "Revoke the invitation instead. A cluster that it has registered stays registered.")
+	fs.StringVar(&o.access, "access", o.access, "What the gateway may do in the cluster: admin, view, impersonate, or the name of a ClusterRole there.")
+	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
+	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Life of the gateway's token; the cluster may shorten it.")
+	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Life of the agent's certificate.")
+	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and write the file without its secret parts.")
+	a.addOutput(fs, "the file")
+	return cmd
+}
+
+// invitation is one run of invite.
+type invitation struct {
+	registration
+	own inviteOptions
+}
+
+func (i *invitation) validate() error {
+	// It is not asked for here.
+	o := *i.o
+	o.cluster.kubeconfig = "-"
+	errs := []error{o.validate(i.name), i.checkOutput()}
+	if i.own.ttl < minTTL || i.own.ttl > maxTTL {
+		errs = append(errs, fmt.Errorf("--ttl must be between %s and %s, and is %s", minTTL, maxTTL, i.own.ttl))
+	}
+	return errors.Join(errs...)
+}
+
+func (i *invitation) run(ctx context.Context) error {
+	if err := i.validate(); err != nil {
+		return err
+	}
+	if i.own.revoke {
+		return i.revoke(ctx)
+	}
+	i.say("Inviting a cluster to be %q", i.name)
+	if err := i.checkHub(ctx); err != nil {
+		return err
+	}
+	if err := i.checkFree(ctx); err != nil {
+		return err
+	}
+	if err := i.findTunnel(ctx); err != nil {
+		return err
+	}
+	all, err := i.invite(ctx)
+	if err != nil {
+		return err
+	}
+	if err := i.write(all); err != nil {
+		return err
+	}
+	if i.o.dryRun {
+		i.say("\nNothing was changed, and what was written does not work.")
+		return nil
+	}
+	i.say(`
+What was written holds a key: keep it from others. By who has the cluster's kubeconfig, it is to be applied:
+  kubectl apply -f invite.yaml
+Some seconds later the cluster is registered; or this says why not:
+  agent-bootstrap status %s`, i.name)
+	return nil
+}
+
+// checkFree refuses a name that is taken, and finds out whether the caller may invite.
+func (i *invitation) checkFree(ctx context.Context) error {
+	if i.registered != nil {
+		return fmt.Errorf("the name %q is taken: there is a Secret %s/%s on the hub already. Choose another name, or, if it is registered, remove it first: agent-bootstrap unregister %s",
+			i.name, i.registered.Namespace, i.name, i.name)
+	}
+	record, err := i.hub.readInvitation(ctx, i.app.hub.namespace, i.name)
+	if err != nil {
+		return err
+	}
+	if record != nil {
+		i.say("  %-12s the one of before is revoked", "invitation")
+	}
+	var rights []authorizationv1.ResourceAttributes
+	for _, verb := range []string{"create", "patch"} {
+		rights = append(rights, authorizationv1.ResourceAttributes{Verb: verb, Resource: "secrets", Namespace: i.app.hub.namespace})
+	}
+	return i.hub.requireRights(ctx, rights)
+}
+
+// invite makes the invitation, and returns what is to be applied to the cluster.
+func (i *invitation) invite(ctx context.Context) ([]*unstructured.Unstructured, error) {
+	cert, key, err := i.authority.IssueInvitation(i.name, i.own.ttl)
+	if err != nil {
+		return nil, fmt.Errorf("issuing the invitation's certificate: %w", err)
+	}
+	chain, err := pki.ParseCertificates(cert)
+	if err != nil {
+		return nil, err
+	}
+	record := &objects.Invitation{
+		Name: i.name, Fingerprint: objects.Fingerprint(chain[0].Raw), Chain: len(chain), Expires: chain[0].NotAfter, Address: i.tunnel.address, HubUID: i.hub.uid,
+		Access: i.o.access, TokenLifetime: i.o.tokenLifetime, CertificateLifetime: i.o.agentLifetime, State: objects.InvitationOpen,
+	}
+	all, err := record.Objects(rotation.AgentPair{Certificate: cert, Key: key, CA: i.tunnel.bundle}, i.own.ttl)
+	if err != nil {
+		return nil, err
+	}
+	o, err := objects.ToUnstructured(record.Secret(i.app.hub.namespace))
+	if err != nil {
+		return nil, err
+	}
+	result, _, err := i.hub.apply(ctx, o, i.o.dryRun)
+	if err != nil {
+		return nil, fmt.Errorf("writing the invitation's record: %w", err)
+	}
+	return all, i.step(ctx, "invitation", "Secret %s/%s on the hub: %s; good for one cluster, until %s", o.GetNamespace(), o.GetName(),
+		summary(map[outcome]int{result: 1}, i.o.dryRun), day(record.Expires))
+}
+
+// write writes what is to be applied: documents of YAML, or a list in JSON, which kubectl wants in one piece.
+func (i *invitation) write(all []*unstructured.Unstructured) error {
+	var documents []any
+	for _, o := range all {
+		if i.o.dryRun {
+			o = objects.Redacted(o)
+		}
+		documents = append(documents, o.Object)
+	}
+	if i.output == "json" {
+		return i.print(map[string]any{"apiVersion": "v1", "kind": "List", "items": documents})
+	}
+	return i.print(documents...)
+}
+
+func (i *invitation) revoke(ctx context.Context) (err error) {
+	if i.hub, err = i.connectHub(ctx); err != nil {
+		return err
+	}
+	removed, err := i.hub.deleteInvitation(ctx, i.app.hub.namespace, i.name, i.o.dryRun)
+	if err != nil {
+		return err
+	}
+	text := "revoked: it cannot be used any more"
+	switch {
+	case removed == nil:
+		text = "there is none"
+	case i.o.dryRun:
+		text = "would be revoked"
+	case removed.State == objects.InvitationDone:
+		text = "revoked; it has been used, and its cluster stays registered: agent-bootstrap unregister " + i.name + " removes that"
+	}
+	return i.step(ctx, "invitation", "%s", text)
+}
+
+// readInvitation reads the record of an invitation; nil if there is none.
+func (s *side) readInvitation(ctx context.Context, namespace, name string) (*objects.Invitation, error) {
+	secret, err := s.kube.CoreV1().Secrets(namespace).Get(ctx, objects.InvitationSecret(name), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, s.explain(err)
+	case secret.Labels[objects.LabelInvitation] != name:
+		return nil, fmt.Errorf("the Secret %s/%s on the hub is in the way: it is no invitation", namespace, secret.Name)
+	}
+	record, err := objects.ReadInvitation(secret)
+	if err != nil { // somebody changed it: it cannot be used, and can be replaced
+		return &objects.Invitation{Name: name}, nil //nolint:nilerr // see above
+	}
+	return record, nil
+}
+
+// deleteInvitation removes the record of an invitation, and returns what it was; nil if there was none.
+func (s *side) deleteInvitation(ctx context.Context, namespace, name string, dryRun bool) (*objects.Invitation, error) {
+	record, err := s.readInvitation(ctx, namespace, name)
+	if err != nil || record == nil {
+		return nil, err
+	}
+	var options metav1.DeleteOptions
+	if dryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	if err := s.kube.CoreV1().Secrets(namespace).Delete(ctx, objects.InvitationSecret(name), options); err != nil && !apierrors.IsNotFound(err) {
+		return nil, s.explain(err)
+	}
+	return record, nil
+}
+
+// invitationText says in a line how far an invitation has come.
+func (a *app) invitationText(i *objects.Invitation) string {
+	text := ""
+	switch {
+	case i.Expires.IsZero():
+		return "the record on the hub cannot be read: invite again"
+	case i.State == objects.InvitationDone:
+		text = fmt.Sprintf("used at %s", day(i.UsedAt))
+	case !a.Now().Before(i.Expires):
+		text = fmt.Sprintf("expired at %s", day(i.Expires))
+	case i.State == objects.InvitationUsed:
+		text = fmt.Sprintf("being used since %s", day(i.UsedAt))
+	default:
+		text = fmt.Sprintf("open, expires %s (%s)", a.until(i.Expires), day(i.Expires))
+	}
+	if i.Message != "" {
+		text += "; last refusal: " + i.Message
+	}
+	return text
+}
+
+// invitations are the records of the hub.
+func (s *side) invitations(ctx context.Context, namespace string) ([]*objects.Invitation, error) {
+	list, err := s.kube.CoreV1().Secrets(namespace).List(ctx, metav1.ListOptions{LabelSelector: objects.LabelInvitation})
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	var all []*objects.Invitation
+	for i := range list.Items {
+		record, err := objects.ReadInvitation(&list.Items[i])
+		if err != nil {
+			record = &objects.Invitation{Name: list.Items[i].Labels[objects.LabelInvitation]}
+		}
+		all = append(all, record)
+	}
+	return all, nil
+}

@@ -1,0 +1,415 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package enrollment
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/rotation"
+	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
+)
+
+// maxClockSkew is what certificates allow for: they begin that much in the past.
+const maxClockSkew = 5 * time.Minute
+
+// Config is what an Enroller needs.
+type Config struct {
+	// Secrets are those of the hub's namespace with the clusters and the records of invitations; Namespace is its name.
+	Secrets   corev1client.SecretInterface
+	Namespace string
+	// Events are those that people are told by; nil: none.
+	Events corev1client.EventInterface
+	// Logger is where enrolments are reported. Its zero value logs nothing.
+	Logger klog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// AfterStep, if set, is told of each step that is done, and ends the enrolment with the error it returns: for tests of what is then repeated.
+	AfterStep func(step string) error
+}
+
+// Enroller takes in clusters with an invitation. It is safe for concurrent use.
+type Enroller struct {
+	cfg Config
+
+	mu   sync.Mutex
+	told map[string]telling
+}
+
+var _ tunnel.Enroller = (*Enroller)(nil)
+
+// New returns an Enroller.
+func New(cfg Config) *Enroller {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Enroller{cfg: cfg, told: map[string]telling{}}
+}
+
+// Enroll implements tunnel.Enroller.
+func (e *Enroller) Enroll(ctx context.Context, invited tunnel.Invited) error {
+	a := &attempt{Enroller: e, invited: invited}
+	err := a.run(ctx)
+	// What happened is told even if the cluster has gone meanwhile.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
+	defer cancel()
+	e.tell(ctx, a, err)
+	return err
+}
+
+// attempt is one stream of a cluster.
+type attempt struct {
+	*Enroller
+	invited tunnel.Invited
+
+	// record is the invitation's, and read what it was read from; both nil until the record is known to be that of this certificate.
+	record *objects.Invitation
+	read   *corev1.Secret
+	ca     []byte
+	target *target
+	// namespace is that of the agent in the cluster.
+	namespace *corev1.Namespace
+	token     string
+	// again is that the invitation had registered this very cluster before.
+	again bool
+}
+
+func (a *attempt) run(ctx context.Context) error {
+	if err := a.steps(ctx, []step{{"invitation", a.readRecord}, {"name", a.checkName}, {"credentials", a.readCredentials}, {"cluster", a.connect}}); err != nil {
+		return err
+	}
+	defer a.target.close()
+	if a.record.State == objects.InvitationDone {
+		a.again = true
+		// An earlier attempt ended before that, or the invitation was applied once more. What it needs for that may be gone.
+		if err := a.leave(ctx); err != nil {
+			return fmt.Errorf("%w: %w", errDone, err)
+		}
+		return nil
+	}
+	return a.steps(ctx, []step{
+		{"registrations", a.checkRegistrations}, {"claim", a.claim}, {"namespace", a.claimNamespace}, {"owners", a.own}, {"token", a.requestToken},
+		{"agent", a.applyAgent}, {"secret", a.writeSecret}, {"done", a.markDone}, {"leave", a.leave},
+	})
+}
+
+// errDone is that there is nothing left to do.
+var errDone = errors.New("the invitation has been used, and its cluster is registered; what is left of it in the cluster can be deleted")
+
+// step is a part of an enrolment.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+func (a *attempt) steps(ctx context.Context, steps []step) error {
+	for _, s := range steps {
+		if err := s.do(ctx); err != nil {
+			return err
+		}
+		if a.cfg.AfterStep != nil {
+			if err := a.cfg.AfterStep(s.name); err != nil {
+				return err
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readRecord finds out whether the invitation is good.
+func (a *attempt) readRecord(ctx context.Context) error {
+	name := a.invited.Name
+	secret, err := a.cfg.Secrets.Get(ctx, objects.InvitationSecret(name), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return fmt.Errorf("the invitation of cluster %q has been revoked: ask for a new one (agent-bootstrap invite %s)", name, name)
+	case err != nil:
+		return a.hubFault("read the invitation", err)
+	}
+	record, err := objects.ReadInvitation(secret)
+	if err != nil {
+		return fmt.Errorf("%w; ask for a new invitation (agent-bootstrap invite %s)", err, name)
+	}
+	if record.Fingerprint != objects.Fingerprint(a.invited.Certificate.Raw) {
+		return fmt.Errorf("this invitation of cluster %q has been revoked, and there is a later one: apply that", name)
+	}
+	a.record, a.read = record, secret
+	if now := a.cfg.Now(); !now.Before(record.Expires) || now.After(a.invited.Certificate.NotAfter) {
+		return fmt.Errorf("the invitation of cluster %q expired at %s: ask for a new one (agent-bootstrap invite %s)", name, record.Expires.UTC().Format(time.RFC3339), name)
+	}
+	return nil
+}
+
+// checkName refuses a name that is somebody else's already. Whether it is this cluster's own shows later.
+func (a *attempt) checkName(ctx context.Context) error {
+	_, err := a.registered(ctx)
+	return err
+}
+
+// registered is the Secret of the invitation's name if it is of a cluster that this may be.
+func (a *attempt) registered(ctx context.Context) (*corev1.Secret, error) {
+	name := a.invited.Name
+	secret, err := a.cfg.Secrets.Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, a.hubFault("find out whether the name is free", err)
+	case !cluster.IsCluster(secret) || secret.Annotations[objects.AnnotationClusterUID] == "":
+		return nil, fmt.Errorf("the name %q is taken on the hub, by what agent-bootstrap did not make: ask for an invitation to another name", name)
+	case a.record.ClusterUID == "":
+		return nil, fmt.Errorf("the name %q has been taken since by another registration: ask for an invitation to another name", name)
+	case secret.Annotations[objects.AnnotationClusterUID] != string(a.record.ClusterUID):
+		return nil, fmt.Errorf("the name %q is registered to another cluster (%s): ask for an invitation to another name", name, secret.Annotations[objects.AnnotationClusterUID])
+	}
+	return secret, nil
+}
+
+// readCredentials takes what the cluster handed over.
+func (a *attempt) readCredentials(context.Context) error {
+	// The chain begins with what belongs to the invitation.
+	if own := a.record.Chain - 1; len(a.invited.Chain) > own {
+		for _, cert := range a.invited.Chain[own:] {
+			a.ca = append(a.ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
+		}
+	}
+	switch {
+	case len(a.ca) == 0:
+		return fmt.Errorf("the cluster handed over no CA: it should be in its ConfigMap %s/kube-root-ca.crt, which kube-controller-manager writes", objects.AgentNamespace)
+	case a.invited.Token == "":
+		return fmt.Errorf("the cluster handed over no token of ServiceAccount %s/%s", objects.AgentNamespace, objects.GatewayAccount)
+	}
+	return nil
+}
+
+// connect finds out which cluster it is.
+func (a *attempt) connect(ctx context.Context) (err error) {
+	if a.target, err = newTarget(a.invited, a.ca, a.cfg.Now); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			a.target.close()
+		}
+	}()
+	system, err := a.target.kube.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+	if a.record.State == objects.InvitationDone && (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)) {
+		return errDone
+	}
+	if err != nil {
+		return a.target.explain("find out which cluster it is", err)
+	}
+	if skew := a.target.skew(); skew.Abs() > maxClockSkew {
+		return fmt.Errorf("the cluster's clock and the gateway's are %s apart: certificates and tokens that are made now would not be accepted; set the clock that is wrong",
+			skew.Abs().Round(time.Second))
+	}
+	if a.record.ClusterUID != "" && a.record.ClusterUID != system.UID {
+		return fmt.Errorf("the invitation of cluster %q has been used, by another cluster (%s) at %s: ask for one of your own",
+			a.invited.Name, a.record.ClusterUID, a.record.UsedAt.UTC().Format(time.RFC3339))
+	}
+	a.target.uid = system.UID
+	if a.namespace, err = a.target.kube.CoreV1().Namespaces().Get(ctx, objects.AgentNamespace, metav1.GetOptions{}); err != nil {
+		return a.target.explain("read namespace "+objects.AgentNamespace, err)
+	}
+	return nil
+}
+
+// checkRegistrations refuses a cluster that is registered already, by this name or another, here or elsewhere.
+func (a *attempt) checkRegistrations(ctx context.Context) error {
+	owner, hub := a.namespace.Annotations[objects.AnnotationClusterName], a.namespace.Annotations[objects.AnnotationHubUID]
+	switch {
+	case owner != "" && hub != string(a.record.HubUID):
+		return fmt.Errorf("this cluster is registered as %q with another hub (%s): remove it there first", owner, hub)
+	case owner != "" && owner != a.invited.Name:
+		return registeredAs(owner)
+	}
+	list, err := a.cfg.Secrets.List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelCredentialType})
+	if err != nil {
+		return a.hubFault("find out whether the cluster is registered", err)
+	}
+	for _, s := range list.Items {
+		if s.Name != a.invited.Name && s.Annotations[objects.AnnotationClusterUID] == string(a.target.uid) {
+			return registeredAs(s.Name)
+		}
+	}
+	return nil
+}
+
+func registeredAs(name string) error {
+	return fmt.Errorf("this cluster is registered as %q: use that, or remove it first (agent-bootstrap unregister %s)", name, name)
+}
+
+// claim makes the invitation this cluster's.
+func (a *attempt) claim(ctx context.Context) error {
+	if a.record.ClusterUID == a.target.uid {
+		return nil
+	}
+	a.record.State, a.record.ClusterUID, a.record.UsedAt = objects.InvitationUsed, a.target.uid, a.cfg.Now()
+	err := a.writeRecord(ctx)
+	if apierrors.IsConflict(err) {
+		a.record, a.read = nil, nil
+		return errors.New("the invitation has just been used or changed; it is looked at again when the cluster comes again")
+	}
+	return a.hubFault("claim the invitation", err)
+}
+
+// writeRecord writes what became of the invitation, unless the record has changed since it was read: then it fails with a conflict.
+func (a *attempt) writeRecord(ctx context.Context) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": a.read.UID, "resourceVersion": a.read.ResourceVersion, "annotations": a.record.Annotations(),
+	}})
+	if err != nil {
+		return err
+	}
+	after, err := a.cfg.Secrets.Patch(ctx, a.read.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	if err == nil {
+		a.read = after
+	}
+	return err
+}
+
+// fieldManager is whom the hub notes as the author of what is written of an invitation.
+const fieldManager = "cluster-gateway-enrollment"
+
+// claimNamespace notes in the cluster what it is registered as. Of two invitations of one cluster, one comes first.
+func (a *attempt) claimNamespace(ctx context.Context) error {
+	if a.namespace.Annotations[objects.AnnotationClusterName] == a.invited.Name {
+		return nil
+	}
+	o, err := objects.Namespace(a.invited.Name, a.record.HubUID)
+	if err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": a.namespace.UID, "resourceVersion": a.namespace.ResourceVersion, "labels": o.GetLabels(), "annotations": o.GetAnnotations(),
+	}})
+	if err != nil {
+		return err
+	}
+	_, err = a.target.kube.CoreV1().Namespaces().Patch(ctx, objects.AgentNamespace, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager})
+	return a.target.explain("say in namespace "+objects.AgentNamespace+" what the cluster is registered as", err)
+}
+
+// requestToken asks for a token that does not end with the Pod that the one at hand is bound to.
+func (a *attempt) requestToken(ctx context.Context) (err error) {
+	a.token, err = a.target.requestToken(ctx, a.record.TokenLifetime)
+	return a.target.explain("ask for a token of the gateway's account", err)
+}
+
+// applyAgent gives the cluster its agent.
+func (a *attempt) applyAgent(ctx context.Context) error {
+	authority, err := pki.Load(ctx, a.cfg.Secrets)
+	if err != nil {
+		return a.hubFault("read the CA of the tunnel", err)
+	}
+	cert, key, err := authority.IssueAgent(a.invited.Name, a.record.CertificateLifetime)
+	if err != nil {
+		return fmt.Errorf("the agent's certificate cannot be issued: %w", err)
+	}
+	all, err := objects.Agent(a.record.Address, rotation.AgentPair{Certificate: cert, Key: key, CA: authority.Bundle()})
+	if err != nil {
+		return err
+	}
+	for _, o := range all {
+		switch o.GetKind() {
+		case "ConfigMap", "Secret", "Deployment": // the others came with the invitation
+			if err := a.target.apply(ctx, o); err != nil {
+				return a.target.explain(fmt.Sprintf("apply %s %s", o.GetKind(), o.GetName()), err)
+			}
+		}
+	}
+	return nil
+}
+
+// writeSecret makes the cluster one of the gateway's, as register does.
+func (a *attempt) writeSecret(ctx context.Context) error {
+	o, err := objects.ClusterSecret{
+		Name: a.invited.Name, Namespace: a.cfg.Namespace, Tunnel: true, UID: a.target.uid, Access: a.record.Access,
+		Endpoint: objects.DefaultTunnelEndpoint, CA: a.ca, Token: a.token,
+	}.Object()
+	if err != nil {
+		return err
+	}
+	current, err := a.registered(ctx)
+	if err != nil {
+		return err
+	}
+	if current == nil {
+		secret, err := typedSecret(o)
+		if err != nil {
+			return err
+		}
+		_, err = a.cfg.Secrets.Create(ctx, secret, metav1.CreateOptions{FieldManager: objects.FieldManager})
+		if !apierrors.IsAlreadyExists(err) {
+			return a.hubFault("write the cluster's Secret", err)
+		}
+		return errors.New("the cluster's Secret has just been made by somebody else; it is looked at when the cluster comes again")
+	}
+	// By an attempt that ended here, or another replica.
+	o.SetUID(current.UID)
+	o.SetResourceVersion(current.ResourceVersion)
+	data, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	force := true
+	_, err = a.cfg.Secrets.Patch(ctx, a.invited.Name, types.ApplyPatchType, data, metav1.PatchOptions{FieldManager: objects.FieldManager, Force: &force})
+	return a.hubFault("write the cluster's Secret", err)
+}
+
+// markDone ends the invitation.
+func (a *attempt) markDone(ctx context.Context) error {
+	a.record.State, a.record.Message = objects.InvitationDone, ""
+	return a.hubFault("note that the invitation is used up", a.writeRecord(ctx))
+}
+
+// leave removes what was there for the enrolment.
+func (a *attempt) leave(ctx context.Context) error {
+	// Again, should it have been applied again since.
+	if err := a.own(ctx); err != nil {
+		return err
+	}
+	return a.target.explain("remove what was there for the enrolment", a.target.deleteEnrolment(ctx))
+}
+
+// own lets what the invitation brought go with what it belongs to: with the namespace what stays, and with a ClusterRoleBinding what does not.
+func (a *attempt) own(ctx context.Context) error {
+	return a.target.explain("make what was applied belong together", a.target.own(ctx, a.record, a.namespace.UID))
+}
+
+func (a *attempt) hubFault(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("the gateway cannot %s: the hub says: %w", what, err)
+}
+
+func typedSecret(o *unstructured.Unstructured) (*corev1.Secret, error) {
+	data, err := json.Marshal(o)
+	if err != nil {
+		return nil, err
+	}
+	secret := &corev1.Secret{}
+	return secret, json.Unmarshal(data, secret)
+}

@@ -1,0 +1,218 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package enrollment
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
+
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
+)
+
+// target is the cluster that enrols, over its stream, by its token.
+type target struct {
+	transport *http.Transport
+	kube      kubernetes.Interface
+	dyn       dynamic.Interface
+	uid       types.UID
+
+	now func() time.Time
+	mu  sync.Mutex
+	off time.Duration
+}
+
+func newTarget(invited tunnel.Invited, ca []byte, now func() time.Time) (*target, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, errors.New("the CA that the cluster handed over holds no certificate")
+	}
+	host, _, err := net.SplitHostPort(tunnel.EnrolmentEndpoint)
+	if err != nil {
+		return nil, err
+	}
+	t := &target{now: now}
+	// One that lives as long as the stream. (client-go would keep it for good.)
+	t.transport = &http.Transport{
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return invited.Dial(ctx) },
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: host, Time: now},
+		ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second,
+	}
+	// The token goes into requests alone, which are sent when TLS has been verified.
+	client := &http.Client{Transport: &credentialed{target: t, token: invited.Token}}
+	config := &rest.Config{Host: "https://" + tunnel.EnrolmentEndpoint, QPS: -1, WarningHandler: rest.NoWarnings{}}
+	if t.kube, err = kubernetes.NewForConfigAndClient(config, client); err != nil {
+		return nil, err
+	}
+	t.dyn, err = dynamic.NewForConfigAndClient(config, client)
+	return t, err
+}
+
+// close ends the connections.
+func (t *target) close() { t.transport.CloseIdleConnections() }
+
+// credentialed sends requests with the token, and looks at the clock of who answers.
+type credentialed struct {
+	target *target
+	token  string
+}
+
+// RoundTrip implements http.RoundTripper.
+func (c *credentialed) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+c.token)
+	resp, err := c.target.transport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		c.target.mu.Lock()
+		c.target.off = c.target.now().Sub(date)
+		c.target.mu.Unlock()
+	}
+	return resp, nil
+}
+
+// WrappedRoundTripper is what the requests go through.
+func (c *credentialed) WrappedRoundTripper() http.RoundTripper { return c.target.transport }
+
+// skew is how far the gateway's clock is ahead.
+func (t *target) skew() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.off
+}
+
+// explain says what of the enrolment failed, and whose fault it is.
+func (t *target) explain(what string, err error) error {
+	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	var wrongName x509.HostnameError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &unknown), errors.As(err, &invalid), errors.As(err, &wrongName):
+		return fmt.Errorf("the API server at %s is not one that the cluster's CA (ConfigMap kube-root-ca.crt) vouches for: %w", tunnel.EnrolmentEndpoint, err)
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("the cluster does not accept the token that it handed over (401): it must be one of ServiceAccount %s/%s that has not ended",
+			objects.AgentNamespace, objects.GatewayAccount)
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("the gateway may not %s: apply the whole of the invitation: %w", what, err)
+	default:
+		return fmt.Errorf("the gateway cannot %s: %w", what, err)
+	}
+}
+
+func (t *target) requestToken(ctx context.Context, lifetime time.Duration) (string, error) {
+	answer, err := t.kube.CoreV1().ServiceAccounts(objects.AgentNamespace).CreateToken(ctx, objects.GatewayAccount, &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To(int64(lifetime.Seconds()))},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return answer.Status.Token, nil
+}
+
+// Resources that are applied or changed.
+var (
+	clusterRoles        = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"}
+	clusterRoleBindings = clusterRoles.GroupVersion().WithResource("clusterrolebindings")
+	roles               = clusterRoles.GroupVersion().WithResource("roles")
+	roleBindings        = clusterRoles.GroupVersion().WithResource("rolebindings")
+	priorityClasses     = schema.GroupVersionResource{Group: "scheduling.k8s.io", Version: "v1", Resource: "priorityclasses"}
+	jobs                = schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}
+	secrets             = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
+)
+
+// apply makes an object as it should be.
+func (t *target) apply(ctx context.Context, o *unstructured.Unstructured) error {
+	resource := schema.GroupVersionResource{Group: o.GroupVersionKind().Group, Version: o.GroupVersionKind().Version, Resource: strings.ToLower(o.GetKind()) + "s"}
+	_, err := t.dyn.Resource(resource).Namespace(o.GetNamespace()).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: objects.FieldManager, Force: true})
+	return err
+}
+
+// own sets owners: the namespace for what is registered, the ClusterRoleBinding of the enrolment for all that is of the enrolment.
+func (t *target) own(ctx context.Context, record *objects.Invitation, namespace types.UID) error {
+	agent := metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: objects.AgentNamespace, UID: namespace}
+	binding, err := t.setOwner(ctx, clusterRoleBindings, "", objects.EnrolBinding, agent)
+	if apierrors.IsNotFound(err) {
+		return nil // removed already
+	}
+	if err != nil {
+		return err
+	}
+	access := objects.AccessOf(record.Access)
+	bound, err := access.Objects("")
+	if err != nil {
+		return err
+	}
+	enrolment := metav1.OwnerReference{APIVersion: clusterRoleBindings.GroupVersion().String(), Kind: "ClusterRoleBinding", Name: binding.GetName(), UID: binding.GetUID()}
+	type dependent struct {
+		resource        schema.GroupVersionResource
+		namespace, name string
+		owner           metav1.OwnerReference
+	}
+	dependents := []dependent{
+		{priorityClasses, "", objects.AgentNamespace, agent},
+		{clusterRoles, "", objects.EnrolBinding, enrolment},
+		{roles, objects.AgentNamespace, objects.EnrolName, enrolment},
+		{roleBindings, objects.AgentNamespace, objects.EnrolName, enrolment},
+		{secrets, objects.AgentNamespace, objects.EnrolName, enrolment},
+		{jobs, objects.AgentNamespace, record.JobName(), enrolment},
+	}
+	for _, o := range bound {
+		resource := clusterRoleBindings
+		if o.GetKind() == "ClusterRole" {
+			resource = clusterRoles
+		}
+		dependents = append(dependents, dependent{resource, "", o.GetName(), agent})
+	}
+	for _, d := range dependents {
+		if _, err := t.setOwner(ctx, d.resource, d.namespace, d.name, d.owner); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *target) setOwner(ctx context.Context, resource schema.GroupVersionResource, namespace, name string, owner metav1.OwnerReference) (*unstructured.Unstructured, error) {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"ownerReferences": []metav1.OwnerReference{owner}}})
+	if err != nil {
+		return nil, err
+	}
+	client := dynamic.ResourceInterface(t.dyn.Resource(resource))
+	if namespace != "" {
+		client = t.dyn.Resource(resource).Namespace(namespace)
+	}
+	return client.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager})
+}
+
+// deleteEnrolment deletes what all of the enrolment belongs to.
+func (t *target) deleteEnrolment(ctx context.Context) error {
+	err := t.kube.RbacV1().ClusterRoleBindings().Delete(ctx, objects.EnrolBinding, metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)})
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) { // without it, the right to delete it is gone as well
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,93 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package enrollment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+)
+
+const (
+	// tellAgain is how long the same word is not repeated: a cluster that is refused comes again every few seconds.
+	tellAgain = 10 * time.Minute
+	// tellTimeout bounds telling.
+	tellTimeout = 5 * time.Second
+	// maxTold bounds what is remembered of it.
+	maxTold = 1024
+	// eventNamespace is where Events of objects without a namespace are.
+	eventNamespace = metav1.NamespaceDefault
+)
+
+// The reasons of Events.
+const (
+	reasonEnrolled = "Enrolled"
+	reasonRefused  = "EnrolmentRefused"
+)
+
+// telling is what was told last of a name.
+type telling struct {
+	text string
+	at   time.Time
+}
+
+// tell says on the hub what came of an attempt: in the log, by an Event, and in the invitation's record.
+func (e *Enroller) tell(ctx context.Context, a *attempt, outcome error) {
+	name := a.invited.Name
+	if a.again || errors.Is(outcome, errDone) {
+		return // what there was to tell was told when it was done
+	}
+	kind, reason, text := corev1.EventTypeNormal, reasonEnrolled, fmt.Sprintf("cluster %q enrolled with an invitation", name)
+	if outcome != nil {
+		kind, reason, text = corev1.EventTypeWarning, reasonRefused, outcome.Error()
+	}
+	if !e.isNews(name, text) {
+		return
+	}
+	e.cfg.Logger.Info("A cluster with an invitation", "cluster", name, "outcome", reason, "message", text)
+	if outcome != nil && a.record != nil && a.record.Message != text {
+		a.record.Message = text
+		// A record that has changed since is another attempt's to write.
+		if err := a.writeRecord(ctx); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			e.cfg.Logger.Info("What came of an invitation could not be noted on the hub", "cluster", name, "err", err)
+		}
+	}
+	if e.cfg.Events == nil {
+		return
+	}
+	now := e.cfg.Now()
+	at := metav1.NewTime(now)
+	_, err := e.cfg.Events.Create(ctx, &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Namespace: eventNamespace, Name: fmt.Sprintf("%s.%x", name, now.UnixNano())},
+		InvolvedObject: corev1.ObjectReference{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: v1alpha1.KindName, Name: name},
+		Reason:         reason, Message: fmt.Sprintf("%.1000s", text), Type: kind,
+		Source: corev1.EventSource{Component: "cluster-gateway"}, FirstTimestamp: at, LastTimestamp: at, Count: 1,
+	}, metav1.CreateOptions{})
+	if err != nil {
+		e.cfg.Logger.Info("An Event could not be recorded", "cluster", name, "reason", reason, "err", err)
+	}
+}
+
+// isNews is whether a word was not told of a name just now.
+func (e *Enroller) isNews(name, text string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := e.cfg.Now()
+	last, ok := e.told[name]
+	if ok && last.text == text && now.Sub(last.at) < tellAgain {
+		return false
+	}
+	if len(e.told) >= maxTold {
+		clear(e.told)
+	}
+	e.told[name] = telling{text, now}
+	return true
+}
