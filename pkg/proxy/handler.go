@@ -122,7 +122,7 @@ func NewHandler(cfg Config) *Handler {
 		h.proxies[use] = &httputil.ReverseProxy{
 			Rewrite:        h.rewrite,
 			Transport:      roundTripperOf(use),
-			ModifyResponse: modifyResponse,
+			ModifyResponse: h.modifyResponse,
 			ErrorHandler:   h.handleError,
 			// FlushInterval is left at 0: what has no Content-Length, as watches and followed logs, is flushed as it comes, and
 			// what has one goes out in as few pieces as may be.
@@ -352,7 +352,7 @@ var errNoStatus = errors.New("it answered with a status code that HTTP does not 
 
 var errUnwantedUpgrade = errors.New("it switched to another protocol, which nobody asked it to")
 
-func modifyResponse(resp *http.Response) error {
+func (h *Handler) modifyResponse(resp *http.Response) error {
 	x := exchangeOf(resp.Request.Context())
 	x.code = resp.StatusCode
 	if resp.StatusCode < 100 || resp.StatusCode > 999 {
@@ -360,7 +360,9 @@ func modifyResponse(resp *http.Response) error {
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
-		return ErrCredentialRejected
+		if !x.kind.relayed || !accepted(resp.Request.Context(), x.lease) {
+			return ErrCredentialRejected
+		}
 	case http.StatusSwitchingProtocols:
 		x.upgraded = resp.Body
 		// ReverseProxy would take an upgrade to nothing for the answer to a request for none.

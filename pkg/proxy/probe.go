@@ -153,6 +153,28 @@ func (h *Handler) ask(ctx context.Context, name, path string, judge func(*http.R
 	}
 }
 
+// acceptedTimeout bounds how long accepted waits.
+const acceptedTimeout = 5 * time.Second
+
+// accepted asks a cluster's API server whether it accepts the gateway's credential. It is asked after a 401 that may be an application's: the
+// answer itself can look like anything, an API server's in particular, so that nothing in it tells. A credential that is not accepted gets
+// a 401 for every path, those that are open to all included.
+func accepted(ctx context.Context, l *lease) bool {
+	ctx, cancel := context.WithTimeout(ctx, acceptedTimeout)
+	defer cancel()
+	question := target{cluster: l.cluster.Name, rawPath: "/version"}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, question.onEndpoint(l.cluster.Endpoint, &url.URL{}).String(), nil)
+	if err != nil {
+		return false
+	}
+	return nil == exchangeProbe(l.transports.requests, req, func(resp *http.Response, _ []byte) error {
+		if resp.StatusCode >= http.StatusInternalServerError {
+			return errors.New(resp.Status) // perhaps it could not find out
+		}
+		return nil
+	})
+}
+
 func exchangeProbe(rt http.RoundTripper, req *http.Request, judge func(*http.Response, []byte) error) error {
 	resp, err := rt.RoundTrip(req)
 	if err != nil {

@@ -168,6 +168,7 @@ func stripBearerProtocols(h http.Header) {
 func stripResponse(h http.Header) {
 	for _, name := range []string{
 		"Set-Cookie",                // would be set for the hub's name
+		"Www-Authenticate",          // what is given in answer would go to the hub
 		"Alt-Svc",                   // leads around the gateway
 		"Strict-Transport-Security", // is about a host that the caller does not talk to
 		"Clear-Site-Data",           // would clear the hub's
@@ -267,21 +268,27 @@ type kind struct {
 	verb string
 	// longRunning requests have no deadline.
 	longRunning bool
+	// relayed requests are for an application behind the API server, whose answer it passes on.
+	relayed bool
 }
 
 // knownVerbs bounds the verb label of metrics.
 var knownVerbs = sets.New("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection",
 	"head", "post", "put", "options", "connect")
 
+// relays are the resources whose subresource proxy leads to an application.
+var relays = sets.New("services", "pods", "nodes")
+
 func (c classifier) classify(req *http.Request, onCluster *url.URL) kind {
-	if isUpgrade(req.Header) {
-		return kind{verb: "connect", longRunning: true}
-	}
 	info, err := c.resolver.NewRequestInfo(&http.Request{Method: req.Method, URL: onCluster, Header: req.Header})
+	relayed := err == nil && info.IsResourceRequest && info.APIGroup == "" && info.Subresource == "proxy" && relays.Has(info.Resource)
+	if isUpgrade(req.Header) {
+		return kind{verb: "connect", longRunning: true, relayed: relayed}
+	}
 	if err != nil || !knownVerbs.Has(info.Verb) {
 		return kind{verb: "other"}
 	}
-	k := kind{verb: info.Verb}
+	k := kind{verb: info.Verb, relayed: relayed}
 	if !info.IsResourceRequest {
 		return k
 	}

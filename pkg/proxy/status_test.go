@@ -17,6 +17,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -264,6 +265,65 @@ func TestAnswersOfTheClusterPass(t *testing.T) {
 			t.Errorf("%d: %q %v", code, body, resp.Header)
 		}
 	}
+}
+
+// TestUnauthorizedApplication: a 401 of an application behind the API server is passed on, and one of the API server is not, however much
+// the two look alike.
+func TestUnauthorizedApplication(t *testing.T) {
+	const status = `{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}`
+	var versions atomic.Int64
+	version := http.StatusOK
+	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Header.Get("Authorization") != "Bearer "+testToken:
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = io.WriteString(w, status)
+		case r.URL.Path == "/below/version":
+			versions.Add(1)
+			w.WriteHeader(version)
+		default:
+			w.Header().Set("Www-Authenticate", "Basic")
+			w.Header().Set("X-Of", "application")
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = io.WriteString(w, status)
+		}
+	})
+	g := newGateway(t, nil)
+	g.set(s.secret("good", "endpoint", s.URL+"/below"))
+	g.set(s.secret("expired", "endpoint", s.URL+"/below", "token", "another"))
+	applications := []string{"/api/v1/namespaces/n/services/s/proxy/x", "/api/v1/namespaces/n/pods/https:p:1/proxy", "/api/v1/nodes/n/proxy/metrics"}
+	for _, path := range applications {
+		resp, body := g.get("good", path)
+		wantCode(t, resp, body, 401)
+		if body != status || resp.Header.Get("X-Of") != "application" {
+			t.Errorf("%s: %s %v", path, body, resp.Header)
+		}
+		// Whoever answers that, answers the hub.
+		if resp.Header.Get("Www-Authenticate") != "" {
+			t.Errorf("%s: the challenge is passed on", path)
+		}
+		resp, body = g.get("expired", path)
+		wantCode(t, resp, body, 502)
+	}
+	resp, body := g.do(http.MethodHead, "good", applications[0], nil)
+	wantCode(t, resp, body, 401)
+	upgrade, err := http.ReadResponse(bufio.NewReader(g.raw("GET "+basePath+"good/proxy"+applications[0]+" HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")), nil)
+	if err != nil || upgrade.StatusCode != 401 {
+		t.Errorf("an upgrade: %v, %v", upgrade, err)
+	}
+	// Elsewhere nobody but the API server answers, and it is not asked.
+	asked := versions.Load()
+	for _, path := range []string{"/api/v1/namespaces/n/pods/p/log", "/api/v1/namespaces/n/services/s", "/apis/example.com/v1/namespaces/n/services/s/proxy/x", "/"} {
+		resp, body := g.get("good", path)
+		wantCode(t, resp, body, 502)
+	}
+	if n := versions.Load(); n != asked {
+		t.Errorf("the API server was asked %d times", n-asked)
+	}
+	// What it cannot tell is no acceptance.
+	version = http.StatusServiceUnavailable
+	resp, body = g.get("good", applications[0])
+	wantCode(t, resp, body, 502)
 }
 
 func TestTooManyRequests(t *testing.T) {
