@@ -90,9 +90,9 @@ type Config struct {
 	// Logger is where connections of agents are reported. Its zero value logs nothing.
 	Logger klog.Logger
 
-	// attemptTimeout, stallTimeout and watchInterval are the constants of these names, unless a test in this package says
+	// attemptTimeout, stallTimeout, watchInterval and maxIdle are the constants of these names, unless a test in this package says
 	// otherwise.
-	attemptTimeout, stallTimeout, watchInterval time.Duration
+	attemptTimeout, stallTimeout, watchInterval, maxIdle time.Duration
 }
 
 // Server is the embedded Konnectivity server. It is safe for concurrent use.
@@ -100,6 +100,8 @@ type Server struct {
 	agent.UnimplementedAgentServiceServer
 	cfg   Config
 	began time.Time
+
+	connections connections
 
 	mu       sync.RWMutex
 	clusters map[string]*clusterSessions
@@ -128,6 +130,7 @@ func New(cfg Config) *Server {
 	cfg.attemptTimeout = cmp.Or(cfg.attemptTimeout, attemptTimeout)
 	cfg.stallTimeout = cmp.Or(cfg.stallTimeout, stallTimeout)
 	cfg.watchInterval = cmp.Or(cfg.watchInterval, watchInterval)
+	cfg.maxIdle = cmp.Or(cfg.maxIdle, maxIdle)
 	return &Server{cfg: cfg, began: time.Now(), clusters: map[string]*clusterSessions{}, enrolling: map[string]*enrolment{}, reported: map[string]int{}}
 }
 
@@ -139,9 +142,9 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		return errors.Join(err, lis.Close())
 	}
 	g := grpc.NewServer(
-		grpc.Creds(keepConn{credentials.NewTLS(serving)}),
+		grpc.Creds(bounded{keepConn{credentials.NewTLS(serving)}, s}),
 		// Agents always have a stream; a connection without one is nobody's.
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionIdle: maxIdle}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionIdle: s.cfg.maxIdle}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		experimental.BufferPool(&buffers{}),
 		grpc.ForceServerCodecV2(newPacketCodec()),
@@ -163,6 +166,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		case now := <-ticker.C:
 			s.endFaulty(now)
 			s.tellLeaving()
+			s.connections.forget()
 			continue
 		case err = <-served:
 			s.shut()
