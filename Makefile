@@ -38,6 +38,10 @@ test-unit: ## Run the unit tests
 test-e2e: ## Run the end-to-end tests (needs root for the firewalled cluster; says so without)
 	@$(GO) test -json -p 1 -timeout 45m ./test/e2e/... 2>&1 | $(GO) run ./hack/cmd/testsum
 
+.PHONY: soak
+soak: ## Ten minutes of load over a tunnel while everything rotates every minute; DURATION: another time
+	SOAK_DURATION=$(or $(DURATION),10m) $(GO) test -count=1 -v -timeout 2h -run TestSoak ./test/e2e/rotation
+
 .PHONY: bench
 bench: ## Time a GET by every route against the same GET without the gateway
 	E2E_PLAIN_GATEWAY=1 $(GO) test -run '^$$' -bench GET -benchtime 500x ./test/e2e

@@ -15,6 +15,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 )
 
@@ -185,7 +186,7 @@ func (o *observation) certificates() metav1.Condition {
 		if it.cert == nil {
 			continue
 		}
-		if c, ends := o.ending(kind, it.what, it.cert.NotBefore, it.cert.NotAfter); ends {
+		if c, ends := o.ending(kind, it.what, it.cert.NotAfter.Add(-pki.Lifetime(it.cert)), it.cert.NotAfter); ends {
 			return c
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
@@ -99,8 +100,15 @@ func identify(ctx context.Context) (*peerIdentity, error) {
 	}, nil
 }
 
-// verify checks the peer's certificate against a CA bundle that has changed since the handshake.
+// verify checks the peer's certificate against a CA bundle that has changed since the handshake. A certificate that has ended meanwhile is
+// looked at as of its last moment: how long its stream goes on is endFaulty's to say.
 func (p *peerIdentity) verify(opts x509.VerifyOptions) error {
+	if opts.CurrentTime.IsZero() {
+		opts.CurrentTime = time.Now()
+	}
+	if end := p.certificates[0].NotAfter; opts.CurrentTime.After(end) {
+		opts.CurrentTime = end
+	}
 	opts.Intermediates = x509.NewCertPool()
 	for _, c := range p.certificates[1:] {
 		opts.Intermediates.AddCert(c)

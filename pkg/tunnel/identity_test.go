@@ -222,6 +222,7 @@ func TestExpiredCertificate(t *testing.T) {
 	c := mustDial(t, g.dialer(t, "east", LaneRequests))
 	end := g.AgentCertificate("east").NotAfter
 	g.endFaulty(end.Add(expiryGrace - time.Minute))
+	g.Reverify(x509.VerifyOptions{Roots: g.ca.Pool(), CurrentTime: end.Add(time.Minute)})
 	mustEcho(t, c, "one that has been replaced drains")
 	g.endFaulty(end.Add(expiryGrace + time.Minute))
 	if err := within(t, readError(c), "the connection of an agent whose certificate has ended"); err == nil || !strings.Contains(err.Error(), "its certificate ended at") {

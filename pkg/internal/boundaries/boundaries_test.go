@@ -31,7 +31,7 @@ var mayImport = map[string][]string{
 	"pkg/dialer/dialertest":     {"pkg/dialer"},
 	"pkg/registry":              {"pkg/apis/cluster/v1alpha1", "pkg/cluster"},
 	"pkg/proxy":                 {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer"},
-	"pkg/health":                {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer", "pkg/proxy"},
+	"pkg/health":                {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer", "pkg/pki", "pkg/proxy"},
 	"pkg/rotation":              {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/pki"},
 	"pkg/tunnel":                {"pkg/dialer"},
 	"pkg/server":                {"pkg/apis/cluster/v1alpha1", "pkg/apis/openapi", "pkg/cluster", "pkg/dialer", "pkg/enrollment", "pkg/health", "pkg/pki", "pkg/proxy", "pkg/registry", "pkg/rotation", "pkg/tunnel"},

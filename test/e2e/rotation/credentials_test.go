@@ -1,0 +1,274 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/rotation"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// caseTimeout bounds each test but the soak.
+const caseTimeout = 5 * time.Minute
+
+func bounded(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), caseTimeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// condition is what the gateway says of the cluster.
+func (s *site) condition(ctx context.Context, kind string) (metav1.Condition, error) {
+	config := s.RESTConfig(lab.ViaHub)
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return metav1.Condition{}, err
+	}
+	answer, err := send(ctx, client, http.MethodGet, config.Host+gateways+"/"+clusterName, nil)
+	if err != nil {
+		return metav1.Condition{}, err
+	}
+	var cluster v1alpha1.ClusterGateway
+	if err := json.Unmarshal(answer, &cluster); err != nil {
+		return metav1.Condition{}, err
+	}
+	for _, c := range cluster.Status.Conditions {
+		if c.Type == kind {
+			return c, nil
+		}
+	}
+	return metav1.Condition{}, fmt.Errorf("no condition %s in %s", kind, answer)
+}
+
+// saysOf waits for a condition with a reason, and with words in its message.
+func (s *site) saysOf(ctx context.Context, t *testing.T, kind, reason string, words ...string) {
+	t.Helper()
+	within(t, noticed, kind+" to be "+reason, func() error {
+		c, err := s.condition(ctx, kind)
+		if err == nil && (c.Reason != reason || slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(c.Message, w) })) {
+			err = fmt.Errorf("it is %+v", c)
+		}
+		return err
+	})
+}
+
+// changes waits until what is read has been another n times.
+func changes(t *testing.T, n int, what string, read func() ([]byte, error)) {
+	t.Helper()
+	var last []byte
+	seen := -1
+	within(t, 2*noticed, fmt.Sprintf("%d changes of %s", n, what), func() error {
+		now, err := read()
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(last, now) {
+			last, seen = now, seen+1
+		}
+		if seen < n {
+			return fmt.Errorf("%d so far", seen)
+		}
+		return nil
+	})
+}
+
+func hubData(ctx context.Context, name, key string) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		secret, err := hubSecret(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		return secret.Data[key], nil
+	}
+}
+
+// withoutRight takes a verb out of the gateway's Role in the cluster, and returns what puts it back.
+func withoutRight(ctx context.Context, t *testing.T, resource, verb string) (restore func()) {
+	t.Helper()
+	roles := shared.edge.Client().RbacV1().Roles(agentNamespace)
+	role, err := roles.Get(ctx, "cluster-gateway", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := role.DeepCopy()
+	for i, rule := range role.Rules {
+		if slices.Contains(rule.Resources, resource) {
+			role.Rules[i].Verbs = slices.DeleteFunc(slices.Clone(rule.Verbs), func(v string) bool { return v == verb })
+			if len(role.Rules[i].Verbs) == 0 {
+				role.Rules[i].Verbs = []string{"deletecollection"} // which does nothing; none is not allowed
+			}
+		}
+	}
+	if _, err := roles.Update(ctx, role, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		whole.ResourceVersion = ""
+		if _, err := roles.Update(ctx, whole, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTokens: a token is renewed by the API server of the cluster, over the tunnel, with no more rights than the manifest gives; one that was put
+// there by hand is left alone; and what is refused shows.
+func TestTokens(t *testing.T) {
+	ctx := bounded(t)
+	s := begin(ctx, t, "--rotation-renew-tokens-after=3s")
+	agents(t)
+	agentBootstrap(ctx, t, registerArgs("--access", "impersonate")...)
+	byHand, err := hubSecret(ctx, clusterName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byHand = &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "by-hand", Labels: map[string]string{v1alpha1.LabelCredentialType: byHand.Labels[v1alpha1.LabelCredentialType]}},
+		Data:       byHand.Data,
+	}
+	secrets := shared.hub.Client().CoreV1().Secrets(hubNamespace)
+	if _, err := secrets.Create(ctx, byHand, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = secrets.Delete(context.Background(), byHand.Name, metav1.DeleteOptions{}) }) // with the hub at the latest
+
+	changes(t, 3, "the token", hubData(ctx, clusterName, "token"))
+	s.saysOf(ctx, t, v1alpha1.ConditionCredentialValid, v1alpha1.ReasonAccepted)
+	if token, err := hubData(ctx, byHand.Name, "token")(); err != nil || !bytes.Equal(token, byHand.Data["token"]) {
+		t.Errorf("a token that agent-bootstrap did not put there was renewed (%v)", err)
+	}
+	withoutRight(ctx, t, "serviceaccounts/token", "create")
+	s.saysOf(ctx, t, v1alpha1.ConditionCredentialValid, v1alpha1.ReasonRenewalFailed, "could not be renewed", "forbidden")
+}
+
+// TestAgentCertificate: the certificate of an agent that runs as Pods is renewed in its Secret, over the tunnel, and the agent is rolled;
+// agent-bootstrap finds nothing to do; what is refused shows, and is tried again.
+func TestAgentCertificate(t *testing.T) {
+	ctx := bounded(t)
+	s := begin(ctx, t)
+	rolled := agents(t)
+	const lifetime = 20 * time.Second
+	args := registerArgs("--access", "impersonate", "--certificate-lifetime", lifetime.String())
+	agentBootstrap(ctx, t, args...)
+	certificate := func() ([]byte, error) {
+		secret, err := agentSecret(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return secret.Data["tls.crt"], nil
+	}
+	changes(t, 2, "the agent's certificate", certificate)
+	within(t, noticed, "the agent to be rolled", func() error {
+		if n := rolled.Rolls(); n < 2 {
+			return fmt.Errorf("it was, %d times", n)
+		}
+		return nil
+	})
+	within(t, noticed, "register to find nothing to do", func() error {
+		before, err := agentState(ctx)
+		if err != nil {
+			return err
+		}
+		said := agentBootstrap(ctx, t, append(args, "--wait", "0")...)
+		after, err := agentState(ctx)
+		if err != nil {
+			return err
+		}
+		if before != after { // renewed meanwhile, by whomever
+			return fmt.Errorf("%+v, and before %+v:\n%s", after, before, said)
+		}
+		if regexp.MustCompile(`\b(created|changed|issued)\b`).MatchString(said) {
+			return fmt.Errorf("it says\n%s", said)
+		}
+		return nil
+	})
+	secret, err := agentSecret(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := pki.ParseCertificates(secret.Data["tls.crt"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if life := pki.Lifetime(chain[0]); life < lifetime-time.Second || life > lifetime+time.Second {
+		t.Errorf("the certificate lives for %s, and was asked for %s", life, lifetime)
+	}
+	restore := withoutRight(ctx, t, "secrets", "patch")
+	s.saysOf(ctx, t, v1alpha1.ConditionCertificateValid, v1alpha1.ReasonRenewalFailed, "could not be renewed", "forbidden")
+	restore()
+	changes(t, 1, "the agent's certificate", certificate)
+	within(t, noticed, "the failure to be over", func() error {
+		c, err := s.condition(ctx, v1alpha1.ConditionCertificateValid)
+		if err == nil && c.Reason == v1alpha1.ReasonRenewalFailed {
+			err = fmt.Errorf("it is %+v", c)
+		}
+		return err
+	})
+}
+
+// state is what agent-bootstrap and the gateway must agree on.
+type state struct {
+	certificate string
+	generation  int64
+}
+
+func agentState(ctx context.Context) (state, error) {
+	secret, err := agentSecret(ctx)
+	if err != nil {
+		return state{}, err
+	}
+	deployment, err := shared.edge.Client().AppsV1().Deployments(agentNamespace).Get(ctx, agentName, metav1.GetOptions{})
+	if err != nil {
+		return state{}, err
+	}
+	if roll, want := deployment.Spec.Template.Annotations[rotation.AnnotationAgentCertificate], rotation.AgentPairOf(secret).Hash(); roll != want {
+		return state{}, fmt.Errorf("the Deployment's annotation is %s, and that of the Secret's pair is %s", roll, want)
+	}
+	return state{string(secret.Data["tls.crt"]), deployment.Generation}, nil
+}
+
+// TestAgentProcess: the certificate of an agent that runs as a process is not the gateway's to renew, which is said before it ends.
+func TestAgentProcess(t *testing.T) {
+	ctx := bounded(t)
+	s := begin(ctx, t)
+	dir := t.TempDir()
+	agentBootstrap(ctx, t, registerArgs("--out-dir", dir, "--certificate-lifetime", "1m", "--wait", "0")...)
+	flags, err := os.ReadFile(filepath.Join(dir, "agent.flags"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent, err := shared.lab.StartAgent(ctx, lab.AgentOptions{Name: "agent-process", Cluster: shared.edge, Args: strings.Fields(string(flags))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := agent.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	s.saysOf(ctx, t, v1alpha1.ConditionCertificateValid, v1alpha1.ReasonExpiresSoon, "not the gateway's to renew", "agent-bootstrap rotate edge-1 --out-dir")
+	end, err := s.Metric(ctx, "cluster_gateway_certificate_expiration_timestamp_seconds", `certificate="agent"`, `cluster="edge-1"`)
+	if err != nil || end < float64(time.Now().Add(-time.Minute).Unix()) {
+		t.Errorf("the metric of the agent's certificate is %v, %v", end, err)
+	}
+}

@@ -1,0 +1,240 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package rotation tests that what a gateway uses is renewed, against real clusters: a hub, and one cluster behind a firewall whose agent is
+// rolled as its Deployment says. Each test starts a gateway of its own, with lives of its own.
+package rotation
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset"
+	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+const (
+	hubNamespace   = "cluster-gateway-system"
+	agentNamespace = "cluster-gateway-agent"
+	agentName      = "konnectivity-agent"
+	clusterName    = "edge-1"
+	apiServiceName = "v1alpha1.cluster.core.oam.dev"
+	gateways       = "/apis/cluster.core.oam.dev/v1alpha1/clustergateways"
+	// noticed is how long something may take that is under way.
+	noticed = time.Minute
+)
+
+// env is the lab that all tests share, one after the other.
+type env struct {
+	lab       *lab.Lab
+	hub, edge *lab.Cluster
+	edgeFile  string
+	binary    string
+	failed    bool
+}
+
+// shared is set by TestMain and not changed after.
+var shared *env
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) (code int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	e := &env{}
+	defer func() {
+		e.failed = e.failed || code != 0
+		if e.lab == nil {
+			return
+		}
+		if err := e.lab.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "stopping the lab:", err)
+			code = 1
+		}
+	}()
+	if err := e.start(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "starting the lab:", err)
+		return 1
+	}
+	shared = e
+	return m.Run()
+}
+
+func (e *env) start(ctx context.Context) error {
+	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: os.Stderr})
+	if err != nil {
+		return err
+	}
+	if e.lab, err = lab.New(ctx, lab.Options{Binaries: binaries, Out: os.Stderr, KeepLogs: func() bool { return e.failed }}); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if e.binary, err = lab.BuildGateway(ctx, e.lab.Dir(), os.Getenv("E2E_PLAIN_GATEWAY") == ""); err != nil {
+		return err
+	}
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		e.hub, err = e.lab.StartCluster(ctx, lab.ClusterOptions{Name: "hub", NoControllerManager: true, NoKwok: true})
+		return err
+	})
+	group.Go(func() (err error) {
+		e.edge, err = e.lab.StartCluster(ctx, lab.ClusterOptions{Name: "edge", Firewalled: true})
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	e.edgeFile, err = e.edge.BastionKubeconfig()
+	return err
+}
+
+// site is a gateway, for one test.
+type site struct {
+	*lab.Gateway
+}
+
+// tunnelOff is for tests that need no cluster.
+const tunnelOff = "--tunnel-mode=off"
+
+// begin starts a gateway on a hub with nothing of an earlier one.
+func begin(ctx context.Context, t *testing.T, args ...string) *site {
+	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			shared.failed = true
+		}
+	})
+	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
+		Name: "gateway-" + strings.ToLower(t.Name()), Hub: shared.hub, Binary: shared.binary, AgentsOf: shared.edge,
+		TunnelOff: slices.Contains(args, tunnelOff), ExtraArgs: append([]string{"--health-probe-interval=1s"}, args...),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(g.Stop(), removeAll()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := g.RegisterAPIService(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return &site{g}
+}
+
+// removeAll removes what a gateway has made on the hub, and the registration.
+func removeAll() error {
+	ctx, cancel := context.WithTimeout(context.Background(), noticed)
+	defer cancel()
+	var errs []error
+	remove := func(err error) {
+		if !apierrors.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+	}
+	services, err := apiServices()
+	if err != nil {
+		return err
+	}
+	core := shared.hub.Client().CoreV1()
+	remove(services.Delete(ctx, apiServiceName, metav1.DeleteOptions{}))
+	for _, name := range []string{pki.CASecret, pki.ServingSecret, pki.GatewayCASecret, pki.GatewayServingSecret, clusterName} {
+		remove(core.Secrets(hubNamespace).Delete(ctx, name, metav1.DeleteOptions{}))
+	}
+	remove(core.ConfigMaps(hubNamespace).Delete(ctx, pki.ConfigMap, metav1.DeleteOptions{}))
+	namespaces := shared.edge.Client().CoreV1().Namespaces()
+	remove(namespaces.Delete(ctx, agentNamespace, metav1.DeleteOptions{}))
+	for ctx.Err() == nil {
+		if _, err := namespaces.Get(ctx, agentNamespace, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return errors.Join(append(errs, ctx.Err())...)
+}
+
+func apiServices() (apiregistrationclient.APIServiceInterface, error) {
+	client, err := clientset.NewForConfig(shared.hub.RESTConfig())
+	if err != nil {
+		return nil, err
+	}
+	return client.ApiregistrationV1().APIServices(), nil
+}
+
+// agents runs the agent's Deployment until the end of the test.
+func agents(t *testing.T) *lab.AgentDeployment {
+	t.Helper()
+	d := shared.lab.RunAgentDeployment(shared.edge, agentNamespace, agentName)
+	t.Cleanup(func() {
+		if err := d.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+// registerArgs are those that register the cluster.
+func registerArgs(more ...string) []string {
+	args := []string{"register", clusterName, "--cluster-kubeconfig", shared.edgeFile}
+	if !shared.edge.Firewalled() { // no hosts file either, and another port
+		args = append(args, "--endpoint", shared.edge.Endpoint())
+	}
+	return append(args, more...)
+}
+
+// agentBootstrap runs agent-bootstrap, and returns what it said.
+func agentBootstrap(ctx context.Context, t *testing.T, args ...string) string {
+	t.Helper()
+	var said bytes.Buffer
+	cmd := bootstrap.NewCommand(bootstrap.Config{Out: &said, ErrOut: &said})
+	cmd.SetArgs(append([]string{"--kubeconfig", shared.hub.Kubeconfig()}, args...))
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		t.Fatalf("agent-bootstrap %s: %v\n%s", strings.Join(args, " "), err, &said)
+	}
+	return said.String()
+}
+
+// within polls until a condition holds, which says why it does not yet.
+func within(t *testing.T, timeout time.Duration, what string, condition func() error) {
+	t.Helper()
+	for began := time.Now(); ; {
+		err := condition()
+		if err == nil {
+			return
+		}
+		if time.Since(began) > timeout {
+			t.Fatalf("%s: not within %s: %v", what, timeout, err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func hubSecret(ctx context.Context, name string) (*corev1.Secret, error) {
+	return shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+func agentSecret(ctx context.Context) (*corev1.Secret, error) {
+	return shared.edge.Client().CoreV1().Secrets(agentNamespace).Get(ctx, agentName, metav1.GetOptions{})
+}

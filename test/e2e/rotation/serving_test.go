@@ -1,0 +1,221 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// present is the certificate that the gateway's own endpoint presents to somebody who trusts what the hub does.
+func (s *site) present(ctx context.Context) (*x509.Certificate, error) {
+	bundle, err := caBundle(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.presentTo(ctx, bundle)
+}
+
+// presentTo is that which it presents to somebody who trusts the bundle.
+func (s *site) presentTo(ctx context.Context, bundle []byte) (*x509.Certificate, error) {
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(bundle)
+	dialer := &tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: trusted, ServerName: "cluster-gateway." + hubNamespace + ".svc"}}
+	conn, err := dialer.DialContext(ctx, "tcp", strings.TrimPrefix(s.Endpoint(), "https://"))
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0], conn.Close()
+}
+
+func caBundle(ctx context.Context) ([]byte, error) {
+	services, err := apiServices()
+	if err != nil {
+		return nil, err
+	}
+	service, err := services.Get(ctx, apiServiceName, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if service.Spec.InsecureSkipTLSVerify {
+		return nil, errors.New("verification is switched off")
+	}
+	return service.Spec.CABundle, nil
+}
+
+func patchAPIService(ctx context.Context, t *testing.T, change map[string]any) {
+	t.Helper()
+	services, err := apiServices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, err := json.Marshal(change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := services.Patch(ctx, apiServiceName, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// throughHub asks for the clusters by way of the aggregation layer.
+func (s *site) throughHub(ctx context.Context) error {
+	config := s.RESTConfig(lab.ViaHub)
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return err
+	}
+	_, err = send(ctx, client, http.MethodGet, config.Host+gateways, nil)
+	return err
+}
+
+// TestServingCertificate: the pair of the gateway's own endpoint and its CA are made, and replaced again and again, without a restart and without
+// a failed request; the hub always verifies the gateway, whoever leads.
+func TestServingCertificate(t *testing.T) {
+	ctx := bounded(t)
+	args := []string{"--serving-ca-lifetime=40s", "--serving-cert-lifetime=10s", tunnelOff}
+	s := begin(ctx, t, args...)
+	pairs, authorities := map[string]bool{}, map[string]bool{}
+	requests := 0
+	load := func(s *site, pairsWanted, authoritiesWanted int) {
+		t.Helper()
+		clear(pairs)
+		clear(authorities)
+		for began := time.Now(); len(pairs) < pairsWanted || len(authorities) < authoritiesWanted; requests++ {
+			if time.Since(began) > 2*noticed {
+				t.Fatalf("%d pairs, %d CAs", len(pairs), len(authorities))
+			}
+			cert, err := s.present(ctx)
+			if err != nil {
+				t.Fatalf("request %d, to the gateway: %v", requests, err)
+			}
+			if err := s.throughHub(ctx); err != nil {
+				t.Fatalf("request %d, through the hub: %v", requests, err)
+			}
+			pairs[cert.SerialNumber.String()], authorities[string(cert.RawIssuer)] = true, true
+		}
+	}
+	load(s, 5, 2)
+	for _, certificate := range []string{"serving", "ca"} {
+		end, err := s.Metric(ctx, "cluster_gateway_serving_certificate_expiration_timestamp_seconds", `certificate="`+certificate+`"`)
+		if err != nil || end < float64(time.Now().Unix()) {
+			t.Errorf("the metric of the certificate %s is %v, %v", certificate, end, err)
+		}
+	}
+	// Another replica serves the same, and goes on when this one does not.
+	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
+		Name: "gateway-second", Hub: shared.hub, Binary: shared.binary, ExtraArgs: args, TunnelOff: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = g.Stop() }) // again, if the test went well
+	second := &site{g}
+	within(t, noticed, "both replicas to serve the same", func() error {
+		one, err := s.present(ctx)
+		if err != nil {
+			return err
+		}
+		two, err := second.present(ctx)
+		if err == nil && !one.Equal(two) {
+			err = errors.New("they do not")
+		}
+		return err
+	})
+	patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"service": map[string]any{"port": port(t, second)}}})
+	within(t, noticed, "the hub to ask the second", func() error { return second.throughHub(ctx) })
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	load(second, 3, 1)
+	t.Logf("%d requests", requests)
+	if err := second.Stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func port(t *testing.T, s *site) json.Number {
+	t.Helper()
+	_, text, err := net.SplitHostPort(strings.TrimPrefix(s.Endpoint(), "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return json.Number(text)
+}
+
+// TestAPIServiceOfOthers: a caBundle that is wrong is put right; one that cert-manager writes is left alone, and so is everything when the
+// pair is the user's own, which is served as it is.
+func TestAPIServiceOfOthers(t *testing.T) {
+	ctx := bounded(t)
+	s := begin(ctx, t, "--serving-ca-lifetime=20s", tunnelOff)
+	right := func() error {
+		if _, err := s.present(ctx); err != nil {
+			return err
+		}
+		return s.throughHub(ctx)
+	}
+	within(t, noticed, "the hub to trust the gateway", right)
+	patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"caBundle": nil, "insecureSkipTLSVerify": true}})
+	within(t, noticed, "verification to be switched on", right)
+
+	foreign, err := lab.NewCA("another")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const annotation = "cert-manager.io/inject-ca-from"
+	patchAPIService(ctx, t, map[string]any{
+		"metadata": map[string]any{"annotations": map[string]any{annotation: hubNamespace + "/certificate"}},
+		"spec":     map[string]any{"caBundle": foreign.CertPEM()},
+	})
+	changes(t, 1, "the CA", hubData(ctx, pki.GatewayCASecret, "tls.crt"))
+	if bundle, err := caBundle(ctx); err != nil || !bytes.Equal(bundle, foreign.CertPEM()) {
+		t.Errorf("the caBundle that is cert-manager's was changed (%v)", err)
+	}
+	patchAPIService(ctx, t, map[string]any{"metadata": map[string]any{"annotations": map[string]any{annotation: nil}}})
+	within(t, noticed, "the hub to trust the gateway again", right)
+
+	pair, err := foreign.Issue(lab.CertOptions{CN: "own", DNSNames: []string{"cluster-gateway." + hubNamespace + ".svc", "localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"labels": map[string]any{"app.kubernetes.io/managed-by": nil}},
+		"data":     map[string][]byte{"tls.crt": pair.CertPEM, "tls.key": pair.KeyPEM},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Patch(ctx, pki.GatewayServingSecret, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	within(t, noticed, "the user's own pair to be served", func() error {
+		_, err := s.presentTo(ctx, foreign.CertPEM())
+		return err
+	})
+	patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"caBundle": foreign.CertPEM()}})
+	within(t, noticed, "the hub to trust the user's own", right)
+	changes(t, 1, "the CA", hubData(ctx, pki.GatewayCASecret, "tls.crt"))
+	if bundle, err := caBundle(ctx); err != nil || !bytes.Equal(bundle, foreign.CertPEM()) {
+		t.Errorf("the caBundle was changed though the pair is the user's own (%v)", err)
+	}
+	if current, err := hubSecret(ctx, pki.GatewayServingSecret); err != nil || !bytes.Equal(current.Data["tls.crt"], pair.CertPEM) {
+		t.Errorf("the user's own pair was replaced (%v)", err)
+	}
+}

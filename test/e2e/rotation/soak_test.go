@@ -1,0 +1,372 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// soakVariable is how long the load lasts; make soak sets it.
+const soakVariable = "SOAK_DURATION"
+
+// soakShort crosses each kind of rotation more than once.
+const soakShort = 100 * time.Second
+
+// TestSoak: steady load over the tunnel, with lives of a minute and less, crosses rotations of everything without a failed request.
+func TestSoak(t *testing.T) {
+	duration := soakShort
+	if text := os.Getenv(soakVariable); text != "" {
+		var err error
+		if duration, err = time.ParseDuration(text); err != nil {
+			t.Fatalf("%s: %v", soakVariable, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), duration+8*time.Minute)
+	defer cancel()
+	s := begin(ctx, t,
+		"--tunnel-ca-lifetime=1m", "--tunnel-cert-lifetime=40s", "--tunnel-agent-cert-lifetime=40s",
+		"--serving-ca-lifetime=1m", "--serving-cert-lifetime=40s", "--rotation-renew-tokens-after=30s")
+	rolled := agents(t)
+	agentBootstrap(ctx, t, registerArgs("--certificate-lifetime", "40s")...)
+	if _, err := shared.edge.RunPod(ctx, "default", "soak"); err != nil {
+		t.Fatal(err)
+	}
+
+	l := &load{site: s, t: t, seen: map[string]map[string]bool{}}
+	running, stop := context.WithTimeout(ctx, duration)
+	defer stop()
+	began := time.Now()
+	l.run(running)
+	for _, failure := range l.failures {
+		t.Error(failure)
+	}
+	t.Logf("%s: %d requests, %d events watched in %d watches, %d execs, %d failures; the agent was rolled %d times",
+		time.Since(began).Round(time.Second), l.requests.Load(), l.events.Load(), l.watches.Load(), l.execs.Load(), l.failed.Load(), rolled.Rolls())
+	for _, kind := range kinds {
+		changes := len(l.seen[kind]) - 1
+		t.Logf("%d rotations of the %s", changes, kind)
+		if changes < 2 {
+			t.Errorf("only %d rotations of the %s", changes, kind)
+		}
+	}
+	if rolled.Rolls() < 2 || l.requests.Load() < 1000 || l.execs.Load() < 3 || l.events.Load() < 50 {
+		t.Error("there was not enough of a load")
+	}
+}
+
+// load is what goes on while everything rotates.
+type load struct {
+	*site
+	t *testing.T
+
+	requests, events, watches, execs, failed atomic.Int64
+
+	mu       sync.Mutex
+	failures []string
+	// seen are the versions of each kind of thing that rotates.
+	seen map[string]map[string]bool
+}
+
+// What rotates.
+const (
+	kindToken         = "token"
+	kindAgent         = "agent's certificate"
+	kindTunnelServing = "tunnel's serving certificate"
+	kindTunnelCA      = "tunnel's CA"
+	kindServing       = "serving certificate"
+	kindCA            = "serving CA"
+	kindBundle        = "APIService's CA bundle"
+)
+
+var kinds = []string{kindToken, kindAgent, kindTunnelServing, kindTunnelCA, kindServing, kindCA, kindBundle}
+
+// pace is the pause between two requests of a worker.
+const pace = 40 * time.Millisecond
+
+func (l *load) run(ctx context.Context) {
+	var workers sync.WaitGroup
+	for _, via := range []lab.Via{lab.ViaHub, lab.ViaHub, lab.ViaHub, lab.ViaOwnEndpoint} {
+		client, base := l.client(via)
+		workers.Go(func() { l.repeat(ctx, "GET by "+string(via), func() error { return l.get(ctx, client, base) }) })
+	}
+	workers.Go(func() { l.repeat(ctx, "GET over a new connection", func() error { return l.connect(ctx) }) })
+	written := make(chan int, 1<<16)
+	workers.Go(func() { defer close(written); l.write(ctx, written) })
+	workers.Go(func() { l.watch(ctx, written) })
+	workers.Go(func() { l.exec(ctx) })
+	workers.Go(func() { l.observe(ctx) })
+	workers.Wait()
+}
+
+// fail notes a failure, and not that the time is over.
+func (l *load) fail(ctx context.Context, what string, err error) {
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	l.failed.Add(1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.failures) < 20 {
+		l.failures = append(l.failures, fmt.Sprintf("%s %s: %v", time.Now().Format("15:04:05.000"), what, err))
+	}
+}
+
+func (l *load) repeat(ctx context.Context, what string, do func() error) {
+	ticker := time.NewTicker(pace)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			l.requests.Add(1)
+			l.fail(ctx, what, do())
+		}
+	}
+}
+
+// client sends requests once: nothing in it tries again but Go's own HTTP client, when a server has not looked at a request.
+func (l *load) client(via lab.Via) (client *http.Client, base string) {
+	config := l.ClusterRESTConfig(clusterName, via)
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		l.t.Error(err)
+	}
+	return client, config.Host
+}
+
+func (l *load) get(ctx context.Context, client *http.Client, base string) error {
+	_, err := send(ctx, client, http.MethodGet, base+"/api/v1/namespaces/default", nil)
+	return err
+}
+
+func send(ctx context.Context, client *http.Client, method, url string, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	if method == http.MethodPatch {
+		req.Header.Set("Content-Type", "application/merge-patch+json")
+	} else if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, fmt.Errorf("%s: %s", resp.Status, answer)
+	}
+	return answer, nil
+}
+
+// connect comes to the gateway's own endpoint anew, as a client that trusts what the hub does.
+func (l *load) connect(ctx context.Context) error {
+	services, err := apiServices()
+	if err != nil {
+		return err
+	}
+	service, err := services.Get(ctx, apiServiceName, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("the APIService: %w", err)
+	}
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(service.Spec.CABundle)
+	pair, err := tls.X509KeyPair(shared.hub.AdminCertPEM(), shared.hub.AdminKeyPEM())
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
+		MinVersion: tls.VersionTLS12, RootCAs: trusted, ServerName: "cluster-gateway.cluster-gateway-system.svc", Certificates: []tls.Certificate{pair},
+	}}
+	defer transport.CloseIdleConnections()
+	return l.get(ctx, &http.Client{Transport: transport}, l.ClusterRESTConfig(clusterName, lab.ViaOwnEndpoint).Host)
+}
+
+const counter = "/api/v1/namespaces/default/configmaps/soak"
+
+// write counts in a ConfigMap: requests that nobody may repeat.
+func (l *load) write(ctx context.Context, written chan<- int) {
+	client, base := l.client(lab.ViaHub)
+	body := []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"soak"},"data":{"count":"0"}}`)
+	if _, err := send(ctx, client, http.MethodPost, base+strings.TrimSuffix(counter, "/soak"), body); err != nil {
+		l.fail(ctx, "POST", err)
+		return
+	}
+	written <- 0
+	count := 0
+	l.repeat(ctx, "PATCH", func() error {
+		count++
+		_, err := send(ctx, client, http.MethodPatch, base+counter, fmt.Appendf(nil, `{"data":{"count":"%d"}}`, count))
+		if err == nil && ctx.Err() == nil {
+			written <- count
+		}
+		return err
+	})
+}
+
+// watch sees each count once, in order, over as many watches as it takes, each of which has to end in order.
+func (l *load) watch(ctx context.Context, written <-chan int) {
+	client, base := l.client(lab.ViaHub)
+	base += strings.TrimSuffix(counter, "/soak") + "?fieldSelector=metadata.name%3Dsoak&watch=true&resourceVersion="
+	select {
+	case <-written:
+	case <-ctx.Done():
+		return
+	}
+	answer, err := send(ctx, client, http.MethodGet, strings.Split(base, "&watch")[0], nil)
+	if err != nil {
+		l.fail(ctx, "LIST", err)
+		return
+	}
+	var list struct {
+		Metadata struct{ ResourceVersion string }
+		Items    []struct{ Data map[string]string }
+	}
+	if err := json.Unmarshal(answer, &list); err != nil || len(list.Items) != 1 {
+		l.fail(ctx, "LIST", fmt.Errorf("%s: %w", answer, err))
+		return
+	}
+	var last int
+	_, _ = fmt.Sscan(list.Items[0].Data["count"], &last) // then the first event does not fit
+	for version := list.Metadata.ResourceVersion; ctx.Err() == nil; {
+		l.watches.Add(1)
+		err := l.watchOnce(ctx, client, base, &version, &last)
+		l.fail(ctx, "WATCH", err)
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (l *load) watchOnce(ctx context.Context, client *http.Client, base string, version *string, last *int) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+*version, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	decoder := json.NewDecoder(resp.Body)
+	for {
+		var event struct {
+			Type   string
+			Object struct {
+				Metadata struct{ ResourceVersion string }
+				Data     map[string]string
+			}
+		}
+		if err := decoder.Decode(&event); errors.Is(err, io.EOF) {
+			return nil // as an API server ends it
+		} else if err != nil {
+			return fmt.Errorf("it broke off: %w", err)
+		}
+		if event.Type != "MODIFIED" || event.Object.Data["count"] != fmt.Sprint(*last+1) {
+			return fmt.Errorf("an event that is missing, or one too many: %+v after %d", event, *last)
+		}
+		l.events.Add(1)
+		*last++
+		*version = event.Object.Metadata.ResourceVersion
+	}
+}
+
+// exec runs one command after the other in a Pod, each of which says something for some seconds.
+func (l *load) exec(ctx context.Context) {
+	config := l.ClusterRESTConfig(clusterName, lab.ViaHub)
+	path := l.t.TempDir() + "/kubeconfig"
+	err := lab.WriteKubeconfig(path, config.Host, config.CAData, &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData})
+	if err != nil {
+		l.t.Error(err)
+		return
+	}
+	const script, want = "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 1; done", "1\n2\n3\n4\n5\n6\n7\n8\n"
+	for ctx.Err() == nil {
+		cmd := exec.CommandContext(ctx, shared.lab.Binaries().Kubectl, "--kubeconfig", path, "exec", "soak", "--", "sh", "-c", script)
+		cmd.WaitDelay = 5 * time.Second
+		var out, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &stderr
+		err := cmd.Run()
+		if err == nil && out.String() != want {
+			err = fmt.Errorf("it said %q", out.String())
+		}
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, &stderr)
+		}
+		l.fail(ctx, "EXEC", err)
+		l.execs.Add(1)
+	}
+}
+
+// observe counts the versions of what rotates.
+func (l *load) observe(ctx context.Context) {
+	services, err := apiServices()
+	if err != nil {
+		l.t.Error(err)
+		return
+	}
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		for kind, from := range map[string]struct{ secret, key string }{
+			kindToken: {clusterName, "token"}, kindTunnelServing: {pki.ServingSecret, "tls.crt"}, kindTunnelCA: {pki.CASecret, "tls.crt"},
+			kindServing: {pki.GatewayServingSecret, "tls.crt"}, kindCA: {pki.GatewayCASecret, "tls.crt"},
+		} {
+			if secret, err := hubSecret(ctx, from.secret); err == nil {
+				l.saw(kind, secret.Data[from.key])
+			}
+		}
+		if secret, err := agentSecret(ctx); err == nil {
+			l.saw(kindAgent, secret.Data["tls.crt"])
+		}
+		if service, err := services.Get(ctx, apiServiceName, metav1.GetOptions{}); err == nil {
+			l.saw(kindBundle, service.Spec.CABundle)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+func (l *load) saw(kind string, version []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.seen[kind] == nil {
+		l.seen[kind] = map[string]bool{}
+	}
+	l.seen[kind][string(version)] = true
+}
