@@ -72,17 +72,14 @@ func (s *Server) enrol(peer *peerIdentity, stream agent.AgentService_ConnectServ
 	if err := s.admitEnrolment(e); err != nil {
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
-	ctx, cancel := context.WithTimeout(stream.Context(), EnrolmentTimeout)
+	ctx, cancel := context.WithTimeoutCause(stream.Context(), s.cfg.enrolmentTimeout, errors.New("the enrolment took too long"))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { e.end(context.Cause(ctx)) })()
-	stop := make(chan struct{})
-	defer close(stop)
+	// The session may end first: the agent broke the protocol, does not read, or the gateway is shutting down.
 	go func() {
-		select {
-		case <-e.done: // the agent broke the protocol, does not read, or the gateway is shutting down
-			cancel()
-		case <-stop:
-		}
+		defer s.loops.Done()
+		<-e.done
+		cancel()
 	}()
 	err := s.cfg.Enroller.Enroll(ctx, Invited{
 		Name: peer.cluster, Certificate: peer.certificates[0], Chain: peer.certificates[1:], Token: bearerToken(stream.Context()), Dial: e.dialEndpoint,
@@ -126,6 +123,7 @@ func (s *Server) admitEnrolment(e *enrolment) error {
 		return errors.New("the gateway enrols too many clusters at this moment: it is tried again")
 	}
 	s.enrolling[e.peer.cluster] = e
+	s.loops.Add(1)
 	return nil
 }
 

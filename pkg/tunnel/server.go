@@ -90,9 +90,9 @@ type Config struct {
 	// Logger is where connections of agents are reported. Its zero value logs nothing.
 	Logger klog.Logger
 
-	// attemptTimeout, stallTimeout, watchInterval and maxIdle are the constants of these names, unless a test in this package says
-	// otherwise.
-	attemptTimeout, stallTimeout, watchInterval, maxIdle time.Duration
+	// attemptTimeout, stallTimeout, watchInterval, maxIdle and enrolmentTimeout are the constants of these names, unless a test in this
+	// package says otherwise.
+	attemptTimeout, stallTimeout, watchInterval, maxIdle, enrolmentTimeout time.Duration
 }
 
 // Server is the embedded Konnectivity server. It is safe for concurrent use.
@@ -131,6 +131,7 @@ func New(cfg Config) *Server {
 	cfg.stallTimeout = cmp.Or(cfg.stallTimeout, stallTimeout)
 	cfg.watchInterval = cmp.Or(cfg.watchInterval, watchInterval)
 	cfg.maxIdle = cmp.Or(cfg.maxIdle, maxIdle)
+	cfg.enrolmentTimeout = cmp.Or(cfg.enrolmentTimeout, EnrolmentTimeout)
 	return &Server{cfg: cfg, began: time.Now(), clusters: map[string]*clusterSessions{}, enrolling: map[string]*enrolment{}, reported: map[string]int{}}
 }
 

@@ -1,0 +1,230 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
+	"sigs.k8s.io/apiserver-network-proxy/proto/agent"
+	"sigs.k8s.io/apiserver-network-proxy/proto/header"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
+)
+
+// enrollerFunc is an Enroller.
+type enrollerFunc func(ctx context.Context, invited Invited) error
+
+func (f enrollerFunc) Enroll(ctx context.Context, invited Invited) error { return f(ctx, invited) }
+
+// invitedTLS is what the agent of an invited cluster presents: the invitation, and another certificate along with it.
+func (g *gateway) invitedTLS(t *testing.T, name string) *tls.Config {
+	t.Helper()
+	pair := g.ca.Client(t, name, InvitationOrganization)
+	other := dialertest.NewCA(t, "the cluster's CA").Client(t, "any")
+	pair.Certificate = append(pair.Certificate, other.Certificate[0])
+	return g.ca.ClientTLS(pair)
+}
+
+// connectInvited opens a stream with a token. It does not wait for the header.
+func (g *gateway) connectInvited(t *testing.T, cfg *tls.Config, token string) *fakeAgent {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+g.address, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(), header.AgentID, "a",
+		header.AuthenticationTokenContextKey, header.AuthenticationTokenContextSchemePrefix+token))
+	a := &fakeAgent{t: t, conn: conn, cancel: cancel}
+	t.Cleanup(a.kill)
+	if a.stream, err = agent.NewAgentServiceClient(conn).Connect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// TestInvited shows what the enroller is given, that its connections go where they are meant to, and how the stream ends.
+func TestInvited(t *testing.T) {
+	for _, outcome := range []error{nil, errors.New("it is not wanted")} {
+		seen := make(chan Invited, 1)
+		echoed := make(chan error, 1)
+		g := startGateway(t, func(c *Config) {
+			c.Enroller = enrollerFunc(func(ctx context.Context, invited Invited) error {
+				seen <- invited
+				conn, err := invited.Dial(ctx)
+				if err == nil {
+					_, err = io.WriteString(conn, "hello")
+					if err == nil {
+						_, err = io.ReadFull(conn, make([]byte, 5))
+					}
+				}
+				echoed <- err
+				return outcome
+			})
+		})
+		a := g.connectInvited(t, g.invitedTLS(t, "east"), "secret")
+		dials, ended := make(chan string, 1), make(chan error, 1)
+		go func() {
+			a.echo(dials)
+			ended <- a.end()
+		}()
+		invited := within(t, seen, "the enroller")
+		if invited.Name != "east" || invited.Token != "secret" || len(invited.Chain) != 1 || invited.Certificate.Subject.CommonName != "east" ||
+			invited.Chain[0].Subject.CommonName != "any" {
+			t.Errorf("the enroller was given %q, a token of %d bytes and %d further certificates", invited.Name, len(invited.Token), len(invited.Chain))
+		}
+		if err := within(t, echoed, "the enroller's connection"); err != nil {
+			t.Error(err)
+		}
+		if address := within(t, dials, "the dial"); address != EnrolmentEndpoint {
+			t.Errorf("the agent was told to dial %s", address)
+		}
+		err := within(t, ended, "the end of the stream")
+		if outcome == nil && !errors.Is(err, io.EOF) {
+			t.Errorf("the stream ended with %v", err)
+		}
+		if outcome != nil && (status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), outcome.Error())) {
+			t.Errorf("the stream ended with %v; want %v", err, outcome)
+		}
+		eventually(t, "the end of the enrolment", func() bool {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			return len(g.enrolling) == 0
+		})
+		g.stop()
+	}
+}
+
+// TestInvitedIsNoAgent shows that nobody's request goes over the stream of an invited cluster, whatever it sends.
+func TestInvitedIsNoAgent(t *testing.T) {
+	entered, release := make(chan struct{}, 1), make(chan struct{})
+	g := startGateway(t, func(c *Config) {
+		c.Enroller = enrollerFunc(func(ctx context.Context, invited Invited) error {
+			if _, err := invited.Dial(ctx); err == nil {
+				t.Error("the agent did not answer, and yet there is a connection")
+			}
+			entered <- struct{}{}
+			select {
+			case <-release:
+			case <-ctx.Done():
+			}
+			return nil
+		})
+	})
+	a := g.connectInvited(t, g.invitedTLS(t, "east"), "x")
+	// It behaves as an agent would that wants to be used: data for connections that there are not, and a refusal of the one there is.
+	a.send(data(1, []byte("GET / HTTP/1.1")), data(2, nil), closeResponse(3, "x"), dialResponse(4, 5, ""), &client.Packet{Type: client.PacketType_DRAIN})
+	for {
+		p, err := a.stream.Recv()
+		if err != nil {
+			t.Fatalf("the stream ended: %v", err)
+		}
+		if p.GetType() == client.PacketType_DIAL_REQ {
+			a.send(dialResponse(p.GetDialRequest().GetRandom(), 0, "no"))
+			break
+		}
+	}
+	within(t, entered, "the enroller")
+	if n, _ := g.Agents("east"); n != 0 {
+		t.Errorf("%d agents", n)
+	}
+	var none *dialer.NoAgentError
+	if _, err := g.dialer(t, "east", LaneRequests).DialContext(t.Context(), "tcp", apiServer); !errors.As(err, &none) {
+		t.Errorf("a request's dial: %v; want that there is no agent", err)
+	}
+	// Of two streams with one invitation, the second waits for another time.
+	if err := g.connectInvited(t, g.invitedTLS(t, "east"), "x").end(); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a second stream: %v", err)
+	}
+	close(release)
+	if err := a.end(); !errors.Is(err, io.EOF) {
+		t.Errorf("the stream ended with %v", err)
+	}
+}
+
+// TestInvitedIsBounded shows that nothing keeps an enrolment for longer than it may take: not an agent that does not answer, nor one that is
+// not taken further, and that a shutdown ends it.
+func TestInvitedIsBounded(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		enroll enrollerFunc
+	}{
+		{"silent agent", func(ctx context.Context, invited Invited) error { _, err := invited.Dial(ctx); return err }},
+		{"enroller that waits", func(ctx context.Context, _ Invited) error { <-ctx.Done(); return context.Cause(ctx) }},
+		{"connection that nothing comes from", func(ctx context.Context, invited Invited) error {
+			conn, err := invited.Dial(ctx)
+			if err != nil {
+				return err
+			}
+			_, err = conn.Read(make([]byte, 1))
+			return err
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := startGateway(t, func(cfg *Config) { cfg.Enroller, cfg.enrolmentTimeout = c.enroll, 100*time.Millisecond })
+			a := g.connectInvited(t, g.invitedTLS(t, "east"), "x")
+			ended := make(chan error, 1)
+			go func() {
+				p, err := a.stream.Recv()
+				if err == nil && strings.HasPrefix(c.name, "connection") {
+					err = a.stream.Send(dialResponse(p.GetDialRequest().GetRandom(), 1, ""))
+				}
+				if err == nil {
+					err = a.end()
+				}
+				ended <- err
+			}()
+			if err := within(t, ended, "the enrolment"); status.Code(err) != codes.PermissionDenied {
+				t.Errorf("the stream ended with %v", err)
+			}
+		})
+	}
+	t.Run("shutdown", func(t *testing.T) {
+		entered := make(chan struct{})
+		g := startGateway(t, func(cfg *Config) {
+			cfg.Enroller = enrollerFunc(func(ctx context.Context, _ Invited) error { close(entered); <-ctx.Done(); return ctx.Err() })
+		})
+		a := g.connectInvited(t, g.invitedTLS(t, "east"), "x")
+		within(t, entered, "the enroller")
+		g.stop()
+		if err := a.end(); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("the stream ended with %v", err)
+		}
+	})
+}
+
+// TestInvitedRefused shows whom the enroller never sees.
+func TestInvitedRefused(t *testing.T) {
+	g := startGateway(t, func(c *Config) {
+		c.Enroller = enrollerFunc(func(context.Context, Invited) error { t.Error("the enroller was called"); return nil })
+	})
+	for _, c := range []struct {
+		name string
+		pair tls.Certificate
+	}{
+		{"no label", g.ca.Client(t, "east.example.org", InvitationOrganization)},
+		{"path", g.ca.Client(t, "../east", InvitationOrganization)},
+		{"more than an invitation", g.ca.Client(t, "east", InvitationOrganization, "system:masters")},
+	} {
+		if err := g.connectInvited(t, g.ca.ClientTLS(c.pair), "x").end(); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	none := startGateway(t, nil)
+	if err := none.connectInvited(t, none.invitedTLS(t, "east"), "x").end(); status.Code(err) != codes.Unimplemented {
+		t.Errorf("a gateway without an enroller: %v", err)
+	}
+}
