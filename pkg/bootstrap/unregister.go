@@ -152,6 +152,11 @@ func (u *unregistration) deleteNamespace(ctx context.Context, target *side, wait
 	namespace, err := namespaces.Get(ctx, objects.AgentNamespace, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
+		if wait {
+			if err := u.deleteUnowned(ctx, target); err != nil {
+				return err
+			}
+		}
 		return u.step(ctx, "cluster", "has no namespace %s", objects.AgentNamespace)
 	case apierrors.IsForbidden(err):
 		return u.forbidden(err)
@@ -188,6 +193,9 @@ func (u *unregistration) forbidden(err error) error {
 
 // waitGone waits for the namespace, and for the cluster-scoped objects that it owned.
 func (u *unregistration) waitGone(ctx context.Context, target *side, namespace *corev1.Namespace) error {
+	if err := u.deleteUnowned(ctx, target); err != nil {
+		return err
+	}
 	patience, cancel := context.WithTimeout(ctx, u.o.wait)
 	defer cancel()
 	object, err := objects.ToUnstructured(namespace)
@@ -207,6 +215,46 @@ func (u *unregistration) waitGone(ctx context.Context, target *side, namespace *
 		return u.step(ctx, "gone", "not yet, after %s (%v); the cluster goes on with it by itself", u.o.wait, err)
 	}
 	return err
+}
+
+// deleteUnowned removes the cluster-scoped objects of an invitation that did not lead to a registration: nobody has made them the namespace's.
+func (u *unregistration) deleteUnowned(ctx context.Context, target *side) error {
+	rbac, classes := target.kube.RbacV1(), target.kube.SchedulingV1().PriorityClasses()
+	selector, options := metav1.ListOptions{LabelSelector: objects.LabelManagedBy + "=" + objects.FieldManager}, metav1.DeleteOptions{}
+	if u.o.dryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	var errs []error
+	remove := func(o metav1.Object, remove func(context.Context, string, metav1.DeleteOptions) error) {
+		if len(o.GetOwnerReferences()) > 0 || !strings.HasPrefix(o.GetName(), objects.AccessPrefix) && o.GetName() != objects.AgentNamespace {
+			return
+		}
+		if err := remove(ctx, o.GetName(), options); err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, target.explain(err))
+		}
+	}
+	bindings, err := rbac.ClusterRoleBindings().List(ctx, selector)
+	if err != nil {
+		return target.explain(err)
+	}
+	for i := range bindings.Items {
+		remove(&bindings.Items[i], rbac.ClusterRoleBindings().Delete)
+	}
+	roles, err := rbac.ClusterRoles().List(ctx, selector)
+	if err != nil {
+		return target.explain(err)
+	}
+	for i := range roles.Items {
+		remove(&roles.Items[i], rbac.ClusterRoles().Delete)
+	}
+	list, err := classes.List(ctx, selector)
+	if err != nil {
+		return target.explain(err)
+	}
+	for i := range list.Items {
+		remove(&list.Items[i], classes.Delete)
+	}
+	return errors.Join(errs...)
 }
 
 // ownedBy are the cluster-scoped objects of a registration.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
@@ -40,13 +41,14 @@ func invite(ctx context.Context, t *testing.T, args ...string) (file, job string
 	return file, regexp.MustCompile(`konnectivity-agent-enrol-[0-9a-f]{8}`).FindString(out)
 }
 
-// apply applies an invitation as whoever has the cluster's kubeconfig would, and removes it with the test.
-func apply(ctx context.Context, t *testing.T, c *lab.Cluster, file string) {
+// apply applies an invitation as whoever has the cluster's kubeconfig would.
+func apply(ctx context.Context, t *testing.T, c *lab.Cluster, file string) (said string) {
 	t.Helper()
 	out, err := c.Kubectl(ctx, "apply", "--validate=strict", "-f", file).CombinedOutput()
-	if err != nil || strings.Contains(string(out), "Warning") {
+	if err != nil {
 		t.Fatalf("kubectl apply: %v\n%s", err, out)
 	}
+	return string(out)
 }
 
 // enrol applies an invitation and runs its Job until the test ends.
@@ -163,4 +165,143 @@ func isReady(text string) error {
 		return fmt.Errorf("Ready is %+v", condition)
 	}
 	return nil
+}
+
+// TestInviteOfRegistered applies an invitation to a cluster that is registered already, under another name and by an agent: it is refused, which the
+// agent, the hub's Events and the invitation say, and the cluster goes on being reached as before.
+func TestInviteOfRegistered(t *testing.T) {
+	ctx := begin(t)
+	kubelet(ctx, t)
+	must(ctx, t, edgeArgs("--wait", "1m")...)
+	deployment, err := shared.edge.Client().AppsV1().Deployments(agentNamespace).Get(ctx, "konnectivity-agent", noOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, job := invite(ctx, t, "second")
+	t.Cleanup(func() { must(context.WithoutCancel(ctx), t, "invite", "second", "--revoke") })
+	agent := enrol(ctx, t, shared.edge, file, job)
+	const refusal = `this cluster is registered as "edge-1"`
+	within(t, time.Minute, "the refusal in the agent's log", func() error {
+		log, err := os.ReadFile(agent.LogFile())
+		if err == nil && !strings.Contains(string(log), strings.ReplaceAll(refusal, `"`, `\"`)) && !strings.Contains(string(log), refusal) {
+			err = fmt.Errorf("it says\n%s", log)
+		}
+		return err
+	})
+	within(t, time.Minute, "the refusal on the hub", func() error {
+		events, err := shared.hub.Client().CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=second,reason=EnrolmentRefused"})
+		if err != nil {
+			return err
+		}
+		out, said, err := invoke(ctx, bootstrap.Config{}, "status", "second")
+		if err != nil || len(events.Items) == 0 || !strings.Contains(events.Items[0].Message, refusal) || !strings.Contains(out, refusal) {
+			return fmt.Errorf("%w: %d Events, and status says\n%s%s", err, len(events.Items), out, said)
+		}
+		return nil
+	})
+	unregistered(ctx, t, "second")
+	must(ctx, t, "doctor", "edge-1")
+	after, err := shared.edge.Client().AppsV1().Deployments(agentNamespace).Get(ctx, "konnectivity-agent", noOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Generation != deployment.Generation {
+		t.Error("the agent that serves the cluster was changed")
+	}
+	if err := ready(ctx, "edge-1"); err != nil {
+		t.Error(err)
+	}
+	// It comes again and again; that is told once.
+	log, err := os.ReadFile(agent.LogFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := shared.hub.Client().CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=second,reason=EnrolmentRefused"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d refusals in the agent's log, %d Events", strings.Count(string(log), "registered as"), len(events.Items))
+	if len(events.Items) != 1 {
+		t.Errorf("%d Events", len(events.Items))
+	}
+}
+
+// TestInviteGatewayKilled kills the gateway while a cluster enrols; the cluster enrols with the next one.
+func TestInviteGatewayKilled(t *testing.T) {
+	ctx := begin(t)
+	file, job := invite(ctx, t, "edge-1")
+	kubelet(ctx, t)
+	watch, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=invitation.edge-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Stop()
+	enrol(ctx, t, shared.edge, file, job)
+	for record(ctx, t, "edge-1").State == objects.InvitationOpen {
+		select {
+		case <-watch.ResultChan():
+		case <-ctx.Done():
+			t.Fatal("the cluster does not come")
+		}
+	}
+	if err := shared.gateway.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("killed; the invitation is %s", record(ctx, t, "edge-1").State)
+	if err := shared.gateway.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	within(t, 2*time.Minute, "Ready", func() error { return ready(ctx, "edge-1") })
+	if r := record(ctx, t, "edge-1"); r.State != objects.InvitationDone {
+		t.Errorf("the invitation is %s", r.State)
+	}
+}
+
+// TestInviteInput shows what the command refuses, before it changes anything.
+func TestInviteInput(t *testing.T) {
+	ctx := begin(t)
+	must(ctx, t, nearbyArgs()...)
+	nowhere := kubeconfig(t, "https://127.0.0.1:1", nil, nil)
+	hub := dump(ctx, t, shared.hub)
+	for _, c := range []struct {
+		name string
+		args []string
+		now  func() time.Time
+		want string
+	}{
+		{"no label", []string{"Edge_1"}, nil, `"Edge_1" cannot be the name of a cluster`},
+		{"dot", []string{"a.b"}, nil, "cannot be the name"},
+		{"registered", []string{"near-1"}, nil, `the name "near-1" is taken`},
+		{"the gateway's own Secret", []string{"cluster-gateway-tunnel-ca"}, nil, "is taken"},
+		{"short ttl", []string{"edge-1", "--ttl", "59s"}, nil, "--ttl must be between"},
+		{"long ttl", []string{"edge-1", "--ttl", "721h"}, nil, "--ttl must be between"},
+		{"negative ttl", []string{"edge-1", "--ttl=-1h"}, nil, "--ttl must be between"},
+		{"hub unreachable", []string{"edge-1", "--kubeconfig", nowhere}, nil, "nothing answers"},
+		{"clock", []string{"edge-1"}, func() time.Time { return time.Now().Add(10 * time.Minute) }, "clock"},
+		{"address", []string{"edge-1", "--tunnel-address", "nonsense"}, nil, "--tunnel-address must be host:port"},
+		{"token's life", []string{"edge-1", "--token-lifetime", "1m"}, nil, "--token-lifetime must be at least 10m"},
+		{"output", []string{"edge-1", "-o", "xml"}, nil, "yaml or json"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, _, err := invoke(ctx, bootstrap.Config{Now: c.now}, append([]string{"invite"}, c.args...)...)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v; want that it says %q", err, c.want)
+			}
+			if out != "" {
+				t.Errorf("it writes\n%s", out)
+			}
+			same(t, "the hub", hub, dump(ctx, t, shared.hub))
+		})
+	}
+	out, _ := must(ctx, t, "invite", "edge-1", "--dry-run")
+	if strings.Contains(out, "tls.key: LS0") || !strings.Contains(out, "<not shown>") {
+		t.Error("a dry run writes a key")
+	}
+	same(t, "the hub, after a dry run", hub, dump(ctx, t, shared.hub))
+	must(ctx, t, "invite", "edge-1", "-o", "json")
+	_, said := must(ctx, t, "unregister", "edge-1")
+	if !strings.Contains(said, "invitation") {
+		t.Errorf("unregister says\n%s", said)
+	}
+	sameNames(t, "the hub, after unregistering what was invited only", hub, dump(ctx, t, shared.hub))
 }
