@@ -168,9 +168,10 @@ type exchange struct {
 	target  target
 	kind    kind
 	lease   *lease
-	// sending is the context that the request is sent with; end ends it.
+	// sending is the context that the request is sent with.
 	sending context.Context
-	end     context.CancelCauseFunc
+	// end ends a watch.
+	end context.CancelCauseFunc
 	// code is the HTTP status of the answer, for metrics.
 	code int
 	// upgraded is the connection to the cluster once it has left HTTP.
@@ -257,8 +258,10 @@ func (h *Handler) forward(w http.ResponseWriter, req *http.Request, x *exchange)
 	}
 	ctx, release := h.bound(req.Context(), x.kind)
 	defer release()
-	ctx, x.end = context.WithCancelCause(ctx)
-	defer x.end(nil)
+	if x.kind.verb == "watch" {
+		ctx, x.end = context.WithCancelCause(ctx)
+		defer x.end(nil)
+	}
 	ctx = context.WithValue(ctx, exchangeKey{}, x)
 	x.sending = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn:      func(httptrace.GotConnInfo) { x.hasConn.Store(true) },

@@ -26,6 +26,9 @@ It serves the hub's aggregation layer (an APIService for v1alpha1.cluster.core.o
 who may do what is decided by the hub in both cases.`
 
 const example = `  # Outside a Pod, with the embedded tunnel server:
+  gateway --kubeconfig hub.kubeconfig --tunnel-advertise-address=tunnel.example.com:8132
+
+  # With certificates of your own:
   gateway --kubeconfig hub.kubeconfig \
     --tls-cert-file serving.crt --tls-private-key-file serving.key \
     --tunnel-cert-file tunnel.crt --tunnel-private-key-file tunnel.key --tunnel-client-ca-file agents-ca.crt

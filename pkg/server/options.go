@@ -83,7 +83,6 @@ func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	o.Tunnel.AddFlags(groups.FlagSet("tunnel"))
 	o.Proxy.AddFlags(groups.FlagSet("proxy"))
 	o.Health.AddFlags(groups.FlagSet("health"))
-	o.Rotation.AddFlags(groups.FlagSet("rotation"))
 	o.OwnServing.AddFlags(groups.FlagSet("serving"))
 	o.Serving.AddFlags(groups.FlagSet("serving"))
 	o.Authentication.AddFlags(groups.FlagSet("authentication"))
@@ -91,6 +90,7 @@ func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	o.Audit.AddFlags(groups.FlagSet("audit"))
 	o.addFeatureFlags(groups.FlagSet("features"))
 	o.Tracing.AddFlags(groups.FlagSet("features"))
+	o.Rotation.AddFlags(groups.FlagSet("features"))
 	logsapi.AddFlags(o.Logs, groups.FlagSet("logs"))
 	return groups
 }

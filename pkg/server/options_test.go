@@ -81,6 +81,9 @@ func TestValidate(t *testing.T) {
 			`--tunnel-advertise-address "tunnel": must be host:port`, `--tunnel-advertise-address "a b"`, `--tunnel-advertise-address "t:0"`,
 			"--tunnel-ca-lifetime must be 0 or at least 10s, and is 1s", "--tunnel-cert-lifetime must be 0 or at least 10s, and is -1s",
 		}},
+		"odd names and lives of the serving pair": {args: []string{"--serving-host=gateway.example.com", "--serving-host=192.0.2.7", "--serving-host=a b", "--serving-ca-lifetime=-1s", "--serving-cert-lifetime=9s"}, want: []string{
+			`--serving-host "a b" is no name and no IP address`, "--serving-ca-lifetime must be 0 or at least 10s, and is -1s", "--serving-cert-lifetime must be 0 or at least 10s, and is 9s",
+		}},
 		"embedded, missing files": {args: []string{"--tunnel-cert-file=" + missing, "--tunnel-private-key-file=" + missing, "--tunnel-client-ca-file=" + missing}, want: []string{
 			"--tunnel-cert-file: stat " + missing + ": no such file or directory", "--tunnel-private-key-file: stat " + missing + ": no such file or directory",
 			"--tunnel-client-ca-file: stat " + missing + ": no such file or directory",

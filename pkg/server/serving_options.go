@@ -48,10 +48,7 @@ func (o *ServingOptions) Validate() []error {
 			errs = append(errs, fmt.Errorf("--serving-host %q is no name and no IP address", host))
 		}
 	}
-	if o.CALifetime < 0 || o.Lifetime < 0 {
-		errs = append(errs, fmt.Errorf("--serving-ca-lifetime and --serving-cert-lifetime must not be negative"))
-	}
-	return errs
+	return append(errs, validateLifetimes(lifetimeFlag{"--serving-ca-lifetime", o.CALifetime}, lifetimeFlag{"--serving-cert-lifetime", o.Lifetime})...)
 }
 
 // serviceName is the Service of manifests/gateway, by which the hub's aggregation layer verifies the gateway.

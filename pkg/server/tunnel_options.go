@@ -136,14 +136,8 @@ func (o *TunnelOptions) validateEmbedded() []error {
 			errs = append(errs, fmt.Errorf("--tunnel-advertise-address %q: must be host:port; only further ones can be a host alone", address))
 		}
 	}
-	for _, d := range []struct {
-		flag  string
-		value time.Duration
-	}{{"--tunnel-ca-lifetime", o.CALifetime}, {"--tunnel-cert-lifetime", o.ServingLifetime}} {
-		if d.value < 0 || d.value > 0 && d.value < 10*time.Second {
-			errs = append(errs, fmt.Errorf("%s must be 0 or at least 10s, and is %s", d.flag, d.value))
-		}
-	}
+	errs = append(errs, validateLifetimes(lifetimeFlag{"--tunnel-ca-lifetime", o.CALifetime}, lifetimeFlag{"--tunnel-cert-lifetime", o.ServingLifetime},
+		lifetimeFlag{"--tunnel-agent-cert-lifetime", o.AgentLifetime})...)
 	if len(o.KonnectivityServers) > 0 {
 		errs = append(errs, errors.New("--konnectivity-server is given, and --tunnel-mode is embedded: it is used with --tunnel-mode=external only"))
 	}
@@ -153,6 +147,22 @@ func (o *TunnelOptions) validateEmbedded() []error {
 // selfMade is whether the gateway makes the certificates of the embedded server.
 func (o *TunnelOptions) selfMade() bool {
 	return o.CertFile == "" && o.PrivateKeyFile == "" && o.ClientCAFile == ""
+}
+
+// lifetimeFlag is a flag that says how long a certificate lives.
+type lifetimeFlag struct {
+	flag  string
+	value time.Duration
+}
+
+func validateLifetimes(flags ...lifetimeFlag) []error {
+	var errs []error
+	for _, f := range flags {
+		if f.value < 0 || f.value > 0 && f.value < 10*time.Second {
+			errs = append(errs, fmt.Errorf("%s must be 0 or at least 10s, and is %s", f.flag, f.value))
+		}
+	}
+	return errs
 }
 
 // splitAddress takes host:port and host alone, also an IPv6 address. The host is empty when it is neither.

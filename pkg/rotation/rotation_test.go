@@ -1,0 +1,75 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package rotation
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+)
+
+// That renewals work is shown against real clusters, in test/e2e/rotation.
+
+func jwt(begin, end time.Time) string {
+	enc := base64.RawURLEncoding.EncodeToString
+	return enc([]byte(`{"alg":"none"}`)) + "." + enc(fmt.Appendf(nil, `{"iat":%d,"exp":%d}`, begin.Unix(), end.Unix())) + ".c2ln"
+}
+
+func TestTokenDue(t *testing.T) {
+	begin := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	end := begin.Add(100 * time.Hour)
+	for _, test := range []struct {
+		name, managedBy, token string
+		age                    time.Duration
+		want                   bool
+	}{
+		{"young", registrar, jwt(begin, end), 74 * time.Hour, false},
+		{"old", registrar, jwt(begin, end), 81 * time.Hour, true},
+		{"of somebody else", "helm", jwt(begin, end), 81 * time.Hour, false},
+		{"without an end", registrar, "opaque", 81 * time.Hour, false},
+		{"over", registrar, jwt(begin, end), 100 * time.Hour, false},
+	} {
+		tokens := NewTokens(TokensConfig{Now: func() time.Time { return begin.Add(test.age) }})
+		c := cluster.Parse(&corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: "edge", Labels: map[string]string{
+				v1alpha1.LabelCredentialType: "ServiceAccountToken", "app.kubernetes.io/managed-by": test.managedBy,
+			}},
+			Data: map[string][]byte{"endpoint": []byte("https://127.0.0.1:6443"), "token": []byte(test.token)},
+		}, cluster.ParseOptions{})
+		if got := tokens.due(c); got != test.want {
+			t.Errorf("%s: due is %v", test.name, got)
+		}
+	}
+}
+
+func TestAgentPairHash(t *testing.T) {
+	pair := func(certificate, key, ca string) AgentPair {
+		return AgentPair{Certificate: []byte(certificate), Key: []byte(key), CA: []byte(ca)}
+	}
+	one := pair("certificate", "private", "ca")
+	if one.Hash() != pair("certificate", "another", "ca").Hash() {
+		t.Error("the key goes into it")
+	}
+	for _, other := range []AgentPair{pair("certificate2", "private", "ca"), pair("certificate", "private", "2ca"), pair("certificatec", "private", "a")} {
+		if one.Hash() == other.Hash() {
+			t.Errorf("%s has the same hash", other.Certificate)
+		}
+	}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
+		for _, v := range []any{one, &one, []AgentPair{one}, struct{ P AgentPair }{one}} {
+			text := fmt.Sprintf(format, v)
+			if strings.Contains(text, "private") || strings.Contains(text, fmt.Sprintf("%x", "private")) || strings.Contains(text, "112 114 105") {
+				t.Errorf("%s shows the key: %s", format, text)
+			}
+		}
+	}
+}
