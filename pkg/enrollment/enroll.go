@@ -221,8 +221,8 @@ func (a *attempt) connect(ctx context.Context) (err error) {
 		return a.target.explain("find out which cluster it is", err)
 	}
 	if skew := a.target.skew(); skew.Abs() > maxClockSkew {
-		return fmt.Errorf("the cluster's clock and the gateway's are %s apart: certificates and tokens that are made now would not be accepted; set the clock that is wrong",
-			skew.Abs().Round(time.Second))
+		return fmt.Errorf("the cluster's clock and the gateway's are about %s apart: certificates and tokens that are made now would not be accepted; set the clock that is wrong",
+			skew.Abs().Round(time.Minute)) // the same text each time that it is said
 	}
 	if a.record.ClusterUID != "" && a.record.ClusterUID != system.UID {
 		return fmt.Errorf("the invitation of cluster %q has been used, by another cluster (%s) at %s: ask for one of your own",

@@ -58,9 +58,13 @@ func newTarget(invited tunnel.Invited, ca []byte, now func() time.Time) (*target
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return invited.Dial(ctx) },
 		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: host, Time: now},
 		ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
 	}
 	// The token goes into requests alone, which are sent when TLS has been verified.
-	client := &http.Client{Transport: &credentialed{target: t, token: invited.Token}}
+	client := &http.Client{
+		Transport:     &credentialed{target: t, token: invited.Token},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	config := &rest.Config{Host: "https://" + tunnel.EnrolmentEndpoint, QPS: -1, WarningHandler: rest.NoWarnings{}}
 	if t.kube, err = kubernetes.NewForConfigAndClient(config, client); err != nil {
 		return nil, err
@@ -91,8 +95,13 @@ func (c *credentialed) RoundTrip(r *http.Request) (*http.Response, error) {
 		c.target.off = c.target.now().Sub(date)
 		c.target.mu.Unlock()
 	}
+	// What enrols may be anybody.
+	resp.Body = http.MaxBytesReader(nil, resp.Body, maxAnswer)
 	return resp, nil
 }
+
+// maxAnswer is more than any answer has that is asked for.
+const maxAnswer = 4 << 20
 
 // WrappedRoundTripper is what the requests go through.
 func (c *credentialed) WrappedRoundTripper() http.RoundTripper { return c.target.transport }

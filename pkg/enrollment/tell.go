@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -47,7 +49,7 @@ func (e *Enroller) tell(ctx context.Context, a *attempt, outcome error) {
 	}
 	kind, reason, text := corev1.EventTypeNormal, reasonEnrolled, fmt.Sprintf("cluster %q enrolled with an invitation", name)
 	if outcome != nil {
-		kind, reason, text = corev1.EventTypeWarning, reasonRefused, outcome.Error()
+		kind, reason, text = corev1.EventTypeWarning, reasonRefused, printable(outcome.Error())
 	}
 	if !e.isNews(name, text) {
 		return
@@ -68,12 +70,23 @@ func (e *Enroller) tell(ctx context.Context, a *attempt, outcome error) {
 	_, err := e.cfg.Events.Create(ctx, &corev1.Event{
 		ObjectMeta:     metav1.ObjectMeta{Namespace: eventNamespace, Name: fmt.Sprintf("%s.%x", name, now.UnixNano())},
 		InvolvedObject: corev1.ObjectReference{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: v1alpha1.KindName, Name: name},
-		Reason:         reason, Message: fmt.Sprintf("%.1000s", text), Type: kind,
+		Reason:         reason, Message: text, Type: kind,
 		Source: corev1.EventSource{Component: "cluster-gateway"}, FirstTimestamp: at, LastTimestamp: at, Count: 1,
 	}, metav1.CreateOptions{})
 	if err != nil {
 		e.cfg.Logger.Info("An Event could not be recorded", "cluster", name, "reason", reason, "err", err)
 	}
+}
+
+// printable makes a text that has words of the cluster in it fit for people's terminals, and for an Event.
+func printable(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+	return fmt.Sprintf("%.1000s", text)
 }
 
 // isNews is whether a word was not told of a name just now.

@@ -47,6 +47,8 @@ const (
 	EnrolmentEndpoint = "kubernetes.default.svc:443"
 	// EnrolmentTimeout bounds what is done for one stream.
 	EnrolmentTimeout = time.Minute
+	// refusalPause is how long a refusal takes, so that one invitation cannot make the gateway ask the hub more often than that.
+	refusalPause = time.Second
 	// maxEnrolling bounds the streams that enrol at a time.
 	maxEnrolling = 16
 	// maxToken is more than any ServiceAccount's token.
@@ -84,11 +86,24 @@ func (s *Server) enrol(peer *peerIdentity, stream agent.AgentService_ConnectServ
 	err := s.cfg.Enroller.Enroll(ctx, Invited{
 		Name: peer.cluster, Certificate: peer.certificates[0], Chain: peer.certificates[1:], Token: bearerToken(stream.Context()), Dial: e.dialEndpoint,
 	})
+	if err != nil {
+		e.pause(ctx)
+	}
 	s.removeEnrolment(e)
 	if err != nil {
 		return status.Error(codes.PermissionDenied, err.Error())
 	}
 	return nil
+}
+
+// pause keeps a refused cluster from coming again at once: its name stays taken meanwhile, and others of that name cost nothing.
+func (e *enrolment) pause(ctx context.Context) {
+	timer := time.NewTimer(refusalPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 func (s *Server) newEnrolment(peer *peerIdentity, stream agent.AgentService_ConnectServer) *enrolment {

@@ -160,8 +160,8 @@ func TestEnrolmentRefused(t *testing.T) {
 		want   string
 	}{
 		{"expired", func(v *visit) { v.config.Now = clock(25 * time.Hour) }, "expired at"},
-		{"gateway's clock ahead", func(v *visit) { v.config.Now = clock(10 * time.Minute) }, "clock and the gateway's are 10m"},
-		{"gateway's clock behind", func(v *visit) { v.config.Now = clock(-10 * time.Minute) }, "clock and the gateway's are 10m"},
+		{"gateway's clock ahead", func(v *visit) { v.config.Now = clock(10 * time.Minute) }, "clock and the gateway's are about 10m"},
+		{"gateway's clock behind", func(v *visit) { v.config.Now = clock(-10 * time.Minute) }, "clock and the gateway's are about 10m"},
 		{"no token", func(v *visit) { v.invited.Token = "" }, "no token"},
 		{"garbage for a token", func(v *visit) { v.invited.Token = "garbage" }, "does not accept the token"},
 		{"somebody else's token", func(v *visit) { v.invited.Token = powerless }, "the gateway may not"},
