@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -185,16 +186,16 @@ func (i *Invitation) complete(o *unstructured.Unstructured, access []*unstructur
 		o.SetName(i.JobName())
 		return unstructured.SetNestedField(o.Object, int64(max(lifetime, time.Second).Seconds()), "spec", "activeDeadlineSeconds")
 	case "Role":
-		return eachRule(o, func(resource string, names []any) []any {
+		return eachRule(o, func(_, resource string, names []any) []any {
 			if resource == "jobs" {
 				return []any{i.JobName()}
 			}
 			return names
 		})
 	case "ClusterRole":
-		return eachRule(o, func(resource string, names []any) []any {
-			if resource == "clusterroles" {
-				for _, a := range access {
+		return eachRule(o, func(verb, resource string, names []any) []any {
+			for _, a := range access {
+				if verb == "patch" && resource == strings.ToLower(a.GetKind())+"s" {
 					names = append(names, a.GetName())
 				}
 			}
@@ -204,8 +205,8 @@ func (i *Invitation) complete(o *unstructured.Unstructured, access []*unstructur
 	return nil
 }
 
-// eachRule changes the names of the resources in the rules of a role, by the first resource of each.
-func eachRule(o *unstructured.Unstructured, names func(resource string, names []any) []any) error {
+// eachRule changes the names of the resources in the rules of a role, by the first verb and the first resource of each.
+func eachRule(o *unstructured.Unstructured, names func(verb, resource string, names []any) []any) error {
 	rules, _, err := unstructured.NestedSlice(o.Object, "rules")
 	if err != nil {
 		return err
@@ -219,11 +220,15 @@ func eachRule(o *unstructured.Unstructured, names func(resource string, names []
 		if err != nil || len(resources) == 0 {
 			return fmt.Errorf("%s %s has a rule for no resource: %w", o.GetKind(), o.GetName(), err)
 		}
+		verbs, _, err := unstructured.NestedStringSlice(rule, "verbs")
+		if err != nil || len(verbs) == 0 {
+			return fmt.Errorf("%s %s has a rule for no verb: %w", o.GetKind(), o.GetName(), err)
+		}
 		before, _, err := unstructured.NestedSlice(rule, "resourceNames")
 		if err != nil {
 			return err
 		}
-		rule["resourceNames"] = names(resources[0], before)
+		rule["resourceNames"] = names(verbs[0], resources[0], before)
 	}
 	return unstructured.SetNestedSlice(o.Object, rules, "rules")
 }

@@ -5,6 +5,7 @@ package rbac
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -124,13 +125,16 @@ type request struct {
 // annotationDecision is what the API server's authoriser said, "allow" or "forbid".
 const annotationDecision = "authorization.k8s.io/decision"
 
-// parse returns false for a request that was not decided about: the API server had no time for it (429), and it came again.
-func parse(e *auditv1.Event) (request, bool) {
+// parse returns what was decided about: nothing when the API server had no time for a request (429), which then came again.
+func parse(e *auditv1.Event) []request {
 	decision, decided := e.Annotations[annotationDecision]
+	if !decided {
+		return nil
+	}
 	r := request{verb: e.Verb, allowed: decision == "allow"}
 	if e.ObjectRef == nil {
 		r.url, _, _ = strings.Cut(e.RequestURI, "?")
-		return r, decided
+		return []request{r}
 	}
 	r.group, r.resource, r.namespace, r.name = e.ObjectRef.APIGroup, e.ObjectRef.Resource, e.ObjectRef.Namespace, e.ObjectRef.Name
 	switch {
@@ -140,7 +144,20 @@ func parse(e *auditv1.Event) (request, bool) {
 		// The record has it from the body, which is not looked at to decide.
 		r.name = ""
 	}
-	return r, decided
+	code := int32(0) // while it goes on
+	if e.ResponseStatus != nil {
+		code = e.ResponseStatus.Code
+	}
+	switch {
+	case code == http.StatusForbidden:
+		// What came after the first decision: the right to create what is patched and not there, or admission.
+		r.allowed = false
+	case code == http.StatusCreated && r.verb == "patch":
+		created := r
+		created.verb = "create"
+		return []request{r, created}
+	}
+	return []request{r}
 }
 
 func (r request) String() string {
@@ -191,25 +208,17 @@ func Check(units []Unit, events []auditv1.Event) []string {
 	}
 	needed := make([]bool, len(units))
 	for i := range events {
-		r, decided := parse(&events[i])
-		if !decided {
-			continue
-		}
-		if !r.allowed {
-			find("denied: " + r.String())
-			continue
-		}
-		var by []int
-		for i, u := range units {
-			if u.allows(r) {
-				by = append(by, i)
+		for _, r := range parse(&events[i]) {
+			if !r.allowed {
+				find("denied: " + r.String())
+				continue
 			}
-		}
-		switch len(by) {
-		case 0:
-			find("allowed by none of these rules: " + r.String())
-		case 1:
-			needed[by[0]] = true
+			switch by := allowing(units, r); len(by) {
+			case 0:
+				find("allowed by none of these rules: " + r.String())
+			case 1:
+				needed[by[0]] = true
+			}
 		}
 	}
 	for i, u := range units {
@@ -218,4 +227,15 @@ func Check(units []Unit, events []auditv1.Event) []string {
 		}
 	}
 	return findings
+}
+
+// allowing are the units that allow a request, by their index.
+func allowing(units []Unit, r request) []int {
+	var by []int
+	for i, u := range units {
+		if u.allows(r) {
+			by = append(by, i)
+		}
+	}
+	return by
 }

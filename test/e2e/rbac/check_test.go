@@ -13,18 +13,21 @@ import (
 )
 
 // recorded is what a kube-apiserver wrote, shortened: a Secret created and read, health written, two requests for no resource, one that
-// was denied, and one that it had no time for.
+// was denied, and one that it had no time for. The ConfigMap that was applied was not there.
 const recorded = `
 {"verb":"create","requestURI":"/api/v1/namespaces/system/secrets","objectRef":{"resource":"secrets","namespace":"system","name":"ca","apiVersion":"v1"},"annotations":{"authorization.k8s.io/decision":"allow"}}
 {"verb":"get","requestURI":"/api/v1/namespaces/system/secrets/ca","objectRef":{"resource":"secrets","namespace":"system","name":"ca","apiVersion":"v1"},"annotations":{"authorization.k8s.io/decision":"allow"}}
 {"verb":"watch","requestURI":"/api/v1/namespaces/system/secrets?watch=true","objectRef":{"resource":"secrets","namespace":"system","apiVersion":"v1"},"annotations":{"authorization.k8s.io/decision":"allow"}}
 {"verb":"update","requestURI":"/apis/coordination.k8s.io/v1/namespaces/system/leases/gateway","objectRef":{"resource":"leases","namespace":"system","name":"gateway","apiGroup":"coordination.k8s.io","apiVersion":"v1"},"annotations":{"authorization.k8s.io/decision":"allow"}}
 {"verb":"create","requestURI":"/api/v1/namespaces/system/serviceaccounts/gateway/token","objectRef":{"resource":"serviceaccounts","subresource":"token","namespace":"system","name":"gateway","apiVersion":"v1"},"annotations":{"authorization.k8s.io/decision":"allow"}}
+{"verb":"patch","requestURI":"/api/v1/namespaces/system/configmaps/agent?fieldManager=a","objectRef":{"resource":"configmaps","namespace":"system","name":"agent","apiVersion":"v1"},"responseStatus":{"code":201},"annotations":{"authorization.k8s.io/decision":"allow"}}
 {"verb":"get","requestURI":"/readyz?verbose","annotations":{"authorization.k8s.io/decision":"allow"}}
 {"verb":"list","requestURI":"/api/v1/namespaces/system/pods","objectRef":{"resource":"pods","namespace":"system","apiVersion":"v1"},"responseStatus":{"code":429}}
 `
 
 const deniedToo = `{"verb":"patch","requestURI":"/api/v1/namespaces/system/secrets/ca","objectRef":{"resource":"secrets","namespace":"system","name":"ca","apiVersion":"v1"},"annotations":{"authorization.k8s.io/decision":"forbid"}}`
+
+const refusedLater = `{"verb":"patch","requestURI":"/api/v1/namespaces/system/secrets/ca","objectRef":{"resource":"secrets","namespace":"system","name":"ca","apiVersion":"v1"},"responseStatus":{"code":403},"annotations":{"authorization.k8s.io/decision":"allow"}}`
 
 func parseEvents(t *testing.T, text string) []event {
 	t.Helper()
@@ -46,6 +49,7 @@ func fitting() []Grant {
 			{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"create", "get", "watch"}},
 			{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, ResourceNames: []string{"gateway"}, Verbs: []string{"update"}},
 			{APIGroups: []string{""}, Resources: []string{"serviceaccounts/token"}, ResourceNames: []string{"gateway"}, Verbs: []string{"create"}},
+			{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"agent"}, Verbs: []string{"create", "patch"}},
 		}},
 		{Binding: "ClusterRoleBinding everybody", Rules: []rbacv1.PolicyRule{{NonResourceURLs: []string{"/readyz", "/api/*"}, Verbs: []string{"get"}}}},
 	}
@@ -65,7 +69,7 @@ func TestCheck(t *testing.T) {
 	}{
 		{"a request that was denied", recorded + deniedToo, func([]Grant) {}, "denied: patch secrets ca in namespace system"},
 		{"a verb taken out", recorded, func(g []Grant) { g[0].Rules[0].Verbs = []string{"create", "get"} }, "allowed by none of these rules: watch secrets in namespace system"},
-		{"a rule taken out", recorded, func(g []Grant) { g[0].Rules = g[0].Rules[:2] }, "allowed by none of these rules: create serviceaccounts/token gateway in namespace system"},
+		{"a rule taken out", recorded, func(g []Grant) { g[0].Rules = slices.Delete(g[0].Rules, 2, 3) }, "allowed by none of these rules: create serviceaccounts/token gateway in namespace system"},
 		{"a role taken out", recorded, func(g []Grant) { g[1].Rules = nil }, "allowed by none of these rules: get /readyz"},
 		{"another name", recorded, func(g []Grant) { g[0].Rules[1].ResourceNames = []string{"other"} }, "allowed by none of these rules: update leases.coordination.k8s.io gateway in namespace system"},
 		{"a verb too many", recorded, func(g []Grant) { g[0].Rules[1].Verbs = []string{"update", "get"} }, "not needed: RoleBinding system/gateway: get leases.coordination.k8s.io gateway"},
@@ -73,6 +77,8 @@ func TestCheck(t *testing.T) {
 		{"a resource too many", recorded, func(g []Grant) { g[0].Rules[2].Resources = []string{"serviceaccounts/token", "pods"} }, "not needed: RoleBinding system/gateway: create pods gateway"},
 		{"a group too many", recorded, func(g []Grant) { g[0].Rules[1].APIGroups = []string{"coordination.k8s.io", "apps"} }, "not needed: RoleBinding system/gateway: update leases.apps gateway"},
 		{"said twice", recorded, func(g []Grant) { g[1].Rules = append(g[1].Rules, g[0].Rules[1]) }, "not needed: RoleBinding system/gateway: update leases.coordination.k8s.io gateway"},
+		{"what is applied may not be created", recorded, func(g []Grant) { g[0].Rules[3].Verbs = []string{"patch"} }, "allowed by none of these rules: create configmaps agent in namespace system"},
+		{"a patch that was refused later", recorded + refusedLater, func([]Grant) {}, "denied: patch secrets ca in namespace system"},
 		// Creating cannot be limited to names: the name is not known when it is decided.
 		{"a name for what is created", recorded, func(g []Grant) { g[0].Rules[0].ResourceNames = []string{"ca"} }, "allowed by none of these rules: create secrets in namespace system"},
 		{"a role of Kubernetes' that nobody needs", recorded, func(g []Grant) { g[1].Need = NeedEachRule; g[1].Rules[0].NonResourceURLs = []string{"/version"} }, "not needed: ClusterRoleBinding everybody: get /version"},

@@ -6,9 +6,15 @@ package rbac
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +23,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/client-go/rest"
 
@@ -38,6 +46,11 @@ type site struct {
 	hub, edge *lab.Cluster
 	gateway   *lab.Gateway
 	agent     *lab.Agent
+
+	// invited is a cluster that enrols itself. Its invitation is gone when it has: enrolling are the rules that there were.
+	invited    *lab.Cluster
+	invitation record
+	enrolling  []Unit
 }
 
 // exercise has the gateway do everything that it needs a right for, once at least. A rule that is new in the manifests needs a step here,
@@ -60,6 +73,8 @@ func (s *site) exercise(ctx context.Context, t *testing.T) {
 		{"credentials are renewed", s.rotate},
 		// Which looks at the agent's certificate, through the gateway.
 		{"what is wrong is looked for", s.doctor},
+		// In a cluster that enrols itself: what the invitation allows, for as long as it is there.
+		{"a cluster enrols by an invitation", s.enrol},
 		{"the tunnel's CA is replaced", s.replaced},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.do(ctx, t) })
@@ -82,6 +97,7 @@ func newSite(ctx context.Context, t *testing.T) *site {
 		options lab.ClusterOptions
 	}{
 		{&s.hub, lab.ClusterOptions{Name: "hub", NoControllerManager: true, NoKwok: true, AuditUsers: []string{hubAccount}}},
+		{&s.invited, lab.ClusterOptions{Name: "invited", NoKwok: true, Firewalled: true, AuditUsers: []string{clusterAccount, agentAccount}}},
 		{&s.edge, lab.ClusterOptions{Name: "edge", NoKwok: true, Firewalled: true, AuditUsers: []string{clusterAccount, agentAccount}}},
 	} {
 		group.Go(func() (err error) {
@@ -170,15 +186,16 @@ func (s *site) healthy(ctx context.Context, t *testing.T, want string) {
 	})
 }
 
-// bootstrap runs agent-bootstrap as an administrator of the hub.
-func (s *site) bootstrap(ctx context.Context, t *testing.T, args ...string) {
+// bootstrap runs agent-bootstrap as an administrator of the hub, and returns what it was asked for.
+func (s *site) bootstrap(ctx context.Context, t *testing.T, args ...string) string {
 	t.Helper()
-	var said bytes.Buffer
-	cmd := bootstrap.NewCommand(bootstrap.Config{Out: &said, ErrOut: &said})
+	var out, said bytes.Buffer
+	cmd := bootstrap.NewCommand(bootstrap.Config{Out: &out, ErrOut: &said})
 	cmd.SetArgs(append([]string{"--kubeconfig", s.hub.Kubeconfig()}, args...))
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		t.Fatalf("agent-bootstrap %s: %v\n%s", strings.Join(args, " "), err, &said)
 	}
+	return out.String()
 }
 
 const gateways = "/apis/cluster.core.oam.dev/v1alpha1/clustergateways"
@@ -211,6 +228,58 @@ func (s *site) override(ctx context.Context, t *testing.T) {
 // rotate goes through the gateway, with its credential, which may do nothing else there.
 func (s *site) rotate(ctx context.Context, t *testing.T) {
 	s.bootstrap(ctx, t, "rotate", clusterName, "--wait", "1m")
+}
+
+func (s *site) enrol(ctx context.Context, t *testing.T) {
+	if !s.invited.Firewalled() {
+		t.Skip("an agent that knows the API server as kubernetes.default.svc:443 needs a network namespace, and that needs root")
+	}
+	content := s.bootstrap(ctx, t, "invite", "invited-1", "--access", "impersonate", "--tunnel-address",
+		net.JoinHostPort(s.lab.HostAddr(s.invited), strconv.Itoa(s.gateway.TunnelPort())))
+	file := filepath.Join(t.TempDir(), "invite.yaml")
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.invitation = record{cluster: s.invited, account: clusterAccount, objects: documents(t, content), apart: map[string]string{
+		accessBinding: "--access", "RoleBinding cluster-gateway-agent/cluster-gateway": "the base agent's, needed in edge",
+	}, until: func(e event) bool {
+		// With that all of it is gone. The agent of the Job may come once more, until its Pod is gone as well, and is refused.
+		return e.Verb == "delete" && e.ObjectRef.Resource == "clusterrolebindings"
+	}}
+	if out, err := s.invited.Kubectl(ctx, "apply", "--validate=strict", "-f", file).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	s.enrolling = Units(s.invitation.grants(ctx, t))
+	job := regexp.MustCompile(`konnectivity-agent-enrol-[0-9a-f]{8}`).FindString(content)
+	within(t, time.Minute, "the Job", func() error { // the cluster's CA is written by a controller
+		_, err := s.lab.StartAgentJob(ctx, s.invited, agentNamespace, job, "enrol")
+		return err
+	})
+	within(t, 2*time.Minute, "the enrolment to be over", func() error {
+		_, err := s.invited.Client().BatchV1().Jobs(agentNamespace).Get(ctx, job, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("the Job is there: %v", err)
+	})
+}
+
+// documents are the objects of a YAML file.
+func documents(t *testing.T, content string) []*unstructured.Unstructured {
+	t.Helper()
+	var all []*unstructured.Unstructured
+	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(content), len(content))
+	for {
+		o := &unstructured.Unstructured{}
+		switch err := decoder.Decode(&o.Object); {
+		case errors.Is(err, io.EOF):
+			return all
+		case err != nil:
+			t.Fatal(err)
+		case len(o.Object) > 0:
+			all = append(all, o)
+		}
+	}
 }
 
 func (s *site) doctor(ctx context.Context, t *testing.T) { s.bootstrap(ctx, t, "doctor", clusterName) }

@@ -38,11 +38,27 @@ const (
 // record is of what an account does in a cluster, and what the manifests say that it may do.
 type record struct {
 	cluster *lab.Cluster
-	base    string
 	account string
-	// extra are bindings of the account that are not in the base, and why.
-	extra map[string]string
+	// objects are the manifests that were applied.
+	objects []*unstructured.Unstructured
+	// apart are bindings of the account that nothing has to be needed of, and why.
+	apart map[string]string
+	// until, if set, is the last event that counts.
+	until func(event) bool
 }
+
+// base are the objects of a kustomize base.
+func base(t *testing.T, name string) []*unstructured.Unstructured {
+	t.Helper()
+	objects, err := manifests.Objects(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
+}
+
+// accessBinding is what --access=impersonate says. This allows nothing that the rules of the manifests do.
+const accessBinding = "ClusterRoleBinding cluster-gateway-agent:access:cluster-gateway-agent:impersonate"
 
 // TestEveryRuleIsNeeded: the gateway does all that it does, with exactly the accounts and the rules of the manifests. No request of its was
 // denied, and each verb of each rule was needed by one. Then a rule is taken out for real.
@@ -52,13 +68,17 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 	s := newSite(ctx, t)
 	s.exercise(ctx, t)
 
-	onHub := record{cluster: s.hub, base: manifests.Gateway, account: hubAccount}
-	onEdge := record{cluster: s.edge, base: manifests.KonnectivityAgent, account: clusterAccount, extra: map[string]string{
-		"ClusterRoleBinding cluster-gateway-agent:access:cluster-gateway-agent:impersonate": "what --access says; this allows nothing that the Role does",
-	}}
-	for _, r := range []record{onHub, onEdge} {
+	onHub := record{cluster: s.hub, objects: base(t, manifests.Gateway), account: hubAccount}
+	onEdge := record{cluster: s.edge, objects: base(t, manifests.KonnectivityAgent), account: clusterAccount, apart: map[string]string{accessBinding: "--access"}}
+	for _, r := range []record{onHub, onEdge, s.invitation} {
+		if r.cluster == nil {
+			continue // s.enrol has told why
+		}
 		t.Run(r.cluster.Name(), func(t *testing.T) {
-			units := Units(r.grants(ctx, t))
+			units := s.enrolling // those that there were, of the invitation
+			if r.cluster != s.invited {
+				units = Units(r.grants(ctx, t))
+			}
 			// What is due in time may still be under way.
 			within(t, time.Minute, "what "+r.account+" does and what it may do to be the same", func() error {
 				if findings := Check(units, r.events(t)); len(findings) > 0 {
@@ -70,13 +90,15 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 		})
 	}
 	t.Run("the agent asks for nothing", func(t *testing.T) {
-		events, err := s.edge.AuditEvents()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range events {
-			if e.User.Username == agentAccount {
-				t.Errorf("%s %s", e.Verb, e.RequestURI)
+		for _, c := range []*lab.Cluster{s.edge, s.invited} {
+			events, err := c.AuditEvents()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range events {
+				if e.User.Username == agentAccount {
+					t.Errorf("%s: %s %s", c.Name(), e.Verb, e.RequestURI)
+				}
 			}
 		}
 	})
@@ -91,6 +113,11 @@ func (r record) events(t *testing.T) []event {
 		t.Fatal(err)
 	}
 	all = slices.DeleteFunc(all, func(e event) bool { return e.User.Username != r.account })
+	if r.until != nil {
+		if i := slices.IndexFunc(all, r.until); i >= 0 {
+			all = all[:i+1]
+		}
+	}
 	if len(all) == 0 {
 		t.Fatalf("the API server of %s has no record of %s", r.cluster.Name(), r.account)
 	}
@@ -117,11 +144,11 @@ func (r record) withoutEach(t *testing.T, units []Unit) {
 }
 
 // grants are all roles that are bound to the account, read from the cluster. Those that are bound to it by name have to be those of the
-// base, to the letter.
+// manifests, to the letter.
 func (r record) grants(ctx context.Context, t *testing.T) []Grant {
 	t.Helper()
 	client := r.cluster.Client()
-	ofBase := r.ofBase(t)
+	ofManifests := r.ofManifests(t)
 	var grants []Grant
 	for _, b := range bindings(ctx, t, client) {
 		byName, applies := bound(b.subjects, r.account)
@@ -131,10 +158,10 @@ func (r record) grants(ctx context.Context, t *testing.T) []Grant {
 		g := Grant{Binding: b.name, Namespace: b.namespace}
 		builtIn := false
 		g.Rules, builtIn = rules(ctx, t, client, b)
-		_, extra := r.extra[b.name]
+		_, apart := r.apart[b.name]
 		switch {
-		case !byName, extra:
-		case !ofBase[b.name]:
+		case !byName, apart:
+		case !ofManifests[b.name]:
 			t.Errorf("%s is bound to %s, and not by the manifests", b.name, r.account)
 		case builtIn:
 			g.Need = NeedEachRule
@@ -142,25 +169,21 @@ func (r record) grants(ctx context.Context, t *testing.T) []Grant {
 			g.Need = NeedEverything
 		}
 		if byName {
-			delete(ofBase, b.name)
+			delete(ofManifests, b.name)
 		}
 		grants = append(grants, g)
 	}
-	for name := range ofBase {
+	for name := range ofManifests {
 		t.Errorf("%s is in the manifests, and not in the cluster", name)
 	}
 	return grants
 }
 
-// ofBase are the bindings of the base, whose Roles have to be in the cluster as they are in it.
-func (r record) ofBase(t *testing.T) map[string]bool {
+// ofManifests are the bindings that were applied, whose Roles have to be in the cluster as they are there.
+func (r record) ofManifests(t *testing.T) map[string]bool {
 	t.Helper()
-	objects, err := manifests.Objects(r.base)
-	if err != nil {
-		t.Fatal(err)
-	}
 	found := map[string]bool{}
-	for _, o := range objects {
+	for _, o := range r.objects {
 		switch o.GetKind() {
 		case "RoleBinding", "ClusterRoleBinding":
 			found[bindingName(o.GetKind(), o.GetNamespace(), o.GetName())] = true
@@ -169,7 +192,7 @@ func (r record) ofBase(t *testing.T) map[string]bool {
 		}
 	}
 	if len(found) == 0 {
-		t.Fatalf("the base %s binds nothing", r.base)
+		t.Fatal("the manifests bind nothing")
 	}
 	return found
 }
