@@ -51,19 +51,23 @@ type Authority struct {
 
 // NewAuthority makes a CA that nobody has yet. A lifetime of 0 means DefaultCALifetime.
 func NewAuthority(lifetime time.Duration) (*Authority, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template, err := caTemplate(lifetime)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := sign(template, template, key.Public(), key)
+	key, _, cert, err := makeCA(lifetime)
 	if err != nil {
 		return nil, err
 	}
 	return newAuthority(key, []*x509.Certificate{cert}, []*x509.Certificate{cert}), nil
+}
+
+// makeCA returns a new key, the certificate that it signs for itself, and what that was made from.
+func makeCA(lifetime time.Duration) (key *ecdsa.PrivateKey, template, cert *x509.Certificate, err error) {
+	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return nil, nil, nil, err
+	}
+	if template, err = caTemplate(lifetime); err != nil {
+		return nil, nil, nil, err
+	}
+	cert, err = sign(template, template, key.Public(), key)
+	return key, template, cert, err
 }
 
 func newAuthority(key crypto.Signer, chain, bundle []*x509.Certificate) *Authority {
@@ -219,15 +223,7 @@ func (a *Authority) Rotated(lifetime time.Duration) (*Authority, error) {
 	if old.MaxPathLenZero {
 		return nil, fmt.Errorf("the CA %q must not sign another CA (its path length is 0): it cannot be replaced without cutting agents off", old.Subject.CommonName)
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	template, err := caTemplate(lifetime)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := sign(template, template, key.Public(), key)
+	key, template, cert, err := makeCA(lifetime)
 	if err != nil {
 		return nil, err
 	}
