@@ -62,7 +62,7 @@ Inviting again revokes what was made before for this name.`,
 	fs := cmd.Flags()
 	fs.DurationVar(&own.ttl, "ttl", own.ttl, "How long the invitation can be used, from 1m to 720h.")
 	fs.BoolVar(&own.revoke, "revoke", own.revoke, "Revoke the invitation instead. A cluster that it has registered stays registered.")
-	fs.StringVar(&o.access, "access", o.access, "What the gateway may do in the cluster: admin, view, impersonate, or the name of a ClusterRole there.")
+	fs.StringVar(&o.access, "access", o.access, accessHelp)
 	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
 	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Life of the gateway's token; the cluster may shorten it.")
 	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Life of the agent's certificate.")

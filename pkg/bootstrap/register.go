@@ -43,6 +43,10 @@ type registerOptions struct {
 	dryRun, adopt           bool
 }
 
+// accessHelp explains --access.
+const accessHelp = "What the gateway, and so everybody whom the hub lets use it, may do in the cluster: admin, view, the name of a ClusterRole there, or impersonate: " +
+	"to act as other users, which the gateway does not, and nothing else."
+
 func (a *app) registerCommand() *cobra.Command {
 	o := &registerOptions{route: routeTunnel, access: objects.AccessAdmin, wait: 2 * time.Minute, tokenLifetime: 30 * 24 * time.Hour, agentLifetime: pki.DefaultAgentLifetime}
 	cmd := &cobra.Command{
@@ -50,7 +54,10 @@ func (a *app) registerCommand() *cobra.Command {
 		Short: "Register a cluster, and wait until it can be reached",
 		Long: `register makes a cluster reachable through the gateway, under NAME. In the cluster it applies the agent, which dials out to the
 gateway (--route=tunnel), and a ServiceAccount for the gateway with the rights that --access says; on the hub, a Secret. Then it waits
-until the cluster answers. It can be repeated: certificates and tokens that are still good are kept.`,
+until the cluster answers. It can be repeated: certificates and tokens that are still good are kept.
+
+--route=tunnel is for the gateway's own tunnel server. An agent of a stock konnectivity-server (gateway --tunnel-mode=external) is set up by hand:
+see docs/operating.md.`,
 		Example: `  # Behind a firewall. The agent runs in the cluster.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig
 
@@ -71,7 +78,7 @@ until the cluster answers. It can be repeated: certificates and tokens that are 
 	fs := cmd.Flags()
 	o.cluster.addFlags(fs, ". Required")
 	fs.StringVar(&o.route, "route", o.route, "tunnel: an agent in the cluster dials out to the gateway. direct: the gateway dials the cluster.")
-	fs.StringVar(&o.access, "access", o.access, "What the gateway may do in the cluster: admin, view, impersonate, or the name of a ClusterRole there.")
+	fs.StringVar(&o.access, "access", o.access, accessHelp)
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint,
 		"URL of the cluster's API server, as the agent (tunnel) or the gateway (direct) sees it. Default: https://kubernetes.default.svc:443 for an agent in a Pod, else the one in --cluster-kubeconfig.")
 	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
@@ -340,14 +347,17 @@ func (r *registration) checkAccess(ctx context.Context) error {
 	return nil
 }
 
+// externalNote is for what only the embedded tunnel server puts on the hub.
+const externalNote = "If it runs with --tunnel-mode=external, agents connect to konnectivity-servers, and are set up by hand: see docs/operating.md"
+
 func (r *registration) findTunnel(ctx context.Context) (err error) {
 	if r.tunnel, err = r.hub.tunnel(ctx, r.app.hub.namespace, r.o.tunnelAddress); err != nil {
 		return err
 	}
 	r.authority, err = pki.Load(ctx, r.hub.kube.CoreV1().Secrets(r.app.hub.namespace))
 	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("the tunnel's CA is not on the hub: there is no Secret %s/%s. The gateway makes it when it is started without --tunnel-cert-file; a CA of your own goes there as tls.crt, tls.key and ca.crt",
-			r.app.hub.namespace, pki.CASecret)
+		return fmt.Errorf("the tunnel's CA is not on the hub: there is no Secret %s/%s. The gateway makes it when it is started without --tunnel-cert-file; a CA of your own goes there as tls.crt, tls.key and ca.crt. %s",
+			r.app.hub.namespace, pki.CASecret, externalNote)
 	}
 	if err != nil {
 		return r.hub.explain(err)
@@ -375,8 +385,8 @@ func (s *side) tunnel(ctx context.Context, namespace, address string) (tunnelInf
 		address = config.Data[pki.KeyAddress]
 	}
 	if address == "" {
-		return tunnelInfo{}, fmt.Errorf("it is not known where agents dial: the gateway publishes no address (ConfigMap %s/%s on the hub). Start it with --tunnel-advertise-address=HOST:PORT, or give --tunnel-address",
-			namespace, pki.ConfigMap)
+		return tunnelInfo{}, fmt.Errorf("it is not known where agents dial: the gateway publishes no address (ConfigMap %s/%s on the hub). Start it with --tunnel-advertise-address=HOST:PORT, or give --tunnel-address. %s",
+			namespace, pki.ConfigMap, externalNote)
 	}
 	return tunnelInfo{address: address, bundle: []byte(config.Data[pki.KeyBundle])}, nil
 }

@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -194,5 +196,46 @@ func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 	// Files are looked at once a minute at the latest.
 	within(t, caseTimeout, "the agent to be cut off", func() error {
 		return wantCode(ask(ctx, t, config, http.MethodGet, "/version"), http.StatusServiceUnavailable)
+	})
+}
+
+// TestAgentCertificateByHand runs what docs/operating.md says, as it is written there, and starts an agent with what comes of it.
+func TestAgentCertificateByHand(t *testing.T) {
+	if _, err := exec.LookPath("openssl"); err != nil {
+		t.Skip("there is no openssl")
+	}
+	ctx := bounded(t, caseTimeout)
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "operating.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(text), "An agent's certificate by hand")
+	_, rest, opened := strings.Cut(rest, "```sh\n")
+	script, _, closed := strings.Cut(rest, "```")
+	if !found || !opened || !closed || !strings.Contains(script, "openssl") {
+		t.Fatal("docs/operating.md does not say how")
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the agent may run as another user
+		t.Fatal(err)
+	}
+	sh := exec.CommandContext(ctx, "sh", "-euc", script)
+	sh.Dir = dir
+	sh.Env = append(os.Environ(), "KUBECONFIG="+shared.embeddedHub.Kubeconfig(), "PATH="+filepath.Dir(shared.lab.Binaries().Kubectl)+":"+os.Getenv("PATH"))
+	if out, err := sh.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	const name = "edge-1"
+	register(ctx, t, shared.embeddedHub, lab.SecretOptions{Name: name, Tunnel: true, Data: map[string][]byte{
+		"endpoint": []byte(shared.edge.Endpoint()), "ca.crt": shared.edge.CAPEM(), "token": token(t, shared.edge, "cluster-gateway"),
+	}})
+	startAgent(ctx, t, func() (lab.AgentOptions, error) {
+		return lab.AgentOptions{
+			Name: "agent-by-hand", Cluster: shared.edge, ServerPort: shared.embedded.TunnelPort(), CertFile: filepath.Join(dir, "edge-1.crt"),
+			KeyFile: filepath.Join(dir, "edge-1.key"), CAFile: filepath.Join(dir, "tunnel-ca.crt"),
+		}, nil
+	})
+	within(t, noticed, "the cluster", func() error {
+		return wantCode(ask(ctx, t, shared.embedded.ClusterRESTConfig(name, lab.ViaOwnEndpoint), http.MethodGet, "/version"), http.StatusOK)
 	})
 }

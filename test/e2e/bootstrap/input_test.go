@@ -49,6 +49,11 @@ func TestBadInput(t *testing.T) {
 		{"kubeconfig with another CA", []string{"register", "near-1", "--cluster-kubeconfig", wrongCA}, nil, []string{"is not the one that --cluster-kubeconfig expects"}},
 		{"credential that is not accepted", []string{"register", "near-1", "--cluster-kubeconfig", badToken}, nil, []string{"does not accept the credential", "401"}},
 		{"no rights", []string{"register", "near-1", "--cluster-kubeconfig", powerless}, nil, []string{"system:serviceaccount:default:nobody", "create namespaces", "--cluster-kubeconfig"}},
+		// As for a gateway with --tunnel-mode=external, which makes nothing known there.
+		{"no tunnel server", []string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--secret-namespace", "default"}, nil,
+			[]string{"it is not known where agents dial", "--tunnel-mode=external", "set up by hand: see docs/operating.md"}},
+		{"no tunnel server, an address", []string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--secret-namespace", "default", "--tunnel-address", "a:1"}, nil,
+			[]string{"the tunnel's CA is not on the hub", "--tunnel-mode=external"}},
 		{"no such role", nearbyArgs("--access", "no-such-role"), nil, []string{"no ClusterRole of that name", "kubectl get clusterroles"}},
 		{"clock", nearbyArgs(), ahead, []string{"clock", "10m", "apart"}},
 		{"files of an agent that there is none of", nearbyArgs("--out-dir", t.TempDir()), nil, []string{"--out-dir"}},
