@@ -175,6 +175,10 @@ func writeAgentDir(dir, name, address string, pair rotation.AgentPair) (written 
 	if err != nil {
 		return 0, err
 	}
+	return writeAgentFiles(dir, name, args, pair)
+}
+
+func writeAgentFiles(dir, name string, args []string, pair rotation.AgentPair) (written int, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, fmt.Errorf("--out-dir: %w", err)
 	}

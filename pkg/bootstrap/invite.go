@@ -4,9 +4,13 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,11 +46,17 @@ through the gateway's tunnel port; the hub's API need not be reachable from ther
 do it, with the rights that --access says.
 
 The file holds a key: whoever has it can register a cluster as NAME. It works for one cluster, until --ttl has passed or it is revoked.
-Inviting again revokes what was made before for this name.`,
+Inviting again revokes what was made before for this name.
+
+With --out-dir the agent is a process: the gateway cannot give it another certificate, so the invitation goes on being that, for
+--certificate-lifetime, until it is revoked or the cluster is removed. "rotate NAME --out-dir" replaces it by an agent's own.`,
 		Example: `  agent-bootstrap invite edge-1 > invite.yaml
 
   # By whoever has the cluster's kubeconfig:
   kubectl apply -f invite.yaml
+
+  # The agent is to run as a process beside the API server, and not as Pods.
+  agent-bootstrap invite edge-1 --out-dir ./edge-1-agent --endpoint https://10.0.7.2:6443 > invite.yaml
 
   # What became of it?
   agent-bootstrap status edge-1
@@ -64,6 +74,8 @@ Inviting again revokes what was made before for this name.`,
 	fs.BoolVar(&own.revoke, "revoke", own.revoke, "Revoke the invitation instead. A cluster that it has registered stays registered.")
 	fs.StringVar(&o.access, "access", o.access, accessHelp)
 	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
+	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Write the files of an agent that runs as a process to this folder; --endpoint is required then. What is to be applied to the cluster has no agent.")
+	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "With --out-dir: URL of the cluster's API server, as the agent sees it.")
 	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Life of the gateway's token; the cluster may shorten it.")
 	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Life of the agent's certificate.")
 	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and write the file without its secret parts.")
@@ -84,6 +96,12 @@ func (i *invitation) validate() error {
 	errs := []error{o.validate(i.name), i.checkOutput()}
 	if i.own.ttl < minTTL || i.own.ttl > maxTTL {
 		errs = append(errs, fmt.Errorf("--ttl must be between %s and %s, and is %s", minTTL, maxTTL, i.own.ttl))
+	}
+	switch base, err := url.Parse(i.o.endpoint); {
+	case i.o.outDir == "" && i.o.endpoint != "":
+		errs = append(errs, errors.New("--endpoint is for --out-dir: an agent in a Pod knows its API server as "+objects.DefaultTunnelEndpoint))
+	case i.o.outDir != "" && (err != nil || base.Scheme != "https" || base.Hostname() == ""):
+		errs = append(errs, fmt.Errorf("--out-dir needs --endpoint, the https URL of the cluster's API server as the agent sees it, and it is %q", i.o.endpoint))
 	}
 	return errors.Join(errs...)
 }
@@ -116,6 +134,10 @@ func (i *invitation) run(ctx context.Context) error {
 		i.say("\nNothing was changed, and what was written does not work.")
 		return nil
 	}
+	if i.o.outDir != "" {
+		i.sayProcess()
+		return nil
+	}
 	i.say(`
 What was written holds a key: keep it from others. By who has the cluster's kubeconfig, it is to be applied:
   kubectl apply -f invite.yaml
@@ -146,7 +168,11 @@ func (i *invitation) checkFree(ctx context.Context) error {
 
 // invite makes the invitation, and returns what is to be applied to the cluster.
 func (i *invitation) invite(ctx context.Context) ([]*unstructured.Unstructured, error) {
-	cert, key, err := i.authority.IssueInvitation(i.name, i.own.ttl)
+	lifetime, process := i.own.ttl, i.o.outDir != ""
+	if process {
+		lifetime = i.o.agentLifetime // it goes on being the agent's certificate
+	}
+	cert, key, err := i.authority.IssueInvitation(i.name, lifetime)
 	if err != nil {
 		return nil, fmt.Errorf("issuing the invitation's certificate: %w", err)
 	}
@@ -155,10 +181,12 @@ func (i *invitation) invite(ctx context.Context) ([]*unstructured.Unstructured, 
 		return nil, err
 	}
 	record := &objects.Invitation{
-		Name: i.name, Fingerprint: objects.Fingerprint(chain[0].Raw), Chain: len(chain), Expires: chain[0].NotAfter, Address: i.tunnel.address, HubUID: i.hub.uid,
+		Name: i.name, Fingerprint: objects.Fingerprint(chain[0].Raw), Chain: len(chain), Expires: i.Now().Add(i.own.ttl), Address: i.tunnel.address, HubUID: i.hub.uid,
+		Endpoint: cmp.Or(i.o.endpoint, objects.DefaultTunnelEndpoint), Process: process,
 		Access: i.o.access, TokenLifetime: i.o.tokenLifetime, CertificateLifetime: i.o.agentLifetime, State: objects.InvitationOpen,
 	}
-	all, err := record.Objects(rotation.AgentPair{Certificate: cert, Key: key, CA: i.tunnel.bundle}, i.own.ttl)
+	pair := rotation.AgentPair{Certificate: cert, Key: key, CA: i.tunnel.bundle}
+	all, err := record.Objects(pair, i.own.ttl)
 	if err != nil {
 		return nil, err
 	}
@@ -170,8 +198,52 @@ func (i *invitation) invite(ctx context.Context) ([]*unstructured.Unstructured, 
 	if err != nil {
 		return nil, fmt.Errorf("writing the invitation's record: %w", err)
 	}
+	if process && !i.o.dryRun {
+		if err := i.writeFiles(pair); err != nil {
+			return nil, err
+		}
+	}
 	return all, i.step(ctx, "invitation", "Secret %s/%s on the hub: %s; good for one cluster, until %s", o.GetNamespace(), o.GetName(),
 		summary(map[outcome]int{result: 1}, i.o.dryRun), day(record.Expires))
+}
+
+// Further files of an agent that is to enrol its cluster: what makes them is said to who runs invite.
+const (
+	fileToken = "token"
+	fileChain = "chain.crt"
+)
+
+// writeFiles writes the agent's. It shows the cluster's CA along with its certificate, and has a token: both it is given in the cluster.
+func (i *invitation) writeFiles(pair rotation.AgentPair) error {
+	dir, err := filepath.Abs(i.o.outDir)
+	if err != nil {
+		return err
+	}
+	args, err := objects.AgentArgs(i.tunnel.address, dir)
+	if err != nil {
+		return err
+	}
+	for n, arg := range args {
+		if strings.HasPrefix(arg, "--agent-cert=") {
+			args[n] = "--agent-cert=" + filepath.Join(dir, fileChain)
+		}
+	}
+	_, err = writeAgentFiles(dir, i.name, append(args, "--service-account-token-path="+filepath.Join(dir, fileToken)), pair)
+	return err
+}
+
+func (i *invitation) sayProcess() {
+	dir := i.o.outDir
+	i.say(`
+%s holds a key: keep it from others. By who has the cluster's kubeconfig, these are to be run:
+  kubectl apply -f invite.yaml
+  printf %%s "$(kubectl -n %s create token %s --duration 1h)" > %s/%s
+  { cat %s/%s; kubectl -n %s get configmap kube-root-ca.crt -o jsonpath='{.data.ca\.crt}'; } > %s/%s
+Then the agent, where it reaches %s:
+  proxy-agent $(cat %s/%s)
+or %s/%s. The files name this folder: they are to be there, or changed. What became of it:
+  agent-bootstrap status %s`, dir, objects.AgentNamespace, objects.GatewayAccount, dir, fileToken, dir, fileCert, objects.AgentNamespace, dir, fileChain,
+		i.o.endpoint, dir, fileFlags, dir, fileUnit, i.name)
 }
 
 // write writes what is to be applied: documents of YAML, or a list in JSON, which kubectl wants in one piece.

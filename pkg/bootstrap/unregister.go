@@ -226,7 +226,7 @@ func (u *unregistration) deleteUnowned(ctx context.Context, target *side) error 
 	}
 	var errs []error
 	remove := func(o metav1.Object, remove func(context.Context, string, metav1.DeleteOptions) error) {
-		if len(o.GetOwnerReferences()) > 0 || !strings.HasPrefix(o.GetName(), objects.AccessPrefix) && o.GetName() != objects.AgentNamespace {
+		if len(o.GetOwnerReferences()) > 0 || !strings.HasPrefix(o.GetName(), objects.AccessPrefix) && o.GetName() != objects.AgentPriorityClass {
 			return
 		}
 		if err := remove(ctx, o.GetName(), options); err != nil && !apierrors.IsNotFound(err) {

@@ -65,15 +65,31 @@ func New(cfg Config) *Enroller {
 }
 
 // Enroll implements tunnel.Enroller.
-func (e *Enroller) Enroll(ctx context.Context, invited tunnel.Invited) error {
+func (e *Enroller) Enroll(ctx context.Context, invited tunnel.Invited) (serves bool, err error) {
 	a := &attempt{Enroller: e, invited: invited}
-	err := a.run(ctx)
+	err = a.run(ctx)
+	if err == nil && a.serves {
+		return true, nil
+	}
 	// What happened is told even if the cluster has gone meanwhile.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
 	defer cancel()
 	e.tell(ctx, a, err)
+	return false, err
+}
+
+// Serves implements tunnel.Enroller.
+func (e *Enroller) Serves(ctx context.Context, invited tunnel.Invited) error {
+	a := &attempt{Enroller: e, invited: invited}
+	err := a.checkServes(ctx)
+	if errors.Is(err, errHub) || ctx.Err() != nil {
+		return nil
+	}
 	return err
 }
+
+// errHub is that the hub did not answer.
+var errHub = errors.New("the hub says")
 
 // attempt is one stream of a cluster.
 type attempt struct {
@@ -88,12 +104,21 @@ type attempt struct {
 	// namespace is that of the agent in the cluster.
 	namespace *corev1.Namespace
 	token     string
+	// serves is that the invitation is the certificate of a registered cluster's agent.
+	serves bool
 	// again is that the invitation had registered this very cluster before.
 	again bool
 }
 
 func (a *attempt) run(ctx context.Context) error {
-	if err := a.steps(ctx, []step{{"invitation", a.readRecord}, {"name", a.checkName}, {"credentials", a.readCredentials}, {"cluster", a.connect}}); err != nil {
+	if err := a.steps(ctx, []step{{"invitation", a.readRecord}, {"name", a.checkName}}); err != nil {
+		return err
+	}
+	if a.record.Process && a.record.State == objects.InvitationDone {
+		a.serves = true
+		return a.checkServes(ctx)
+	}
+	if err := a.steps(ctx, []step{{"credentials", a.readCredentials}, {"cluster", a.connect}}); err != nil {
 		return err
 	}
 	defer a.target.close()
@@ -109,6 +134,21 @@ func (a *attempt) run(ctx context.Context) error {
 		{"registrations", a.checkRegistrations}, {"claim", a.claim}, {"namespace", a.claimNamespace}, {"owners", a.own}, {"token", a.requestToken},
 		{"agent", a.applyAgent}, {"secret", a.writeSecret}, {"done", a.markDone}, {"leave", a.leave},
 	})
+}
+
+// checkServes finds out whether the invitation is the certificate of a registered cluster's agent.
+func (a *attempt) checkServes(ctx context.Context) error {
+	if err := a.readRecord(ctx); err != nil {
+		return err
+	}
+	secret, err := a.registered(ctx)
+	switch {
+	case err != nil:
+		return err
+	case secret == nil || !a.record.Process || a.record.State != objects.InvitationDone:
+		return fmt.Errorf("the invitation was that of cluster %q, which is not registered any more", a.invited.Name)
+	}
+	return nil
 }
 
 // errDone is that there is nothing left to do.
@@ -155,7 +195,9 @@ func (a *attempt) readRecord(ctx context.Context) error {
 		return fmt.Errorf("this invitation of cluster %q has been revoked, and there is a later one: apply that", name)
 	}
 	a.record, a.read = record, secret
-	if now := a.cfg.Now(); !now.Before(record.Expires) || now.After(a.invited.Certificate.NotAfter) {
+	// What serves as an agent's certificate goes on to.
+	serves := record.Process && record.State == objects.InvitationDone
+	if now := a.cfg.Now(); !serves && !now.Before(record.Expires) || now.After(a.invited.Certificate.NotAfter) {
 		return fmt.Errorf("the invitation of cluster %q expired at %s: ask for a new one (agent-bootstrap invite %s)", name, record.Expires.UTC().Format(time.RFC3339), name)
 	}
 	return nil
@@ -205,7 +247,7 @@ func (a *attempt) readCredentials(context.Context) error {
 
 // connect finds out which cluster it is.
 func (a *attempt) connect(ctx context.Context) (err error) {
-	if a.target, err = newTarget(a.invited, a.ca, a.cfg.Now); err != nil {
+	if a.target, err = newTarget(a.invited, a.record.Endpoint, a.ca, a.cfg.Now); err != nil {
 		return err
 	}
 	defer func() {
@@ -319,6 +361,9 @@ func (a *attempt) requestToken(ctx context.Context) (err error) {
 
 // applyAgent gives the cluster its agent.
 func (a *attempt) applyAgent(ctx context.Context) error {
+	if a.record.Process {
+		return nil
+	}
 	authority, err := pki.Load(ctx, a.cfg.Secrets)
 	if err != nil {
 		return a.hubFault("read the CA of the tunnel", err)
@@ -346,7 +391,7 @@ func (a *attempt) applyAgent(ctx context.Context) error {
 func (a *attempt) writeSecret(ctx context.Context) error {
 	o, err := objects.ClusterSecret{
 		Name: a.invited.Name, Namespace: a.cfg.Namespace, Tunnel: true, UID: a.target.uid, Access: a.record.Access,
-		Endpoint: objects.DefaultTunnelEndpoint, CA: a.ca, Token: a.token,
+		Endpoint: a.record.Endpoint, CA: a.ca, Token: a.token,
 	}.Object()
 	if err != nil {
 		return err
@@ -402,7 +447,7 @@ func (a *attempt) hubFault(what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("the gateway cannot %s: the hub says: %w", what, err)
+	return fmt.Errorf("the gateway cannot %s: %w: %w", what, errHub, err)
 }
 
 func typedSecret(o *unstructured.Unstructured) (*corev1.Secret, error) {

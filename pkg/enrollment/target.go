@@ -4,6 +4,7 @@
 package enrollment
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +35,7 @@ import (
 
 // target is the cluster that enrols, over its stream, by its token.
 type target struct {
+	endpoint  string
 	transport *http.Transport
 	kube      kubernetes.Interface
 	dyn       dynamic.Interface
@@ -43,20 +46,21 @@ type target struct {
 	off time.Duration
 }
 
-func newTarget(invited tunnel.Invited, ca []byte, now func() time.Time) (*target, error) {
+func newTarget(invited tunnel.Invited, endpoint string, ca []byte, now func() time.Time) (*target, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
 		return nil, errors.New("the CA that the cluster handed over holds no certificate")
 	}
-	host, _, err := net.SplitHostPort(tunnel.EnrolmentEndpoint)
-	if err != nil {
-		return nil, err
+	base, err := url.Parse(endpoint)
+	if err != nil || base.Scheme != "https" || base.Hostname() == "" {
+		return nil, fmt.Errorf("the endpoint of the invitation, %q, is no https URL: invite again", endpoint)
 	}
-	t := &target{now: now}
+	address := net.JoinHostPort(base.Hostname(), cmp.Or(base.Port(), "443"))
+	t := &target{endpoint: endpoint, now: now}
 	// One that lives as long as the stream. (client-go would keep it for good.)
 	t.transport = &http.Transport{
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return invited.Dial(ctx) },
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: host, Time: now},
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return invited.Dial(ctx, address) },
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: base.Hostname(), Time: now},
 		ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
 	}
@@ -65,7 +69,7 @@ func newTarget(invited tunnel.Invited, ca []byte, now func() time.Time) (*target
 		Transport:     &credentialed{target: t, token: invited.Token},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	config := &rest.Config{Host: "https://" + tunnel.EnrolmentEndpoint, QPS: -1, WarningHandler: rest.NoWarnings{}}
+	config := &rest.Config{Host: endpoint, QPS: -1, WarningHandler: rest.NoWarnings{}}
 	if t.kube, err = kubernetes.NewForConfigAndClient(config, client); err != nil {
 		return nil, err
 	}
@@ -122,7 +126,7 @@ func (t *target) explain(what string, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &unknown), errors.As(err, &invalid), errors.As(err, &wrongName):
-		return fmt.Errorf("the API server at %s is not one that the cluster's CA (ConfigMap kube-root-ca.crt) vouches for: %w", tunnel.EnrolmentEndpoint, err)
+		return fmt.Errorf("the API server at %s is not one that the cluster's CA (ConfigMap kube-root-ca.crt) vouches for: %w", t.endpoint, err)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("the cluster does not accept the token that it handed over (401): it must be one of ServiceAccount %s/%s that has not ended",
 			objects.AgentNamespace, objects.GatewayAccount)
@@ -182,13 +186,14 @@ func (t *target) own(ctx context.Context, record *objects.Invitation, namespace 
 		namespace, name string
 		owner           metav1.OwnerReference
 	}
-	dependents := []dependent{
-		{priorityClasses, "", objects.AgentNamespace, agent},
-		{clusterRoles, "", objects.EnrolBinding, enrolment},
-		{roles, objects.AgentNamespace, objects.EnrolName, enrolment},
-		{roleBindings, objects.AgentNamespace, objects.EnrolName, enrolment},
-		{secrets, objects.AgentNamespace, objects.EnrolName, enrolment},
-		{jobs, objects.AgentNamespace, record.JobName(), enrolment},
+	dependents := []dependent{{clusterRoles, "", objects.EnrolBinding, enrolment}}
+	if !record.Process {
+		dependents = append(dependents,
+			dependent{priorityClasses, "", objects.AgentPriorityClass, agent},
+			dependent{roles, objects.AgentNamespace, objects.EnrolName, enrolment},
+			dependent{roleBindings, objects.AgentNamespace, objects.EnrolName, enrolment},
+			dependent{secrets, objects.AgentNamespace, objects.EnrolName, enrolment},
+			dependent{jobs, objects.AgentNamespace, record.JobName(), enrolment})
 	}
 	for _, o := range bound {
 		resource := clusterRoleBindings

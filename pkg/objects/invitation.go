@@ -64,6 +64,10 @@ type Invitation struct {
 	Address string
 	HubUID  types.UID
 	Access  string
+	// Endpoint is the URL of the cluster's API server as the agent sees it. With Process the agent is no Pod: the gateway cannot give it another
+	// certificate, and the invitation's goes on being the agent's once the cluster is registered.
+	Endpoint string
+	Process  bool
 	// TokenLifetime and CertificateLifetime are those of what the cluster is registered with.
 	TokenLifetime, CertificateLifetime time.Duration
 
@@ -94,7 +98,7 @@ func (i *Invitation) Secret(namespace string) *corev1.Secret {
 		Type: corev1.SecretTypeOpaque,
 		Data: map[string][]byte{
 			"fingerprint": []byte(i.Fingerprint), "chain": []byte(strconv.Itoa(i.Chain)), "expires": []byte(i.Expires.UTC().Format(time.RFC3339)),
-			"address": []byte(i.Address), "hub-uid": []byte(i.HubUID), "access": []byte(i.Access),
+			"address": []byte(i.Address), "endpoint": []byte(i.Endpoint), "process": []byte(strconv.FormatBool(i.Process)), "hub-uid": []byte(i.HubUID), "access": []byte(i.Access),
 			"token-lifetime": []byte(i.TokenLifetime.String()), "certificate-lifetime": []byte(i.CertificateLifetime.String()),
 		},
 	}
@@ -114,19 +118,20 @@ func ReadInvitation(secret *corev1.Secret) (*Invitation, error) {
 	text := func(key string) string { return string(secret.Data[key]) }
 	a := secret.Annotations
 	i := &Invitation{
-		Name: secret.Labels[LabelInvitation], Fingerprint: text("fingerprint"), Address: text("address"), HubUID: types.UID(text("hub-uid")), Access: text("access"),
+		Name: secret.Labels[LabelInvitation], Fingerprint: text("fingerprint"), Address: text("address"), Endpoint: text("endpoint"), HubUID: types.UID(text("hub-uid")), Access: text("access"),
 		State: InvitationState(a[annotationState]), ClusterUID: types.UID(a[AnnotationClusterUID]), Message: a[annotationMessage],
 	}
-	var errs [5]error
+	var errs [6]error
 	i.Chain, errs[0] = strconv.Atoi(text("chain"))
 	i.Expires, errs[1] = time.Parse(time.RFC3339, text("expires"))
 	i.TokenLifetime, errs[2] = time.ParseDuration(text("token-lifetime"))
 	i.CertificateLifetime, errs[3] = time.ParseDuration(text("certificate-lifetime"))
+	i.Process, errs[5] = strconv.ParseBool(text("process"))
 	if at := a[annotationUsedAt]; at != "" {
 		i.UsedAt, errs[4] = time.Parse(time.RFC3339, at)
 	}
 	err := errors.Join(errs[:]...)
-	if err == nil && (InvitationSecret(i.Name) != secret.Name || len(i.Fingerprint) != 2*sha256.Size || i.Chain < 1 || i.HubUID == "" || i.Access == "") {
+	if err == nil && (InvitationSecret(i.Name) != secret.Name || len(i.Fingerprint) != 2*sha256.Size || i.Chain < 1 || i.HubUID == "" || i.Access == "" || i.Endpoint == "") {
 		err = errors.New("something is missing")
 	}
 	if err != nil {
@@ -136,9 +141,12 @@ func ReadInvitation(secret *corev1.Secret) (*Invitation, error) {
 }
 
 // Objects are what is applied to the cluster that is invited: what register applies there but for what the agent of a registered cluster depends on,
-// and what enrols the cluster. So nothing breaks a cluster that turns out to be registered already. lifetime is how long the Job tries.
+// and what enrols the cluster. So nothing breaks a cluster that turns out to be registered already. lifetime is how long the Job tries. An
+// agent that is a process has its files elsewhere.
 func (i *Invitation) Objects(pair rotation.AgentPair, lifetime time.Duration) ([]*unstructured.Unstructured, error) {
-	all, err := AgentBase(func(o *unstructured.Unstructured) bool { return o.GetKind() != "Deployment" })
+	all, err := AgentBase(func(o *unstructured.Unstructured) bool {
+		return IsNamespace(o) || IsGatewayAccount(o) || !i.Process && o.GetKind() != "Deployment"
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -146,20 +154,28 @@ func (i *Invitation) Objects(pair rotation.AgentPair, lifetime time.Duration) ([
 	if err != nil {
 		return nil, err
 	}
-	secret, err := i.enrolSecret(pair)
-	if err != nil {
-		return nil, err
+	all = append(all, access...)
+	if !i.Process {
+		secret, err := i.enrolSecret(pair)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, secret)
 	}
 	enrol, err := manifests.Objects(manifests.KonnectivityInvitation)
 	if err != nil {
 		return nil, err
 	}
 	for _, o := range enrol {
+		if i.Process && o.GetNamespace() != "" { // there is no agent to be applied, and no Job
+			continue
+		}
 		if err := i.complete(mark(o), access, lifetime); err != nil {
 			return nil, err
 		}
+		all = append(all, o)
 	}
-	return append(append(append(all, access...), secret), enrol...), nil
+	return all, nil
 }
 
 // JobName is what the Job is called: a Job cannot be changed, so that each invitation has one of its own.

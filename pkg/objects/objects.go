@@ -36,6 +36,8 @@ const (
 	AgentName      = rotation.AgentName // Deployment, ConfigMap, Secret
 	GatewayAccount = "cluster-gateway"  // the gateway's ServiceAccount
 	AccessPrefix   = "cluster-gateway-agent:"
+	// AgentPriorityClass is the agent's PriorityClass.
+	AgentPriorityClass = "cluster-gateway-agent"
 	// agentDir is where the agent's Pods have their certificate.
 	agentDir = "/var/run/konnectivity-agent"
 )

@@ -24,8 +24,11 @@ import (
 // Enroller takes in clusters that come with an invitation.
 type Enroller interface {
 	// Enroll either makes the invited cluster a registered one or says why not, in words for whoever runs it. ctx ends with the
-	// cluster's stream, and after [EnrolmentTimeout]. It is called for one stream of a name at a time.
-	Enroll(ctx context.Context, invited Invited) error
+	// cluster's stream, and after [EnrolmentTimeout]. It is called for one stream of a name at a time. When serves is true, the cluster is
+	// registered already, and its invitation is the certificate of its agent from now on: nothing may have been dialled then.
+	Enroll(ctx context.Context, invited Invited) (serves bool, err error)
+	// Serves is whether that is still so: the error is why not. What cannot be found out is none. Of invited, Dial is nil.
+	Serves(ctx context.Context, invited Invited) error
 }
 
 // Invited is a cluster that wants to be enrolled. All of it but the certificate is what the peer says.
@@ -37,16 +40,16 @@ type Invited struct {
 	Chain       []*x509.Certificate
 	// Token is the bearer token that came with the stream, or "".
 	Token string
-	// Dial connects to [EnrolmentEndpoint] as the peer's cluster resolves it, over the peer's own stream. What answers is not
-	// verified here. Its connections end with ctx of Enroll at the latest.
-	Dial func(ctx context.Context) (net.Conn, error)
+	// Dial connects to an address, host:port, as the peer resolves it, over the peer's own stream. What answers is not verified
+	// here. Its connections end with ctx of Enroll at the latest.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 const (
-	// EnrolmentEndpoint is the only address that is dialled over the stream of an invited cluster: its API server, as Pods know it.
-	EnrolmentEndpoint = "kubernetes.default.svc:443"
 	// EnrolmentTimeout bounds what is done for one stream.
 	EnrolmentTimeout = time.Minute
+	// servesInterval is how often the enroller is asked whether an agent's invitation may still serve.
+	servesInterval = 10 * time.Second
 	// refusalPause is how long a refusal takes, so that one invitation cannot make the gateway ask the hub more often than that.
 	refusalPause = time.Second
 	// maxEnrolling bounds the streams that enrol at a time.
@@ -65,14 +68,14 @@ type enrolment struct {
 	start func() error
 }
 
-// enrol hands a peer with an invitation to the enroller. The stream ends with it, whatever came of it.
-func (s *Server) enrol(peer *peerIdentity, stream agent.AgentService_ConnectServer) error {
+// enrol hands a peer with an invitation to the enroller. The stream ends with it, whatever came of it, but if it serves: then it has not begun.
+func (s *Server) enrol(peer *peerIdentity, stream agent.AgentService_ConnectServer) (serves bool, err error) {
 	if s.cfg.Enroller == nil {
-		return status.Error(codes.Unimplemented, "this gateway takes no invitations")
+		return false, status.Error(codes.Unimplemented, "this gateway takes no invitations")
 	}
 	e := s.newEnrolment(peer, stream)
 	if err := s.admitEnrolment(e); err != nil {
-		return status.Error(codes.ResourceExhausted, err.Error())
+		return false, status.Error(codes.ResourceExhausted, err.Error())
 	}
 	ctx, cancel := context.WithTimeoutCause(stream.Context(), s.cfg.enrolmentTimeout, errors.New("the enrolment took too long"))
 	defer cancel()
@@ -83,17 +86,40 @@ func (s *Server) enrol(peer *peerIdentity, stream agent.AgentService_ConnectServ
 		<-e.done
 		cancel()
 	}()
-	err := s.cfg.Enroller.Enroll(ctx, Invited{
-		Name: peer.cluster, Certificate: peer.certificates[0], Chain: peer.certificates[1:], Token: bearerToken(stream.Context()), Dial: e.dialEndpoint,
-	})
+	invited := peer.asInvited()
+	invited.Token, invited.Dial = bearerToken(stream.Context()), e.dialAddress
+	serves, err = s.cfg.Enroller.Enroll(ctx, invited)
 	if err != nil {
 		e.pause(ctx)
 	}
 	s.removeEnrolment(e)
 	if err != nil {
-		return status.Error(codes.PermissionDenied, err.Error())
+		return false, status.Error(codes.PermissionDenied, err.Error())
 	}
-	return nil
+	return serves, nil
+}
+
+func (p *peerIdentity) asInvited() Invited {
+	return Invited{Name: p.cluster, Certificate: p.certificates[0], Chain: p.certificates[1:]}
+}
+
+// keepAsking ends the session of an agent whose invitation may not serve any more.
+func (s *Server) keepAsking(ctx context.Context, se *session) {
+	ticker := time.NewTicker(s.cfg.servesInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-se.done:
+			return
+		case <-ticker.C:
+		}
+		asking, cancel := context.WithTimeout(ctx, s.cfg.servesInterval)
+		err := s.cfg.Enroller.Serves(asking, se.peer.asInvited())
+		cancel()
+		if err != nil {
+			se.end(err)
+		}
+	}
 }
 
 // pause keeps a refused cluster from coming again at once: its name stays taken meanwhile, and others of that name cost nothing.
@@ -158,11 +184,11 @@ func (e *enrolment) hasEnded() bool {
 	}
 }
 
-func (e *enrolment) dialEndpoint(ctx context.Context) (net.Conn, error) {
+func (e *enrolment) dialAddress(ctx context.Context, address string) (net.Conn, error) {
 	if err := e.start(); err != nil {
-		return nil, e.agentError(EnrolmentEndpoint, err)
+		return nil, e.agentError(address, err)
 	}
-	return e.dial(ctx, EnrolmentEndpoint, dialer.NewBudget(e.server.cfg.ReceiveBuffer))
+	return e.dial(ctx, address, dialer.NewBudget(e.server.cfg.ReceiveBuffer))
 }
 
 // bearerToken is what the agent's --service-account-token-path held.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,11 @@ import (
 // enrollerFunc is an Enroller.
 type enrollerFunc func(ctx context.Context, invited Invited) error
 
-func (f enrollerFunc) Enroll(ctx context.Context, invited Invited) error { return f(ctx, invited) }
+func (f enrollerFunc) Enroll(ctx context.Context, invited Invited) (bool, error) {
+	return false, f(ctx, invited)
+}
+
+func (enrollerFunc) Serves(context.Context, Invited) error { return errors.New("it does not") }
 
 // invitedTLS is what the agent of an invited cluster presents: the invitation, and another certificate along with it.
 func (g *gateway) invitedTLS(t *testing.T, name string) *tls.Config {
@@ -64,7 +69,7 @@ func TestInvited(t *testing.T) {
 		g := startGateway(t, func(c *Config) {
 			c.Enroller = enrollerFunc(func(ctx context.Context, invited Invited) error {
 				seen <- invited
-				conn, err := invited.Dial(ctx)
+				conn, err := invited.Dial(ctx, apiServer)
 				if err == nil {
 					_, err = io.WriteString(conn, "hello")
 					if err == nil {
@@ -89,7 +94,7 @@ func TestInvited(t *testing.T) {
 		if err := within(t, echoed, "the enroller's connection"); err != nil {
 			t.Error(err)
 		}
-		if address := within(t, dials, "the dial"); address != EnrolmentEndpoint {
+		if address := within(t, dials, "the dial"); address != apiServer {
 			t.Errorf("the agent was told to dial %s", address)
 		}
 		err := within(t, ended, "the end of the stream")
@@ -113,7 +118,7 @@ func TestInvitedIsNoAgent(t *testing.T) {
 	entered, release := make(chan struct{}, 1), make(chan struct{})
 	g := startGateway(t, func(c *Config) {
 		c.Enroller = enrollerFunc(func(ctx context.Context, invited Invited) error {
-			if _, err := invited.Dial(ctx); err == nil {
+			if _, err := invited.Dial(ctx, apiServer); err == nil {
 				t.Error("the agent did not answer, and yet there is a connection")
 			}
 			entered <- struct{}{}
@@ -162,10 +167,10 @@ func TestInvitedIsBounded(t *testing.T) {
 		name   string
 		enroll enrollerFunc
 	}{
-		{"silent agent", func(ctx context.Context, invited Invited) error { _, err := invited.Dial(ctx); return err }},
+		{"silent agent", func(ctx context.Context, invited Invited) error { _, err := invited.Dial(ctx, apiServer); return err }},
 		{"enroller that waits", func(ctx context.Context, _ Invited) error { <-ctx.Done(); return context.Cause(ctx) }},
 		{"connection that nothing comes from", func(ctx context.Context, invited Invited) error {
-			conn, err := invited.Dial(ctx)
+			conn, err := invited.Dial(ctx, apiServer)
 			if err != nil {
 				return err
 			}
@@ -226,5 +231,47 @@ func TestInvitedRefused(t *testing.T) {
 	none := startGateway(t, nil)
 	if err := none.connectInvited(t, none.invitedTLS(t, "east"), "x").end(); status.Code(err) != codes.Unimplemented {
 		t.Errorf("a gateway without an enroller: %v", err)
+	}
+}
+
+// servingEnroller lets invitations serve until it is told otherwise.
+type servingEnroller struct{ revoked atomic.Bool }
+
+func (e *servingEnroller) Enroll(ctx context.Context, invited Invited) (bool, error) {
+	return true, e.Serves(ctx, invited)
+}
+
+func (e *servingEnroller) Serves(context.Context, Invited) error {
+	if e.revoked.Load() {
+		return errors.New("it has been revoked")
+	}
+	return nil
+}
+
+// TestInvitedServes shows that an invitation can be an agent's certificate when the enroller says so, and not for longer.
+func TestInvitedServes(t *testing.T) {
+	e := &servingEnroller{}
+	g := startGateway(t, func(c *Config) { c.Enroller, c.servesInterval = e, 10*time.Millisecond })
+	a, err := g.tryConnect(t, g.invitedTLS(t, "east"), "process")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		a.echo(nil)
+		ended <- a.end()
+	}()
+	c := mustDial(t, g.dialer(t, "east", LaneRequests))
+	mustEcho(t, c, "as any agent")
+	var none *dialer.NoAgentError
+	if _, err := g.dialer(t, "west", LaneRequests).DialContext(t.Context(), "tcp", apiServer); !errors.As(err, &none) {
+		t.Errorf("a dial for another cluster: %v", err)
+	}
+	e.revoked.Store(true)
+	if err := within(t, ended, "the end of the stream"); err == nil || !strings.Contains(err.Error(), "revoked") {
+		t.Errorf("the stream ended with %v", err)
+	}
+	if err := g.connectInvited(t, g.invitedTLS(t, "east"), "x").end(); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("another stream: %v", err)
 	}
 }

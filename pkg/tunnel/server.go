@@ -90,9 +90,9 @@ type Config struct {
 	// Logger is where connections of agents are reported. Its zero value logs nothing.
 	Logger klog.Logger
 
-	// attemptTimeout, stallTimeout, watchInterval, maxIdle and enrolmentTimeout are the constants of these names, unless a test in this
-	// package says otherwise.
-	attemptTimeout, stallTimeout, watchInterval, maxIdle, enrolmentTimeout time.Duration
+	// attemptTimeout, stallTimeout, watchInterval, maxIdle, enrolmentTimeout and servesInterval are the constants of these names, unless a test in
+	// this package says otherwise.
+	attemptTimeout, stallTimeout, watchInterval, maxIdle, enrolmentTimeout, servesInterval time.Duration
 }
 
 // Server is the embedded Konnectivity server. It is safe for concurrent use.
@@ -131,6 +131,7 @@ func New(cfg Config) *Server {
 	cfg.stallTimeout = cmp.Or(cfg.stallTimeout, stallTimeout)
 	cfg.watchInterval = cmp.Or(cfg.watchInterval, watchInterval)
 	cfg.maxIdle = cmp.Or(cfg.maxIdle, maxIdle)
+	cfg.servesInterval = cmp.Or(cfg.servesInterval, servesInterval)
 	cfg.enrolmentTimeout = cmp.Or(cfg.enrolmentTimeout, EnrolmentTimeout)
 	return &Server{cfg: cfg, began: time.Now(), clusters: map[string]*clusterSessions{}, enrolling: map[string]*enrolment{}, reported: map[string]int{}}
 }
@@ -308,7 +309,9 @@ func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 		return status.Error(codes.PermissionDenied, err.Error())
 	}
 	if peer.invited {
-		return s.enrol(peer, stream)
+		if serves, err := s.enrol(peer, stream); err != nil || !serves {
+			return err
+		}
 	}
 	se, err := s.admit(peer, claimedID(stream.Context()), packets{stream})
 	if err != nil {
@@ -324,6 +327,9 @@ func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 	}
 	go func() { defer s.loops.Done(); se.sendLoop() }()
 	go func() { defer s.loops.Done(); se.receiveLoop() }()
+	if peer.invited {
+		s.loops.Go(func() { s.keepAsking(stream.Context(), se) })
+	}
 	se.logger.Info("An agent connected", "address", peer.address)
 
 	// Returning ends the stream, and with it whatever Send or Recv is still blocked in the two loops.

@@ -61,7 +61,7 @@ func newVisit(ctx context.Context, t *testing.T, c *lab.Cluster, file string) *v
 		config: enrollment.Config{Secrets: hub.Secrets(hubNamespace), Namespace: hubNamespace, Events: hub.Events("default")},
 		invited: tunnel.Invited{
 			Name: cert[0].Subject.CommonName, Certificate: cert[0], Chain: append(cert[1:], ca...), Token: token.Status.Token,
-			Dial: func(ctx context.Context) (net.Conn, error) { return c.DialContext(ctx, "tcp", address) },
+			Dial: func(ctx context.Context, _ string) (net.Conn, error) { return c.DialContext(ctx, "tcp", address) },
 		},
 	}
 }
@@ -69,7 +69,8 @@ func newVisit(ctx context.Context, t *testing.T, c *lab.Cluster, file string) *v
 func (v *visit) enrol(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, tunnel.EnrolmentTimeout)
 	defer cancel()
-	return enrollment.New(v.config).Enroll(ctx, v.invited)
+	_, err := enrollment.New(v.config).Enroll(ctx, v.invited)
+	return err
 }
 
 // invitationCertificate is what an invitation has in its Secret.
@@ -169,7 +170,7 @@ func TestEnrolmentRefused(t *testing.T) {
 		{"another CA", func(v *visit) { v.invited.Chain = foreign }, "vouches for"},
 		{"a certificate that is no CA", func(v *visit) { v.invited.Chain = []*x509.Certificate{v.invited.Certificate} }, "vouches for"},
 		{"API server that cannot be dialled", func(v *visit) {
-			v.invited.Dial = func(context.Context) (net.Conn, error) { return nil, errors.New("the agent says no") }
+			v.invited.Dial = func(context.Context, string) (net.Conn, error) { return nil, errors.New("the agent says no") }
 		}, "the agent says no"},
 		{"hub that does not answer", func(v *visit) { v.config.Secrets = unreachable.CoreV1().Secrets(hubNamespace) }, "the hub says"},
 		{"another certificate of that name", func(v *visit) { v.invited.Certificate = foreign[0] }, "revoked, and there is a later one"},

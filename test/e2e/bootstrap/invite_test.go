@@ -4,11 +4,13 @@
 package bootstrap
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -280,6 +282,9 @@ func TestInviteInput(t *testing.T) {
 		{"clock", []string{"edge-1"}, func() time.Time { return time.Now().Add(10 * time.Minute) }, "clock"},
 		{"address", []string{"edge-1", "--tunnel-address", "nonsense"}, nil, "--tunnel-address must be host:port"},
 		{"token's life", []string{"edge-1", "--token-lifetime", "1m"}, nil, "--token-lifetime must be at least 10m"},
+		{"process without an endpoint", []string{"edge-1", "--out-dir", "/nowhere"}, nil, "--out-dir needs --endpoint"},
+		{"endpoint without TLS", []string{"edge-1", "--out-dir", "/nowhere", "--endpoint", "http://a"}, nil, "--out-dir needs --endpoint"},
+		{"endpoint of a Pod", []string{"edge-1", "--endpoint", "https://a"}, nil, "--endpoint is for --out-dir"},
 		{"output", []string{"edge-1", "-o", "xml"}, nil, "yaml or json"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -304,4 +309,79 @@ func TestInviteInput(t *testing.T) {
 		t.Errorf("unregister says\n%s", said)
 	}
 	sameNames(t, "the hub, after unregistering what was invited only", hub, dump(ctx, t, shared.hub))
+}
+
+// TestInviteProcess enrols a cluster by an agent that runs as a process, with what the command writes and says; its certificate serves on, until the
+// invitation is revoked.
+func TestInviteProcess(t *testing.T) {
+	ctx := begin(t)
+	hubBefore, edgeBefore := dump(ctx, t, shared.hub), dump(ctx, t, shared.edge)
+	dir := filepath.Join(t.TempDir(), "agent")
+	out, said := must(ctx, t, "invite", "edge-1", "--access", "view", "--out-dir", dir, "--endpoint", shared.edge.Endpoint())
+	file := filepath.Join(t.TempDir(), "invite.yaml")
+	if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// The commands that it says, with the cluster's kubeconfig.
+	for line := range strings.Lines(said) {
+		line = strings.TrimSpace(line)
+		if !strings.HasPrefix(line, "kubectl apply") && !strings.HasPrefix(line, "printf") && !strings.HasPrefix(line, "{ cat") {
+			continue
+		}
+		script := strings.NewReplacer("invite.yaml", file, "kubectl", shared.lab.Binaries().Kubectl).Replace(line)
+		within(t, time.Minute, line, func() error { // the cluster's CA is written by a controller
+			cmd := exec.CommandContext(ctx, "sh", "-c", script)
+			cmd.Env = append(os.Environ(), "KUBECONFIG="+shared.edgeFile)
+			text, err := cmd.CombinedOutput()
+			if err == nil && strings.Contains(line, "chain.crt") {
+				var chain []byte
+				if chain, err = os.ReadFile(filepath.Join(dir, "chain.crt")); bytes.Count(chain, []byte("BEGIN")) < 2 {
+					err = errors.New("the CA is not there yet")
+				}
+			}
+			if err != nil {
+				return fmt.Errorf("%w: %s", err, text)
+			}
+			return nil
+		})
+	}
+	agent := startProcess(ctx, t, dir, "invited")
+	within(t, time.Minute, "Ready", func() error { return ready(ctx, "edge-1") })
+	path := filepath.Join(t.TempDir(), "edge-1.kubeconfig")
+	must(ctx, t, "kubeconfig", "edge-1", "-o", path)
+	kubectl(ctx, t, path, "get", "namespaces")
+	within(t, time.Minute, "the enrolment is gone", func() error {
+		for name := range dump(ctx, t, shared.edge) {
+			if strings.Contains(name, "enrol") {
+				return errors.New(name)
+			}
+		}
+		return nil
+	})
+
+	// Once more, with the same certificate; it does not enrol anything again.
+	if err := agent.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	startProcess(ctx, t, dir, "invited-again")
+	within(t, time.Minute, "Ready", func() error { _, err := kubectlErr(ctx, path, "get", "namespaces"); return err })
+
+	must(ctx, t, "invite", "edge-1", "--revoke")
+	within(t, time.Minute, "the agent is let go", func() error {
+		if _, err := kubectlErr(ctx, path, "get", "namespaces"); err == nil {
+			return errors.New("the cluster is still reached")
+		}
+		return nil
+	})
+	// It is still registered, and an agent's own certificate makes it reachable again.
+	must(ctx, t, "rotate", "edge-1", "--cluster-kubeconfig", shared.edgeFile, "--out-dir", dir, "--wait", "0")
+	startProcess(ctx, t, dir, "rotated")
+	within(t, time.Minute, "Ready", func() error { _, err := kubectlErr(ctx, path, "get", "namespaces"); return err })
+	must(ctx, t, "unregister", "edge-1", "--cluster-kubeconfig", shared.edgeFile)
+	sameNames(t, "the hub, after unregistering", hubBefore, dump(ctx, t, shared.hub))
+	sameNames(t, "the cluster, after unregistering", edgeBefore, dump(ctx, t, shared.edge))
+}
+
+func kubectlErr(ctx context.Context, kubeconfig string, args ...string) ([]byte, error) {
+	return exec.CommandContext(ctx, shared.lab.Binaries().Kubectl, append([]string{"--kubeconfig", kubeconfig, "--request-timeout=5s"}, args...)...).CombinedOutput()
 }
