@@ -339,13 +339,15 @@ func (k *Keeper) renew(ctx context.Context) (next time.Time, err error) {
 			k.setAuthority(a)
 		}
 	}
+	// Who cannot be told of a new CA accepts what it issues by the cross-certificate; that is no reason to let the pair end.
+	var untold error
 	if k.cfg.Publish != nil {
 		if err := k.cfg.Publish(ctx, a.Bundle()); err != nil {
-			return time.Time{}, fmt.Errorf("make the CA known: %w", err)
+			untold = fmt.Errorf("make the CA known: %w", err)
 		}
 	}
 	servingAt, err := k.renewServing(ctx, a)
-	if err != nil {
+	if err = errors.Join(untold, err); err != nil {
 		return time.Time{}, err
 	}
 	if servingAt.Before(caAt) {

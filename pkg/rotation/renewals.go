@@ -39,9 +39,23 @@ type Route func(name string) http.RoundTripper
 // client speaks to a cluster's API server.
 func (r Route) client(name string) (kubernetes.Interface, error) {
 	return kubernetes.NewForConfig(&rest.Config{
-		Host: "https://" + name, Transport: r(name), QPS: -1,
+		Host: "https://" + name, Transport: bounded{r(name)}, QPS: -1,
 		ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON}, // whatever speaks the API speaks this
 	})
+}
+
+// maxAnswer bounds what is read of an answer: the cluster need not be well-meaning.
+const maxAnswer = 2 << 20
+
+// bounded cuts long answers off.
+type bounded struct{ next http.RoundTripper }
+
+func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := b.next.RoundTrip(req)
+	if err == nil {
+		resp.Body = http.MaxBytesReader(nil, resp.Body, maxAnswer)
+	}
+	return resp, err
 }
 
 // kind is something of clusters that is renewed.

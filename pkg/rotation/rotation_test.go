@@ -5,7 +5,10 @@ package rotation
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +51,34 @@ func TestTokenDue(t *testing.T) {
 		if got := tokens.due(c); got != test.want {
 			t.Errorf("%s: due is %v", test.name, got)
 		}
+	}
+}
+
+// endless answers every request, and does not stop.
+type endless struct{}
+
+func (endless) RoundTrip(req *http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(spaces{}), Request: req}, nil
+}
+
+type spaces struct{}
+
+func (spaces) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	return len(p), nil
+}
+
+// TestEndlessAnswer: a cluster that answers without an end takes a bounded part of the gateway's memory.
+func TestEndlessAnswer(t *testing.T) {
+	client, err := Route(func(string) http.RoundTripper { return endless{} }).client("edge")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tooLarge *http.MaxBytesError
+	if err := DeliverAgentCertificate(t.Context(), client, AgentPair{}); !errors.As(err, &tooLarge) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
@@ -252,7 +253,7 @@ func TestAgentProcess(t *testing.T) {
 	ctx := bounded(t)
 	s := begin(ctx, t)
 	dir := t.TempDir()
-	agentBootstrap(ctx, t, registerArgs("--out-dir", dir, "--certificate-lifetime", "1m", "--wait", "0")...)
+	agentBootstrap(ctx, t, registerArgs("--out-dir", dir, "--certificate-lifetime", "30s", "--wait", "0")...)
 	flags, err := os.ReadFile(filepath.Join(dir, "agent.flags"))
 	if err != nil {
 		t.Fatal(err)
@@ -270,5 +271,84 @@ func TestAgentProcess(t *testing.T) {
 	end, err := s.Metric(ctx, "cluster_gateway_certificate_expiration_timestamp_seconds", `certificate="agent"`, `cluster="edge-1"`)
 	if err != nil || end < float64(time.Now().Add(-time.Minute).Unix()) {
 		t.Errorf("the metric of the agent's certificate is %v, %v", end, err)
+	}
+}
+
+// TestOwnCA: a CA of the user's own is never changed; agents hear of what is added to its bundle, and get certificates of it, also from a gateway that
+// has the tunnel's certificates as files.
+func TestOwnCA(t *testing.T) {
+	ctx := bounded(t)
+	s := begin(ctx, t)
+	rolled := agents(t)
+	agentBootstrap(ctx, t, registerArgs("--access", "impersonate", "--certificate-lifetime", "30s")...)
+	next, err := lab.NewCA("next")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := hubSecret(ctx, pki.CASecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle := slices.Concat(own.Data["ca.crt"], next.CertPEM())
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"labels": map[string]any{"app.kubernetes.io/managed-by": nil}}, "data": map[string][]byte{"ca.crt": bundle},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Patch(ctx, pki.CASecret, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	within(t, noticed, "the agent to trust the next CA as well", func() error {
+		secret, err := agentSecret(ctx)
+		if err == nil && !bytes.Equal(secret.Data["ca.crt"], bundle) {
+			err = fmt.Errorf("its bundle is %s", secret.Data["ca.crt"])
+		}
+		return err
+	})
+
+	serving, err := hubSecret(ctx, pki.ServingSecret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, content := range map[string][]byte{"ca.crt": bundle, "tls.crt": serving.Data["tls.crt"], "tls.key": serving.Data["tls.key"]} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
+		Name: "gateway-own-files", Hub: shared.hub, Binary: shared.binary, AgentsOf: shared.edge, ExtraArgs: []string{
+			"--health-probe-interval=1s", fmt.Sprintf("--tunnel-port=%d", s.TunnelPort()), "--tunnel-client-ca-file=" + filepath.Join(dir, "ca.crt"),
+			"--tunnel-cert-file=" + filepath.Join(dir, "tls.crt"), "--tunnel-private-key-file=" + filepath.Join(dir, "tls.key"),
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := g.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	before := rolled.Rolls()
+	changes(t, 2, "the agent's certificate", func() ([]byte, error) {
+		secret, err := agentSecret(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return secret.Data["tls.crt"], nil
+	})
+	within(t, noticed, "the agent to be rolled", func() error {
+		if n := rolled.Rolls() - before; n < 2 {
+			return fmt.Errorf("it was, %d times", n)
+		}
+		return nil
+	})
+	if now, err := hubSecret(ctx, pki.CASecret); err != nil || !bytes.Equal(now.Data["tls.crt"], own.Data["tls.crt"]) || !bytes.Equal(now.Data["ca.crt"], bundle) {
+		t.Errorf("the user's CA was changed (%v)", err)
 	}
 }

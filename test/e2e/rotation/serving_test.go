@@ -90,7 +90,7 @@ func (s *site) throughHub(ctx context.Context) error {
 // a failed request; the hub always verifies the gateway, whoever leads.
 func TestServingCertificate(t *testing.T) {
 	ctx := bounded(t)
-	args := []string{"--serving-ca-lifetime=40s", "--serving-cert-lifetime=10s", tunnelOff}
+	args := []string{"--serving-ca-lifetime=30s", "--serving-cert-lifetime=10s", tunnelOff}
 	s := begin(ctx, t, args...)
 	pairs, authorities := map[string]bool{}, map[string]bool{}
 	requests := 0
@@ -112,7 +112,7 @@ func TestServingCertificate(t *testing.T) {
 			pairs[cert.SerialNumber.String()], authorities[string(cert.RawIssuer)] = true, true
 		}
 	}
-	load(s, 5, 2)
+	load(s, 4, 2)
 	for _, certificate := range []string{"serving", "ca"} {
 		end, err := s.Metric(ctx, "cluster_gateway_serving_certificate_expiration_timestamp_seconds", `certificate="`+certificate+`"`)
 		if err != nil || end < float64(time.Now().Unix()) {
@@ -144,7 +144,7 @@ func TestServingCertificate(t *testing.T) {
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	load(second, 3, 1)
+	load(second, 2, 1)
 	t.Logf("%d requests", requests)
 	if err := second.Stop(); err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ import (
 const soakVariable = "SOAK_DURATION"
 
 // soakShort crosses each kind of rotation more than once.
-const soakShort = 100 * time.Second
+const soakShort = 95 * time.Second
 
 // TestSoak: steady load over the tunnel, with lives of a minute and less, crosses rotations of everything without a failed request.
 func TestSoak(t *testing.T) {
