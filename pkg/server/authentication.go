@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/server/dynamiccertificates"
@@ -21,13 +22,18 @@ const (
 	clientCAKey             = "client-ca-file"
 )
 
+// hubTimeout bounds the first question to the hub: one that does not answer is told of, and not waited for.
+const hubTimeout = 30 * time.Second
+
 // useHubClientCA has client certificates verified by the hub's client CA, unless the options name a CA, and returns the check that
 // it has been read. Left to itself the generic API server reads it some time after it has become ready, and takes whoever presents
 // a certificate before that for anonymous.
 func (o *Options) useHubClientCA(ctx context.Context, hub kubernetes.Interface) (healthz.HealthChecker, error) {
 	loaded := func(*http.Request) error { return nil }
 	if clientCert := &o.Authentication.ClientCert; clientCert.ClientCA == "" && !o.Authentication.SkipInClusterLookup {
-		published, err := hub.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, authenticationConfigMap, metav1.GetOptions{})
+		asking, cancel := context.WithTimeout(ctx, hubTimeout)
+		defer cancel()
+		published, err := hub.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(asking, authenticationConfigMap, metav1.GetOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("reading the hub's client CA: %w", err)
 		}

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/spf13/pflag"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes"
@@ -83,6 +85,24 @@ func (o *HubOptions) apiServices() (apiregistrationclient.APIServiceInterface, e
 		return nil, err
 	}
 	return client.APIServices(), nil
+}
+
+// explain says of an error of the hub's which flag it is about, and what to do.
+func (o *HubOptions) explain(err error) error {
+	from := "--kubeconfig " + o.Kubeconfig
+	if o.Kubeconfig == "" {
+		from = "the ServiceAccount of the Pod (there is no --kubeconfig)"
+	}
+	switch {
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("%s: the hub does not accept the credential: %w", from, err)
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("%s: the hub does not allow what the gateway needs; manifests/gateway/rbac.yaml has it: %w", from, err)
+	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown: // none of the API server's
+		return fmt.Errorf("%s: the hub cannot be reached; check the server's address and CA there, and that the hub runs: %w", from, err)
+	default:
+		return fmt.Errorf("%s: %w", from, err)
+	}
 }
 
 func (o *HubOptions) restConfig() (*rest.Config, error) {

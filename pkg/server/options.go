@@ -54,6 +54,8 @@ const limitStreamsPerConnection = math.MaxInt32 / (256 << 10)
 func NewOptions() *Options {
 	serving := genericoptions.NewSecureServingOptions()
 	serving.BindPort = defaultPort
+	// There is nothing to run without it: so --secure-port=0 is refused, and the help says so.
+	serving.Required = true
 	serving.HTTP2MaxStreamsPerConnection = maxStreamsPerConnection
 	// Without --tls-cert-file the pair is in a Secret, and nothing is written to disk.
 	serving.ServerCert.CertDirectory = ""
@@ -132,6 +134,7 @@ func (o *Options) Validate() error {
 	errs = append(errs, o.Health.Validate()...)
 	errs = append(errs, o.OwnServing.Validate()...)
 	errs = append(errs, o.Serving.Validate()...)
+	errs = append(errs, o.validateFiles()...)
 	if n := o.Serving.HTTP2MaxStreamsPerConnection; n > limitStreamsPerConnection {
 		errs = append(errs, fmt.Errorf("--http2-max-streams-per-connection must be at most %d, and is %d", limitStreamsPerConnection, n))
 	}

@@ -5,6 +5,7 @@ package server
 
 import (
 	"bytes"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"github.com/spf13/pflag"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
 // Not covered here: serving, delegated authentication and authorisation, readiness and shutdown need a hub; test/e2e has them,
@@ -104,6 +107,15 @@ func TestValidate(t *testing.T) {
 			"--konnectivity-server as host:port needs --konnectivity-ca-file", "--konnectivity-server as host:port needs --konnectivity-cert-file",
 			"--konnectivity-server as host:port needs --konnectivity-key-file",
 		}},
+		"serving without a port": {args: []string{"--tunnel-mode=off", "--secure-port=0"}, want: []string{"--secure-port 0 must be between 1 and 65535, inclusive. It cannot be turned off with 0"}},
+		"half a serving pair":    {args: []string{"--tunnel-mode=off", "--tls-cert-file=" + file}, want: []string{"--tls-cert-file and --tls-private-key-file belong together"}},
+		"files that hold nothing": {
+			args: []string{"--tunnel-mode=off", "--tls-cert-file=" + file, "--tls-private-key-file=" + file, "--client-ca-file=" + file, "--requestheader-client-ca-file=" + missing},
+			want: []string{
+				"--tls-cert-file, --tls-private-key-file: tls: failed to find any PEM data", "--client-ca-file " + file + ": there is no CA in it, in PEM",
+				"--requestheader-client-ca-file: open " + missing + ": no such file or directory",
+			},
+		},
 		"all groups at once": {
 			args: []string{"--tunnel-mode=magic", "--secret-namespace=No Such", "--exec-credential-dir=" + file, "--proxy-request-timeout=0s",
 				"--proxy-dial-timeout=-1s", "--proxy-max-requests-inflight=0", "--proxy-max-streams=0", "--proxy-shutdown-grace-period=-1s", "--secure-port=-1"},
@@ -270,6 +282,43 @@ func TestNoHub(t *testing.T) {
 			t.Errorf("%q: %v", args, err)
 		}
 	}
+}
+
+// TestUnreachableHub: it is said where the address is from; and the tunnel's port, which was taken before that, is free again.
+func TestUnreachableHub(t *testing.T) {
+	port := closedPort(t)
+	kubeconfig := filepath.Join(t.TempDir(), "hub.kubeconfig")
+	config := clientcmdapi.NewConfig()
+	config.Clusters["hub"] = &clientcmdapi.Cluster{Server: "https://127.0.0.1:" + closedPort(t)}
+	config.Contexts["hub"] = &clientcmdapi.Context{Cluster: "hub"}
+	config.CurrentContext = "hub"
+	if err := clientcmd.WriteToFile(*config, kubeconfig); err != nil {
+		t.Fatal(err)
+	}
+	_, err := New(t.Context(), parsed(t, "--kubeconfig="+kubeconfig, "--tunnel-port="+port, "--tunnel-bind-address=127.0.0.1"))
+	if err == nil || !strings.HasPrefix(err.Error(), "--kubeconfig "+kubeconfig+": the hub cannot be reached; check ") {
+		t.Errorf("%v", err)
+	}
+	lis, err := net.Listen("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		t.Fatalf("the tunnel's port is still taken: %v", err)
+	}
+	_ = lis.Close()
+}
+
+// closedPort is one that nobody listens on.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	_, port, err := net.SplitHostPort(lis.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
 }
 
 // Only the proxy subresource of ClusterGateways goes past the API machinery.

@@ -54,7 +54,7 @@ type Server struct {
 }
 
 // New makes a server of options. It listens from here on, and serves from Run on. ctx bounds making it.
-func New(ctx context.Context, o *Options) (*Server, error) {
+func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
@@ -66,6 +66,11 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{options: o, client: client}
+	defer func() {
+		if err != nil {
+			s.abandon()
+		}
+	}()
 	proxyMetrics, healthMetrics := proxy.NewMetrics(), health.NewMetrics()
 	parse := cluster.ParseOptions{TunnelMode: cluster.TunnelMode(o.Tunnel.Mode), ExecCredentialDir: o.Hub.ExecCredentialDir}
 	s.store = registry.NewStore(client, o.Hub.SecretNamespace, parse, func(name string, c *cluster.Cluster) {
@@ -113,7 +118,7 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 	config.OpenAPIV3Config.Info.Title = "Cluster Gateway"
 	clientCALoaded, err := o.useHubClientCA(ctx, client)
 	if err != nil {
-		return nil, err
+		return nil, o.Hub.explain(err)
 	}
 	config.AddReadyzChecks(clientCALoaded)
 	if err := s.makeServing(ctx); err != nil {
@@ -135,6 +140,16 @@ func New(ctx context.Context, o *Options) (*Server, error) {
 		return nil, err
 	}
 	return s, s.install(proxyMetrics.All(), healthMetrics.All())
+}
+
+// abandon gives back what a server has taken that will not run.
+func (s *Server) abandon() {
+	if s.tunnels != nil {
+		s.tunnels.abandon()
+	}
+	if lis := s.options.Serving.Listener; lis != nil {
+		_ = lis.Close() // nothing has been accepted
+	}
 }
 
 // applyTo configures the generic API server.
@@ -162,7 +177,7 @@ func (s *Server) applyTo(config *genericapiserver.Config) error {
 		return nil
 	}))
 	err := errors.Join(
-		o.Serving.ApplyToConfig(config),
+		o.applyServing(config),
 		o.Authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig),
 		o.Authorization.ApplyTo(&config.Authorization),
 		o.Audit.ApplyTo(config),

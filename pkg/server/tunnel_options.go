@@ -229,6 +229,8 @@ type tunnels struct {
 	dialer func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error)
 	// run serves until ctx ends.
 	run func(ctx context.Context) error
+	// abandon gives back what has been taken, when run will not be called.
+	abandon func()
 	// address is where agents connect; nil unless the server is embedded.
 	address net.Addr
 	// certificates are those of the embedded server; nil when there is none.
@@ -278,7 +280,8 @@ func (o *TunnelOptions) tunnels(ctx context.Context, h hub, events agentEvents) 
 			dialer: func(c *cluster.Cluster, _ proxy.Use) (dialer.Dialer, error) {
 				return nil, fmt.Errorf("cluster %q wants a tunnel, and the gateway runs with --tunnel-mode=off", c.Name)
 			},
-			run: func(ctx context.Context) error { <-ctx.Done(); return nil },
+			run:     func(ctx context.Context) error { <-ctx.Done(); return nil },
+			abandon: func() {},
 		}, nil
 	}
 }
@@ -298,13 +301,14 @@ func (o *TunnelOptions) embedded(h hub, events agentEvents) (*tunnels, error) {
 
 	lis, err := net.Listen("tcp", net.JoinHostPort(o.BindAddress.String(), strconv.Itoa(o.Port)))
 	if err != nil {
-		return nil, fmt.Errorf("--tunnel-bind-address, --tunnel-port: %w", err)
+		return nil, fmt.Errorf("--tunnel-bind-address %s, --tunnel-port %d: %w", o.BindAddress, o.Port, err)
 	}
 	server = tunnel.New(tunnel.Config{
 		ServerID: uuid.NewString(), ServerCount: o.ServerCount, TLS: certificates.tls, ReceiveBuffer: o.ConnectionBuffer,
 		AgentsChanged: events.changed, AgentLeaving: events.leaving, Enroller: h.enroller(), Logger: klog.Background().WithName("tunnel"),
 	})
 	t.address, t.agents, t.agentCertificate = lis.Addr(), server, server.AgentCertificate
+	t.abandon = func() { _ = lis.Close() } // nothing has been accepted
 	t.dialer = func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {
 		lane := tunnel.LaneRequests
 		if use == proxy.ForUpgrades {
@@ -421,7 +425,8 @@ func (o *TunnelOptions) external(ctx context.Context) (*tunnels, error) {
 		dialer: func(c *cluster.Cluster, _ proxy.Use) (dialer.Dialer, error) {
 			return k.Dialer(c.Name, c.Endpoint.Host), nil
 		},
-		run: func(ctx context.Context) error { <-ctx.Done(); return k.Close() },
+		run:     func(ctx context.Context) error { <-ctx.Done(); return k.Close() },
+		abandon: func() { _ = k.Close() }, // nothing has been dialled
 	}, nil
 }
 

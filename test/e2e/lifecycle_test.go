@@ -9,11 +9,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
@@ -138,5 +144,53 @@ func TestNotReadyWithoutClusters(t *testing.T) {
 	a, err := newRawClient(t, g.RESTConfig(lab.ViaOwnEndpoint)).get(ctx, "/readyz?verbose")
 	if err != nil || a.code != http.StatusInternalServerError || !strings.Contains(a.body, "[-]clusters-synced failed") {
 		t.Errorf("/readyz: %d %s (%v)", a.code, a.body, err)
+	}
+}
+
+// TestFaultsAtStart: a gateway that cannot start says by which flag, what is wrong, and what to do.
+func TestFaultsAtStart(t *testing.T) {
+	ctx := bounded(t, caseTimeout)
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(shared.embedded.Endpoint(), "https://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tunnelPort := strconv.Itoa(shared.embedded.TunnelPort())
+	hub := shared.embeddedHub
+	as := func(name, token string) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := lab.WriteKubeconfig(path, hub.Endpoint(), hub.CAPEM(), &clientcmdapi.AuthInfo{Token: token}); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	nobody, err := hub.ServiceAccountToken(ctx, "default", "nobody", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stranger, powerless := as("stranger", "nonsense"), as("powerless", nobody)
+	for _, c := range []struct {
+		name string
+		args []string
+		want []string
+	}{
+		{"the port is in use", []string{"--kubeconfig=" + hub.Kubeconfig(), "--tunnel-mode=off", "--bind-address=127.0.0.1", "--secure-port=" + port},
+			[]string{"--bind-address 127.0.0.1, --secure-port " + port + ": ", "address already in use"}},
+		{"the tunnel's port is in use", []string{"--kubeconfig=" + hub.Kubeconfig(), "--tunnel-port=" + tunnelPort},
+			[]string{"--tunnel-bind-address 0.0.0.0, --tunnel-port " + tunnelPort + ": ", "address already in use"}},
+		{"the hub does not know it", []string{"--kubeconfig=" + stranger, "--tunnel-mode=off"}, []string{"--kubeconfig " + stranger + ": the hub does not accept the credential"}},
+		{"it may do nothing on the hub", []string{"--kubeconfig=" + powerless, "--tunnel-mode=off"},
+			[]string{"--kubeconfig " + powerless, "the hub does not allow what the gateway needs; manifests/gateway/rbac.yaml has it"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, err := exec.CommandContext(ctx, shared.binary, c.args...).CombinedOutput()
+			if code := (*exec.ExitError)(nil); !errors.As(err, &code) || code.ExitCode() != 1 {
+				t.Errorf("it ended with %v", err)
+			}
+			for _, text := range c.want {
+				if !strings.Contains(string(out), text) {
+					t.Errorf("it does not say %q:\n%s", text, out)
+				}
+			}
+		})
 	}
 }
