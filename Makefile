@@ -48,7 +48,7 @@ bench: ## Time a GET by every route against the same GET without the gateway
 
 .PHONY: e2e-benchmark-binary
 e2e-benchmark-binary: ## Build the end-to-end benchmark into bin/
-	$(GO) build -o bin/e2e-benchmark ./benchmark
+	$(GO) build -ldflags "-X main.builtFrom=$$(git describe --always --dirty --abbrev=12 2>/dev/null)" -o bin/e2e-benchmark ./benchmark
 
 .PHONY: e2e-benchmark
 e2e-benchmark: e2e-benchmark-binary ## Run it on the lab, reports in benchmark-report/; QUICK=1: less, in 3 minutes; ARGS: its flags

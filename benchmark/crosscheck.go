@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,19 +35,40 @@ func (s *session) crosscheck() error {
 	}
 	var routes []*measure.Route
 	for _, r := range s.routes {
-		if tokens[r.Name] != "" {
+		if tokens[r.Name] != "" && (s.plan.wrkRoutes == nil || slices.Contains(s.plan.wrkRoutes, r.Name)) {
 			routes = append(routes, r)
 		}
 	}
-	s.note("Cross-check: wrk speaks HTTP/1.1 over one connection and shows a token; the benchmark speaks HTTP/2 and shows a client certificate. Each figure is the median of %s of wrk.", s.plan.wrkWindow)
-	s.measure(measure.Workload{
-		Name: "get-wrk", Title: "GET a Namespace, measured with wrk", Unit: report.Seconds, Rounds: s.plan.wrk, Warmup: 1,
-		Prepare: func(_ context.Context, r *measure.Route) (*measure.Work, error) {
-			return &measure.Work{Do: func(ctx context.Context) measure.Outcome {
-				return wrk(ctx, path, r.Config.Host+"/api/v1/namespaces/default", tokens[r.Name], s.plan.wrkWindow)
-			}}, nil
-		},
-	}, routes)
+	s.note("Cross-check: wrk speaks HTTP/1.1 over one connection and shows a token; the benchmark speaks HTTP/2 and shows a client certificate. Each figure is the median of %s of one or of %s of the other, which take turns; both send the next GET when they have the answer.", s.plan.wrkWindow, s.plan.steadyWindow)
+	// The two are measured as one workload, in which each route is there twice.
+	const suffix = " with wrk"
+	both := routes
+	for _, r := range routes {
+		both = append(both, r.As(r.Name+suffix))
+	}
+	w := measure.SteadyWorkload(s.plan.wrk, s.plan.steadyWindow)
+	steady := w.Prepare
+	w.Prepare = func(ctx context.Context, r *measure.Route) (*measure.Work, error) {
+		name, byWrk := strings.CutSuffix(r.Name, suffix)
+		if !byWrk {
+			return steady(ctx, r)
+		}
+		return &measure.Work{Do: func(ctx context.Context) measure.Outcome {
+			return wrk(ctx, path, r.Config.Host+"/api/v1/namespaces/default", tokens[name], s.plan.wrkWindow)
+		}}, nil
+	}
+	var own, other []*report.Series
+	for _, one := range s.rounds(w, both) {
+		name, byWrk := strings.CutSuffix(one.Route, suffix)
+		if !byWrk {
+			own = append(own, one)
+			continue
+		}
+		one.Workload, one.Title, one.Route = "get-wrk", "GET a Namespace, again and again, with wrk", name
+		other = append(other, one)
+	}
+	s.add(own)
+	s.add(other)
 	return s.ctx.Err()
 }
 

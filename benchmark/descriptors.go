@@ -24,6 +24,9 @@ func (s *session) descriptors() error {
 		{"embedded", s.bed.Embedded, "-embedded", report.DescriptorsFact},
 		{"external", s.bed.External, "-external", report.DescriptorsFact + ", konnectivity-server"},
 	} {
+		if g.gateway == s.bed.External && s.options.quick {
+			continue // the other is the one with a target
+		}
 		var routes []*measure.Route
 		for _, r := range s.routes {
 			if strings.HasSuffix(r.Name, g.suffix) {

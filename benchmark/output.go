@@ -100,8 +100,14 @@ func (s *session) serverVersion(r *measure.Route) string {
 	return version.GitVersion
 }
 
+// builtFrom is set by the linker: see the Makefile.
+var builtFrom string
+
 // revision is the commit that this binary was built from.
 func revision() string {
+	if builtFrom != "" {
+		return builtFrom
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/oam-dev/cluster-gateway/benchmark/measure"
+	"github.com/oam-dev/cluster-gateway/benchmark/report"
+	"github.com/oam-dev/cluster-gateway/benchmark/testbed"
 )
 
 // plan is how much of everything is measured.
@@ -27,37 +29,43 @@ type plan struct {
 	bandwidths                   []float64 // bytes per second
 	farGet, farFlow, farDownload int
 
+	cpuGet, cpuDownload int
+
 	cold int
 
-	wrk       int
-	wrkWindow time.Duration
+	wrk                     int
+	wrkWindow, steadyWindow time.Duration // wrk takes whole seconds
+	wrkRoutes               []string      // nil: all
 
 	fleet    []int
 	fleetGet int
 	idle     time.Duration
+	settling time.Duration // before a fleet's gateway is looked at
 }
 
 func newPlan(o *options) plan {
 	p := plan{
 		get: 1000, flow: 100, list100: 200, list10000: 12, download: 15, upload: 30,
-		workers: []int{1, 2, 4, 8, 16, 32, 64, 128, 256}, loadRounds: 6, loadWindow: 400 * time.Millisecond,
+		workers: []int{1, 2, 4, 8, 16, 32, 64, 128, 256}, loadRounds: 6, loadWindow: 350 * time.Millisecond,
 		watchers: [][2]int{{1, 200}, {1000, 20}},
 		execRun:  60, execEcho: 500, forward: 8,
 		rtts: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, bandwidths: []float64{100e6 / 8, 10e6 / 8},
 		farGet: 40, farFlow: 8, farDownload: 4,
-		cold: 8, wrk: 6, wrkWindow: time.Second,
-		fleet: []int{1, 10, 100, 1000}, fleetGet: 500, idle: 10 * time.Second,
+		cpuGet: 1000, cpuDownload: 10,
+		cold: 8, wrk: 8, wrkWindow: time.Second, steadyWindow: time.Second,
+		fleet: []int{1, 10, 100, 1000}, fleetGet: 500, idle: 10 * time.Second, settling: 3 * time.Second,
 	}
 	if o.quick {
 		p = plan{
-			get: 150, flow: 30, list100: 40, list10000: 5, download: 8, upload: 10,
-			workers: []int{1, 32, 256}, loadRounds: 5, loadWindow: 300 * time.Millisecond,
+			get: 150, flow: 30, list100: 40, list10000: 5, download: 5, upload: 6,
+			workers: []int{1, 32, 128}, loadRounds: 4, loadWindow: 250 * time.Millisecond,
 			watchers: [][2]int{{1, 40}, {100, 5}},
-			execRun:  8, execEcho: 60, forward: 3,
+			execRun:  8, execEcho: 60, forward: 2,
 			rtts: []time.Duration{50 * time.Millisecond}, bandwidths: []float64{100e6 / 8},
 			farGet: 12, farFlow: 3, farDownload: 3,
-			cold: 3, wrk: 4, wrkWindow: time.Second,
-			fleet: []int{1, 10, 50}, fleetGet: 60, idle: 2 * time.Second,
+			cpuGet: 200, cpuDownload: 3,
+			cold: 3, wrk: 5, wrkWindow: time.Second, steadyWindow: 300 * time.Millisecond, wrkRoutes: []string{report.Direct, testbed.HubEmbedded, testbed.OwnEmbedded},
+			fleet: []int{1, 10, 50}, fleetGet: 60, idle: 2 * time.Second, settling: time.Second,
 		}
 	}
 	if o.fleet != nil {
@@ -82,6 +90,7 @@ func parts() []part {
 		{name: "load", run: (*session).load},
 		{name: "watch", run: (*session).watch},
 		{name: "crosscheck", needsBed: true, run: (*session).crosscheck},
+		{name: "cpu", needsBed: true, run: (*session).cpu},
 		{name: "streams", run: (*session).streams},
 		{name: "distance", needsBed: true, run: (*session).distance},
 		{name: "descriptors", needsBed: true, run: (*session).descriptors},
@@ -105,6 +114,7 @@ func (s *session) requests() error {
 		measure.FlowWorkload(s.plan.flow, s.site),
 		measure.ListWorkload(measure.List100, 100, s.plan.list100, s.site),
 		measure.ListWorkload(measure.List10000, 10_000, s.plan.list10000, s.site),
+		measure.TextWorkload(s.plan.download, s.site),
 		measure.DownloadWorkload(s.plan.download, s.site),
 		measure.UploadWorkload(s.plan.upload, s.site),
 	} {

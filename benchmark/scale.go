@@ -27,7 +27,6 @@ const connections = 2
 // The times that the scale is measured with.
 const (
 	fleetTimeout = 3 * time.Minute
-	settling     = 3 * time.Second
 	restartRetry = 100 * time.Millisecond
 )
 
@@ -115,7 +114,7 @@ func (s *session) idleFleet(ctx context.Context, fleet *testbed.Fleet, n int) er
 	if err := s.connected(ctx, fleet); err != nil {
 		return err
 	}
-	if err := sleep(ctx, settling); err != nil {
+	if err := sleep(ctx, s.plan.settling); err != nil {
 		return err
 	}
 	heap, err := s.bed.InUse(ctx, s.bed.Embedded)

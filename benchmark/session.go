@@ -146,6 +146,23 @@ func median(figures []float64) float64 { return stats.Median(figures) }
 
 // measure runs one workload, and says how it goes.
 func (s *session) measure(w measure.Workload, routes []*measure.Route) []*report.Series {
+	series := s.rounds(w, routes)
+	s.add(series)
+	return series
+}
+
+// add puts series of one workload into the report.
+func (s *session) add(series []*report.Series) {
+	if len(series) == 0 {
+		return
+	}
+	s.report.Series = append(s.report.Series, series...)
+	s.report.Finish()
+	s.say("  %s", report.Brief(series))
+}
+
+// rounds runs one workload.
+func (s *session) rounds(w measure.Workload, routes []*measure.Route) []*report.Series {
 	if s.ctx.Err() != nil {
 		return nil
 	}
@@ -155,16 +172,12 @@ func (s *session) measure(w measure.Workload, routes []*measure.Route) []*report
 	}
 	s.say("%s: %d rounds by %d routes", name, w.Rounds, len(routes))
 	last := time.Now()
-	series := measure.Rounds(s.ctx, w, routes, func(done, of int) {
+	return measure.Rounds(s.ctx, w, routes, func(done, of int) {
 		if time.Since(last) > 10*time.Second {
 			last = time.Now()
 			s.say("  %d of %d", done, of)
 		}
 	})
-	s.report.Series = append(s.report.Series, series...)
-	s.report.Finish()
-	s.say("  %s", report.Brief(series))
-	return series
 }
 
 func (s *session) say(format string, args ...any) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
+	"github.com/oam-dev/cluster-gateway/benchmark/stats"
 )
 
 // The names of the workloads.
@@ -22,6 +23,8 @@ const (
 	List100   = "list-100"
 	List10000 = "list-10000"
 	Download  = "download"
+	Text      = "download-gzip"
+	Steady    = "get-steady"
 	Upload    = "upload"
 	Load      = "load"
 	Watch     = "watch"
@@ -110,10 +113,61 @@ func ListWorkload(name string, count, rounds int, sites Sites) Workload {
 	}
 }
 
-// DownloadWorkload lists 20 ConfigMaps that are 19 MiB together.
+// SteadyWorkload sends GETs one after the other for a while; its figure is their median. In rounds of one GET, all that a route needs has
+// slept before; here nothing has.
+func SteadyWorkload(rounds int, window time.Duration) Workload {
+	return Workload{
+		Name: Steady, Title: "GET a Namespace, again and again", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: window + time.Minute,
+		Prepare: func(_ context.Context, r *Route) (*Work, error) {
+			return &Work{Do: func(ctx context.Context) Outcome {
+				var o Outcome
+				var took []float64
+				for end := time.Now().Add(window); time.Now().Before(end) && ctx.Err() == nil; o.Attempts++ {
+					began := time.Now()
+					if _, _, err := r.Do(ctx, http.MethodGet, namespacePath, nil); err != nil {
+						o.Failures, o.Err = o.Failures+1, err
+						continue
+					}
+					took = append(took, time.Since(began).Seconds())
+				}
+				o.Value = math.NaN()
+				if len(took) > 0 {
+					o.Value = stats.Median(took)
+				}
+				return o
+			}}, nil
+		},
+	}
+}
+
+// enough is what a list of 20 ConfigMaps of a million bytes has at least.
+const enough = 19 << 20
+
+// TextWorkload lists 20 ConfigMaps of text, 19 MiB together, as client-go does: compressed.
+func TextWorkload(rounds int, sites Sites) Workload {
+	return Workload{
+		Name: Text, Title: "LIST 19 MiB of text, with gzip as client-go asks for it", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: time.Minute,
+		Prepare: func(ctx context.Context, r *Route) (*Work, error) {
+			namespace, err := sites(r).FillText(ctx, "text", 20, 1_000_000)
+			if err != nil {
+				return nil, err
+			}
+			return &Work{Do: func(ctx context.Context) Outcome {
+				began := time.Now()
+				size, err := r.GetCompressed(ctx, configMaps(namespace))
+				if err == nil && size < enough {
+					err = fmt.Errorf("only %d bytes came", size)
+				}
+				return Timed(began, err)
+			}}, nil
+		},
+	}
+}
+
+// DownloadWorkload lists 20 ConfigMaps that are 19 MiB together, which nothing makes smaller.
 func DownloadWorkload(rounds int, sites Sites) Workload {
 	return Workload{
-		Name: Download, Title: "LIST 19 MiB", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: time.Minute,
+		Name: Download, Title: "LIST 19 MiB, not to be compressed", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: time.Minute,
 		Prepare: func(ctx context.Context, r *Route) (*Work, error) {
 			namespace, err := sites(r).Fill(ctx, "bulk", 20, 1_000_000)
 			if err != nil {
@@ -122,7 +176,7 @@ func DownloadWorkload(rounds int, sites Sites) Workload {
 			return &Work{Do: func(ctx context.Context) Outcome {
 				began := time.Now()
 				_, size, err := r.Do(ctx, http.MethodGet, configMaps(namespace), nil)
-				if err == nil && size < 19<<20 {
+				if err == nil && size < enough {
 					err = fmt.Errorf("only %d bytes came", size)
 				}
 				return Timed(began, err)

@@ -80,8 +80,17 @@ func (s *Site) namespace(ctx context.Context, name string) (string, error) {
 	return full, nil
 }
 
-// Fill makes a namespace with count ConfigMaps of about size bytes each, once.
+// Fill makes a namespace with count ConfigMaps of about size bytes each, once. No compression makes them smaller.
 func (s *Site) Fill(ctx context.Context, name string, count, size int) (namespace string, err error) {
+	return s.fill(ctx, name, count, func(object string) []byte { return configMap(object, size, "created") })
+}
+
+// FillText is Fill with text in the ConfigMaps: manifests, which are about a tenth of the size when they are compressed.
+func (s *Site) FillText(ctx context.Context, name string, count, size int) (namespace string, err error) {
+	return s.fill(ctx, name, count, func(object string) []byte { return textConfigMap(object, size) })
+}
+
+func (s *Site) fill(ctx context.Context, name string, count int, object func(name string) []byte) (namespace string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if namespace, err = s.namespace(ctx, name); err != nil || s.filled[namespace] {
@@ -93,8 +102,7 @@ func (s *Site) Fill(ctx context.Context, name string, count, size int) (namespac
 	group.SetLimit(creators)
 	for i := range count {
 		group.Go(func() error {
-			body := configMap(fmt.Sprintf("object-%05d", i), size, "created")
-			_, _, err := s.admin.Do(ctx, http.MethodPost, configMaps(namespace), body)
+			_, _, err := s.admin.Do(ctx, http.MethodPost, configMaps(namespace), object(fmt.Sprintf("object-%05d", i)))
 			return err
 		})
 	}
@@ -128,4 +136,16 @@ func configMap(name string, size int, state string) []byte {
 	_, _ = rand.Read(random) // never fails
 	return fmt.Appendf(nil, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q},"data":{"state":%q,"filler":%q}}`,
 		name, state, base64.StdEncoding.EncodeToString(random))
+}
+
+// textConfigMap renders a ConfigMap of about size bytes of manifests.
+func textConfigMap(name string, size int) []byte {
+	var text strings.Builder
+	for text.Len() < size {
+		app := strings.ToLower(rand.Text()[:8])
+		fmt.Fprintf(&text, `\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: %[1]s\n  namespace: %[2]s\n  labels:\n    app.kubernetes.io/name: %[1]s\n`+
+			`spec:\n  replicas: 2\n  template:\n    spec:\n      containers:\n      - name: main\n        image: registry.example/%[1]s:v1\n`+
+			`        env:\n        - name: TOKEN_OF_%[1]s\n          value: %[3]s\n---`, app, name, rand.Text())
+	}
+	return fmt.Appendf(nil, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":%q},"data":{"manifests":"%s"}}`, name, text.String())
 }

@@ -104,7 +104,7 @@ func (a *audience) watch(ctx context.Context, r *Route, path string) {
 }
 
 func (a *audience) follow(ctx context.Context, r *Route, path string) error {
-	resp, err := r.open(ctx, http.MethodGet, path, nil)
+	resp, err := r.open(ctx, http.MethodGet, path, nil, identity)
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (a *audience) leave() {
 
 // WatchEvents watches until n events have come.
 func (r *Route) WatchEvents(ctx context.Context, path string, n int) error {
-	resp, err := r.open(ctx, http.MethodGet, path, nil)
+	resp, err := r.open(ctx, http.MethodGet, path, nil, identity)
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ func (b *Bed) Processes() []usage.Process {
 		{Name: "agent of the konnectivity-server", PID: func() int { return b.ExternalAgent.Pid() }, Goroutines: goroutines(func(ctx context.Context) ([]byte, error) { return b.ExternalAgent.Metrics(ctx) })},
 		{Name: "API server of the managed cluster", PID: func() int { return b.Managed.APIServer().Pid() }},
 		{Name: "API server of the embedded gateway's hub", PID: func() int { return b.embeddedHub.APIServer().Pid() }},
+		{Name: "API server of the other gateway's hub", PID: func() int { return b.externalHub.APIServer().Pid() }},
 		{Name: "this benchmark", PID: os.Getpid},
 	}
 }
