@@ -19,8 +19,11 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
@@ -128,10 +131,16 @@ func (c *rawClient) stream(ctx context.Context, path string) (io.ReadCloser, err
 func TestNotReadyWithoutClusters(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	// Its ServiceAccount may read the Secrets of its own namespace only, so it is given the pair that is in one of these.
+	pair, err := shared.embeddedHub.Client().CoreV1().Secrets(namespaceOfSecrets).Get(ctx, pki.GatewayServingSecret, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
-		Name: "gateway-blind", Hub: shared.embeddedHub, Binary: shared.binary, TunnelOff: true,
-		// Its ServiceAccount may read the Secrets of its own namespace only.
-		ExtraArgs: []string{"--secret-namespace=kube-public"}, ReadyPath: "/livez",
+		Name: "gateway-blind", Hub: shared.embeddedHub, Binary: shared.binary, TunnelOff: true, ReadyPath: "/livez", ExtraArgs: []string{
+			"--secret-namespace=kube-public",
+			"--tls-cert-file=" + writeFile(t, "tls.crt", pair.Data[corev1.TLSCertKey]), "--tls-private-key-file=" + writeFile(t, "tls.key", pair.Data[corev1.TLSPrivateKeyKey]),
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
