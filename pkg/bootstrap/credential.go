@@ -106,6 +106,8 @@ func checkAgentPair(certPEM, keyPEM, bundle []byte, name string, now time.Time) 
 	}
 	cert := pair.Leaf
 	switch {
+	case slices.Contains(cert.Subject.Organization, pki.InvitationOrganization):
+		return cert, fmt.Errorf("it is that of an invitation, which serves only as long as its record is on the hub (agent-bootstrap invite %s --revoke removes it): agent-bootstrap rotate %s --out-dir DIR replaces it by an agent's own", name, name)
 	case !slices.Contains(cert.Subject.Organization, pki.AgentOrganization):
 		return cert, fmt.Errorf("it is no agent's: its organisation is %q and not %q", strings.Join(cert.Subject.Organization, ","), pki.AgentOrganization)
 	case cert.Subject.CommonName != name:

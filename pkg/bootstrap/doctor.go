@@ -221,6 +221,11 @@ func (e *examination) examineSecret(ctx context.Context) bool {
 	e.gateway, err = e.hub.clusterGateway(ctx, e.name)
 	switch {
 	case apierrors.IsNotFound(err):
+		if record, err := e.hub.readInvitation(ctx, e.app.hub.namespace, e.name); err == nil && record != nil {
+			e.broken(StageSecret, "apply the invitation to the cluster; see the log of its Job "+objects.EnrolName+"-... there, or invite again: agent-bootstrap invite "+e.name,
+				"the cluster is invited, and not registered yet. The invitation: %s", e.invitationText(record))
+			return false
+		}
 		e.broken(StageSecret, "agent-bootstrap register "+e.name, "there is no cluster Secret %s/%s on the hub", e.app.hub.namespace, e.name)
 		return false
 	case err != nil:
