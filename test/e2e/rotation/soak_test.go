@@ -22,6 +22,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
@@ -48,9 +49,10 @@ func TestSoak(t *testing.T) {
 	defer cancel()
 	s := begin(ctx, t,
 		"--tunnel-ca-lifetime=1m", "--tunnel-cert-lifetime=40s", "--tunnel-agent-cert-lifetime=40s",
-		"--serving-ca-lifetime=1m", "--serving-cert-lifetime=40s", "--rotation-renew-tokens-after=30s")
+		"--serving-ca-lifetime=1m", "--serving-cert-lifetime=40s", "--rotation-renew-tokens-after=40s")
 	rolled := agents(t)
 	agentBootstrap(ctx, t, registerArgs("--certificate-lifetime", "40s")...)
+	shortenGrace(ctx, t)
 	if _, err := shared.edge.RunPod(ctx, "default", "soak"); err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +76,17 @@ func TestSoak(t *testing.T) {
 	}
 	if rolled.Rolls() < 2 || l.requests.Load() < 1000 || l.execs.Load() < 3 || l.events.Load() < 50 {
 		t.Error("there was not enough of a load")
+	}
+}
+
+// shortenGrace has agents that are replaced end soon, so that what is still open then is cut in the time that there is. It is more than an exec
+// takes, and than watches are given.
+func shortenGrace(ctx context.Context, t *testing.T) {
+	t.Helper()
+	patch := []byte(`{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":20}}}}`)
+	deployments := shared.edge.Client().AppsV1().Deployments(agentNamespace)
+	if _, err := deployments.Patch(ctx, agentName, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
 	}
 }
 
