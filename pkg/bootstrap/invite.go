@@ -39,7 +39,7 @@ func (a *app) inviteCommand() *cobra.Command {
 	o := &registerOptions{route: routeTunnel, access: objects.AccessAdmin, tokenLifetime: 30 * 24 * time.Hour, agentLifetime: pki.DefaultAgentLifetime}
 	own := inviteOptions{ttl: 24 * time.Hour}
 	cmd := &cobra.Command{
-		Use:   "invite NAME > invite.yaml",
+		Use:   "invite NAME [flags] > invite.yaml",
 		Short: "Make a file that registers the cluster to which it is applied",
 		Long: `invite is for who has the hub's kubeconfig only. It writes a file for kubectl apply: what is in it enrols the cluster by itself,
 through the gateway's tunnel port; the hub's API need not be reachable from there. The cluster is registered under NAME as register would
@@ -70,7 +70,7 @@ With --out-dir the agent is a process: the gateway cannot give it another certif
 		},
 	}
 	fs := cmd.Flags()
-	fs.DurationVar(&own.ttl, "ttl", own.ttl, "How long the invitation can be used, from 1m to 720h.")
+	fs.DurationVar(&own.ttl, "ttl", own.ttl, "How long a cluster can enrol with the invitation, from 1m to 720h.")
 	fs.BoolVar(&own.revoke, "revoke", own.revoke, "Revoke the invitation instead. A cluster that it has registered stays registered.")
 	fs.StringVar(&o.access, "access", o.access, accessHelp)
 	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
@@ -275,6 +275,9 @@ func (i *invitation) revoke(ctx context.Context) (err error) {
 		text = "there is none"
 	case i.o.dryRun:
 		text = "would be revoked"
+	case removed.State == objects.InvitationDone && removed.Process:
+		text = "revoked; an agent that has it for a certificate is let go, and its cluster stays registered: agent-bootstrap rotate " + i.name +
+			" --cluster-kubeconfig FILE --out-dir DIR gives it another"
 	case removed.State == objects.InvitationDone:
 		text = "revoked; it has been used, and its cluster stays registered: agent-bootstrap unregister " + i.name + " removes that"
 	}
