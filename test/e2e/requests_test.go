@@ -196,25 +196,34 @@ type reply struct {
 // ask sends a request whose URL is taken to the letter.
 func ask(ctx context.Context, t *testing.T, config *rest.Config, method, requestURI string) reply {
 	t.Helper()
+	r, err := tryAsk(ctx, config, method, requestURI)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, requestURI, err)
+	}
+	return r
+}
+
+// tryAsk is ask where no answer, or half of one, may be the right thing to get.
+func tryAsk(ctx context.Context, config *rest.Config, method, requestURI string) (reply, error) {
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
-		t.Fatal(err)
+		return reply{}, err
 	}
 	req, err := http.NewRequestWithContext(ctx, method, config.Host+requestURI, nil)
 	if err != nil {
-		t.Fatal(err)
+		return reply{}, err
 	}
 	client.Timeout = 20 * time.Second
 	resp, err := client.Do(req)
 	if err != nil {
-		t.Fatalf("%s %s: %v", method, requestURI, err)
+		return reply{}, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatalf("%s %s: %v", method, requestURI, err)
+		return reply{}, err
 	}
-	return reply{resp.StatusCode, resp.Header.Get("Content-Type"), string(body), resp.Header.Get("Retry-After")}
+	return reply{resp.StatusCode, resp.Header.Get("Content-Type"), string(body), resp.Header.Get("Retry-After")}, nil
 }
 
 // testOddQueries sends queries that are not well-formed: what the gateway cannot read, the cluster may.
