@@ -45,21 +45,25 @@ const (
 	keepBelow     = 1 << 20
 )
 
+// Blocks are the pieces of backlogs that no connection uses now. All that share them find one when they need it, where each keeping its own
+// would hold it for nothing most of the time. Its zero value is ready. It is safe for concurrent use.
+type Blocks struct{ pool sync.Pool }
+
 // Budget bounds what the receive buffers of many connections hold together, those of one cluster: whoever may open connections to
 // it must not, by not reading, take the memory that other clusters need. It is safe for concurrent use; nil is no bound.
 type Budget struct {
 	limit int64
 	used  atomic.Int64
-	// blocks are those that none of the connections uses now.
-	blocks sync.Pool
+	// blocks may be shared with other budgets.
+	blocks *Blocks
 }
 
-// NewBudget returns a bound for connections that buffer up to receiveMax bytes each (0: DefaultReceiveBuffer).
-func NewBudget(receiveMax int) *Budget {
+// NewBudget returns a bound for connections that buffer up to receiveMax bytes each (0: DefaultReceiveBuffer), in blocks.
+func NewBudget(receiveMax int, blocks *Blocks) *Budget {
 	if receiveMax <= 0 {
 		receiveMax = DefaultReceiveBuffer
 	}
-	return &Budget{limit: int64(receiveMax) * budgetBuffers}
+	return &Budget{limit: int64(receiveMax) * budgetBuffers, blocks: blocks}
 }
 
 func (b *Budget) add(n int) {
@@ -77,7 +81,7 @@ func (b *Budget) refuses(held, n int) bool {
 // lend returns an empty block; giveBack takes it when it has been read.
 func (b *Budget) lend() *block {
 	if b != nil {
-		if l, ok := b.blocks.Get().(*block); ok {
+		if l, ok := b.blocks.pool.Get().(*block); ok {
 			return l
 		}
 	}
@@ -87,7 +91,7 @@ func (b *Budget) lend() *block {
 func (b *Budget) giveBack(l *block) {
 	if b != nil {
 		l.read, l.written, l.next = 0, 0, nil
-		b.blocks.Put(l)
+		b.blocks.pool.Put(l)
 	}
 }
 

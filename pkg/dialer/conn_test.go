@@ -145,7 +145,7 @@ func TestBufferedConnDeadlineReplaced(t *testing.T) {
 // Connections that are not read share a bound, and one that is read goes on beside them.
 func TestBufferedConnBudget(t *testing.T) {
 	const each = 4 << 20
-	budget := dialer.NewBudget(each)
+	budget := dialer.NewBudget(each, &dialer.Blocks{})
 	made := func() *dialer.BufferedConn {
 		return dialer.NewBufferedConn(dialer.Addr{Name: "near"}, dialer.Addr{Name: "far"}, each, budget, func() {})
 	}

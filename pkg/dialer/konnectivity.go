@@ -63,6 +63,7 @@ type KonnectivityConfig struct {
 // whose first bytes arrive, in the moment after the dial's answer is lost and never ends; a Write that is blocked cannot be
 // closed; and every end looks like io.EOF.
 type Konnectivity struct {
+	blocks         Blocks
 	receiveBuffer  int
 	attemptTimeout time.Duration
 	servers        []*konnectivityServer
@@ -129,7 +130,7 @@ func (cfg *KonnectivityConfig) connect(name string) (*grpc.ClientConn, error) {
 // Dialer returns the Dialer of one cluster. address, as host:port, is the only one that it dials; its host is what the
 // konnectivity-server chooses the agent by (--proxy-strategies=destHost).
 func (k *Konnectivity) Dialer(cluster, address string) Dialer {
-	d := &konnectivityDialer{k: k, cluster: cluster, address: address, budget: NewBudget(k.receiveBuffer)}
+	d := &konnectivityDialer{k: k, cluster: cluster, address: address, budget: NewBudget(k.receiveBuffer, &k.blocks)}
 	d.used.Store(time.Now().UnixNano())
 	d.Dialer = New(cluster, d.dial)
 	return d

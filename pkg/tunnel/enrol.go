@@ -188,7 +188,7 @@ func (e *enrolment) dialAddress(ctx context.Context, address string) (net.Conn, 
 	if err := e.start(); err != nil {
 		return nil, e.agentError(address, err)
 	}
-	return e.dial(ctx, address, dialer.NewBudget(e.server.cfg.ReceiveBuffer))
+	return e.dial(ctx, address, dialer.NewBudget(e.server.cfg.ReceiveBuffer, &e.server.blocks))
 }
 
 // bearerToken is what the agent's --service-account-token-path held.

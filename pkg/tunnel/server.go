@@ -102,6 +102,7 @@ type Server struct {
 	began time.Time
 
 	connections connections
+	blocks      dialer.Blocks // of all tunnelled connections
 
 	mu       sync.RWMutex
 	clusters map[string]*clusterSessions
@@ -150,8 +151,9 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		experimental.BufferPool(&buffers{}),
 		grpc.ForceServerCodecV2(newPacketCodec()),
-		// What a TLS record holds: more would not be read at once. Each connection has one, and each agent two connections.
-		grpc.ReadBufferSize(16<<10),
+		// For frames' headers and what is small: the content of a larger frame is read past the buffer. Each connection has one, and each
+		// agent two connections.
+		grpc.ReadBufferSize(4<<10),
 		grpc.MaxRecvMsgSize(maxPacket),
 		grpc.MaxConcurrentStreams(4),
 		grpc.ConnectionTimeout(20*time.Second),
@@ -459,7 +461,7 @@ func (s *Server) Agents(cluster string) (connected int, lastSeen time.Time) {
 // Dialer returns the Dialer of one cluster. address, as host:port, is the cluster's registered API server, and the only one
 // that is ever dialled; lane is the stream that is preferred.
 func (s *Server) Dialer(cluster, address string, lane Lane) dialer.Dialer {
-	budget := dialer.NewBudget(s.cfg.ReceiveBuffer)
+	budget := dialer.NewBudget(s.cfg.ReceiveBuffer, &s.blocks)
 	return dialer.New(cluster, func(ctx context.Context, _, requested string) (net.Conn, error) {
 		if requested != address {
 			return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageTunnel, Address: requested, Err: dialer.ErrAddressNotAllowed}
