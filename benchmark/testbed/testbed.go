@@ -231,9 +231,7 @@ func (b *Bed) hub(g *lab.Gateway) *lab.Cluster {
 
 const farHost = "localhost"
 
-// stockAgentArgs are for the log: agent and server have a default of --v=4, and then write a line or two for every packet.
-var stockAgentArgs = []string{quiet}
-
+// quiet is for stock agents and servers: they have a default of --v=4, and then write a line or two for every packet.
 const quiet = "--v=1"
 
 func (b *Bed) startAgents(ctx context.Context, _ Options) (err error) {
@@ -283,7 +281,7 @@ func (b *Bed) link(port int) (*link.Link, error) {
 
 func (b *Bed) embeddedAgent(name string, port int) (lab.AgentOptions, error) {
 	o, err := b.Embedded.AgentOptions(name, b.Managed)
-	o.Name, o.ServerPort, o.ExtraArgs = "agent-embedded-"+name, port, stockAgentArgs
+	o.Name, o.ServerPort, o.ExtraArgs = "agent-embedded-"+name, port, []string{quiet}
 	return o, err
 }
 
@@ -291,7 +289,7 @@ func (b *Bed) externalAgent(name, host string, port int) (lab.AgentOptions, erro
 	cert, key, err := b.Konnectivity.AgentFiles(name)
 	return lab.AgentOptions{
 		Name: "agent-external-" + name, Cluster: b.Managed, ServerPort: port, CertFile: cert, KeyFile: key,
-		CAFile: b.Konnectivity.CAFile(), Identifiers: []string{"host=" + host}, ExtraArgs: stockAgentArgs,
+		CAFile: b.Konnectivity.CAFile(), Identifiers: []string{"host=" + host}, ExtraArgs: []string{quiet},
 	}, err
 }
 
