@@ -18,8 +18,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// creators is how many objects are created at a time.
-const creators = 16
+const (
+	// creators is how many objects are created at a time.
+	creators = 16
+	// namespaceTimeout bounds making a namespace, which an interruption does not end.
+	namespaceTimeout = 10 * time.Second
+)
 
 // Site is a managed cluster with what the workloads need on it: namespaces of its own, which go with it.
 type Site struct {
@@ -27,17 +31,19 @@ type Site struct {
 	admin  *Route
 	prefix string
 
-	mu         sync.Mutex
-	namespaces []string
+	mu sync.Mutex
+	// namespaces holds those that may be there; false while it is not known that they are.
+	namespaces map[string]bool
 	filled     map[string]bool
 }
 
 // NewSite prepares nothing yet: namespaces are made when they are first needed. Their names begin with a prefix that no other run has.
 func NewSite(admin *Route) *Site {
 	return &Site{
-		admin:  admin,
-		prefix: "cluster-gateway-benchmark-" + strings.ToLower(rand.Text()[:6]),
-		filled: map[string]bool{},
+		admin:      admin,
+		prefix:     "cluster-gateway-benchmark-" + strings.ToLower(rand.Text()[:6]),
+		namespaces: map[string]bool{},
+		filled:     map[string]bool{},
 	}
 }
 
@@ -67,16 +73,21 @@ func (s *Site) Namespace(ctx context.Context, name string) (string, error) {
 
 func (s *Site) namespace(ctx context.Context, name string) (string, error) {
 	full := s.prefix + "-" + name
-	for _, n := range s.namespaces {
-		if n == full {
-			return full, nil
-		}
+	if s.namespaces[full] {
+		return full, nil
 	}
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	// A request that is given up may be carried out all the same, and after Clean at that.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), namespaceTimeout)
+	defer cancel()
+	s.namespaces[full] = false
 	body := fmt.Sprintf(`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":%q}}`, full)
 	if _, _, err := s.admin.Do(ctx, http.MethodPost, "/api/v1/namespaces", []byte(body)); err != nil {
 		return "", fmt.Errorf("making the namespace %s by route %s: %w", full, s.admin.Name, err)
 	}
-	s.namespaces = append(s.namespaces, full)
+	s.namespaces[full] = true
 	return full, nil
 }
 
@@ -118,13 +129,14 @@ func (s *Site) Clean(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
-	for _, namespace := range s.namespaces {
+	for namespace := range s.namespaces {
 		_, _, err := s.admin.Do(ctx, http.MethodDelete, "/api/v1/namespaces/"+namespace, nil)
-		if err != nil {
+		var status *StatusError
+		if err != nil && (!errors.As(err, &status) || status.Code != http.StatusNotFound) {
 			errs = append(errs, fmt.Errorf("deleting the namespace %s, which stays behind: %w", namespace, err))
 		}
 	}
-	s.namespaces, s.filled = nil, map[string]bool{}
+	s.namespaces, s.filled = map[string]bool{}, map[string]bool{}
 	return errors.Join(errs...)
 }
 
