@@ -120,7 +120,10 @@ func newHTTPTransport(establish *establisher, use Use) *http.Transport {
 	}
 	t.Protocols.SetHTTP1(true)
 	establish.tls.NextProtos = []string{"http/1.1"}
-	if use == ForRequests {
+	if use == ForUpgrades {
+		// One that was refused leaves a connection, perhaps by an agent that is about to end: each begins with a dial, which knows.
+		t.MaxIdleConnsPerHost = -1
+	} else {
 		t.Protocols.SetHTTP2(true)
 		t.ForceAttemptHTTP2 = true
 		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: receiveWindow}

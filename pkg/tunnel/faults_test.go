@@ -248,6 +248,9 @@ func TestEndpointFailure(t *testing.T) {
 				if err != nil {
 					return
 				}
+				if p.GetType() != client.PacketType_DIAL_REQ {
+					continue
+				}
 				asked[i]++
 				if a.stream.Send(dialResponse(p.GetDialRequest().GetRandom(), 0, "connection refused")) != nil {
 					return

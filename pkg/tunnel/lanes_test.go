@@ -6,6 +6,7 @@ package tunnel
 import (
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"testing"
 	"time"
@@ -67,35 +68,65 @@ func TestBlockedUpgrade(t *testing.T) {
 	mustEcho(t, requests, "and the requests never noticed")
 }
 
-// The real agent, told to go: it says so on each of its streams.
+// The real agent, told to go: what it has stays until it ends, and what is new goes through another.
 func TestStockAgentDrains(t *testing.T) {
 	g := startGateway(t, nil)
 	endpoint := echoEndpoint(t)
 	a := g.startStockAgent(t, "east", "going")
-	g.startStockAgent(t, "east", "staying")
 	c := mustDialAddress(t, g, endpoint, LaneRequests)
+	g.startStockAgent(t, "east", "staying")
 	a.Drain()
-	// It looks at the signal between two packets only.
-	eventually(t, "the drain", func() bool {
-		candidates, _ := g.candidates("east", LaneRequests)
-		drained := 0
-		for _, se := range candidates {
-			if _, draining, _ := se.load(); draining {
-				drained++
+	mustEcho(t, c, "between two packets it looks at the signal")
+	mustEcho(t, c, "and says so, on this one of its streams")
+	for lane := range lanes {
+		candidates, _ := g.candidates("east", lane)
+		for i, se := range candidates {
+			if going := se.agentID == `"going"`; se.drains() != going || going != (i >= int(lanes)) {
+				t.Errorf("candidate %d of lane %d is a stream of agent %s, which drains: %t", i, lane, se.agentID, se.drains())
 			}
 		}
-		mustEcho(t, mustDialAddress(t, g, endpoint, LaneRequests), "a packet")
-		mustEcho(t, mustDialAddress(t, g, endpoint, LaneUpgrades), "a packet")
-		return drained == int(lanes)
-	})
-	mustEcho(t, c, "what is open stays")
-	candidates, _ := g.candidates("east", LaneRequests)
-	if got := candidates[0].agentID; got != `"staying"` {
-		t.Errorf("the next dial goes to %s", got)
 	}
 	a.Stop()
 	g.awaitStreams(t, "east", "going", 0)
 	mustEcho(t, mustDialAddress(t, g, endpoint, LaneRequests), "through the one that stays")
+}
+
+// A stock agent that is told to go while its streams are quiet says so with the next dial, which then goes through another agent.
+func TestQuietAgentDrains(t *testing.T) {
+	for name, lane := range map[string]Lane{"requests": LaneRequests, "upgrades": LaneUpgrades} {
+		t.Run(name, func(t *testing.T) {
+			g := startGateway(t, nil)
+			endpoint := echoEndpoint(t)
+			going := g.startStockAgent(t, "east", "going")
+			mustEcho(t, mustDialAddress(t, g, endpoint, lane), "an agent alone")
+			g.startStockAgent(t, "east", "staying")
+			going.Drain()
+			const dials = 6
+			for range dials {
+				mustEcho(t, mustDialAddress(t, g, endpoint, lane), "another agent")
+			}
+			open := map[string]int{}
+			candidates, _ := g.candidates("east", lane)
+			for _, se := range candidates {
+				n, _, _ := se.load()
+				open[se.agentID] += n
+			}
+			if want := map[string]int{`"going"`: 1, `"staying"`: dials}; !maps.Equal(open, want) {
+				t.Errorf("connections by agent: %v, want %v", open, want)
+			}
+		})
+	}
+}
+
+// Where all agents drain, they are used: both have been asked, and say so only then.
+func TestAllQuietAgentsDrain(t *testing.T) {
+	g := startGateway(t, nil)
+	endpoint := echoEndpoint(t)
+	g.startStockAgent(t, "east", "a").Drain()
+	g.startStockAgent(t, "east", "b").Drain()
+	for range 4 {
+		mustEcho(t, mustDialAddress(t, g, endpoint, LaneUpgrades), "better than none")
+	}
 }
 
 // An agent that comes back after the gateway's restart finds its lanes again.

@@ -383,9 +383,25 @@ func (s *Server) admit(peer *peerIdentity, agentID string, stream packetStream) 
 	lane := c.laneFor(agentID)
 	se := newSession(peer, agentID, lane, stream, s.cfg.ReceiveBuffer, s.cfg.attemptTimeout,
 		s.cfg.Logger.WithValues("cluster", peer.cluster, "agent", agentID, "lane", int(lane)))
+	se.drained = func() { s.drain(se) }
 	c.sessions = append(c.sessions, se)
 	s.loops.Add(2)
 	return se, nil
+}
+
+// drain notes for all streams of an agent what it has said on one.
+func (s *Server) drain(said *session) {
+	s.mu.RLock()
+	var streams []*session
+	for _, se := range s.clusters[said.peer.cluster].sessions {
+		if se.agentID == said.agentID {
+			streams = append(streams, se)
+		}
+	}
+	s.mu.RUnlock()
+	for _, se := range streams {
+		se.drain()
+	}
 }
 
 // laneFor gives an agent the lane that it has the fewest streams in, the first lane first. An agent that has one in every lane
@@ -479,7 +495,7 @@ func (s *Server) noAgent(lastSeen time.Time) error {
 }
 
 // dial asks one agent after the other until one of them has connected: each once, and each of its streams once as long as the
-// agent itself has not said that it cannot reach the address.
+// agent itself has not said that it cannot reach the address. An agent that turns out to drain is asked again if no other connects.
 func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane, budget *dialer.Budget) (net.Conn, error) {
 	candidates, lastSeen := s.candidates(cluster, lane)
 	if len(candidates) == 0 {
@@ -487,16 +503,23 @@ func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane, b
 	}
 	var failures []error
 	said := map[string]bool{} // agents that answered
-	for i, se := range candidates {
+	for i := 0; i < len(candidates); i++ {
+		se := candidates[i]
 		if said[se.agentID] {
 			continue
 		}
+		drained := se.drains()
 		attempt, cancel := ctx, context.CancelFunc(func() {})
 		if i < len(candidates)-1 {
 			attempt, cancel = context.WithTimeout(ctx, s.cfg.attemptTimeout)
 		}
 		conn, err := se.dial(attempt, address, budget)
 		cancel()
+		if err == nil && !drained && se.drains() && slices.ContainsFunc(candidates[i+1:], func(se *session) bool { return !se.drains() }) {
+			_ = conn.Close() // never used
+			candidates = append(candidates, se)
+			continue
+		}
 		if err == nil {
 			return conn, nil
 		}

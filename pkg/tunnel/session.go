@@ -37,6 +37,8 @@ type session struct {
 	receiveBuffer int
 	silentAfter   time.Duration
 	logger        klog.Logger
+	// drained is called when the agent says that it drains. It says so on each of its streams, but on a quiet one only with the next dial.
+	drained func()
 
 	// unanswered is set by a dial that has waited silentAfter for nothing, and cleared by any packet: such a session is
 	// chosen last.
@@ -92,12 +94,14 @@ const (
 )
 
 func newSession(peer *peerIdentity, agentID string, lane Lane, stream packetStream, receiveBuffer int, silentAfter time.Duration, logger klog.Logger) *session {
-	return &session{
+	s := &session{
 		peer: peer, agentID: agentID, lane: lane, since: time.Now(), stream: stream,
 		receiveBuffer: receiveBuffer, silentAfter: silentAfter, logger: logger,
 		dials: map[int64]*pendingDial{}, conns: map[int64]*tunnelConn{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
+	s.drained = s.drain
+	return s
 }
 
 // end fails everything that is open or under way. Only the first call counts.
@@ -121,7 +125,11 @@ func (s *session) end(why error) {
 	}
 }
 
-// dial asks the agent to connect to address. What the connection holds counts against the budget.
+// noConnection is an ID that no connection has.
+const noConnection = 0
+
+// dial asks the agent to connect to address. What the connection holds counts against the budget. When it returns a connection, it is known
+// whether the agent was draining when it was asked.
 func (s *session) dial(ctx context.Context, address string, budget *dialer.Budget) (net.Conn, error) {
 	d := &pendingDial{address: address, budget: budget, answer: make(chan dialAnswer, 1)}
 	id := rand.Int64N(1<<62) + 1
@@ -132,7 +140,8 @@ func (s *session) dial(ctx context.Context, address string, budget *dialer.Budge
 		return nil, s.agentError(address, s.ended)
 	}
 	s.dials[id] = d
-	s.control = append(s.control, &client.Packet{
+	// The stock agent says that it drains between two packets only: of a stream that has been quiet, this one tells before the answer.
+	s.control = append(s.control, closeRequest(noConnection), &client.Packet{
 		Type:    client.PacketType_DIAL_REQ,
 		Payload: &client.Packet_DialRequest{DialRequest: &client.DialRequest{Protocol: "tcp", Address: address, Random: id}},
 	})
@@ -338,13 +347,7 @@ func (s *session) handle(p *client.Packet) error {
 	case client.PacketType_CLOSE_RSP:
 		s.closeConn(p.GetCloseResponse())
 	case client.PacketType_DRAIN:
-		s.mu.Lock()
-		already := s.draining
-		s.draining = true
-		s.mu.Unlock()
-		if !already {
-			s.logger.Info("The agent is draining: it gets no new connections while there is another")
-		}
+		s.drained()
 	default:
 		// Newer agents may say more than this server understands.
 		s.logger.V(4).Info("Ignored a packet of a type that agents do not send", "type", p.GetType())
@@ -450,6 +453,24 @@ func (s *session) leave() bool {
 	}
 	s.left = true
 	return true
+}
+
+// drain notes that the agent is about to end.
+func (s *session) drain() {
+	s.mu.Lock()
+	already := s.draining
+	s.draining = true
+	s.mu.Unlock()
+	if !already {
+		s.logger.Info("The agent is draining: it gets no new connections while there is another")
+	}
+}
+
+// drains is whether the agent has said that it is about to end.
+func (s *session) drains() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
 }
 
 // load is what choosing between sessions goes by.
