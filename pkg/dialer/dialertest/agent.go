@@ -60,9 +60,10 @@ type agentEnvironment struct {
 
 // Agent is a running stock agent.
 type Agent struct {
-	t     testing.TB
-	stdin io.WriteCloser
-	stop  func()
+	t      testing.TB
+	stdin  io.WriteCloser
+	stdout io.Reader
+	stop   func()
 }
 
 // StartAgent starts the real Konnectivity agent in a process of its own. It is stopped at the end of the test at the latest.
@@ -85,10 +86,14 @@ func StartAgent(t testing.TB, cfg AgentConfig) *Agent {
 	if err != nil {
 		t.Fatal(err)
 	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	a := &Agent{t: t, stdin: stdin, stop: sync.OnceFunc(func() {
+	a := &Agent{t: t, stdin: stdin, stdout: stdout, stop: sync.OnceFunc(func() {
 		_ = cmd.Process.Kill() // whether it had ended by itself shows in its connections
 		_ = cmd.Wait()
 	})}
@@ -99,15 +104,19 @@ func StartAgent(t testing.TB, cfg AgentConfig) *Agent {
 // Stop ends the agent with all its connections. It may be called more than once.
 func (a *Agent) Stop() { a.stop() }
 
-// Drain makes the agent say that it is about to go.
+// Drain tells the agent to go, and returns when it has been told. It says so itself after the next packet of each stream.
 func (a *Agent) Drain() {
 	a.t.Helper()
-	if err := a.stdin.Close(); err != nil {
+	err := a.stdin.Close()
+	if err == nil {
+		_, err = io.Copy(io.Discard, a.stdout)
+	}
+	if err != nil {
 		a.t.Errorf("drain: %v", err)
 	}
 }
 
-// runAgent serves until the process is killed. It drains when standard input ends.
+// runAgent serves until the process is killed. It drains when standard input ends, and ends standard output when it does.
 func runAgent(raw []byte) error {
 	var env agentEnvironment
 	if err := json.Unmarshal(raw, &env); err != nil {
@@ -136,6 +145,7 @@ func runAgent(raw []byte) error {
 
 	_, err = bufio.NewReader(os.Stdin).ReadByte()
 	close(drain)
+	_ = os.Stdout.Close() // or else Drain hangs
 	// A test that is killed takes its agents along: they must not outlive it for long.
 	time.Sleep(time.Minute)
 	if err == io.EOF {
