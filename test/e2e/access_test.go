@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // TestRBACByClusterName shows that who may use one cluster may use no other, nor do more there than was granted.
@@ -34,7 +35,7 @@ func TestRBACByClusterName(t *testing.T) {
 			config.CertData, config.KeyData = cert, key
 			toDirect := rest.CopyConfig(config)
 			toDirect.Host += gatewayPath + "/direct/proxy"
-			within(t, 10*time.Second, "the grant to take effect", func() error {
+			labtest.Within(t, 10*time.Second, "the grant to take effect", func() error {
 				return wantCode(ask(ctx, t, toDirect, http.MethodGet, "/version"), http.StatusOK)
 			})
 			mustContain(t, newKubectl(t, toDirect).run(ctx, t, "get", "nodes"), "node-0")

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // TestUnauthorizedApplication: the 401 of an application in a Pod arrives as it is. That of the API server, for the same
@@ -62,7 +63,7 @@ func TestUnauthorizedApplication(t *testing.T) {
 	path := fmt.Sprintf("/api/v1/namespaces/%s/pods/app:%d/proxy/", namespace, lis.Addr().(*net.TCPAddr).Port)
 	for _, door := range doors() {
 		t.Run(string(door), func(t *testing.T) {
-			within(t, noticed, "the application", func() error {
+			labtest.Within(t, noticed, "the application", func() error {
 				r := ask(ctx, t, shared.embedded.ClusterRESTConfig("edge", door), http.MethodGet, path)
 				if r.code != http.StatusUnauthorized || r.body != "the application does not know you" {
 					return fmt.Errorf("%+v", r)

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // inEffect is how long a change of a Secret may take; the aim is a second.
@@ -136,7 +137,7 @@ func (l *load) more(t *testing.T, n int) {
 		return l.requests
 	}
 	before := answered()
-	within(t, 30*time.Second, "the load to go on", func() error {
+	labtest.Within(t, 30*time.Second, "the load to go on", func() error {
 		if now := answered(); now < before+n {
 			return fmt.Errorf("%d of %d requests have been answered", now-before, n)
 		}
@@ -239,7 +240,7 @@ func testSecretChanges(t *testing.T, name string, target *lab.Cluster, tunnel bo
 		if err := hub.ApplySecret(ctx, lab.SecretOptions{Name: name, Tunnel: tunnel, Data: data}); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("%s: in effect after %s", what, within(t, inEffect, what, done).Round(time.Millisecond))
+		t.Logf("%s: in effect after %s", what, labtest.Within(t, inEffect, what, done).Round(time.Millisecond))
 		l.more(t, 50)
 		for _, w := range watches {
 			w.lives(ctx, t, strings.ToLower(strings.ReplaceAll(what, " ", "-")))
@@ -263,7 +264,7 @@ func testSecretChanges(t *testing.T, name string, target *lab.Cluster, tunnel bo
 			return nil
 		}
 	}
-	within(t, inEffect, "the load", userIs("e2e-first"))
+	labtest.Within(t, inEffect, "the load", userIs("e2e-first"))
 	change("credential rotated", "token", token(t, target, "e2e-second"), userIs("e2e-second"))
 	change("endpoint moved", "endpoint", []byte(second.url), opens(second))
 	change("CA added", "ca.crt", bytes.Join([][]byte{target.CAPEM(), nextCA.CertPEM()}, nil), opens(second))
@@ -280,7 +281,7 @@ func testSecretChanges(t *testing.T, name string, target *lab.Cluster, tunnel bo
 	for _, w := range watches {
 		w.Stop()
 	}
-	within(t, inEffect, "the connections to the endpoint that was left to be closed", func() error {
+	labtest.Within(t, inEffect, "the connections to the endpoint that was left to be closed", func() error {
 		if n := first.open.Load(); n > 0 {
 			return fmt.Errorf("%d are open", n)
 		}
@@ -319,7 +320,7 @@ func TestSecretDeleted(t *testing.T) {
 			}
 			deleted := time.Now()
 			for _, door := range doors() {
-				within(t, inEffect, "a 404 by "+string(door), func() error {
+				labtest.Within(t, inEffect, "a 404 by "+string(door), func() error {
 					return wantCode(ask(ctx, t, g.ClusterRESTConfig(name, door), http.MethodGet, "/version"), http.StatusNotFound)
 				})
 				t.Logf("404 by %s after %s", door, time.Since(deleted).Round(time.Millisecond))
@@ -330,7 +331,7 @@ func TestSecretDeleted(t *testing.T) {
 			case <-time.After(inEffect):
 				t.Errorf("the exec goes on: %s", shell)
 			}
-			within(t, inEffect, "nothing to be left of the cluster in the metrics", func() error {
+			labtest.Within(t, inEffect, "nothing to be left of the cluster in the metrics", func() error {
 				text, err := g.Metrics(ctx)
 				if err != nil {
 					return err

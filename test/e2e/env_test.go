@@ -5,17 +5,13 @@ package e2e
 
 import (
 	"context"
-	"flag"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // The gateways run with the race detector and at the highest log level, which TestNoCredentialIsShown reads. Benchmarks want
@@ -38,65 +34,27 @@ type env struct {
 	embeddedHub, externalHub *lab.Cluster
 	konnectivity             *lab.KonnectivityServer
 	embeddedAgent            *lab.Agent
-	// failed is set by the first test that fails: the logs are kept then.
-	failed bool
 }
 
-// shared is set by TestMain and not changed after.
+// shared is set before the first test, and not changed after.
 var shared *env
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { labtest.Main(m, start) }
 
-func run(m *testing.M) (code int) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	e, err := start(ctx)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "starting the lab:", err)
-		return 1
-	}
-	shared = e
-	defer func() {
-		e.failed = e.failed || code != 0
-		if err := e.lab.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "stopping the lab:", err)
-			code = 1
-		}
-	}()
-	return m.Run()
-}
-
-func start(ctx context.Context) (_ *env, err error) {
-	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: os.Stderr})
-	if err != nil {
-		return nil, err
-	}
-	e := &env{}
-	if e.lab, err = lab.New(ctx, lab.Options{Binaries: binaries, Out: os.Stderr, KeepLogs: func() bool { return e.failed }}); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			e.failed = true
-			_ = e.lab.Close() // the first error is the one to report
-		}
-	}()
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
+func start(ctx context.Context, l *lab.Lab) (err error) {
+	e := &env{lab: l}
 	plain := os.Getenv(plainGateway) != ""
 	if !plain {
 		e.verbosity = verbosity
 	}
 	if e.binary, err = lab.BuildGateway(ctx, e.lab.Dir(), !plain); err != nil {
-		return nil, err
+		return err
 	}
 	if err := e.startClusters(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	return e, e.startGateways(ctx)
+	shared = e
+	return e.startGateways(ctx)
 }
 
 func (e *env) startClusters(ctx context.Context) error {

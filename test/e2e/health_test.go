@@ -17,6 +17,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // noticed is how soon a cluster that goes away or comes back must be shown to have.
@@ -38,7 +39,7 @@ func conditionsOf(ctx context.Context, t *testing.T, k *kubectl, name string) st
 // becomes waits until the conditions of a cluster are as wanted.
 func becomes(ctx context.Context, t *testing.T, k *kubectl, name, want string) {
 	t.Helper()
-	took := within(t, noticed, name+" to become "+want, func() error {
+	took := labtest.Within(t, noticed, name+" to become "+want, func() error {
 		if got := conditionsOf(ctx, t, k, name); got != want {
 			return fmt.Errorf("it is %s", got)
 		}
@@ -117,7 +118,7 @@ func probesOf(ctx context.Context, t *testing.T, n int) {
 		t.Fatal(err)
 	}
 	began := count()
-	within(t, time.Minute, "probes", func() error {
+	labtest.Within(t, time.Minute, "probes", func() error {
 		if done := count() - began; done < float64(n)*max(clusters, 1) {
 			return fmt.Errorf("%v probes of %v clusters", done, clusters)
 		}
@@ -159,7 +160,7 @@ func TestHealthReasons(t *testing.T) {
 		if err := mortal.Client().CoreV1().ServiceAccounts(namespaceOfSecrets).Delete(ctx, "health", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		within(t, 30*time.Second, "the API server to refuse the token", func() error {
+		labtest.Within(t, 30*time.Second, "the API server to refuse the token", func() error {
 			if r := ask(ctx, t, shared.embedded.ClusterRESTConfig(name, lab.ViaOwnEndpoint), "GET", "/api/v1/namespaces"); r.code != 502 {
 				return fmt.Errorf("it answers %d", r.code)
 			}
@@ -209,7 +210,7 @@ func TestHealthAcrossLeaders(t *testing.T) {
 	// leader is which of those that run says that it leads.
 	leader := func() string {
 		var led string
-		within(t, 30*time.Second, "a leader", func() error {
+		labtest.Within(t, 30*time.Second, "a leader", func() error {
 			for name, g := range gateways {
 				text, err := os.ReadFile(g.LogFile())
 				if err != nil {
@@ -233,7 +234,7 @@ func TestHealthAcrossLeaders(t *testing.T) {
 	register(ctx, t, hub, lab.SecretOptions{Name: "after", Data: map[string][]byte{
 		"endpoint": []byte(shared.direct.Endpoint()), "ca.crt": shared.direct.CAPEM(), "token": token(t, shared.direct, "cluster-gateway"),
 	}})
-	within(t, 30*time.Second, "the new leader to look at a new cluster", func() error {
+	labtest.Within(t, 30*time.Second, "the new leader to look at a new cluster", func() error {
 		s, err := hub.Client().CoreV1().Secrets(namespaceOfSecrets).Get(ctx, "after", metav1.GetOptions{})
 		if err != nil {
 			return err

@@ -188,7 +188,7 @@ func TestAgentCannotClaimAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	impostor := newRawClient(t, g.ClusterRESTConfig("impostor", lab.ViaOwnEndpoint))
-	eventually(t, 10*time.Second, func(ctx context.Context) error {
+	eventually(t, time.Minute, func(ctx context.Context) error {
 		if a, err := impostor.get(ctx, namespacePath); err != nil || a.code != http.StatusOK {
 			return fmt.Errorf("the agent does not even serve its own cluster: %d %s (%v)", a.code, a.body, err)
 		}
@@ -224,7 +224,7 @@ func TestTunnelIsNeverBypassed(t *testing.T) {
 			}
 		})
 		client := newRawClient(t, g.ClusterRESTConfig("agentless", lab.ViaOwnEndpoint))
-		eventually(t, 5*time.Second, func(ctx context.Context) error {
+		eventually(t, time.Minute, func(ctx context.Context) error {
 			a, err := client.get(ctx, namespacePath)
 			if err != nil || a.code != http.StatusServiceUnavailable {
 				return fmt.Errorf("%d %s (%v)", a.code, a.body, err)
@@ -291,7 +291,7 @@ func TestGarbageInSecrets(t *testing.T) {
 				t.Errorf("no Ready=False that names %s: %.2000s", named, got)
 			}
 			cluster := newRawClient(t, shared.embedded.ClusterRESTConfig(name, lab.ViaHub))
-			eventually(t, 5*time.Second, func(ctx context.Context) error {
+			eventually(t, time.Minute, func(ctx context.Context) error {
 				a, err := cluster.get(ctx, namespacePath)
 				if err != nil || a.code != http.StatusServiceUnavailable || !strings.Contains(a.body, named) {
 					return fmt.Errorf("%d %s (%v)", a.code, a.body, err)
@@ -329,7 +329,7 @@ func TestNoCredentialIsShown(t *testing.T) {
 	}
 	caller := g.ClusterRESTConfig("x509", lab.ViaOwnEndpoint)
 	caller.CertData, caller.KeyData, caller.BearerToken = nil, nil, callerToken
-	eventually(t, 5*time.Second, func(ctx context.Context) error {
+	eventually(t, time.Minute, func(ctx context.Context) error {
 		client := newRawClient(t, caller)
 		if a, err := client.get(ctx, namespacePath); err != nil || a.code != http.StatusOK {
 			return fmt.Errorf("%d %s (%v)", a.code, a.body, err)

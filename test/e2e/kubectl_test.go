@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
+
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // kubectl runs the real one with a kubeconfig, and a home (so a discovery cache) of its own.
@@ -156,7 +158,7 @@ func (r *running) String() string {
 // sees waits until the command has printed a piece of text, and calls meanwhile, if it is not nil, now and then.
 func (r *running) sees(t *testing.T, piece string, meanwhile func() error) {
 	t.Helper()
-	within(t, 30*time.Second, "waiting for "+piece, func() error {
+	labtest.Within(t, 30*time.Second, "waiting for "+piece, func() error {
 		if strings.Contains(r.stdout.String(), piece) {
 			return nil
 		}

@@ -58,7 +58,7 @@ func TestDrain(t *testing.T) {
 	if _, err := events.ReadBytes('\n'); err != nil {
 		t.Fatalf("the first event of the watch: %v", err)
 	}
-	eventually(t, 10*time.Second, func(ctx context.Context) error {
+	eventually(t, time.Minute, func(ctx context.Context) error {
 		n, err := g.Metric(ctx, "cluster_gateway_requests_in_flight", `cluster="direct"`)
 		if err == nil && n < 2 {
 			err = fmt.Errorf("%v requests are in flight", n)

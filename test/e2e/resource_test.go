@@ -24,6 +24,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // resourceCase is one thing that people do with the ClusterGateways themselves.
@@ -271,7 +272,7 @@ func testGatewayHealth(ctx context.Context, t *testing.T, k *kubectl, door lab.V
 		"endpoint": []byte(shared.direct.Endpoint()), "ca.crt": shared.direct.CAPEM(), "token": token(t, shared.direct, "cluster-gateway"),
 	}})
 	// The first probe of the gateway's own is written to the Secret.
-	within(t, noticed, "the first probe", func() error {
+	labtest.Within(t, noticed, "the first probe", func() error {
 		if g := parseGateway(t, k.run(ctx, t, "get", "clustergateway", name, "-o", "json")); g.Status.Version == "" {
 			return fmt.Errorf("the status is %+v", g.Status)
 		}
@@ -306,7 +307,7 @@ func testGatewayHealth(ctx context.Context, t *testing.T, k *kubectl, door lab.V
 	if err := shared.embeddedHub.ApplySecret(ctx, gone); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "the probe to fail", func() error {
+	labtest.Within(t, 10*time.Second, "the probe to fail", func() error {
 		g := parseGateway(t, k.run(ctx, t, "get", "--raw", path))
 		if g.Status.Healthy {
 			return fmt.Errorf("it is healthy: %+v", g.Status)

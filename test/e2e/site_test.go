@@ -79,22 +79,6 @@ func bounded(t *testing.T, timeout time.Duration) context.Context {
 	return ctx
 }
 
-// within polls until a condition holds, which says why it does not yet. It returns how long that took.
-func within(t *testing.T, timeout time.Duration, what string, condition func() error) time.Duration {
-	t.Helper()
-	began := time.Now()
-	for {
-		err := condition()
-		if err == nil {
-			return time.Since(began)
-		}
-		if time.Since(began) > timeout {
-			t.Fatalf("%s: not within %s: %v", what, timeout, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // writeKubeconfig writes what kubectl needs to do as config says, and returns the path.
 func writeKubeconfig(t *testing.T, config *rest.Config) string {
 	t.Helper()

@@ -20,6 +20,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // selfMade starts a gateway with a hub of its own, and so certificates of its own.
@@ -94,7 +95,7 @@ func TestTunnelCertificates(t *testing.T) {
 	old := agentFiles(t, first, name, g.TunnelPort())
 	agent := startAgent(ctx, t, func() (lab.AgentOptions, error) { return old, nil })
 	config := g.ClusterRESTConfig(name, lab.ViaOwnEndpoint)
-	within(t, noticed, "the cluster", func() error {
+	labtest.Within(t, noticed, "the cluster", func() error {
 		if r := ask(ctx, t, config, http.MethodGet, "/version"); r.code != http.StatusOK {
 			return fmt.Errorf("%+v", r)
 		}
@@ -184,7 +185,7 @@ func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 	agent.CertFile, agent.KeyFile = issue("agent", lab.CertOptions{CN: name, Orgs: []string{"cluster.core.oam.dev:tunnel-agents"}})
 	startAgent(ctx, t, func() (lab.AgentOptions, error) { return agent, nil })
 	config := g.ClusterRESTConfig(name, lab.ViaOwnEndpoint)
-	within(t, noticed, "the cluster", func() error { return wantCode(ask(ctx, t, config, http.MethodGet, "/version"), http.StatusOK) })
+	labtest.Within(t, noticed, "the cluster", func() error { return wantCode(ask(ctx, t, config, http.MethodGet, "/version"), http.StatusOK) })
 
 	other, err := lab.NewCA("another")
 	if err != nil {
@@ -194,7 +195,7 @@ func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Files are looked at once a minute at the latest. A request that is in flight when the agent is cut off breaks.
-	within(t, caseTimeout, "the agent to be cut off", func() error {
+	labtest.Within(t, caseTimeout, "the agent to be cut off", func() error {
 		r, err := tryAsk(ctx, config, http.MethodGet, "/version")
 		if err != nil {
 			return err
@@ -239,7 +240,7 @@ func TestAgentCertificateByHand(t *testing.T) {
 			KeyFile: filepath.Join(dir, "edge-1.key"), CAFile: filepath.Join(dir, "tunnel-ca.crt"),
 		}, nil
 	})
-	within(t, noticed, "the cluster", func() error {
+	labtest.Within(t, noticed, "the cluster", func() error {
 		return wantCode(ask(ctx, t, shared.embedded.ClusterRESTConfig(name, lab.ViaOwnEndpoint), http.MethodGet, "/version"), http.StatusOK)
 	})
 }

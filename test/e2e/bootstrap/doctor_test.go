@@ -18,6 +18,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // TestDoctor breaks the way to a cluster at each of its stages, and doctor finds out at which.
@@ -66,7 +67,7 @@ func TestDoctor(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The API server believes a token for some seconds after its account is gone.
-		within(t, time.Minute, "the token is revoked", func() error {
+		labtest.Within(t, time.Minute, "the token is revoked", func() error {
 			if got := diagnose(ctx, t).Broken; got != bootstrap.StageCredential {
 				return fmt.Errorf("doctor says %q", got)
 			}

@@ -32,6 +32,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // The tests in this file have the enroller in their own process, with the real hub on one side and a real cluster on the other, and nothing but
@@ -375,7 +376,7 @@ func TestEnrolmentResumes(t *testing.T) {
 				t.Fatalf("the second attempt: %v", err)
 			}
 		}
-		within(t, time.Minute, "what enrolled is gone", func() error {
+		labtest.Within(t, time.Minute, "what enrolled is gone", func() error {
 			for name := range dump(ctx, t, shared.nearby) {
 				if strings.Contains(name, "enrol") {
 					return errors.New(name)

@@ -10,14 +10,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"maps"
-	"os"
-	"os/signal"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -28,6 +24,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 const (
@@ -45,49 +42,15 @@ type env struct {
 	hubFile, edgeFile string
 	nearbyFile        string
 	serial            sync.Mutex
-	failed            bool
 }
 
-// shared is set by TestMain and not changed after.
+// shared is set before the first test, and not changed after.
 var shared *env
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { labtest.Main(m, start) }
 
-func run(m *testing.M) (code int) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	e := &env{}
-	defer func() {
-		e.failed = e.failed || code != 0
-		if e.lab == nil {
-			return
-		}
-		if err := e.lab.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "stopping the lab:", err)
-			code = 1
-		}
-	}()
-	if err := e.start(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "starting the lab:", err)
-		return 1
-	}
-	shared = e
-	return m.Run()
-}
-
-func (e *env) start(ctx context.Context) error {
-	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: os.Stderr})
-	if err != nil {
-		return err
-	}
-	if e.lab, err = lab.New(ctx, lab.Options{Binaries: binaries, Out: os.Stderr, KeepLogs: func() bool { return e.failed }}); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
+func start(ctx context.Context, l *lab.Lab) error {
+	e := &env{lab: l}
 	binary, err := lab.BuildGateway(ctx, e.lab.Dir(), false)
 	if err != nil {
 		return err
@@ -117,6 +80,7 @@ func (e *env) start(ctx context.Context) error {
 	}
 	e.hubFile, e.nearbyFile = e.hub.Kubeconfig(), e.nearby.Kubeconfig()
 	e.edgeFile, err = e.edge.BastionKubeconfig()
+	shared = e
 	return err
 }
 
@@ -168,9 +132,6 @@ func begin(t *testing.T) context.Context {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), caseTimeout)
 		defer cancel()
-		if t.Failed() {
-			shared.failed = true
-		}
 		for name, file := range map[string]string{"edge-1": shared.edgeFile, "near-1": shared.nearbyFile} {
 			if _, _, err := invoke(ctx, bootstrap.Config{}, "unregister", name, "--cluster-kubeconfig", file); err != nil {
 				t.Errorf("cleaning up: %v", err)

@@ -27,6 +27,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // invite makes an invitation, and returns the file and the name of the Job in it.
@@ -58,7 +59,7 @@ func enrol(ctx context.Context, t *testing.T, c *lab.Cluster, file, job string) 
 	t.Helper()
 	apply(ctx, t, c, file)
 	var agent *lab.Agent
-	within(t, time.Minute, "the Job", func() (err error) { // the cluster's CA is written by a controller
+	labtest.Within(t, time.Minute, "the Job", func() (err error) { // the cluster's CA is written by a controller
 		agent, err = shared.lab.StartAgentJob(ctx, c, agentNamespace, job, "enrol-"+strings.ReplaceAll(t.Name(), "/", "-")+"-"+strconv.FormatInt(time.Now().UnixNano(), 36))
 		return err
 	})
@@ -84,7 +85,7 @@ func TestInvite(t *testing.T) {
 	kubelet(ctx, t)
 	began := time.Now()
 	enrolAgent := enrol(ctx, t, shared.edge, file, job)
-	within(t, time.Minute, "Ready", func() error { return ready(ctx, "edge-1") })
+	labtest.Within(t, time.Minute, "Ready", func() error { return ready(ctx, "edge-1") })
 	t.Logf("Ready %s after kubectl apply began", time.Since(began).Round(time.Millisecond))
 
 	path := filepath.Join(t.TempDir(), "edge-1.kubeconfig")
@@ -95,7 +96,7 @@ func TestInvite(t *testing.T) {
 	}
 
 	// Nothing of the enrolment stays.
-	within(t, time.Minute, "the enrolment is gone", func() error {
+	labtest.Within(t, time.Minute, "the enrolment is gone", func() error {
 		if _, err := shared.edge.Client().BatchV1().Jobs(agentNamespace).Get(ctx, job, noOptions); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("the Job: %w", errors.Join(err, errors.New("still there")))
 		}
@@ -184,14 +185,14 @@ func TestInviteOfRegistered(t *testing.T) {
 	t.Cleanup(func() { must(context.WithoutCancel(ctx), t, "invite", "second", "--revoke") })
 	agent := enrol(ctx, t, shared.edge, file, job)
 	const refusal = `this cluster is registered as "edge-1"`
-	within(t, time.Minute, "the refusal in the agent's log", func() error {
+	labtest.Within(t, time.Minute, "the refusal in the agent's log", func() error {
 		log, err := os.ReadFile(agent.LogFile())
 		if err == nil && !strings.Contains(string(log), strings.ReplaceAll(refusal, `"`, `\"`)) && !strings.Contains(string(log), refusal) {
 			err = fmt.Errorf("it says\n%s", log)
 		}
 		return err
 	})
-	within(t, time.Minute, "the refusal on the hub", func() error {
+	labtest.Within(t, time.Minute, "the refusal on the hub", func() error {
 		out, said, err := invoke(ctx, bootstrap.Config{}, "status", "second")
 		if err != nil || refusals(ctx, t, "second") == before || !strings.Contains(out, refusal) {
 			return fmt.Errorf("%w: %d Events, and status says\n%s%s", err, refusals(ctx, t, "second")-before, out, said)
@@ -211,7 +212,7 @@ func TestInviteOfRegistered(t *testing.T) {
 		t.Error(err)
 	}
 	// It comes again and again; that is told once.
-	within(t, time.Minute, "three refusals in the agent's log", func() error {
+	labtest.Within(t, time.Minute, "three refusals in the agent's log", func() error {
 		log, err := os.ReadFile(agent.LogFile())
 		if n := strings.Count(string(log), "registered as"); err == nil && n < 3 {
 			err = fmt.Errorf("there are %d", n)
@@ -258,7 +259,7 @@ func TestInviteGatewayKilled(t *testing.T) {
 	if err := shared.gateway.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 2*time.Minute, "Ready", func() error { return ready(ctx, "edge-1") })
+	labtest.Within(t, 2*time.Minute, "Ready", func() error { return ready(ctx, "edge-1") })
 	if r := record(ctx, t, "edge-1"); r.State != objects.InvitationDone {
 		t.Errorf("the invitation is %s", r.State)
 	}
@@ -334,7 +335,7 @@ func TestInviteProcess(t *testing.T) {
 			continue
 		}
 		script := strings.NewReplacer("invite.yaml", file, "kubectl", shared.lab.Binaries().Kubectl).Replace(line)
-		within(t, time.Minute, line, func() error { // the cluster's CA is written by a controller
+		labtest.Within(t, time.Minute, line, func() error { // the cluster's CA is written by a controller
 			cmd := exec.CommandContext(ctx, "sh", "-c", script)
 			cmd.Env = append(os.Environ(), "KUBECONFIG="+shared.edgeFile)
 			text, err := cmd.CombinedOutput()
@@ -351,11 +352,11 @@ func TestInviteProcess(t *testing.T) {
 		})
 	}
 	agent := startProcess(ctx, t, dir, "invited")
-	within(t, time.Minute, "Ready", func() error { return ready(ctx, "edge-1") })
+	labtest.Within(t, time.Minute, "Ready", func() error { return ready(ctx, "edge-1") })
 	path := filepath.Join(t.TempDir(), "edge-1.kubeconfig")
 	must(ctx, t, "kubeconfig", "edge-1", "-o", path)
 	kubectl(ctx, t, path, "get", "namespaces")
-	within(t, time.Minute, "the enrolment is gone", func() error {
+	labtest.Within(t, time.Minute, "the enrolment is gone", func() error {
 		for name := range dump(ctx, t, shared.edge) {
 			if strings.Contains(name, "enrol") {
 				return errors.New(name)
@@ -369,10 +370,10 @@ func TestInviteProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	startProcess(ctx, t, dir, "invited-again")
-	within(t, time.Minute, "Ready", func() error { _, err := kubectlErr(ctx, path, "get", "namespaces"); return err })
+	labtest.Within(t, time.Minute, "Ready", func() error { _, err := kubectlErr(ctx, path, "get", "namespaces"); return err })
 
 	must(ctx, t, "invite", "edge-1", "--revoke")
-	within(t, time.Minute, "the agent is let go", func() error {
+	labtest.Within(t, time.Minute, "the agent is let go", func() error {
 		if _, err := kubectlErr(ctx, path, "get", "namespaces"); err == nil {
 			return errors.New("the cluster is still reached")
 		}
@@ -381,7 +382,7 @@ func TestInviteProcess(t *testing.T) {
 	// It is still registered, and an agent's own certificate makes it reachable again.
 	must(ctx, t, "rotate", "edge-1", "--cluster-kubeconfig", shared.edgeFile, "--out-dir", dir, "--wait", "0")
 	startProcess(ctx, t, dir, "rotated")
-	within(t, time.Minute, "Ready", func() error { _, err := kubectlErr(ctx, path, "get", "namespaces"); return err })
+	labtest.Within(t, time.Minute, "Ready", func() error { _, err := kubectlErr(ctx, path, "get", "namespaces"); return err })
 	must(ctx, t, "unregister", "edge-1", "--cluster-kubeconfig", shared.edgeFile)
 	sameNames(t, "the hub, after unregistering", hubBefore, dump(ctx, t, shared.hub))
 	sameNames(t, "the cluster, after unregistering", edgeBefore, dump(ctx, t, shared.edge))

@@ -22,6 +22,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/pkg/client"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // kubectl runs kubectl with a kubeconfig.
@@ -223,7 +224,7 @@ func TestRegisterDirect(t *testing.T) {
 		}
 	}
 	must(ctx, t, "unregister", "near-1")
-	within(t, time.Minute, "everything is gone", func() error {
+	labtest.Within(t, time.Minute, "everything is gone", func() error {
 		for name := range dump(ctx, t, shared.nearby) {
 			if _, was := before[name]; !was {
 				return errors.New(name + " is left")
@@ -241,22 +242,6 @@ func accessObjects(ctx context.Context, t *testing.T, c *lab.Cluster) (n int) {
 		}
 	}
 	return n
-}
-
-// within polls until a condition holds, which says why it does not yet.
-func within(t *testing.T, timeout time.Duration, what string, condition func() error) {
-	t.Helper()
-	deadline := time.Now().Add(timeout)
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s: %v", what, timeout, err)
-		}
-		time.Sleep(200 * time.Millisecond)
-	}
 }
 
 // TestInterrupted interrupts register after each of its steps; run again, it converges to what an uninterrupted one makes.

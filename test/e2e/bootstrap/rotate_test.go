@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // TestRotateThroughGateway gives a cluster new credentials through the gateway, which may do nothing else there; and shows that it takes
@@ -101,7 +102,7 @@ func agentState(ctx context.Context, t *testing.T) (cert []byte, roll string) {
 
 func reachable(ctx context.Context, t *testing.T) {
 	t.Helper()
-	within(t, time.Minute, "the cluster answers", func() error {
+	labtest.Within(t, time.Minute, "the cluster answers", func() error {
 		_, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "edge-1")
 		return err
 	})
@@ -126,7 +127,7 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 				if _, err := roles.Update(ctx, role, metav1.UpdateOptions{}); err != nil {
 					t.Fatal(err)
 				}
-				within(t, 30*time.Second, "something does not work", func() error {
+				labtest.Within(t, 30*time.Second, "something does not work", func() error {
 					if works(ctx) {
 						return fmt.Errorf("rotate and doctor still do")
 					}
@@ -138,7 +139,7 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 	if _, _, err := invoke(ctx, bootstrap.Config{}, edgeArgs("--access", "impersonate", "--wait", "0")...); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 30*time.Second, "everything works again", func() error {
+	labtest.Within(t, 30*time.Second, "everything works again", func() error {
 		if !works(ctx) {
 			return fmt.Errorf("it does not")
 		}

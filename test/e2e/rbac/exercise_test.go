@@ -32,6 +32,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 type event = auditv1.Event
@@ -124,7 +125,7 @@ func (s *site) tunnel(ctx context.Context) (*corev1.ConfigMap, error) {
 }
 
 func (s *site) published(ctx context.Context, t *testing.T) {
-	within(t, time.Minute, "the address of the tunnel", func() error {
+	labtest.Within(t, time.Minute, "the address of the tunnel", func() error {
 		m, err := s.tunnel(ctx)
 		if err == nil && m.Data[pki.KeyAddress] == "" {
 			err = fmt.Errorf("it is not in %v", m.Data)
@@ -135,7 +136,7 @@ func (s *site) published(ctx context.Context, t *testing.T) {
 
 // replaced waits until the ConfigMap has another CA than the first.
 func (s *site) replaced(ctx context.Context, t *testing.T) {
-	within(t, 2*caLifetime+time.Minute, "another CA of the tunnel", func() error {
+	labtest.Within(t, 2*caLifetime+time.Minute, "another CA of the tunnel", func() error {
 		m, err := s.tunnel(ctx)
 		if err == nil && strings.Count(m.Data[pki.KeyBundle], "BEGIN CERTIFICATE") < 2 {
 			err = fmt.Errorf("there is one only")
@@ -177,7 +178,7 @@ func (s *site) register(ctx context.Context, t *testing.T) {
 // healthy waits until the Secret says so.
 func (s *site) healthy(ctx context.Context, t *testing.T, want string) {
 	t.Helper()
-	within(t, time.Minute, "the health of the cluster on its Secret", func() error {
+	labtest.Within(t, time.Minute, "the health of the cluster on its Secret", func() error {
 		secret, err := s.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, clusterName, metav1.GetOptions{})
 		if err == nil && secret.Annotations[v1alpha1.AnnotationHealthy] != want {
 			err = fmt.Errorf("annotations %v", secret.Annotations)
@@ -251,11 +252,11 @@ func (s *site) enrol(ctx context.Context, t *testing.T) {
 	}
 	s.enrolling = Units(s.invitation.grants(ctx, t))
 	job := regexp.MustCompile(`konnectivity-agent-enrol-[0-9a-f]{8}`).FindString(content)
-	within(t, time.Minute, "the Job", func() error { // the cluster's CA is written by a controller
+	labtest.Within(t, time.Minute, "the Job", func() error { // the cluster's CA is written by a controller
 		_, err := s.lab.StartAgentJob(ctx, s.invited, agentNamespace, job, "enrol")
 		return err
 	})
-	within(t, 2*time.Minute, "the enrolment to be over", func() error {
+	labtest.Within(t, 2*time.Minute, "the enrolment to be over", func() error {
 		_, err := s.invited.Client().BatchV1().Jobs(agentNamespace).Get(ctx, job, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil

@@ -21,6 +21,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/manifests"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 const (
@@ -80,7 +81,7 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 				units = Units(r.grants(ctx, t))
 			}
 			// What is due in time may still be under way.
-			within(t, time.Minute, "what "+r.account+" does and what it may do to be the same", func() error {
+			labtest.Within(t, time.Minute, "what "+r.account+" does and what it may do to be the same", func() error {
 				if findings := Check(units, r.events(t)); len(findings) > 0 {
 					return errors.New(strings.Join(findings, "\n"))
 				}
@@ -297,7 +298,7 @@ func (s *site) takeOut(ctx context.Context, t *testing.T, hub record) {
 	if _, err := roles.Update(ctx, role, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	within(t, time.Minute, "the hub to know", func() error {
+	labtest.Within(t, time.Minute, "the hub to know", func() error {
 		answer, err := s.hub.Client().AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: hub.account, ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: metav1.NamespaceDefault, Verb: "create", Resource: "events"},
 		}}, metav1.CreateOptions{})
@@ -311,27 +312,12 @@ func (s *site) takeOut(ctx context.Context, t *testing.T, hub record) {
 		t.Fatal(err)
 	}
 	const want = "denied: create events in namespace default"
-	within(t, time.Minute, "the record to show what is missing", func() error {
+	labtest.Within(t, time.Minute, "the record to show what is missing", func() error {
 		if findings := Check(units, hub.events(t)); !slices.Equal(findings, []string{want}) {
 			return fmt.Errorf("findings: %q", findings)
 		}
 		return nil
 	})
-}
-
-// within polls until a condition holds, which says why it does not yet.
-func within(t *testing.T, timeout time.Duration, what string, condition func() error) {
-	t.Helper()
-	for began := time.Now(); ; {
-		err := condition()
-		if err == nil {
-			return
-		}
-		if time.Since(began) > timeout {
-			t.Fatalf("%s: not within %s:\n%v", what, timeout, err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
 }
 
 // newLab starts a lab that ends with the test.

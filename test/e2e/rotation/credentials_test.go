@@ -26,6 +26,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // caseTimeout bounds each test but the soak.
@@ -64,7 +65,7 @@ func (s *site) condition(ctx context.Context, kind string) (metav1.Condition, er
 // saysOf waits for a condition with a reason, and with words in its message.
 func (s *site) saysOf(ctx context.Context, t *testing.T, kind, reason string, words ...string) {
 	t.Helper()
-	within(t, noticed, kind+" to be "+reason, func() error {
+	labtest.Within(t, noticed, kind+" to be "+reason, func() error {
 		c, err := s.condition(ctx, kind)
 		if err == nil && (c.Reason != reason || slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(c.Message, w) })) {
 			err = fmt.Errorf("it is %+v", c)
@@ -78,7 +79,7 @@ func changes(t *testing.T, n int, what string, read func() ([]byte, error)) {
 	t.Helper()
 	var last []byte
 	seen := -1
-	within(t, 2*noticed, fmt.Sprintf("%d changes of %s", n, what), func() error {
+	labtest.Within(t, 2*noticed, fmt.Sprintf("%d changes of %s", n, what), func() error {
 		now, err := read()
 		if err != nil {
 			return err
@@ -179,13 +180,13 @@ func TestAgentCertificate(t *testing.T) {
 		return secret.Data["tls.crt"], nil
 	}
 	changes(t, 2, "the agent's certificate", certificate)
-	within(t, noticed, "the agent to be rolled", func() error {
+	labtest.Within(t, noticed, "the agent to be rolled", func() error {
 		if n := rolled.Rolls(); n < 2 {
 			return fmt.Errorf("it was, %d times", n)
 		}
 		return nil
 	})
-	within(t, noticed, "register to find nothing to do", func() error {
+	labtest.Within(t, noticed, "register to find nothing to do", func() error {
 		before, err := agentState(ctx)
 		if err != nil {
 			return err
@@ -218,7 +219,7 @@ func TestAgentCertificate(t *testing.T) {
 	s.saysOf(ctx, t, v1alpha1.ConditionCertificateValid, v1alpha1.ReasonRenewalFailed, "could not be renewed", "forbidden")
 	restore()
 	changes(t, 1, "the agent's certificate", certificate)
-	within(t, noticed, "the failure to be over", func() error {
+	labtest.Within(t, noticed, "the failure to be over", func() error {
 		c, err := s.condition(ctx, v1alpha1.ConditionCertificateValid)
 		if err == nil && c.Reason == v1alpha1.ReasonRenewalFailed {
 			err = fmt.Errorf("it is %+v", c)
@@ -299,7 +300,7 @@ func TestOwnCA(t *testing.T) {
 	if _, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Patch(ctx, pki.CASecret, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	within(t, noticed, "the agent to trust the next CA as well", func() error {
+	labtest.Within(t, noticed, "the agent to trust the next CA as well", func() error {
 		secret, err := agentSecret(ctx)
 		if err == nil && !bytes.Equal(secret.Data["ca.crt"], bundle) {
 			err = fmt.Errorf("its bundle is %s", secret.Data["ca.crt"])
@@ -342,7 +343,7 @@ func TestOwnCA(t *testing.T) {
 		}
 		return secret.Data["tls.crt"], nil
 	})
-	within(t, noticed, "the agent to be rolled", func() error {
+	labtest.Within(t, noticed, "the agent to be rolled", func() error {
 		if n := rolled.Rolls() - before; n < 2 {
 			return fmt.Errorf("it was, %d times", n)
 		}

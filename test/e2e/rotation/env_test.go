@@ -9,13 +9,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
-	"fmt"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +25,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 const (
@@ -48,49 +45,15 @@ type env struct {
 	hub, edge *lab.Cluster
 	edgeFile  string
 	binary    string
-	failed    bool
 }
 
-// shared is set by TestMain and not changed after.
+// shared is set before the first test, and not changed after.
 var shared *env
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { labtest.Main(m, start) }
 
-func run(m *testing.M) (code int) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	e := &env{}
-	defer func() {
-		e.failed = e.failed || code != 0
-		if e.lab == nil {
-			return
-		}
-		if err := e.lab.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "stopping the lab:", err)
-			code = 1
-		}
-	}()
-	if err := e.start(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "starting the lab:", err)
-		return 1
-	}
-	shared = e
-	return m.Run()
-}
-
-func (e *env) start(ctx context.Context) error {
-	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: os.Stderr})
-	if err != nil {
-		return err
-	}
-	if e.lab, err = lab.New(ctx, lab.Options{Binaries: binaries, Out: os.Stderr, KeepLogs: func() bool { return e.failed }}); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
+func start(ctx context.Context, l *lab.Lab) (err error) {
+	e := &env{lab: l}
 	if e.binary, err = lab.BuildGateway(ctx, e.lab.Dir(), os.Getenv("E2E_PLAIN_GATEWAY") == ""); err != nil {
 		return err
 	}
@@ -107,6 +70,7 @@ func (e *env) start(ctx context.Context) error {
 		return err
 	}
 	e.edgeFile, err = e.edge.BastionKubeconfig()
+	shared = e
 	return err
 }
 
@@ -121,11 +85,6 @@ const tunnelOff = "--tunnel-mode=off"
 // begin starts a gateway on a hub with nothing of an earlier one.
 func begin(ctx context.Context, t *testing.T, args ...string) *site {
 	t.Helper()
-	t.Cleanup(func() {
-		if t.Failed() {
-			shared.failed = true
-		}
-	})
 	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
 		Name: "gateway-" + strings.ToLower(t.Name()), Hub: shared.hub, Binary: shared.binary, AgentsOf: shared.edge,
 		TunnelOff: slices.Contains(args, tunnelOff), ExtraArgs: append([]string{"--health-probe-interval=1s"}, args...),
@@ -214,21 +173,6 @@ func agentBootstrap(ctx context.Context, t *testing.T, args ...string) string {
 		t.Fatalf("agent-bootstrap %s: %v\n%s", strings.Join(args, " "), err, &said)
 	}
 	return said.String()
-}
-
-// within polls until a condition holds, which says why it does not yet.
-func within(t *testing.T, timeout time.Duration, what string, condition func() error) {
-	t.Helper()
-	for began := time.Now(); ; {
-		err := condition()
-		if err == nil {
-			return
-		}
-		if time.Since(began) > timeout {
-			t.Fatalf("%s: not within %s: %v", what, timeout, err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
 }
 
 func hubSecret(ctx context.Context, name string) (*corev1.Secret, error) {

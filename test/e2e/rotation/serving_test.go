@@ -22,6 +22,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // present is the certificate that the gateway's own endpoint presents to somebody who trusts what the hub does.
@@ -128,7 +129,7 @@ func TestServingCertificate(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = g.Stop() }) // again, if the test went well
 	second := &site{g}
-	within(t, noticed, "both replicas to serve the same", func() error {
+	labtest.Within(t, noticed, "both replicas to serve the same", func() error {
 		one, err := s.present(ctx)
 		if err != nil {
 			return err
@@ -140,7 +141,7 @@ func TestServingCertificate(t *testing.T) {
 		return err
 	})
 	patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"service": map[string]any{"port": port(t, second)}}})
-	within(t, noticed, "the hub to ask the second", func() error { return second.throughHub(ctx) })
+	labtest.Within(t, noticed, "the hub to ask the second", func() error { return second.throughHub(ctx) })
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -171,9 +172,9 @@ func TestAPIServiceOfOthers(t *testing.T) {
 		}
 		return s.throughHub(ctx)
 	}
-	within(t, noticed, "the hub to trust the gateway", right)
+	labtest.Within(t, noticed, "the hub to trust the gateway", right)
 	patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"caBundle": nil, "insecureSkipTLSVerify": true}})
-	within(t, noticed, "verification to be switched on", right)
+	labtest.Within(t, noticed, "verification to be switched on", right)
 
 	foreign, err := lab.NewCA("another")
 	if err != nil {
@@ -189,7 +190,7 @@ func TestAPIServiceOfOthers(t *testing.T) {
 		t.Errorf("the caBundle that is cert-manager's was changed (%v)", err)
 	}
 	patchAPIService(ctx, t, map[string]any{"metadata": map[string]any{"annotations": map[string]any{annotation: nil}}})
-	within(t, noticed, "the hub to trust the gateway again", right)
+	labtest.Within(t, noticed, "the hub to trust the gateway again", right)
 
 	pair, err := foreign.Issue(lab.CertOptions{CN: "own", DNSNames: []string{"cluster-gateway." + hubNamespace + ".svc", "localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	if err != nil {
@@ -205,12 +206,12 @@ func TestAPIServiceOfOthers(t *testing.T) {
 	if _, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Patch(ctx, pki.GatewayServingSecret, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	within(t, noticed, "the user's own pair to be served", func() error {
+	labtest.Within(t, noticed, "the user's own pair to be served", func() error {
 		_, err := s.presentTo(ctx, foreign.CertPEM())
 		return err
 	})
 	patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"caBundle": foreign.CertPEM()}})
-	within(t, noticed, "the hub to trust the user's own", right)
+	labtest.Within(t, noticed, "the hub to trust the user's own", right)
 	changes(t, 1, "the CA", hubData(ctx, pki.GatewayCASecret, "tls.crt"))
 	if bundle, err := caBundle(ctx); err != nil || !bytes.Equal(bundle, foreign.CertPEM()) {
 		t.Errorf("the caBundle was changed though the pair is the user's own (%v)", err)
