@@ -47,6 +47,8 @@ type Authority struct {
 	reveal func() crypto.Signer
 	chain  []*x509.Certificate // what signs, and after it the certificates that lead from it to other roots
 	bundle []*x509.Certificate
+	// foreign is whether it comes from a Secret that was not made here.
+	foreign bool
 }
 
 // NewAuthority makes a CA that nobody has yet. A lifetime of 0 means DefaultCALifetime.

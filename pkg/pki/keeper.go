@@ -356,13 +356,17 @@ func (k *Keeper) renew(ctx context.Context) (next time.Time, err error) {
 	return caAt, nil
 }
 
-// restore puts a CA back that was deleted: with another, nobody could connect any more who trusts it.
+// restore puts a CA back that was deleted: with another, nobody could connect any more who trusts it. The user's own is the user's to put back:
+// it may be about to be replaced.
 func (k *Keeper) restore(ctx context.Context) error {
 	secrets := k.cfg.Client.CoreV1().Secrets(k.cfg.Namespace)
 	_, err := secrets.Get(ctx, k.cfg.CASecret, metav1.GetOptions{})
 	a := k.Authority()
 	if !apierrors.IsNotFound(err) || a == nil {
 		return k.Make(ctx)
+	}
+	if a.foreign {
+		return fmt.Errorf("the Secret %s, with a CA that is not the gateway's, was deleted, and is missing: create it again", k.cfg.CASecret)
 	}
 	secret, err := a.named(k.cfg.CASecret)
 	if err != nil {

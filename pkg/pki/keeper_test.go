@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
@@ -195,7 +196,7 @@ func TestKeeperFollows(t *testing.T) {
 // TestKeeperRenews: with lives of seconds, an agent that is renewed in time can connect at any moment, across changes of serving pair and CA.
 func TestKeeperRenews(t *testing.T) {
 	hub := fake.NewClientset()
-	k := keep(t, hub, func(c *pki.KeeperConfig) { c.CALifetime, c.ServingLifetime = 8*time.Second, 2*time.Second })
+	k := keep(t, hub, func(c *pki.KeeperConfig) { c.CALifetime, c.ServingLifetime = 15*time.Second, 5*time.Second })
 	servings, authorities := map[string]bool{}, map[string]bool{}
 	var pair tls.Certificate
 	var trust *x509.CertPool
@@ -206,7 +207,7 @@ func TestKeeperRenews(t *testing.T) {
 		authorities[k.Authority().Certificate().SerialNumber.String()] = true
 		servings[k.Serving().SerialNumber.String()] = true
 		if pair.Leaf == nil || time.Now().After(pki.RenewAt(pair.Leaf)) {
-			pair, trust = agent(t, k.Authority(), 3*time.Second), k.Authority().Pool()
+			pair, trust = agent(t, k.Authority(), 6*time.Second), k.Authority().Pool()
 		}
 		if err := connect(k, trust, pair, "tunnel.example.com"); err != nil {
 			t.Fatalf("after %s, %d CAs: %v", time.Since(began), len(authorities), err)
@@ -250,4 +251,32 @@ func TestKeeperLeavesTheUsersOwn(t *testing.T) {
 			t.Errorf("%s of a Secret", verb)
 		}
 	}
+	// It is not put back either, when its owner deletes it: the gateway's own would be in the way of the next.
+	secrets := hub.CoreV1().Secrets(namespace)
+	if err := secrets.Delete(t.Context(), pki.CASecret, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	deleted := len(hub.Actions())
+	eventually(t, "the keeper to look", func() error {
+		for _, action := range hub.Actions()[deleted:] {
+			if get, ok := action.(clienttesting.GetAction); ok && action.GetVerb() == "get" && get.GetName() == pki.CASecret {
+				return nil
+			}
+		}
+		return fmt.Errorf("it has not")
+	})
+	next := authority(t)
+	if own, err = next.Secret(); err != nil {
+		t.Fatal(err)
+	}
+	own.Namespace, own.Labels = namespace, nil
+	if _, err := secrets.Create(t.Context(), own, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the next CA", func() error {
+		if now := k.Authority(); !now.Certificate().Equal(next.Certificate()) {
+			return fmt.Errorf("it is %s", now)
+		}
+		return nil
+	})
 }

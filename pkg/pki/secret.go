@@ -97,6 +97,7 @@ func FromSecret(secret *corev1.Secret) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the Secret %s is no CA: %w", secret.Name, err)
 	}
+	a.foreign = !ours(secret)
 	return a, nil
 }
 
