@@ -33,8 +33,8 @@ import (
 // soakVariable is how long the load lasts; make soak sets it.
 const soakVariable = "SOAK_DURATION"
 
-// soakShort crosses each kind of rotation more than once.
-const soakShort = 95 * time.Second
+// soakShort crosses each kind of rotation more than once: CAs are replaced every 45 to 48 seconds.
+const soakShort = 110 * time.Second
 
 // TestSoak: steady load over the tunnel, with lives of a minute and less, crosses rotations of everything without a failed request.
 func TestSoak(t *testing.T) {
