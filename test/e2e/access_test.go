@@ -35,7 +35,7 @@ func TestRBACByClusterName(t *testing.T) {
 			config.CertData, config.KeyData = cert, key
 			toDirect := rest.CopyConfig(config)
 			toDirect.Host += gatewayPath + "/direct/proxy"
-			labtest.Within(t, 10*time.Second, "the grant to take effect", func() error {
+			labtest.Within(t, time.Minute, "the grant to take effect", func() error {
 				return wantCode(ask(ctx, t, toDirect, http.MethodGet, "/version"), http.StatusOK)
 			})
 			mustContain(t, newKubectl(t, toDirect).run(ctx, t, "get", "nodes"), "node-0")

@@ -137,7 +137,7 @@ func (l *load) more(t *testing.T, n int) {
 		return l.requests
 	}
 	before := answered()
-	labtest.Within(t, 30*time.Second, "the load to go on", func() error {
+	labtest.Within(t, time.Minute, "the load to go on", func() error {
 		if now := answered(); now < before+n {
 			return fmt.Errorf("%d of %d requests have been answered", now-before, n)
 		}

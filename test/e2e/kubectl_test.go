@@ -158,7 +158,7 @@ func (r *running) String() string {
 // sees waits until the command has printed a piece of text, and calls meanwhile, if it is not nil, now and then.
 func (r *running) sees(t *testing.T, piece string, meanwhile func() error) {
 	t.Helper()
-	labtest.Within(t, 30*time.Second, "waiting for "+piece, func() error {
+	labtest.Within(t, time.Minute, "waiting for "+piece, func() error {
 		if strings.Contains(r.stdout.String(), piece) {
 			return nil
 		}

@@ -52,7 +52,7 @@ func register(ctx context.Context, t *testing.T, hub *lab.Cluster, o lab.SecretO
 func waitKnown(t *testing.T, g *lab.Gateway, name string) {
 	t.Helper()
 	ctx := bounded(t, caseTimeout)
-	labtest.Within(t, 10*time.Second, "the gateway to know "+name, func() error {
+	labtest.Within(t, time.Minute, "the gateway to know "+name, func() error {
 		if r := ask(ctx, t, g.ClusterRESTConfig(name, lab.ViaOwnEndpoint), http.MethodGet, "/version"); r.code == http.StatusNotFound {
 			return fmt.Errorf("%+v", r)
 		}

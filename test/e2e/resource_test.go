@@ -307,7 +307,7 @@ func testGatewayHealth(ctx context.Context, t *testing.T, k *kubectl, door lab.V
 	if err := shared.embeddedHub.ApplySecret(ctx, gone); err != nil {
 		t.Fatal(err)
 	}
-	labtest.Within(t, 10*time.Second, "the probe to fail", func() error {
+	labtest.Within(t, time.Minute, "the probe to fail", func() error {
 		g := parseGateway(t, k.run(ctx, t, "get", "--raw", path))
 		if g.Status.Healthy {
 			return fmt.Errorf("it is healthy: %+v", g.Status)

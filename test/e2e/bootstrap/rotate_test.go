@@ -127,7 +127,7 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 				if _, err := roles.Update(ctx, role, metav1.UpdateOptions{}); err != nil {
 					t.Fatal(err)
 				}
-				labtest.Within(t, 30*time.Second, "something does not work", func() error {
+				labtest.Within(t, time.Minute, "something does not work", func() error {
 					if works(ctx) {
 						return fmt.Errorf("rotate and doctor still do")
 					}
@@ -139,7 +139,7 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 	if _, _, err := invoke(ctx, bootstrap.Config{}, edgeArgs("--access", "impersonate", "--wait", "0")...); err != nil {
 		t.Fatal(err)
 	}
-	labtest.Within(t, 30*time.Second, "everything works again", func() error {
+	labtest.Within(t, time.Minute, "everything works again", func() error {
 		if !works(ctx) {
 			return fmt.Errorf("it does not")
 		}
