@@ -33,6 +33,9 @@ const patience = 20 * time.Second
 
 // hub is the hub's Secrets, the store of clusters over them, and the clusters themselves, in one.
 type hub struct {
+	// order is held over the change of a Secret and what the monitor is told of it: as of an informer, it hears of changes in the order in
+	// which they were made. It is taken before mu.
+	order    sync.Mutex
 	mu       sync.Mutex
 	monitor  *Monitor
 	secrets  map[string]*corev1.Secret
@@ -82,15 +85,29 @@ func (h *hub) run(t *testing.T) {
 }
 
 func (h *hub) set(s *corev1.Secret) {
+	h.order.Lock()
+	defer h.order.Unlock()
 	h.mu.Lock()
-	h.version++
-	s.ResourceVersion = fmt.Sprint(h.version)
-	h.secrets[s.Name] = s
+	h.storeLocked(s)
 	h.mu.Unlock()
 	h.monitor.ClusterChanged(s.Name, cluster.Parse(s, cluster.ParseOptions{}))
 }
 
+func (h *hub) storeLocked(s *corev1.Secret) {
+	h.version++
+	s.ResourceVersion = fmt.Sprint(h.version)
+	h.secrets[s.Name] = s
+}
+
+func (h *hub) copyOf(name string) *corev1.Secret {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.secrets[name].DeepCopy()
+}
+
 func (h *hub) remove(name string) {
+	h.order.Lock()
+	defer h.order.Unlock()
 	h.mu.Lock()
 	delete(h.secrets, name)
 	h.mu.Unlock()
@@ -154,6 +171,8 @@ func (s secretsOf) Patch(_ context.Context, name string, kind types.PatchType, d
 		return nil, errors.Join(err, fmt.Errorf("patch of type %s", kind))
 	}
 	h := s.h
+	h.order.Lock()
+	defer h.order.Unlock()
 	h.mu.Lock()
 	secret := h.secrets[name].DeepCopy()
 	if secret.UID != patch.Metadata.UID || secret.ResourceVersion != patch.Metadata.ResourceVersion {
@@ -168,8 +187,9 @@ func (s secretsOf) Patch(_ context.Context, name string, kind types.PatchType, d
 			secret.Annotations[key] = *value
 		}
 	}
+	h.storeLocked(secret)
 	h.mu.Unlock()
-	h.set(secret)
+	h.monitor.ClusterChanged(name, cluster.Parse(secret, cluster.ParseOptions{}))
 	return secret, nil
 }
 
@@ -222,12 +242,17 @@ func (h *hub) eventually(t *testing.T, what string, condition func() bool) {
 
 func (h *hub) annotation(name, key string) string { return h.secrets[name].Annotations[key] }
 
-// probedTimes waits for so many more probes of a cluster.
+// probed is how many probes of a cluster have been made.
+func (h *hub) probed(name string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.probes[name]
+}
+
+// probedTimes waits for so many more probes of a cluster, which come by themselves.
 func (h *hub) probedTimes(t *testing.T, name string, n int) {
 	t.Helper()
-	h.mu.Lock()
-	want := h.probes[name] + n
-	h.mu.Unlock()
+	want := h.probed(name) + n
 	h.eventually(t, "probes", func() bool { return h.probes[name] >= want })
 }
 
@@ -270,12 +295,12 @@ func TestOneFailureIsNotTold(t *testing.T) {
 	h.run(t)
 	h.eventually(t, "well", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
 	h.fail("a", errNoAgent)
-	h.probes["a"] = 0
+	before := h.probed("a")
 	h.monitor.Trigger("a")
-	h.eventually(t, "a probe", func() bool { return h.probes["a"] == 1 })
+	h.eventually(t, "a probe", func() bool { return h.probes["a"] == before+1 })
 	h.fail("a", nil)
 	h.monitor.Trigger("a")
-	h.eventually(t, "a probe", func() bool { return h.probes["a"] == 2 })
+	h.eventually(t, "a probe", func() bool { return h.probes["a"] == before+2 })
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.patches != 1 {
@@ -293,15 +318,16 @@ func TestEventsAreFollowed(t *testing.T) {
 
 	for range failuresToTell { // it goes, and is not back when its next one comes and goes
 		h.fail("a", errNoAgent)
+		before := h.probed("a")
 		h.monitor.AgentsChanged("a")
-		h.probedTimes(t, "a", 1)
+		h.eventually(t, "a probe", func() bool { return h.probes["a"] > before })
 	}
 	h.eventually(t, "an agent that has gone", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthyReason) == "NoAgent" })
 	h.fail("a", nil)
 	h.monitor.AgentsChanged("a")
 	h.eventually(t, "an agent that is back", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
 
-	changed := h.secrets["a"].DeepCopy()
+	changed := h.copyOf("a")
 	delete(changed.Data, "token")
 	h.set(changed)
 	h.eventually(t, "a Secret that is invalid", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthyReason) == "InvalidSecret" })
@@ -317,7 +343,7 @@ func TestOverride(t *testing.T) {
 	h.set(tunnelled("a"))
 	h.run(t)
 	h.eventually(t, "well", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
-	s := h.secrets["a"].DeepCopy()
+	s := h.copyOf("a")
 	s.Annotations[v1alpha1.AnnotationHealthy], s.Annotations[v1alpha1.AnnotationHealthyReason] = "false", "UnderRepair"
 	s.Annotations[v1alpha1.AnnotationOverride] = time.Now().UTC().Format(time.RFC3339)
 	h.set(s)
@@ -335,7 +361,7 @@ func TestOverride(t *testing.T) {
 		t.Errorf("%v", h.secrets["a"].Annotations)
 	}
 	h.mu.Unlock()
-	s = h.secrets["a"].DeepCopy()
+	s = h.copyOf("a")
 	s.Annotations[v1alpha1.AnnotationOverride] = "2026-01-01T00:00:00Z"
 	h.set(s)
 	h.eventually(t, "the end of the override", func() bool {
@@ -385,6 +411,8 @@ func TestConcurrency(t *testing.T) {
 		}
 		return true
 	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.most > 3 {
 		t.Errorf("%d probes at a time", h.most)
 	}
