@@ -260,7 +260,6 @@ func TestNever6StuckCluster(t *testing.T) {
 	g.set(silent.secret("slow-build"))
 	send("slow-build", "/")
 	<-entered
-	began := time.Now()
 	for i := range 100 {
 		within(t, patience, "a GET to the healthy cluster", func() {
 			resp, body := g.get("healthy", "/")
@@ -268,9 +267,6 @@ func TestNever6StuckCluster(t *testing.T) {
 				t.Errorf("%d: %s: %s", i, resp.Status, body)
 			}
 		})
-	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("100 GETs took %s", took)
 	}
 	// A cluster that has not been asked for yet, either.
 	g.set(healthy.secret("another"))
