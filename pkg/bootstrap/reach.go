@@ -79,6 +79,11 @@ func (r *registration) waitReachable(ctx context.Context) error {
 		if patience.Err() == nil {
 			last = err
 		}
+		if causeOf(err) == v1alpha1.CauseInvalidSecret {
+			if err := r.invalid(patience); err != nil {
+				return err
+			}
+		}
 		if apierrors.IsForbidden(err) && causeOf(err) == "" {
 			return fmt.Errorf("the cluster is registered, but you may not use it: %w. On the hub, you need get (and for more, create, update, patch, delete) of clustergateways/proxy", err)
 		}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
@@ -111,8 +110,13 @@ func (o *registerOptions) validate(name string) error {
 		add("--access must be admin, view, impersonate or the name of a ClusterRole")
 	}
 	if o.tunnelAddress != "" {
-		if host, port, err := net.SplitHostPort(o.tunnelAddress); err != nil || host == "" || port == "" {
-			add("--tunnel-address must be host:port, and is %q", o.tunnelAddress)
+		if err := cluster.CheckAddress(o.tunnelAddress); err != nil {
+			add("--tunnel-address %q: %w", o.tunnelAddress, err)
+		}
+	}
+	if o.endpoint != "" {
+		if err := cluster.CheckEndpoint(o.endpoint); err != nil { // not shown: there may be a password in it
+			add("--endpoint: %w", err)
 		}
 	}
 	if o.wait < 0 {
@@ -141,6 +145,8 @@ type registration struct {
 	namespaceUID types.UID
 	// registered is the Secret on the hub, if there is one.
 	registered *corev1.Secret
+	// secret is what it is to be.
+	secret objects.ClusterSecret
 	// applied are the objects, for -o.
 	applied []any
 }
@@ -158,11 +164,11 @@ func (r *registration) run(ctx context.Context) error {
 	if r.o.route == routeTunnel {
 		steps = append(steps, r.findTunnel)
 	}
-	steps = append(steps, r.applyNamespace, r.applyAccount, r.applyAccess)
+	// The Secret before the agent: who finds the name taken there has given nobody a certificate for it.
+	steps = append(steps, r.applyNamespace, r.applyAccount, r.applyAccess, r.applySecret)
 	if r.o.route == routeTunnel {
 		steps = append(steps, r.applyAgent)
 	}
-	steps = append(steps, r.applySecret)
 	if !r.o.dryRun && r.o.wait > 0 {
 		steps = append(steps, r.waitReachable)
 	}
@@ -298,6 +304,9 @@ func (r *registration) checkRights(ctx context.Context) error {
 		return err
 	}
 	if err := r.checkAccess(ctx); err != nil {
+		return err
+	}
+	if err := r.describe(ctx); err != nil {
 		return err
 	}
 	return r.step(ctx, "rights", "sufficient on both sides")
@@ -502,36 +511,6 @@ func (r *registration) removeOtherAccess(ctx context.Context, keep []*unstructur
 		}
 	}
 	return removed, nil
-}
-
-func (r *registration) applySecret(ctx context.Context) error {
-	secret, err := r.clusterSecret(ctx)
-	if err != nil {
-		return err
-	}
-	o, err := secret.Object()
-	if err != nil {
-		return err
-	}
-	text, err := r.applyAll(ctx, r.hub, []*unstructured.Unstructured{o})
-	if err != nil {
-		return err
-	}
-	return r.step(ctx, "secret", "%s/%s on the hub: %s", secret.Namespace, secret.Name, text)
-}
-
-// clusterSecret is what registers the cluster, with a token that works.
-func (r *registration) clusterSecret(ctx context.Context) (objects.ClusterSecret, error) {
-	s := objects.ClusterSecret{
-		Name: r.name, Namespace: r.app.hub.namespace, Tunnel: r.o.route == routeTunnel, UID: r.cluster.uid, Access: r.o.access,
-		Endpoint: r.o.endpoint,
-	}
-	if err := r.trust(ctx, &s); err != nil {
-		return s, err
-	}
-	token, err := r.token(ctx)
-	s.Token = token
-	return s, err
 }
 
 // trust finds out the endpoint and how it is verified. It never switches the verification off, whatever the kubeconfig does.

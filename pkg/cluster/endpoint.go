@@ -4,15 +4,40 @@
 package cluster
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // defaultServerName is the name that every API server's certificate is valid for, by which its own Pods reach it.
 const defaultServerName = "kubernetes.default.svc"
+
+// CheckEndpoint says what is wrong with an endpoint, as it would be in a Secret. The error holds no part of it.
+func CheckEndpoint(endpoint string) error {
+	p := &parser{secret: &corev1.Secret{Data: map[string][]byte{keyEndpoint: []byte(endpoint)}}, cluster: &Cluster{Route: RouteDirect}}
+	p.endpoint()
+	if len(p.cluster.faults) > 0 {
+		return errors.New(p.cluster.faults[0].Problem)
+	}
+	return nil
+}
+
+// CheckAddress says what is wrong with an address host:port that is to be dialled.
+func CheckAddress(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || !validHost(host) {
+		return errors.New("it must be host:port")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return errors.New("its port must be between 1 and 65535")
+	}
+	return nil
+}
 
 // endpoint reads where the API server is. Through a tunnel there is a default, because to an agent it is always in the same
 // place.

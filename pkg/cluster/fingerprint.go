@@ -25,7 +25,7 @@ func (p *parser) fingerprint() (sum Fingerprint) {
 		p.hashValid(h)
 	} else {
 		h.text(c.Message())
-		for _, key := range []string{keyEndpoint, keyCA, keyCAAlias, keyServerName, keyProxyURL, keyCert, keyKey, keyToken, keyExec} {
+		for _, key := range DataKeys() {
 			h.bytes(p.secret.Data[key])
 		}
 	}

@@ -28,6 +28,11 @@ const (
 	keyExec       = "exec"
 )
 
+// DataKeys are all keys of a Secret's data that have a meaning.
+func DataKeys() []string {
+	return []string{keyEndpoint, keyCA, keyCAAlias, keyServerName, keyProxyURL, keyCert, keyKey, keyToken, keyExec}
+}
+
 // Upper bounds of what a key may hold. A Secret holds at most 1 MiB altogether; what is longer than these is not what the key
 // is for, and is refused before anything tries to make sense of it.
 const (

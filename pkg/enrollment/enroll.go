@@ -15,7 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/klog/v2"
@@ -389,37 +388,27 @@ func (a *attempt) applyAgent(ctx context.Context) error {
 
 // writeSecret makes the cluster one of the gateway's, as register does.
 func (a *attempt) writeSecret(ctx context.Context) error {
-	o, err := objects.ClusterSecret{
+	wanted := objects.ClusterSecret{
 		Name: a.invited.Name, Namespace: a.cfg.Namespace, Tunnel: true, UID: a.target.uid, Access: a.record.Access,
 		Endpoint: a.record.Endpoint, CA: a.ca, Token: a.token,
-	}.Object()
-	if err != nil {
-		return err
 	}
 	current, err := a.registered(ctx)
 	if err != nil {
 		return err
 	}
 	if current == nil {
-		secret, err := typedSecret(o)
-		if err != nil {
-			return err
-		}
-		_, err = a.cfg.Secrets.Create(ctx, secret, metav1.CreateOptions{FieldManager: objects.FieldManager})
+		_, err = a.cfg.Secrets.Create(ctx, wanted.Secret(), metav1.CreateOptions{FieldManager: objects.FieldManager})
 		if !apierrors.IsAlreadyExists(err) {
 			return a.hubFault("write the cluster's Secret", err)
 		}
 		return errors.New("the cluster's Secret has just been made by somebody else; it is looked at when the cluster comes again")
 	}
 	// By an attempt that ended here, or another replica.
-	o.SetUID(current.UID)
-	o.SetResourceVersion(current.ResourceVersion)
-	data, err := json.Marshal(o)
+	patch, _, err := wanted.Patch(current)
 	if err != nil {
 		return err
 	}
-	force := true
-	_, err = a.cfg.Secrets.Patch(ctx, a.invited.Name, types.ApplyPatchType, data, metav1.PatchOptions{FieldManager: objects.FieldManager, Force: &force})
+	_, err = a.cfg.Secrets.Patch(ctx, a.invited.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager})
 	return a.hubFault("write the cluster's Secret", err)
 }
 
@@ -448,13 +437,4 @@ func (a *attempt) hubFault(what string, err error) error {
 		return nil
 	}
 	return fmt.Errorf("the gateway cannot %s: %w: %w", what, errHub, err)
-}
-
-func typedSecret(o *unstructured.Unstructured) (*corev1.Secret, error) {
-	data, err := json.Marshal(o)
-	if err != nil {
-		return nil, err
-	}
-	secret := &corev1.Secret{}
-	return secret, json.Unmarshal(data, secret)
 }

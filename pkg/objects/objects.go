@@ -6,6 +6,7 @@ package objects
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/manifests"
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
 
@@ -123,7 +125,7 @@ func IsGatewayAccount(o *unstructured.Unstructured) bool {
 func IsAgent(o *unstructured.Unstructured) bool { return !IsNamespace(o) && !IsGatewayAccount(o) }
 
 // Namespace is the managed cluster's namespace, which says whose it is.
-func Namespace(cluster string, hubUID types.UID) (*unstructured.Unstructured, error) {
+func Namespace(name string, hubUID types.UID) (*unstructured.Unstructured, error) {
 	list, err := AgentBase(IsNamespace)
 	if err != nil {
 		return nil, err
@@ -131,7 +133,7 @@ func Namespace(cluster string, hubUID types.UID) (*unstructured.Unstructured, er
 	if len(list) != 1 {
 		return nil, fmt.Errorf("the base %s has %d namespaces", manifests.KonnectivityAgent, len(list))
 	}
-	list[0].SetAnnotations(map[string]string{AnnotationClusterName: cluster, AnnotationHubUID: string(hubUID)})
+	list[0].SetAnnotations(map[string]string{AnnotationClusterName: name, AnnotationHubUID: string(hubUID)})
 	return list[0], nil
 }
 
@@ -290,8 +292,8 @@ type ClusterSecret struct {
 	Token           string
 }
 
-// Object is what is applied to the hub.
-func (c ClusterSecret) Object() (*unstructured.Unstructured, error) {
+// Secret is what registers a cluster that is not registered yet. One that is there already becomes it by [ClusterSecret.Patch].
+func (c ClusterSecret) Secret() *corev1.Secret {
 	endpointType := v1alpha1.EndpointTypeConst
 	if c.Tunnel {
 		endpointType = v1alpha1.EndpointTypeClusterProxy
@@ -302,7 +304,7 @@ func (c ClusterSecret) Object() (*unstructured.Unstructured, error) {
 			data[key] = []byte(value)
 		}
 	}
-	return ToUnstructured(&corev1.Secret{
+	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: c.Name, Namespace: c.Namespace,
 			Labels: Managed(map[string]string{
@@ -313,7 +315,37 @@ func (c ClusterSecret) Object() (*unstructured.Unstructured, error) {
 		},
 		Type: corev1.SecretTypeOpaque,
 		Data: data,
+	}
+}
+
+// Patch is a JSON merge patch that makes a Secret which is on the hub already that of the registration, as long as it is as it was read. What has a meaning
+// for the gateway (docs/secrets.md) and is not the registration's goes, whoever wrote it; removed names that. All else stays.
+func (c ClusterSecret) Patch(current *corev1.Secret) (patch []byte, removed []string, err error) {
+	wanted := c.Secret()
+	data, annotations := map[string]any{}, map[string]any{}
+	for key, value := range wanted.Data {
+		data[key] = value
+	}
+	for key, value := range wanted.Annotations {
+		annotations[key] = value
+	}
+	// What is null is removed by a merge patch.
+	for _, key := range cluster.DataKeys() {
+		if _, has := current.Data[key]; has && data[key] == nil {
+			data[key] = nil
+			removed = append(removed, key)
+		}
+	}
+	// With it, the gateway would verify nothing. (What other annotations of the gateway's there are is the cluster's health.)
+	if _, has := current.Annotations[v1alpha1.AnnotationInsecureSkipTLSVerify]; has {
+		annotations[v1alpha1.AnnotationInsecureSkipTLSVerify] = nil
+		removed = append(removed, "annotation "+v1alpha1.AnnotationInsecureSkipTLSVerify)
+	}
+	patch, err = json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": current.UID, "resourceVersion": current.ResourceVersion, "labels": wanted.Labels, "annotations": annotations},
+		"data":     data,
 	})
+	return patch, removed, err
 }
 
 // Redacted is an object as it may be printed: without tokens and private keys.

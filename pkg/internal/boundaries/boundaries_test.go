@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"pkg/rotation":              {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/pki"},
 	"pkg/tunnel":                {"pkg/dialer"},
 	"pkg/server":                {"pkg/apis/cluster/v1alpha1", "pkg/apis/openapi", "pkg/cluster", "pkg/dialer", "pkg/enrollment", "pkg/health", "pkg/pki", "pkg/proxy", "pkg/registry", "pkg/rotation", "pkg/tunnel"},
-	"pkg/objects":               {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/rotation"},
+	"pkg/objects":               {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/rotation"},
 	"pkg/enrollment":            {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/objects", "pkg/pki", "pkg/rotation", "pkg/tunnel"},
 	"pkg/bootstrap":             {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/client", "pkg/cluster", "pkg/objects", "pkg/pki", "pkg/rotation"},
 	"pkg/internal/boundaries":   {},

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/test/lab"
@@ -48,7 +47,7 @@ func TestDoctor(t *testing.T) {
 		})
 	}
 	broken("Secret missing a key", bootstrap.StageSecret, func(t *testing.T) func() {
-		patchSecret(ctx, t, `{"data":{"token":null}}`)
+		patchSecret(ctx, t, "edge-1", `{"data":{"token":null}}`)
 		return nil
 	})
 	broken("no Secret", bootstrap.StageSecret, func(t *testing.T) func() {
@@ -58,7 +57,7 @@ func TestDoctor(t *testing.T) {
 		return nil
 	})
 	broken("wrong CA", bootstrap.StageTLS, func(t *testing.T) func() {
-		patchSecret(ctx, t, fmt.Sprintf(`{"data":{"ca.crt":%s}}`, jsonBytes(t, shared.hub.CAPEM())))
+		patchSecret(ctx, t, "edge-1", fmt.Sprintf(`{"data":{"ca.crt":%s}}`, jsonBytes(t, shared.hub.CAPEM())))
 		return nil
 	})
 	broken("revoked token", bootstrap.StageCredential, func(t *testing.T) func() {
@@ -103,7 +102,7 @@ func TestDoctor(t *testing.T) {
 			t.Fatal(err)
 		}
 		endpoint := "https://" + net.JoinHostPort(edge.Address(), strconv.Itoa(port))
-		patchSecret(ctx, t, fmt.Sprintf(`{"data":{"endpoint":%s}}`, jsonBytes(t, []byte(endpoint))))
+		patchSecret(ctx, t, "edge-1", fmt.Sprintf(`{"data":{"endpoint":%s}}`, jsonBytes(t, []byte(endpoint))))
 		expect(ctx, t, bootstrap.StageDial, "--out-dir", dir, "--cluster-kubeconfig", shared.edgeFile)
 		must(ctx, t, edgeArgs("--out-dir", dir)...)
 	})
@@ -175,13 +174,6 @@ func expect(ctx context.Context, t *testing.T, want bootstrap.Stage, more ...str
 				t.Errorf("doctor %v does not say what is wrong with %q, and what to do: %+v", more, want, f)
 			}
 		}
-	}
-}
-
-func patchSecret(ctx context.Context, t *testing.T, patch string) {
-	t.Helper()
-	if _, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Patch(ctx, "edge-1", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		t.Fatal(err)
 	}
 }
 

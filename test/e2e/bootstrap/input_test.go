@@ -4,9 +4,14 @@
 package bootstrap
 
 import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +29,7 @@ func TestBadInput(t *testing.T) {
 	noHost := kubeconfig(t, "https://no-such-host.invalid:6443", nil, nil)
 	wrongCA := kubeconfig(t, shared.nearby.Endpoint(), shared.hub.CAPEM(), nil)
 	badToken := kubeconfig(t, shared.nearby.Endpoint(), shared.nearby.CAPEM(), &clientcmdapi.AuthInfo{Token: "nonsense"})
+	proxied := withProxyPath(t, shared.nearbyFile)
 	token, err := shared.nearby.ServiceAccountToken(ctx, "default", "nobody", "view")
 	if err != nil {
 		t.Fatal(err)
@@ -54,6 +60,13 @@ func TestBadInput(t *testing.T) {
 			[]string{"it is not known where agents dial", "--tunnel-mode=external", "set up by hand: see docs/operating.md"}},
 		{"no tunnel server, an address", []string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--secret-namespace", "default", "--tunnel-address", "a:1"}, nil,
 			[]string{"the tunnel's CA is not on the hub", "--tunnel-mode=external"}},
+		{"endpoint without TLS", nearbyArgs("--endpoint", "http://foo"), nil, []string{`--endpoint: the scheme is "http"; only https is allowed`}},
+		{"endpoint's port", edgeArgs("--endpoint", "https://foo:http"), nil, []string{"--endpoint: "}},
+		{"tunnel's port", []string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--tunnel-address", "a:b"}, nil,
+			[]string{`--tunnel-address "a:b": its port must be between 1 and 65535`}},
+		{"tunnel's host", []string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--tunnel-address", "https://a:1"}, nil, []string{"it must be host:port"}},
+		{"kubeconfig with a proxy that the gateway cannot use", []string{"register", "near-1", "--route", "direct", "--cluster-kubeconfig", proxied}, nil,
+			[]string{"could not use what would be registered", "nothing was changed", "proxy-url"}},
 		{"no such role", nearbyArgs("--access", "no-such-role"), nil, []string{"no ClusterRole of that name", "kubectl get clusterroles"}},
 		{"clock", nearbyArgs(), ahead, []string{"clock", "10m", "apart"}},
 		{"files of an agent that there is none of", nearbyArgs("--out-dir", t.TempDir()), nil, []string{"--out-dir"}},
@@ -92,6 +105,46 @@ func kubeconfig(t *testing.T, server string, ca []byte, user *clientcmdapi.AuthI
 		t.Fatal(err)
 	}
 	return path
+}
+
+// withProxyPath copies a kubeconfig, with a proxy that answers to nobody but this machine: it has a path, which client-go ignores and the gateway does not.
+func withProxyPath(t *testing.T, file string) string {
+	t.Helper()
+	proxy := httptest.NewServer(http.HandlerFunc(connect))
+	t.Cleanup(proxy.Close)
+	config, err := clientcmd.LoadFromFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range config.Clusters {
+		c.ProxyURL = proxy.URL + "/path"
+	}
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// connect is a proxy for TLS.
+func connect(w http.ResponseWriter, r *http.Request) {
+	server, err := (&net.Dialer{}).DialContext(r.Context(), "tcp", r.Host)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer server.Close()
+	w.WriteHeader(http.StatusOK)
+	client, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	var back sync.WaitGroup
+	back.Go(func() { _, _ = io.Copy(client, server); client.Close() })
+	_, _ = io.Copy(server, buffered)
+	server.Close()
+	back.Wait()
 }
 
 // TestNameTaken shows that a name is not taken from another cluster, nor a cluster from its name, nor what was made by hand from who made it.

@@ -1,0 +1,141 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
+)
+
+// applySecret makes the cluster one of the gateway's.
+func (r *registration) applySecret(ctx context.Context) (err error) {
+	if r.secret.Token, err = r.token(ctx); err != nil {
+		return err
+	}
+	result, removed, err := r.writeSecret(ctx)
+	if err != nil {
+		return err
+	}
+	o, err := objects.ToUnstructured(r.secret.Secret())
+	if err != nil {
+		return err
+	}
+	r.applied = append(r.applied, objects.Redacted(o).Object)
+	text := summary(map[outcome]int{result: 1}, r.o.dryRun)
+	if len(removed) > 0 {
+		text += "; of before, removed: " + strings.Join(removed, ", ")
+	}
+	return r.step(ctx, "secret", "%s/%s on the hub: %s", r.secret.Namespace, r.secret.Name, text)
+}
+
+// secretAttempts bounds how often the Secret is read again: the gateway writes to it as well, what it finds of the cluster's health.
+const secretAttempts = 10
+
+// writeSecret writes to what was read only: of two that take a name at the same time, the second is told so.
+func (r *registration) writeSecret(ctx context.Context) (result outcome, removed []string, err error) {
+	secrets := r.hub.kube.CoreV1().Secrets(r.secret.Namespace)
+	for range secretAttempts {
+		current, err := secrets.Get(ctx, r.name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			current, err = nil, nil
+		}
+		if err != nil {
+			return "", nil, r.hub.explain(err)
+		}
+		if err := r.checkMeanwhile(current); err != nil {
+			return "", nil, err
+		}
+		result, removed, err = r.tryWriteSecret(ctx, current)
+		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) && !apierrors.IsNotFound(err) {
+			return result, removed, r.hub.explain(err)
+		}
+	}
+	return "", nil, fmt.Errorf("the Secret %s/%s on the hub changes all the time: run the same command again", r.secret.Namespace, r.name)
+}
+
+// checkMeanwhile looks at what has become of the name since checkRegistered did.
+func (r *registration) checkMeanwhile(current *corev1.Secret) error {
+	if r.registered != nil && current == nil {
+		return fmt.Errorf("cluster %q has been removed from the hub meanwhile: run the same command again if it is to be registered", r.name)
+	}
+	r.registered = current
+	if err := r.checkRegistered(); err != nil {
+		return fmt.Errorf("%q has been registered meanwhile, and nothing of that was changed: %w\nWhat this command has applied to cluster %s goes with: kubectl delete namespace %s",
+			r.name, err, r.cluster.uid, objects.AgentNamespace)
+	}
+	return nil
+}
+
+func (r *registration) tryWriteSecret(ctx context.Context, current *corev1.Secret) (outcome, []string, error) {
+	secrets := r.hub.kube.CoreV1().Secrets(r.secret.Namespace)
+	var dryRun []string
+	if r.o.dryRun {
+		dryRun = []string{metav1.DryRunAll}
+	}
+	if current == nil {
+		_, err := secrets.Create(ctx, r.secret.Secret(), metav1.CreateOptions{FieldManager: objects.FieldManager, DryRun: dryRun})
+		return created, nil, err
+	}
+	patch, removed, err := r.secret.Patch(current)
+	if err != nil {
+		return "", nil, err
+	}
+	after, err := secrets.Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager, DryRun: dryRun})
+	if err != nil {
+		return "", nil, err
+	}
+	same := func(a, b *corev1.Secret) bool {
+		return equality.Semantic.DeepEqual([]any{a.Labels, a.Annotations, a.Data}, []any{b.Labels, b.Annotations, b.Data})
+	}
+	if same(current, after) {
+		return unchanged, removed, nil
+	}
+	return changed, removed, nil
+}
+
+// describe finds out all that the Secret will hold but the token, and whether the gateway can use that.
+func (r *registration) describe(ctx context.Context) error {
+	r.secret = objects.ClusterSecret{
+		Name: r.name, Namespace: r.app.hub.namespace, Tunnel: r.o.route == routeTunnel, UID: r.cluster.uid, Access: r.o.access, Endpoint: r.o.endpoint,
+	}
+	if err := r.trust(ctx, &r.secret); err != nil {
+		return err
+	}
+	example := r.secret
+	example.Token = dryRunToken
+	if parsed := cluster.Parse(example.Secret(), cluster.ParseOptions{}); parsed.Err() != nil {
+		return fmt.Errorf("the gateway could not use what would be registered, and nothing was changed: %s. That is what --cluster-kubeconfig says; --endpoint overrides its endpoint",
+			parsed.Message())
+	}
+	return nil
+}
+
+// invalid is what the gateway says of the Secret if it cannot use it as it is now. It may not have read yet what was just written: then this is nil.
+func (r *registration) invalid(ctx context.Context) error {
+	secret, err := r.hub.kube.CoreV1().Secrets(r.app.hub.namespace).Get(ctx, r.name, metav1.GetOptions{})
+	if err != nil {
+		return nil //nolint:nilerr // it is asked again
+	}
+	seen, err := r.hub.clusterGateway(ctx, r.name)
+	if err != nil || seen.ResourceVersion != secret.ResourceVersion {
+		return nil //nolint:nilerr // it is asked again
+	}
+	ready := meta.FindStatusCondition(seen.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil || ready.Reason != v1alpha1.ReasonInvalidSecret {
+		return nil
+	}
+	return fmt.Errorf("the cluster is registered, but the gateway cannot use its Secret %s/%s: %s", secret.Namespace, r.name, ready.Message)
+}
