@@ -26,7 +26,7 @@ import (
 
 // The benchmark as one points it at clusters of one's own: kubeconfigs, the name of a cluster, and some other way to it.
 func TestBenchmarkOfOwnClusters(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	binary := buildBenchmark(ctx, t)
 	pod, err := shared.direct.RunPod(ctx, "default", "benchmarked")

@@ -184,7 +184,7 @@ func failures(t *testing.T) []failure {
 
 // TestAnswersInTime shows what becomes of requests that the cluster does not answer: at a firewall, and by an API server that hangs.
 func TestAnswersInTime(t *testing.T) {
-	const limit = 2 * time.Second
+	const limit = 4 * time.Second
 	ctx := bounded(t, caseTimeout)
 	r := shared.impatientRoutes(t, limit)[0]
 	credential := token(t, shared.direct, "cluster-gateway")
@@ -195,7 +195,7 @@ func TestAnswersInTime(t *testing.T) {
 		waitKnown(t, r.gateway, f.secret.Name)
 		began := time.Now()
 		f.want(ctx, t, r.gateway.ClusterRESTConfig(f.secret.Name, r.door))
-		if took := time.Since(began); took > limit+3*time.Second {
+		if took := time.Since(began); took > limit+hang {
 			t.Errorf("the answer took %s", took)
 		} else {
 			t.Logf("the answer took %s", took.Round(time.Millisecond))
@@ -245,8 +245,11 @@ type underWay struct {
 	ended chan string
 }
 
-// slowRequest is an ordinary request that takes half a minute.
-const slowRequest = "/debug/pprof/mutex?seconds=30"
+// slowRequest is an ordinary request that takes nearly the minute that the gateway gives it.
+const slowRequest = "/debug/pprof/mutex?seconds=55"
+
+// hang is how long something may take that takes moments, unless the machine is busy.
+const hang = 20 * time.Second
 
 // begin begins a watch and an ordinary request by each door, and waits until the gateway has them in flight.
 // others are in flight already.
@@ -306,7 +309,7 @@ func mustEnd(t *testing.T, since time.Time, all []underWay, code string) {
 			if strings.HasPrefix(u.what, slowRequest) && !strings.HasPrefix(end, code+" ") {
 				t.Errorf("%s: %s; want a %s", u.what, end, code)
 			}
-		case <-time.After(5*time.Second - time.Since(since)):
+		case <-time.After(hang):
 			t.Errorf("%s: still under way after %s", u.what, time.Since(since))
 		}
 	}

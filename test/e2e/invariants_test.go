@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // The tests of this file stand for the lines of "what must never happen" that need a real cluster to be shown; the others are
@@ -141,11 +142,15 @@ func TestPausedReaderDelaysNobody(t *testing.T) {
 				}
 				return nil
 			})
-			after := client.medianGet(t, namespacePath, 100)
-			t.Logf("median GET: before %s, after %s", before, after)
-			if after > 2*before+2*time.Millisecond {
-				t.Errorf("the median of GETs went from %s to %s beside a paused reader", before, after)
-			}
+			// A reader that is in the way stays in the way; a machine that is busy with something else does not.
+			labtest.Within(t, time.Minute, "GETs to take beside a paused reader what they took without", func() error {
+				after := client.medianGet(t, namespacePath, 100)
+				t.Logf("median GET: before %s, after %s", before, after)
+				if after > 2*before+2*time.Millisecond {
+					return fmt.Errorf("the median went from %s to %s", before, after)
+				}
+				return nil
+			})
 			if err := cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}

@@ -86,7 +86,7 @@ func testInformer(ctx context.Context, t *testing.T, s *site) {
 	ctx, cancel := context.WithCancel(ctx)
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(s.namespace))
 	informer := factory.Core().V1().ConfigMaps().Informer()
-	_, err = informer.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
+	handler, err := informer.AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
 		AddFunc: func(obj any, _ bool) {
 			added.Add(1)
 			if o := obj.(*corev1.ConfigMap); o.Labels["set"] == "informed" {
@@ -102,7 +102,7 @@ func testInformer(ctx context.Context, t *testing.T, s *site) {
 	factory.Start(ctx.Done())
 	defer factory.Shutdown()
 	defer cancel()
-	if !cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+	if !cache.WaitForCacheSync(ctx.Done(), handler.HasSynced) {
 		t.Fatal("the informer does not sync")
 	}
 	if !streamed.Load() {

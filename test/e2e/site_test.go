@@ -19,7 +19,7 @@ import (
 )
 
 // caseTimeout bounds every sub-test that does not say otherwise.
-const caseTimeout = 90 * time.Second
+const caseTimeout = 5 * time.Minute
 
 // podName is the Pod that every site has.
 const podName = "pod"

@@ -58,7 +58,7 @@ func testLogsFollow(ctx context.Context, t *testing.T, s *site) {
 
 // TestQuietStreams shows that what goes on without an end is not cut by the time limit of ordinary requests, however quiet it is.
 func TestQuietStreams(t *testing.T) {
-	const limit = 2 * time.Second
+	const limit = 4 * time.Second
 	for _, r := range shared.impatientRoutes(t, limit) {
 		t.Run(r.name, func(t *testing.T) {
 			s := newSite(t, r)
@@ -71,7 +71,7 @@ func TestQuietStreams(t *testing.T) {
 			follow := s.kubectl.start(ctx, t, "logs", "-f", podName)
 			attach := s.kubectl.start(ctx, t, "attach", podName)
 			watch := s.kubectl.start(ctx, t, "get", "configmap", "-w", "-o", "name")
-			run := s.kubectl.start(ctx, t, "exec", podName, "--", "sh", "-c", "echo begun; sleep 5; echo ended")
+			run := s.kubectl.start(ctx, t, "exec", podName, "--", "sh", "-c", "echo begun; sleep 9; echo ended")
 			follow.sees(t, first, nil)
 			attach.sees(t, first, s.appendLog(first))
 			watch.sees(t, "configmap/quiet", nil)

@@ -11,9 +11,11 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -110,7 +112,38 @@ func (c *Cluster) bind(ctx context.Context, namespace, name, clusterRole string)
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: namespace, Name: name}},
 	}
 	_, err := c.client.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})
-	return ignoreExists(err)
+	if err := ignoreExists(err); err != nil {
+		return err
+	}
+	return c.awaitBinding(ctx, "system:serviceaccount:"+namespace+":"+name, clusterRole)
+}
+
+// awaitBinding waits until the API server goes by a binding, which it learns
+// of a moment later: whoever asks before is refused, and a gateway remembers
+// that for some seconds.
+func (c *Cluster) awaitBinding(ctx context.Context, user, clusterRole string) error {
+	role, err := c.client.RbacV1().ClusterRoles().Get(ctx, clusterRole, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: user}}
+	for _, rule := range role.Rules {
+		if len(rule.Resources) > 0 && len(rule.APIGroups) > 0 {
+			resource, subresource, _ := strings.Cut(rule.Resources[0], "/")
+			review.Spec.ResourceAttributes = &authorizationv1.ResourceAttributes{
+				Verb: rule.Verbs[0], Group: rule.APIGroups[0], Resource: resource, Subresource: subresource,
+				Name: strings.Join(rule.ResourceNames[:min(len(rule.ResourceNames), 1)], ""),
+			}
+			break
+		}
+	}
+	if review.Spec.ResourceAttributes == nil {
+		return nil // an aggregated role that no controller has filled yet
+	}
+	return wait.PollUntilContextCancel(ctx, readyInterval, true, func(ctx context.Context) (bool, error) {
+		answer, err := c.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+		return err == nil && answer.Status.Allowed, err
+	})
 }
 
 // EnsureNamespace creates a namespace unless it exists.

@@ -25,7 +25,7 @@ import (
 )
 
 // testTimeout bounds each test, the building of components left out.
-const testTimeout = 1 * time.Minute
+const testTimeout = 5 * time.Minute
 
 type testOut struct{ t *testing.T }
 

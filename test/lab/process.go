@@ -24,8 +24,8 @@ import (
 
 const (
 	readyInterval       = 50 * time.Millisecond
-	defaultReadyTimeout = time.Minute
-	defaultStopTimeout  = 10 * time.Second
+	defaultReadyTimeout = 4 * time.Minute
+	defaultStopTimeout  = time.Minute
 	checkTimeout        = 3 * time.Second
 	tailBytes           = 8 << 10
 	tailLines           = 25

@@ -31,7 +31,7 @@ const (
 	hubNamespace   = "cluster-gateway-system"
 	agentNamespace = "cluster-gateway-agent"
 	// caseTimeout bounds each test.
-	caseTimeout = 5 * time.Minute
+	caseTimeout = 15 * time.Minute
 )
 
 // env is the lab that all tests share.

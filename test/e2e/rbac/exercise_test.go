@@ -39,7 +39,7 @@ type event = auditv1.Event
 
 // caLifetime is short, so that the CA is replaced during the test, and long enough for all other steps to come before that: the lab does
 // not roll the agent.
-const caLifetime = time.Minute
+const caLifetime = 2 * time.Minute
 
 // site is a hub with a gateway, and a cluster that is registered with it.
 type site struct {

@@ -64,7 +64,7 @@ const accessBinding = "ClusterRoleBinding cluster-gateway-agent:access:cluster-g
 // TestEveryRuleIsNeeded: the gateway does all that it does, with exactly the accounts and the rules of the manifests. No request of its was
 // denied, and each verb of each rule was needed by one. Then a rule is taken out for real.
 func TestEveryRuleIsNeeded(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	s := newSite(ctx, t)
 	s.exercise(ctx, t)

@@ -17,7 +17,7 @@ import (
 )
 
 // startTimeout bounds start.
-const startTimeout = 5 * time.Minute
+const startTimeout = 15 * time.Minute
 
 // Main makes a lab, has start fill it, runs the tests, closes the lab, and exits. The logs are kept when a test failed, or start did. The
 // context of start ends with it; what is started with it does not.
