@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -185,22 +186,30 @@ func kubelet(ctx context.Context, t *testing.T) <-chan *lab.Agent {
 	return started
 }
 
-// dump is everything that register could have left somewhere: objects by kind and name, with their resource version.
+// dump is everything that register could have left somewhere: objects by kind and name, with their resource version, or their generation
+// where a controller writes the status.
 func dump(ctx context.Context, t *testing.T, c *lab.Cluster) map[string]string {
 	t.Helper()
+	if c != shared.hub { // which has no controllers
+		awaitNamespaces(ctx, t, c)
+	}
 	kinds := "namespaces,serviceaccounts,secrets,configmaps,deployments,roles,rolebindings,clusterroles,clusterrolebindings,priorityclasses,poddisruptionbudgets,networkpolicies"
 	out, err := c.Kubectl(ctx, "get", kinds, "-A", "-o",
-		`jsonpath={range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name} {.metadata.resourceVersion}{"\n"}{end}`).Output()
+		`jsonpath={range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name} {.metadata.resourceVersion} {.metadata.generation}{"\n"}{end}`).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	objects := map[string]string{}
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
-		if len(fields) != 3 {
+		if len(fields) < 3 {
 			t.Fatalf("kubectl get says %q", line)
 		}
-		objects[fields[0]+" "+fields[1]] = fields[2]
+		version := fields[2]
+		if slices.Contains([]string{"Deployment", "PodDisruptionBudget"}, fields[0]) {
+			version = fields[len(fields)-1]
+		}
+		objects[fields[0]+" "+fields[1]] = version
 	}
 	if err := withoutHealth(ctx, c, objects); err != nil {
 		t.Fatal(err)
@@ -209,6 +218,30 @@ func dump(ctx context.Context, t *testing.T, c *lab.Cluster) map[string]string {
 		t.Fatalf("only %d objects: %s", len(objects), out)
 	}
 	return objects
+}
+
+// awaitNamespaces waits until every namespace has what controllers put into it a moment after it was made.
+func awaitNamespaces(ctx context.Context, t *testing.T, c *lab.Cluster) {
+	t.Helper()
+	core := c.Client().CoreV1()
+	labtest.Within(t, time.Minute, "controllers to fill the namespaces", func() error {
+		namespaces, err := core.Namespaces().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, namespace := range namespaces.Items {
+			if namespace.DeletionTimestamp != nil {
+				continue
+			}
+			if _, err := core.ServiceAccounts(namespace.Name).Get(ctx, "default", noOptions); err != nil {
+				return err
+			}
+			if _, err := core.ConfigMaps(namespace.Name).Get(ctx, "kube-root-ca.crt", noOptions); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // withoutHealth replaces the versions of the clusters' Secrets on the hub by what is in them: the gateway writes there how they are, when it
