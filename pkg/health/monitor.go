@@ -166,12 +166,19 @@ func (m *Monitor) Run(ctx context.Context) error {
 		t.probes.Wait()
 		m.cfg.Metrics.endTerm()
 	}()
-	// What is known already is spread over one interval: neither the clusters nor the hub are to be rushed by a new leader.
-	for _, c := range m.cfg.Clusters.List() {
-		t.changed(c.Name, c, time.Duration(rand.Int64N(int64(m.cfg.Interval))))
-	}
+	t.begin()
 	t.run(ctx)
 	return nil
+}
+
+// begin takes over what is known already. It is spread over one interval: neither the clusters nor the hub are to be rushed by a new leader.
+// The lock is held from before the list is taken, so that no change that is newer than the list comes before it.
+func (t *term) begin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range t.cfg.Clusters.List() {
+		t.changedLocked(c.Name, c, time.Duration(rand.Int64N(int64(t.cfg.Interval))))
+	}
 }
 
 func (m *Monitor) term() *term {
@@ -183,7 +190,9 @@ func (m *Monitor) term() *term {
 // ClusterChanged follows a cluster's Secret; c is nil when it is gone.
 func (m *Monitor) ClusterChanged(name string, c *cluster.Cluster) {
 	if t := m.term(); t != nil {
-		t.changed(name, c, 0)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.changedLocked(name, c, 0)
 	}
 }
 
@@ -201,9 +210,7 @@ func (m *Monitor) Trigger(name string) {
 	}
 }
 
-func (t *term) changed(name string, c *cluster.Cluster, delay time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (t *term) changedLocked(name string, c *cluster.Cluster, delay time.Duration) {
 	k := t.clusters[name]
 	switch {
 	case c == nil && k == nil:

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -175,6 +176,10 @@ func (s secretsOf) Patch(_ context.Context, name string, kind types.PatchType, d
 	defer h.order.Unlock()
 	h.mu.Lock()
 	secret := h.secrets[name].DeepCopy()
+	if secret == nil {
+		h.mu.Unlock()
+		return nil, apierrors.NewNotFound(corev1.Resource("secrets"), name)
+	}
 	if secret.UID != patch.Metadata.UID || secret.ResourceVersion != patch.Metadata.ResourceVersion {
 		h.mu.Unlock()
 		return nil, fmt.Errorf("conflict: %s %s", patch.Metadata.UID, patch.Metadata.ResourceVersion)
@@ -335,6 +340,46 @@ func TestEventsAreFollowed(t *testing.T) {
 	h.monitor.AgentsChanged("a")
 	h.set(tunnelled("b"))
 	h.eventually(t, "another cluster", func() bool { return h.annotation("b", v1alpha1.AnnotationHealthy) == "true" })
+}
+
+// overtaken is a hub where Secrets change when the list of them has been taken and not yet been returned.
+type overtaken struct {
+	*hub
+	changes func()
+}
+
+func (o overtaken) List() []*cluster.Cluster {
+	all := o.hub.List()
+	told := make(chan struct{})
+	go func() { defer close(told); o.changes() }()
+	select {
+	case <-told: // before the list
+	case <-time.After(100 * time.Millisecond): // it waits until the list has been taken over
+	}
+	return all
+}
+
+// TestChangeDuringList: a Secret that changes while a term begins is followed like any other, and one that goes is forgotten.
+func TestChangeDuringList(t *testing.T) {
+	var h *hub
+	h = newHub(t, func(c *Config) {
+		c.Clusters = overtaken{hub: c.Clusters.(*hub), changes: func() {
+			changed := h.copyOf("a")
+			changed.Data["token"] = []byte("another-token")
+			h.set(changed)
+			h.remove("b")
+		}}
+	})
+	h.set(tunnelled("a"))
+	h.set(tunnelled("b"))
+	h.run(t)
+	h.eventually(t, "well", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
+	h.eventually(t, "the end of the other", func() bool {
+		running := h.monitor.term()
+		running.mu.Lock()
+		defer running.mu.Unlock()
+		return running.clusters["b"] == nil
+	})
 }
 
 // TestOverride: an operator's word stands, and what was found is kept beside it.
