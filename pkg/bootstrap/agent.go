@@ -197,25 +197,10 @@ func writeAgentFiles(dir, name string, args []string, pair rotation.AgentPair) (
 		if current, err := os.ReadFile(path); err == nil && bytes.Equal(current, file.content) {
 			continue
 		}
-		if err := replaceFile(path, file.content, file.mode); err != nil {
+		if err := putFile(path, file.content, file.mode); err != nil {
 			return written, fmt.Errorf("--out-dir: %w", err)
 		}
 		written++
 	}
 	return written, nil
-}
-
-// replaceFile puts a file in its place whole.
-func replaceFile(path string, content []byte, mode fs.FileMode) error {
-	next, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(next.Name()) // not there any more if all went well
-	_, err = next.Write(content)
-	err = errors.Join(err, next.Chmod(mode), next.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(next.Name(), path)
 }

@@ -145,6 +145,18 @@ func (a *app) step(ctx context.Context, name, format string, args ...any) error 
 	return nil
 }
 
+// oneName is the arguments of a command that takes the name of a cluster.
+func oneName(cmd *cobra.Command, args []string) error {
+	switch len(args) {
+	case 0:
+		return fmt.Errorf("%s needs the name of a cluster: %[1]s NAME", cmd.CommandPath())
+	case 1:
+		return nil
+	default:
+		return fmt.Errorf("%s takes the name of one cluster, and was given %d: %q", cmd.CommandPath(), len(args), args)
+	}
+}
+
 // checkName refuses what cannot be the name of a cluster.
 func checkName(name string) error {
 	if faults := validation.IsDNS1123Label(name); len(faults) > 0 {
@@ -153,7 +165,7 @@ func checkName(name string) error {
 	return nil
 }
 
-// connectHub reaches the hub.
+// connectHub reaches the hub, without a need for rights there.
 func (a *app) connectHub(ctx context.Context) (*side, error) {
 	config, raw, err := loadKubeconfig("--kubeconfig", a.hub.kubeconfig, a.hub.context)
 	if err != nil {
@@ -166,6 +178,15 @@ func (a *app) connectHub(ctx context.Context) (*side, error) {
 	return hub, hub.connect(ctx, a.Now)
 }
 
+// identifyHub is connectHub for commands that have to know which hub it is.
+func (a *app) identifyHub(ctx context.Context) (*side, error) {
+	hub, err := a.connectHub(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return hub, hub.identify(ctx)
+}
+
 // clusterOptions say how a managed cluster is reached without the gateway.
 type clusterOptions struct{ kubeconfig, context string }
 
@@ -174,6 +195,7 @@ func (o *clusterOptions) addFlags(fs *pflag.FlagSet, why string) {
 	fs.StringVar(&o.context, "cluster-context", o.context, "Context of the cluster in that file. Empty: the current one.")
 }
 
+// connectCluster reaches a managed cluster by its own kubeconfig, without a need for rights there.
 func (a *app) connectCluster(ctx context.Context, name string, o clusterOptions) (*side, error) {
 	config, raw, err := loadKubeconfig("--cluster-kubeconfig", o.kubeconfig, o.context)
 	if err != nil {
@@ -184,4 +206,13 @@ func (a *app) connectCluster(ctx context.Context, name string, o clusterOptions)
 		return nil, err
 	}
 	return s, s.connect(ctx, a.Now)
+}
+
+// identifyCluster is connectCluster for commands that have to know which cluster it is.
+func (a *app) identifyCluster(ctx context.Context, name string, o clusterOptions) (*side, error) {
+	s, err := a.connectCluster(ctx, name, o)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.identify(ctx)
 }

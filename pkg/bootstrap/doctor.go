@@ -83,7 +83,7 @@ through the gateway as long as the cluster is reached; when it is not, --cluster
   # Look at the agent too, in the cluster or in its folder.
   agent-bootstrap doctor edge-1 --cluster-kubeconfig edge-1.kubeconfig
   agent-bootstrap doctor edge-1 --out-dir ./edge-1-agent`,
-		Args: cobra.ExactArgs(1),
+		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.doctor(cmd.Context(), args[0], o) },
 	}
 	o.cluster.addFlags(cmd.Flags(), ", to look at its agent")

@@ -62,7 +62,7 @@ With --out-dir the agent is a process: the gateway cannot give it another certif
 
   # It went to the wrong person.
   agent-bootstrap invite edge-1 --revoke`,
-		Args: cobra.ExactArgs(1),
+		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			i := &invitation{registration: registration{app: a, o: o, name: args[0]}, own: own}
 			return i.run(cmd.Context())
@@ -156,7 +156,11 @@ func (i *invitation) checkFree(ctx context.Context) error {
 		return err
 	}
 	if record != nil {
-		i.say("  %-12s the one of before is revoked", "invitation")
+		verb := "is"
+		if i.o.dryRun {
+			verb = "would be"
+		}
+		i.say("  %-12s the one of before %s revoked", "invitation", verb)
 	}
 	var rights []authorizationv1.ResourceAttributes
 	for _, verb := range []string{"create", "patch"} {

@@ -26,11 +26,14 @@ import (
 const (
 	endpointHub     = "hub"
 	endpointGateway = "gateway"
+
+	// stdout is the file's name that means the standard output.
+	stdout = "-"
 )
 
 type kubeconfigOptions struct {
 	endpoint, address, caFile, file string
-	merge                           bool
+	merge, dryRun                   bool
 }
 
 func (a *app) kubeconfigCommand() *cobra.Command {
@@ -50,15 +53,16 @@ context stays as it is.`,
 
   # Past the hub's API server, one hop less.
   agent-bootstrap kubeconfig edge-1 --endpoint gateway --gateway-address gateway.example.com:8443`,
-		Args: cobra.ExactArgs(1),
+		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.kubeconfig(cmd.Context(), args[0], o) },
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "hub: by the hub's API server. gateway: by the gateway's own endpoint.")
 	fs.StringVar(&o.address, "gateway-address", o.address, "host:port of the gateway's own endpoint; with --endpoint=gateway.")
 	fs.StringVar(&o.caFile, "gateway-ca-file", o.caFile, "CA of the gateway's own endpoint, PEM. Default: the one that the hub has for it.")
-	fs.StringVarP(&o.file, "output", "o", o.file, "Write to this file instead of the standard output.")
+	fs.StringVarP(&o.file, "output", "o", o.file, "Write to this file instead of the standard output, which is -.")
 	fs.BoolVar(&o.merge, "merge", o.merge, "Add it to the file in -o, or to your own kubeconfig.")
+	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Write no file, and say what would be.")
 	return cmd
 }
 
@@ -73,6 +77,8 @@ func (a *app) kubeconfig(ctx context.Context, name string, o *kubeconfigOptions)
 		return errors.New("--endpoint=gateway needs --gateway-address HOST:PORT: where the gateway's own endpoint is reached from here")
 	case o.endpoint == endpointHub && (o.address != "" || o.caFile != ""):
 		return errors.New("--gateway-address and --gateway-ca-file are for --endpoint=gateway")
+	case o.merge && o.file == stdout:
+		return errors.New("--merge needs a file: give -o FILE, or leave -o out for your own kubeconfig")
 	}
 	config, raw, err := loadKubeconfig("--kubeconfig", a.hub.kubeconfig, a.hub.context)
 	if err != nil {
@@ -193,24 +199,36 @@ func gatewayTrust(ctx context.Context, hub *side) (serverName string, ca []byte,
 }
 
 func (a *app) writeKubeconfig(made *clientcmdapi.Config, name string, o *kubeconfigOptions) error {
-	if !o.merge {
-		data, err := clientcmd.Write(*made)
-		if err != nil {
-			return err
-		}
-		if o.file == "" {
-			_, err = a.Out.Write(data)
-			return err
-		}
-		if err := replaceFile(o.file, data, 0o600); err != nil {
-			return fmt.Errorf("-o: %w", err)
-		}
-		a.say("kubectl --kubeconfig %s get namespaces", o.file)
+	if o.merge {
+		return a.mergeKubeconfig(made, name, o)
+	}
+	data, err := clientcmd.Write(*made)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.file == "" || o.file == stdout:
+		_, err = a.Out.Write(data)
+		return err
+	case o.dryRun:
+		a.say("A kubeconfig with the context %q would be written to %s. Nothing was changed.", name, o.file)
 		return nil
 	}
+	if err := putFile(o.file, data, 0o600); err != nil {
+		return fmt.Errorf("-o: %w", err)
+	}
+	a.say("kubectl --kubeconfig %s get namespaces", o.file)
+	return nil
+}
+
+// mergeKubeconfig adds the context to a kubeconfig that exists, or to a new one.
+func (a *app) mergeKubeconfig(made *clientcmdapi.Config, name string, o *kubeconfigOptions) error {
 	file := o.file
 	if file == "" {
 		file = clientcmd.NewDefaultPathOptions().GetDefaultFilename()
+	}
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("--merge: %s is no file that a kubeconfig can be read from and written to", file)
 	}
 	into, err := clientcmd.LoadFromFile(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -230,10 +248,14 @@ func (a *app) writeKubeconfig(made *clientcmdapi.Config, name string, o *kubecon
 	if err != nil {
 		return err
 	}
+	if o.dryRun {
+		a.say("Context %q would be in %s. Nothing was changed.", name, file)
+		return nil
+	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return fmt.Errorf("--merge: %w", err)
 	}
-	if err := replaceFile(file, data, 0o600); err != nil {
+	if err := putFile(file, data, 0o600); err != nil {
 		return fmt.Errorf("--merge: %w", err)
 	}
 	a.say("Context %q is in %s:\n  kubectl --context %s get namespaces", name, file, name)

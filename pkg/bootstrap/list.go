@@ -154,7 +154,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Short: "Show a cluster: route, health, conditions, agents, what expires when",
 		Example: `  agent-bootstrap status edge-1
   agent-bootstrap status edge-1 -o yaml`,
-		Args: cobra.ExactArgs(1),
+		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.status(cmd.Context(), args[0], target) },
 	}
 	target.addFlags(cmd.Flags(), ". Empty: it is asked about its agents through the gateway")

@@ -68,7 +68,7 @@ see docs/operating.md.`,
 
   # What would it do?
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --dry-run -o yaml`,
-		Args: cobra.ExactArgs(1),
+		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := &registration{app: a, o: o, name: args[0]}
 			return r.run(cmd.Context())

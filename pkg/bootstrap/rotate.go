@@ -33,7 +33,7 @@ flight goes on.`,
 
   # The agent runs as a process.
   agent-bootstrap rotate edge-1 --out-dir ./edge-1-agent`,
-		Args: cobra.ExactArgs(1),
+		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := &renewal{registration{app: a, o: o, name: args[0]}}
 			return r.run(cmd.Context())

@@ -48,9 +48,10 @@ type side struct {
 	kube kubernetes.Interface
 	dyn  dynamic.Interface
 
-	// What connect found.
+	// version is what connect found.
 	version string
-	uid     types.UID
+	// uid is which cluster it is; identify sets it.
+	uid types.UID
 }
 
 // loadKubeconfig reads a kubeconfig file by a flag, or as kubectl would when path is empty.
@@ -94,7 +95,7 @@ func newSide(title, source string, config *rest.Config, raw *clientcmdapi.Config
 	return s, nil
 }
 
-// connect finds out whether the cluster is there, which one it is, and how far its clock is from now.
+// connect finds out whether the cluster is there, and how far its clock is from now. It takes no right beyond those that everybody has.
 func (s *side) connect(ctx context.Context, now func() time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -127,6 +128,11 @@ func (s *side) connect(ctx context.Context, now func() time.Time) error {
 		return s.explain(err)
 	}
 	s.version = version.GitVersion
+	return nil
+}
+
+// identify finds out which cluster it is: the UID of its namespace kube-system, which the caller must be allowed to read.
+func (s *side) identify(ctx context.Context) error {
 	namespace, err := s.kube.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
 	if err != nil {
 		return s.explain(err)

@@ -41,7 +41,7 @@ what would be left over in it is said.`,
 
   # Leave the cluster as it is.
   agent-bootstrap unregister edge-1 --keep-agent`,
-		Args: cobra.ExactArgs(1),
+		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			u := &unregistration{app: a, o: o, name: args[0]}
 			return u.run(cmd.Context())

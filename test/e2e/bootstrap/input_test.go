@@ -4,6 +4,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"net/http"
@@ -73,6 +74,7 @@ func TestBadInput(t *testing.T) {
 		{"not registered", []string{"kubeconfig", "near-1"}, nil, []string{`"near-1" is not registered`}},
 		{"rotate what is not registered", []string{"rotate", "near-1"}, nil, []string{"not registered"}},
 		{"output", []string{"list", "-o", "xml"}, nil, []string{"yaml or json"}},
+		{"merged into nothing", []string{"kubeconfig", "near-1", "--merge", "-o", "-"}, nil, []string{"--merge needs a file"}},
 		{"endpoint", []string{"kubeconfig", "near-1", "--endpoint", "gateway"}, nil, []string{"--gateway-address"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -234,8 +236,19 @@ func TestKubeconfig(t *testing.T) {
 			if err := os.WriteFile(own, must2(os.ReadFile(hub)), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			for range 2 {
-				must(ctx, t, "kubeconfig", "near-1", "--kubeconfig", hub, "--context", "hub", "--merge", "-o", own)
+			merge := []string{"kubeconfig", "near-1", "--kubeconfig", hub, "--context", "hub", "--merge", "-o"}
+			_, said := must(ctx, t, append(merge, own, "--dry-run")...)
+			if !strings.Contains(said, "would be in "+own) || !bytes.Equal(must2(os.ReadFile(own)), must2(os.ReadFile(hub))) {
+				t.Errorf("a dry run changed %s, or does not say what it would do:\n%s", own, said)
+			}
+			link := filepath.Join(t.TempDir(), "link")
+			if err := os.Symlink(own, link); err != nil {
+				t.Fatal(err)
+			}
+			must(ctx, t, append(merge, own)...)
+			must(ctx, t, append(merge, link)...)
+			if leads, err := os.Readlink(link); err != nil || leads != own {
+				t.Errorf("the link leads to %q: %v", leads, err)
 			}
 			merged, err := clientcmd.LoadFromFile(own)
 			if err != nil {
@@ -247,6 +260,19 @@ func TestKubeconfig(t *testing.T) {
 			kubectl(ctx, t, own, "--context", "near-1", "get", "namespaces")
 		})
 	}
+	t.Run("standard output", func(t *testing.T) {
+		t.Chdir(t.TempDir())
+		printed, _ := must(ctx, t, "kubeconfig", "near-1")
+		for _, args := range [][]string{{"-o", "-"}, {"--dry-run"}} {
+			if out, _ := must(ctx, t, append([]string{"kubeconfig", "near-1"}, args...)...); out == "" || out != printed {
+				t.Errorf("%v prints\n%s\nand not\n%s", args, out, printed)
+			}
+		}
+		must(ctx, t, "kubeconfig", "near-1", "--dry-run", "-o", "file")
+		if entries, err := os.ReadDir("."); err != nil || len(entries) > 0 {
+			t.Errorf("files were written: %v, %v", entries, err)
+		}
+	})
 	t.Run("gateway's own endpoint", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "kubeconfig")
 		must(ctx, t, "kubeconfig", "near-1", "--endpoint", "gateway", "--gateway-address", strings.TrimPrefix(shared.gateway.Endpoint(), "https://"), "-o", path)

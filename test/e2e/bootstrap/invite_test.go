@@ -312,6 +312,11 @@ func TestInviteInput(t *testing.T) {
 	}
 	same(t, "the hub, after a dry run", hub, dump(ctx, t, shared.hub))
 	must(ctx, t, "invite", "edge-1", "-o", "json")
+	once := dump(ctx, t, shared.hub)
+	if _, said := must(ctx, t, "invite", "edge-1", "--dry-run"); !strings.Contains(said, "the one of before would be revoked") {
+		t.Errorf("a dry run of another says\n%s", said)
+	}
+	same(t, "the hub, after a dry run of another", once, dump(ctx, t, shared.hub))
 	_, said := must(ctx, t, "unregister", "edge-1")
 	if !strings.Contains(said, "invitation") {
 		t.Errorf("unregister says\n%s", said)

@@ -1,0 +1,42 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestArguments shows that a command that lacks the cluster's name says so, and that each command that could change something can be run dry.
+func TestArguments(t *testing.T) {
+	root := NewCommand(Config{})
+	named := 0
+	for _, cmd := range root.Commands() {
+		if !strings.Contains(cmd.Use, " NAME") {
+			continue
+		}
+		named++
+		want := "agent-bootstrap " + cmd.Name() + " needs the name of a cluster: agent-bootstrap " + cmd.Name() + " NAME"
+		for _, c := range []struct {
+			args []string
+			want string
+		}{
+			{[]string{cmd.Name()}, want},
+			{[]string{cmd.Name(), "edge-1", "edge-2"}, `takes the name of one cluster, and was given 2: ["edge-1" "edge-2"]`},
+		} {
+			root.SetArgs(c.args)
+			if err := root.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v: %v; want %q", c.args, err, c.want)
+			}
+		}
+	}
+	if named != 7 {
+		t.Errorf("%d commands take a name", named)
+	}
+	for _, name := range []string{"register", "invite", "unregister", "rotate", "kubeconfig"} {
+		if cmd, _, err := root.Find([]string{name}); err != nil || cmd.Flag("dry-run") == nil {
+			t.Errorf("%s has no --dry-run (%v)", name, err)
+		}
+	}
+}
