@@ -178,15 +178,6 @@ func (a *app) connectHub(ctx context.Context) (*side, error) {
 	return hub, hub.connect(ctx, a.Now)
 }
 
-// identifyHub is connectHub for commands that have to know which hub it is.
-func (a *app) identifyHub(ctx context.Context) (*side, error) {
-	hub, err := a.connectHub(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return hub, hub.identify(ctx)
-}
-
 // clusterOptions say how a managed cluster is reached without the gateway.
 type clusterOptions struct{ kubeconfig, context string }
 

@@ -184,7 +184,7 @@ func (e *examination) examine(ctx context.Context) {
 		e.inside, e.insideErr = e.connectCluster(ctx, e.name, e.o.cluster)
 	}
 	reached := e.examineWay(ctx)
-	if e.gateway.Status.Route == routeTunnel {
+	if e.gateway.Status.Route != routeDirect {
 		e.examineCertificate(ctx, reached)
 	}
 	if reached {
@@ -277,6 +277,10 @@ func (e *examination) examineWay(ctx context.Context) (reached bool) {
 			e.broken(StageRBAC, e.rightsAdvice(), "%v", err)
 			return false
 		}
+		if apierrors.IsNotFound(err) && e.routeUnknown() {
+			e.broken(StageSecret, "agent-bootstrap register "+e.name, "%v", err)
+			return false
+		}
 		e.broken(StageHub, "look at the gateway's log", "%v", err)
 	}
 	return false
@@ -284,7 +288,11 @@ func (e *examination) examineWay(ctx context.Context) (reached bool) {
 
 // passed says that all stages up to one are all right, if nothing else is known of them.
 func (e *examination) passed(last Stage) {
-	messages := map[Stage]string{StageAgent: "connected", StageDial: "the API server is there", StageTLS: "it is the right one", StageCredential: "accepted"}
+	agent := "connected"
+	if e.routeUnknown() {
+		agent = "connected, if the cluster has one: its route could not be looked at"
+	}
+	messages := map[Stage]string{StageAgent: agent, StageDial: "the API server is there", StageTLS: "it is the right one", StageCredential: "accepted"}
 	for _, stage := range []Stage{StageAgent, StageDial, StageTLS, StageCredential} {
 		e.ok(stage, "%s", messages[stage])
 		if stage == last {
@@ -292,6 +300,9 @@ func (e *examination) passed(last Stage) {
 		}
 	}
 }
+
+// routeUnknown is that the caller may not look at the ClusterGateway.
+func (e *examination) routeUnknown() bool { return e.gateway.Status.Route == "" }
 
 // brokenAgent says that none is connected; if that is for its certificate, examineCertificate finds out.
 func (e *examination) brokenAgent(ctx context.Context, err error) {
@@ -380,13 +391,9 @@ func (e *examination) examineCertificate(ctx context.Context, reached bool) {
 		e.add(StageCertificate, Unknown, "", "%s", where)
 		return
 	}
-	info, err := e.hub.tunnel(ctx, e.app.hub.namespace, "-")
-	if err != nil {
-		e.add(StageCertificate, Unknown, "", "what the gateway trusts is not known: %v", err)
-		return
-	}
+	info, unseen := e.hub.tunnel(ctx, e.app.hub.namespace, "-")
 	bundle := info.bundle
-	if len(bundle) == 0 {
+	if unseen == nil && len(bundle) == 0 {
 		if authority, err := pki.Load(ctx, e.hub.kube.CoreV1().Secrets(e.app.hub.namespace)); err == nil {
 			bundle = authority.Bundle()
 		}
@@ -394,6 +401,10 @@ func (e *examination) examineCertificate(ctx context.Context, reached bool) {
 	cert, err := checkAgentPair(pair.Certificate, pair.Key, bundle, e.name, e.Now())
 	if err != nil {
 		e.broken(StageCertificate, "give the agent another: agent-bootstrap register "+e.name+" with the flags of before, and start it again", "%s: %v", where, err)
+		return
+	}
+	if unseen != nil {
+		e.add(StageCertificate, Unknown, "", "%s: for %q, until %s. What the gateway trusts could not be looked at: %v", where, e.name, day(cert.NotAfter), unseen)
 		return
 	}
 	e.ok(StageCertificate, "%s: for %q, until %s", where, e.name, day(cert.NotAfter))
@@ -423,6 +434,8 @@ func (e *examination) findCertificate(ctx context.Context, reached bool) (pair *
 	switch {
 	case err != nil && target != e.inside:
 		return nil, "accepted by the gateway; it could not be looked at more closely", nil
+	case err == nil && pair == nil && e.routeUnknown():
+		return nil, "no agent runs as Pods in the cluster; whether there is one could not be looked at", nil
 	case err == nil && pair == nil:
 		return nil, "the agent runs as a process: --out-dir DIR shows its certificate", nil
 	}

@@ -116,6 +116,9 @@ func (i *invitation) run(ctx context.Context) error {
 	if err := i.checkHub(ctx); err != nil {
 		return err
 	}
+	if err := i.hub.identify(ctx); err != nil {
+		return err
+	}
 	if err := i.checkFree(ctx); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -180,6 +181,9 @@ func (a *app) status(ctx context.Context, name string, o clusterOptions) error {
 	if apierrors.IsNotFound(err) {
 		return a.statusOfInvited(ctx, hub, name)
 	}
+	if apierrors.IsForbidden(err) && a.output == "" {
+		return a.statusOfUsable(ctx, hub, name, o, err)
+	}
 	if err != nil {
 		return hub.explain(err)
 	}
@@ -188,6 +192,17 @@ func (a *app) status(ctx context.Context, name string, o clusterOptions) error {
 		return a.print(c)
 	}
 	a.printStatus(ctx, hub, c, o)
+	return nil
+}
+
+// statusOfUsable shows what can be seen of a cluster by who may use it, and not look at its ClusterGateway; forbidden is why not.
+func (a *app) statusOfUsable(ctx context.Context, hub *side, name string, o clusterOptions, forbidden error) error {
+	if _, err := hub.reach(ctx, name); apierrors.IsForbidden(err) && causeOf(err) == "" {
+		return hub.explain(forbidden)
+	}
+	c := &v1alpha1.ClusterGateway{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	a.printStatus(ctx, hub, c, o)
+	a.say("What the hub knows of it (route, health, conditions) is not shown: %v", forbidden)
 	return nil
 }
 
@@ -207,7 +222,7 @@ func (a *app) printStatus(ctx context.Context, hub *side, c *v1alpha1.ClusterGat
 		fmt.Fprintf(table, "%s:\t%s\n", key, fmt.Sprintf(format, args...))
 	}
 	row("Name", "%s", c.Name)
-	row("Route", "%s", c.Status.Route)
+	row("Route", "%s", cmp.Or(c.Status.Route, "unknown"))
 	if e := c.Spec.Access.Endpoint; e != nil && e.Const != nil {
 		row("Endpoint", "%s", e.Const.Address)
 	}
@@ -220,7 +235,7 @@ func (a *app) printStatus(ctx context.Context, hub *side, c *v1alpha1.ClusterGat
 	if t := c.Status.CredentialExpirationTime; t != nil {
 		row("Credential", "expires %s (%s)", a.until(t.Time), day(t.Time))
 	}
-	if c.Status.Route == routeTunnel {
+	if c.Status.Route != routeDirect {
 		a.printAgent(ctx, hub, c.Name, o, row)
 	}
 	for _, condition := range c.Status.Conditions {
@@ -245,7 +260,7 @@ func (a *app) printAgent(ctx context.Context, hub *side, name string, o clusterO
 	deployment, err := target.kube.AppsV1().Deployments(objects.AgentNamespace).Get(ctx, objects.AgentName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		row("Agent", "none in the cluster as Pods; it runs as a process, or not at all")
+		row("Agent", "none in the cluster as Pods; it runs as a process, or there is none")
 	case err != nil:
 		row("Agent", "unknown: %v", err)
 	default:

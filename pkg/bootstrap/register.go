@@ -217,7 +217,10 @@ func (a *app) requireGateway(ctx context.Context, hub *side) error {
 }
 
 func (r *registration) checkCluster(ctx context.Context) (err error) {
-	if r.cluster, err = r.connectCluster(ctx, r.name, r.o.cluster); err != nil {
+	if err := r.hub.identify(ctx); err != nil {
+		return err
+	}
+	if r.cluster, err = r.identifyCluster(ctx, r.name, r.o.cluster); err != nil {
 		return err
 	}
 	if err := r.checkRegistered(); err != nil {

@@ -90,7 +90,7 @@ func (r *renewal) run(ctx context.Context) (err error) {
 
 func (r *renewal) reachCluster(ctx context.Context) (err error) {
 	if r.o.cluster.kubeconfig != "" {
-		if r.cluster, err = r.connectCluster(ctx, r.name, r.o.cluster); err != nil {
+		if r.cluster, err = r.identifyCluster(ctx, r.name, r.o.cluster); err != nil {
 			return err
 		}
 		if uid, known := r.registered.Annotations[objects.AnnotationClusterUID]; known && uid != string(r.cluster.uid) {

@@ -133,6 +133,8 @@ func (s *side) connect(ctx context.Context, now func() time.Time) error {
 
 // identify finds out which cluster it is: the UID of its namespace kube-system, which the caller must be allowed to read.
 func (s *side) identify(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	namespace, err := s.kube.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
 	if err != nil {
 		return s.explain(err)

@@ -16,9 +16,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/objects"
 )
+
+// insistence is how long a cluster that does not answer is asked, before it is taken for gone: an agent that is replaced, or a gateway that is started
+// again, is back by then.
+const insistence = 30 * time.Second
 
 type unregisterOptions struct {
 	cluster           clusterOptions
@@ -27,13 +32,15 @@ type unregisterOptions struct {
 }
 
 func (a *app) unregisterCommand() *cobra.Command {
-	o := &unregisterOptions{wait: time.Minute}
+	// The agent's Pods have a grace period of 75 s, and the namespace goes after them.
+	o := &unregisterOptions{wait: 2 * time.Minute}
 	cmd := &cobra.Command{
 		Use:   "unregister NAME",
 		Short: "Remove a cluster: its agent, the gateway's account there, and its Secret on the hub",
 		Long: `unregister removes what register applied, on both sides. In the cluster that is done through the gateway, or with
---cluster-kubeconfig, which also waits until it is gone. A cluster that cannot be reached any more is removed from the hub alone, and
-what would be left over in it is said.`,
+--cluster-kubeconfig, which also waits until it is gone: that takes as long as the agent's Pods have to end, 75 s. A cluster that cannot
+be reached any more, by what the gateway says for half a minute, is removed from the hub alone, and what is left over in it is said. When it
+is not known whether the cluster is there, nothing is removed.`,
 		Example: `  agent-bootstrap unregister edge-1
 
   # The gateway may not delete anything there (--access view): with the cluster's own kubeconfig.
@@ -51,7 +58,7 @@ what would be left over in it is said.`,
 	o.cluster.addFlags(fs, ". Empty: it is reached through the gateway")
 	fs.BoolVar(&o.keepAgent, "keep-agent", o.keepAgent, "Leave everything in the cluster as it is.")
 	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and say what would be.")
-	fs.DurationVar(&o.wait, "wait", o.wait, "With --cluster-kubeconfig: how long to wait until everything is gone.")
+	fs.DurationVar(&o.wait, "wait", o.wait, "With --cluster-kubeconfig: how long to wait until everything is gone. The agent's Pods have 75s to end.")
 	return cmd
 }
 
@@ -108,7 +115,7 @@ func (u *unregistration) find(ctx context.Context) error {
 
 func (u *unregistration) removeFromCluster(ctx context.Context) error {
 	if u.o.cluster.kubeconfig != "" {
-		target, err := u.connectCluster(ctx, u.name, u.o.cluster)
+		target, err := u.identifyCluster(ctx, u.name, u.o.cluster)
 		if err != nil {
 			return err
 		}
@@ -124,18 +131,52 @@ func (u *unregistration) removeFromCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	patience, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	if _, err := u.hub.reach(patience, u.name); err != nil {
-		if ctx.Err() != nil {
-			return u.hub.explain(ctx.Err())
-		}
-		if apierrors.IsForbidden(err) {
-			return u.hub.explain(err)
-		}
-		return u.step(ctx, "cluster", "cannot be reached (%v): it is left as it is. Should it come back: kubectl delete namespace %s", err, objects.AgentNamespace)
+	gone, err := u.reach(ctx)
+	switch {
+	case err != nil:
+		return err
+	case gone != nil:
+		return u.step(ctx, "cluster", "cannot be reached (%v): it is left as it is. Should it come back: kubectl delete namespace %s", gone, objects.AgentNamespace)
 	}
 	return u.deleteNamespace(ctx, target, false)
+}
+
+// reach asks the cluster for an answer through the gateway, for a while. gone is the gateway's word that there is no way to it; err any other
+// failure, which a cluster that is there may have as well.
+func (u *unregistration) reach(ctx context.Context) (gone, err error) {
+	patience, cancel := context.WithTimeout(ctx, insistence)
+	defer cancel()
+	var last error
+	for {
+		_, err := u.hub.reach(patience, u.name)
+		switch {
+		case err == nil:
+			return nil, nil
+		case ctx.Err() != nil:
+			return nil, u.hub.explain(ctx.Err())
+		case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
+			return nil, u.hub.explain(err)
+		}
+		if last == nil {
+			u.say("  %-12s does not answer, and is asked for %s: %v", "cluster", insistence, err)
+		}
+		if last == nil || patience.Err() == nil {
+			last = err
+		}
+		if pause(patience, time.Second) != nil {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, u.hub.explain(ctx.Err())
+	}
+	switch causeOf(last) {
+	case v1alpha1.CauseTunnel, v1alpha1.CauseAgent, v1alpha1.CauseEndpoint, v1alpha1.CauseTLS:
+		return last, nil
+	default:
+		return nil, fmt.Errorf("whether the cluster is there could not be found out within %s (%w), and nothing was changed. Try again, give --cluster-kubeconfig, or --keep-agent to leave the cluster as it is",
+			insistence, last)
+	}
 }
 
 func (u *unregistration) registeredUID() string {
@@ -162,6 +203,9 @@ func (u *unregistration) deleteNamespace(ctx context.Context, target *side, wait
 		return u.forbidden(err)
 	case err != nil:
 		return target.explain(err)
+	}
+	if err := u.hub.identify(ctx); err != nil {
+		return err
 	}
 	if err := checkOwner(namespace, u.name, u.hub.uid); err != nil {
 		return err

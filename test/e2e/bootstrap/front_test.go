@@ -1,0 +1,134 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+)
+
+// faultyHub is the hub, but for the requests that fail answers itself. It returns a kubeconfig.
+func faultyHub(t *testing.T, fail func(w http.ResponseWriter, req *http.Request) (answered bool)) string {
+	t.Helper()
+	config := shared.hub.RESTConfig()
+	transport, err := rest.TransportFor(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hub, err := url.Parse(config.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forward := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(hub)
+		r.Out.Header.Del("Authorization") // the transport's own is good there
+	}}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if !fail(w, req) {
+			forward.ServeHTTP(w, req)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return kubeconfig(t, server.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), nil)
+}
+
+// asksVersion tells the request by which a cluster is asked whether it answers.
+func asksVersion(req *http.Request) bool { return strings.HasSuffix(req.URL.Path, "/proxy/version") }
+
+func answerStatus(t *testing.T, w http.ResponseWriter, status metav1.Status) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(int(status.Code))
+	status.TypeMeta, status.Status = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, metav1.StatusFailure
+	if err := json.NewEncoder(w).Encode(status); err != nil {
+		t.Error(err)
+	}
+}
+
+// temporary are what a hub, a gateway and a cluster answer that are there, and cannot answer just now.
+var temporary = []metav1.Status{
+	{Code: http.StatusServiceUnavailable, Reason: metav1.StatusReasonServiceUnavailable, Message: "error trying to reach service"},
+	{Code: http.StatusTooManyRequests, Reason: metav1.StatusReasonTooManyRequests, Message: "too many requests"},
+	{Code: http.StatusGatewayTimeout, Reason: metav1.StatusReasonTimeout, Message: "its API server's answer took longer than 1m5s",
+		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "Response"}}}},
+	{Code: http.StatusTooManyRequests, Reason: metav1.StatusReasonTooManyRequests, Message: "already has 400 requests in flight",
+		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "Request"}}}},
+}
+
+// TestUnregisterBusy shows that a cluster is not taken for gone because it, the gateway or the hub is busy.
+func TestUnregisterBusy(t *testing.T) {
+	ctx := begin(t)
+	must(ctx, t, nearbyArgs()...)
+	hub, nearby := dump(ctx, t, shared.hub), dump(ctx, t, shared.nearby)
+
+	var asked atomic.Int64
+	always := faultyHub(t, func(w http.ResponseWriter, req *http.Request) bool {
+		if !asksVersion(req) {
+			return false
+		}
+		answerStatus(t, w, temporary[int(asked.Add(1))%len(temporary)])
+		return true
+	})
+	_, said, err := invoke(ctx, bootstrap.Config{}, "unregister", "near-1", "--kubeconfig", always)
+	if err == nil || !strings.Contains(err.Error(), "--cluster-kubeconfig") || !strings.Contains(err.Error(), "--keep-agent") {
+		t.Errorf("it ends with %v\n%s", err, said)
+	}
+	if asked.Load() < int64(len(temporary)) {
+		t.Errorf("the cluster was asked %d times only", asked.Load())
+	}
+	same(t, "the hub", hub, dump(ctx, t, shared.hub))
+	same(t, "the cluster", nearby, dump(ctx, t, shared.nearby))
+
+	asked.Store(0)
+	first := faultyHub(t, func(w http.ResponseWriter, req *http.Request) bool {
+		if !asksVersion(req) || asked.Add(1) > 2 {
+			return false
+		}
+		answerStatus(t, w, temporary[0])
+		return true
+	})
+	_, said = must(ctx, t, "unregister", "near-1", "--kubeconfig", first)
+	if !strings.Contains(said, "does not answer, and is asked for") || !strings.Contains(said, "namespace "+agentNamespace+" deleted") {
+		t.Errorf("it says\n%s", said)
+	}
+}
+
+// TestNoAnswer shows what is said when nothing at all answers before the time is over.
+func TestNoAnswer(t *testing.T) {
+	ctx := begin(t)
+	var silent atomic.Bool
+	hub := faultyHub(t, func(_ http.ResponseWriter, req *http.Request) bool {
+		if strings.HasSuffix(req.URL.Path, "/token") { // rotate has the new one; from now on
+			silent.Store(true)
+		}
+		if !asksVersion(req) || !silent.Load() {
+			return false
+		}
+		<-req.Context().Done()
+		return true
+	})
+	silent.Store(true)
+	_, _, err := invoke(ctx, bootstrap.Config{}, nearbyArgs("--kubeconfig", hub, "--wait", "1s")...)
+	if err == nil || strings.Contains(err.Error(), "%!") || !strings.Contains(err.Error(), "the cluster is registered, but") ||
+		!strings.Contains(err.Error(), "doctor near-1 --cluster-kubeconfig "+shared.nearbyFile) {
+		t.Errorf("register ends with %v", err)
+	}
+	silent.Store(false)
+	_, _, err = invoke(ctx, bootstrap.Config{}, "rotate", "near-1", "--kubeconfig", hub, "--wait", "1s")
+	if err == nil || strings.Contains(err.Error(), "%!") || strings.Contains(err.Error(), "is registered") || strings.Contains(err.Error(), "--cluster-kubeconfig") ||
+		!strings.Contains(err.Error(), "the credentials are new, but") || !strings.HasSuffix(err.Error(), "agent-bootstrap doctor near-1") {
+		t.Errorf("rotate ends with %v", err)
+	}
+}
