@@ -16,6 +16,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
@@ -51,6 +52,46 @@ func (r *registration) applyAgent(ctx context.Context) error {
 		return err
 	}
 	return r.step(ctx, "agent", "Deployment %s/%s and what it needs: %s", objects.AgentNamespace, objects.AgentName, text)
+}
+
+// removeAgent removes the agent that an earlier registration has put into the cluster: the one that is wanted now is no Pod, or there is none.
+func (r *registration) removeAgent(ctx context.Context) error {
+	all, err := objects.AgentBase(objects.IsAgent)
+	if err != nil {
+		return err
+	}
+	for _, kind := range []string{"Secret", "ConfigMap"} {
+		o := &unstructured.Unstructured{}
+		o.SetAPIVersion("v1")
+		o.SetKind(kind)
+		o.SetNamespace(objects.AgentNamespace)
+		o.SetName(objects.AgentName)
+		all = append(all, o)
+	}
+	var removed, unseen []string
+	for _, o := range all {
+		found, err := r.cluster.remove(ctx, o, r.o.dryRun)
+		name := o.GetKind() + " " + o.GetName()
+		switch {
+		case err != nil && !found && apierrors.IsForbidden(err): // who registers without an agent needs no right to look at one
+			unseen = append(unseen, name)
+		case err != nil:
+			return fmt.Errorf("the agent of before, in the cluster's namespace %s, is of no use any more, and could not be removed: %s: %w", objects.AgentNamespace, name, err)
+		case found:
+			removed = append(removed, name)
+		}
+	}
+	verb := "removed"
+	if r.o.dryRun {
+		verb = "would be removed"
+	}
+	switch {
+	case len(removed) > 0:
+		return r.step(ctx, "before", "the agent of before is of no use any more; %s: %s", verb, strings.Join(removed, ", "))
+	case len(unseen) > 0:
+		r.say("  %-12s whether an agent of before is there could not be looked at", "before")
+	}
+	return nil
 }
 
 func readAgentSecret(ctx context.Context, s *side) (*rotation.AgentPair, error) {

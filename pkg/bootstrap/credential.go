@@ -79,23 +79,39 @@ func (r *registration) tokenGood(ctx context.Context, token string) (bool, error
 
 // tokenLife reads when a ServiceAccount's token begins and ends.
 func tokenLife(token string) (begin, end time.Time, ok bool) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return begin, end, false
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return begin, end, false
-	}
-	var claims struct {
-		IssuedAt int64 `json:"iat"`
-		Expires  int64 `json:"exp"`
-	}
-	if json.Unmarshal(payload, &claims) != nil || claims.Expires == 0 {
+	claims := claimsOf(token)
+	if claims.Expires == 0 {
 		return begin, end, false
 	}
 	return time.Unix(claims.IssuedAt, 0), time.Unix(claims.Expires, 0), true
 }
+
+// tokenClaims are those of a ServiceAccount's token that are used here.
+type tokenClaims struct {
+	IssuedAt int64  `json:"iat"`
+	Expires  int64  `json:"exp"`
+	ID       string `json:"jti"`
+}
+
+// claimsOf reads a token, without verifying it. One that cannot be read has none.
+func claimsOf(token string) (claims tokenClaims) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return tokenClaims{}
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(payload, &claims) != nil {
+		return tokenClaims{}
+	}
+	return claims
+}
+
+// Lives of the gateway's token.
+const (
+	defaultTokenLifetime = 30 * 24 * time.Hour
+	// minTokenLifetime is what Kubernetes gives out.
+	minTokenLifetime = 10 * time.Minute
+)
 
 // checkAgentPair finds out what is wrong with the certificate of a cluster's agent. bundle is what the gateway trusts; without one,
 // that is not looked at.

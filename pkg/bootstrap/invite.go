@@ -35,7 +35,7 @@ type inviteOptions struct {
 }
 
 func (a *app) inviteCommand() *cobra.Command {
-	o := &registerOptions{route: routeTunnel, access: objects.AccessAdmin, tokenLifetime: 30 * 24 * time.Hour, agentLifetime: pki.DefaultAgentLifetime}
+	o := &registerOptions{route: routeTunnel, access: objects.AccessAdmin, tokenLifetime: defaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
 	own := inviteOptions{ttl: 24 * time.Hour}
 	cmd := &cobra.Command{
 		Use:   "invite NAME [flags] > invite.yaml",

@@ -65,18 +65,19 @@ func throughGateway(hub *side, name string) (*side, error) {
 // pollInterval is how often a cluster is asked that does not answer yet.
 const pollInterval = 250 * time.Millisecond
 
-func (r *registration) waitReachable(ctx context.Context) error {
+// waitReachable waits until the cluster answers as asked. done is what has been done by then.
+func (r *registration) waitReachable(ctx context.Context, done string, ask func(context.Context) (version string, err error)) error {
 	began := time.Now()
 	patience, cancel := context.WithTimeout(ctx, r.o.wait)
 	defer cancel()
 	var last error
 	said := false
 	for {
-		got, err := r.hub.reach(patience, r.name)
+		got, err := ask(patience)
 		if err == nil {
 			return r.step(ctx, "reachable", "%s answered through the gateway after %s", got, time.Since(began).Round(100*time.Millisecond))
 		}
-		if patience.Err() == nil {
+		if last == nil || patience.Err() == nil { // an answer says more than that the time is over
 			last = err
 		}
 		if causeOf(err) == v1alpha1.CauseInvalidSecret {
@@ -85,7 +86,7 @@ func (r *registration) waitReachable(ctx context.Context) error {
 			}
 		}
 		if apierrors.IsForbidden(err) && causeOf(err) == "" {
-			return fmt.Errorf("the cluster is registered, but you may not use it: %w. On the hub, you need get (and for more, create, update, patch, delete) of clustergateways/proxy", err)
+			return fmt.Errorf("%s, but you may not use the cluster: %w. On the hub, you need get (and for more, create, update, patch, delete) of clustergateways/proxy", done, err)
 		}
 		if !said && time.Since(began) > 2*time.Second {
 			r.say("  %-12s waiting: %v", "reachable", err)
@@ -98,5 +99,13 @@ func (r *registration) waitReachable(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return r.hub.explain(ctx.Err())
 	}
-	return fmt.Errorf("the cluster is registered, but was not reached within %s: %w\nTo find out why: agent-bootstrap doctor %s --cluster-kubeconfig %s", r.o.wait, last, r.name, r.o.cluster.kubeconfig)
+	flags := ""
+	if r.o.cluster.kubeconfig != "" {
+		flags = " --cluster-kubeconfig " + r.o.cluster.kubeconfig
+	}
+	return fmt.Errorf("%s, but the cluster was not reached within %s: %w\nTo find out why: agent-bootstrap doctor %s%s", done, r.o.wait, last, r.name, flags)
+}
+
+func (r *registration) waitRegistered(ctx context.Context) error {
+	return r.waitReachable(ctx, "the cluster is registered", func(ctx context.Context) (string, error) { return r.hub.reach(ctx, r.name) })
 }

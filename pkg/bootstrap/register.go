@@ -47,7 +47,7 @@ const accessHelp = "What the gateway, and so everybody whom the hub lets use it,
 	"to act as other users, which the gateway does not, and nothing else."
 
 func (a *app) registerCommand() *cobra.Command {
-	o := &registerOptions{route: routeTunnel, access: objects.AccessAdmin, wait: 2 * time.Minute, tokenLifetime: 30 * 24 * time.Hour, agentLifetime: pki.DefaultAgentLifetime}
+	o := &registerOptions{route: routeTunnel, access: objects.AccessAdmin, wait: 2 * time.Minute, tokenLifetime: defaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
 	cmd := &cobra.Command{
 		Use:   "register NAME --cluster-kubeconfig FILE",
 		Short: "Register a cluster, and wait until it can be reached",
@@ -170,7 +170,10 @@ func (r *registration) run(ctx context.Context) error {
 		steps = append(steps, r.applyAgent)
 	}
 	if !r.o.dryRun && r.o.wait > 0 {
-		steps = append(steps, r.waitReachable)
+		steps = append(steps, r.waitRegistered)
+	}
+	if r.o.route == routeDirect || r.o.outDir != "" {
+		steps = append(steps, r.removeAgent)
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {

@@ -6,6 +6,7 @@ package bootstrap
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -18,24 +19,26 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
 
 func (a *app) rotateCommand() *cobra.Command {
-	o := &registerOptions{wait: 2 * time.Minute, tokenLifetime: 30 * 24 * time.Hour}
+	o := &registerOptions{wait: 2 * time.Minute}
 	cmd := &cobra.Command{
 		Use:   "rotate NAME",
 		Short: "Give a cluster a new agent certificate and a new credential now",
 		Long: `rotate asks the cluster for a new token for the gateway, issues a new certificate for the agent, and rolls the agent. It does so
-through the gateway, or with --cluster-kubeconfig. The old token and the old certificate stay valid until they expire, so that what is in
-flight goes on.`,
+through the gateway, or with --cluster-kubeconfig. Then it waits until the cluster answers to the new token. The agent's Pods are replaced
+by the cluster, one after the other, which goes on after that. The old token and the old certificate stay valid until they expire, so
+that what is in flight goes on.`,
 		Example: `  agent-bootstrap rotate edge-1
 
   # The agent runs as a process.
   agent-bootstrap rotate edge-1 --out-dir ./edge-1-agent`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r := &renewal{registration{app: a, o: o, name: args[0]}}
+			r := &renewal{registration: registration{app: a, o: o, name: args[0]}}
 			return r.run(cmd.Context())
 		},
 	}
@@ -43,18 +46,22 @@ flight goes on.`,
 	o.cluster.addFlags(fs, ". Empty: it is reached through the gateway")
 	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
 	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder with the files of an agent that runs as a process; start it again afterwards.")
-	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers with what is new. 0: not at all.")
-	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Life of the new token; the cluster may shorten it.")
-	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Life of the new certificate. 0: the default.")
+	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers to the new token. 0: not at all.")
+	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Life of the new token; the cluster may shorten it. 0: that of the one of before.")
+	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Life of the new certificate. 0: that of the one of before.")
 	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and say what would be.")
 	return cmd
 }
 
 // renewal is one run of rotate.
-type renewal struct{ registration }
+type renewal struct {
+	registration
+	// used is the token that the gateway is to use from now on; "" before there is one.
+	used string
+}
 
 func (r *renewal) run(ctx context.Context) (err error) {
-	if err := checkName(r.name); err != nil {
+	if err := errors.Join(checkName(r.name), r.checkLifetimes()); err != nil {
 		return err
 	}
 	r.say("Rotating the credentials of cluster %q", r.name)
@@ -75,7 +82,7 @@ func (r *renewal) run(ctx context.Context) (err error) {
 		steps = append(steps, r.findTunnel, r.rotateCertificate)
 	}
 	if !r.o.dryRun && r.o.wait > 0 {
-		steps = append(steps, r.waitReachable)
+		steps = append(steps, r.waitUsed)
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -86,6 +93,17 @@ func (r *renewal) run(ctx context.Context) (err error) {
 		r.say("\nNothing was changed.")
 	}
 	return nil
+}
+
+func (r *renewal) checkLifetimes() error {
+	var errs []error
+	if r.o.tokenLifetime != 0 && r.o.tokenLifetime < minTokenLifetime {
+		errs = append(errs, fmt.Errorf("--token-lifetime must be at least %s, which is what Kubernetes gives out, and is %s", minTokenLifetime, r.o.tokenLifetime))
+	}
+	if r.o.agentLifetime < 0 {
+		errs = append(errs, errors.New("--certificate-lifetime must not be negative"))
+	}
+	return errors.Join(errs...)
 }
 
 func (r *renewal) reachCluster(ctx context.Context) (err error) {
@@ -109,13 +127,14 @@ func (r *renewal) rotateToken(ctx context.Context) error {
 	if r.o.dryRun {
 		return r.step(ctx, "token", "a new one would be asked for")
 	}
-	token, err := requestToken(ctx, r.cluster, r.o.tokenLifetime)
+	token, err := requestToken(ctx, r.cluster, r.tokenLifetime())
 	if err != nil {
 		return err
 	}
 	if err := r.storeToken(ctx, token); err != nil {
 		return err
 	}
+	r.used = token
 	_, end, _ := tokenLife(token)
 	return r.step(ctx, "token", "new, until %s", day(end))
 }
@@ -137,6 +156,12 @@ func (r *renewal) rotateCertificate(ctx context.Context) error {
 		}
 		if err != nil {
 			return r.cluster.explain(err)
+		}
+	}
+	if r.o.agentLifetime == 0 {
+		var err error
+		if r.o.agentLifetime, err = r.certificateLifetime(ctx); err != nil {
+			return err
 		}
 	}
 	if r.o.dryRun {
@@ -163,4 +188,61 @@ func (r *renewal) rotateCertificate(ctx context.Context) error {
 		return r.cluster.explain(err)
 	}
 	return r.step(ctx, "agent", "Deployment %s/%s is being rolled", objects.AgentNamespace, objects.AgentName)
+}
+
+// tokenLifetime is what the flag says, or that of the token which is replaced.
+func (r *renewal) tokenLifetime() time.Duration {
+	if r.o.tokenLifetime != 0 {
+		return r.o.tokenLifetime
+	}
+	begin, end, ok := tokenLife(string(r.registered.Data[objects.KeyToken]))
+	if !ok {
+		return defaultTokenLifetime
+	}
+	return max(end.Sub(begin), minTokenLifetime)
+}
+
+// certificateLifetime is that of the agent's certificate which is replaced, but for one that was cut short by the end of its CA. 0: there is none that
+// can be read.
+func (r *renewal) certificateLifetime(ctx context.Context) (time.Duration, error) {
+	var pair *rotation.AgentPair
+	var err error
+	if r.o.outDir != "" {
+		pair, err = readAgentDir(r.o.outDir)
+	} else {
+		pair, err = readAgentSecret(ctx, r.cluster)
+	}
+	if err != nil || pair == nil {
+		return 0, err
+	}
+	chain, err := pki.ParseCertificates(pair.Certificate)
+	if err != nil {
+		return 0, nil //nolint:nilerr // it is replaced, whatever it is
+	}
+	for _, ca := range r.authority.Certificates() {
+		if chain[0].NotAfter.Equal(ca.NotAfter) {
+			return 0, nil
+		}
+	}
+	return pki.Lifetime(chain[0]), nil
+}
+
+// waitUsed waits until the cluster answers, and knows the gateway by the new token.
+func (r *renewal) waitUsed(ctx context.Context) error {
+	target, err := throughGateway(r.hub, r.name)
+	if err != nil {
+		return err
+	}
+	id := claimsOf(r.used).ID
+	return r.waitReachable(ctx, "the credentials are new", func(ctx context.Context) (string, error) {
+		version, err := r.hub.reach(ctx, r.name)
+		if err != nil {
+			return "", err
+		}
+		// Who may not ask, or whose cluster does not say it, has to do with an answer.
+		if current := target.credentialID(ctx); id != "" && current != "" && current != "JTI="+id {
+			return "", errors.New("the gateway still uses the token of before")
+		}
+		return version, nil
+	})
 }

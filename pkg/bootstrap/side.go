@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/utils/ptr"
 
 	"github.com/oam-dev/cluster-gateway/pkg/objects"
 )
@@ -199,6 +200,18 @@ func (s *side) whoami(ctx context.Context) string {
 	return review.Status.UserInfo.Username
 }
 
+// credentialID is which credential the caller is known by there, or "" if that is not said.
+func (s *side) credentialID(ctx context.Context) string {
+	review, err := s.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		return ""
+	}
+	if ids := review.Status.UserInfo.Extra["authentication.kubernetes.io/credential-id"]; len(ids) == 1 {
+		return ids[0]
+	}
+	return ""
+}
+
 // requireRights says at once all that the caller is missing.
 func (s *side) requireRights(ctx context.Context, rights []authorizationv1.ResourceAttributes) error {
 	var missing []string
@@ -310,6 +323,31 @@ func (s *side) apply(ctx context.Context, o *unstructured.Unstructured, dryRun b
 	default:
 		return changed, after, nil
 	}
+}
+
+// remove deletes an object that agent-bootstrap has applied, and tells whether there is one.
+func (s *side) remove(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (found bool, err error) {
+	client, err := s.resource(o)
+	if err != nil {
+		return false, err
+	}
+	current, err := client.Get(ctx, o.GetName(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return false, nil
+	case err != nil:
+		return false, s.explain(err)
+	case current.GetLabels()[objects.LabelManagedBy] != objects.FieldManager:
+		return false, nil // somebody else's
+	}
+	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: ptr.To(current.GetUID())}, PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}
+	if dryRun {
+		options.DryRun = []string{metav1.DryRunAll}
+	}
+	if err := client.Delete(ctx, o.GetName(), options); err != nil && !apierrors.IsNotFound(err) {
+		return true, s.explain(err)
+	}
+	return true, nil
 }
 
 // sameObject compares what is said of an object, not who said it and when: a dry run makes that up.

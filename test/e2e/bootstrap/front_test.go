@@ -105,6 +105,23 @@ func TestUnregisterBusy(t *testing.T) {
 	}
 }
 
+// TestRotateNotUsed shows that rotate waits until the gateway uses the new token, and does not take an answer to the old one for that.
+func TestRotateNotUsed(t *testing.T) {
+	ctx := begin(t)
+	must(ctx, t, nearbyArgs()...)
+	stale := faultyHub(t, func(_ http.ResponseWriter, req *http.Request) bool {
+		if req.Method == http.MethodPatch && strings.HasSuffix(req.URL.Path, "/secrets/near-1") { // nothing is stored
+			req.Method, req.Body, req.ContentLength = http.MethodGet, http.NoBody, 0
+		}
+		return false
+	})
+	_, said, err := invoke(ctx, bootstrap.Config{}, "rotate", "near-1", "--kubeconfig", stale, "--wait", "3s")
+	if err == nil || !strings.Contains(err.Error(), "still uses the token of before") {
+		t.Errorf("it ends with %v\n%s", err, said)
+	}
+	must(ctx, t, "rotate", "near-1")
+}
+
 // TestNoAnswer shows what is said when nothing at all answers before the time is over.
 func TestNoAnswer(t *testing.T) {
 	ctx := begin(t)

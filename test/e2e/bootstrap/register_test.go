@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -229,6 +230,55 @@ func TestRegisterDirect(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestOtherForm registers a cluster without an agent in Pods that has had one, which leaves nothing of that, and somebody else's objects alone.
+func TestOtherForm(t *testing.T) {
+	ctx := begin(t)
+	objects := func() map[string]string { return dump(ctx, t, shared.nearby) }
+	pods := []string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--wait", "0"}
+	for name, form := range map[string][]string{
+		"direct":  nearbyArgs("--wait", "0"),
+		"process": append(slices.Clone(pods), "--out-dir", filepath.Join(t.TempDir(), "agent")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			must(ctx, t, form...)
+			want := objects()
+			must(ctx, t, pods...)
+			with := objects()
+			var agent []string
+			for name := range with {
+				if _, also := want[name]; !also {
+					agent = append(agent, name)
+				}
+			}
+			if len(agent) != 7 {
+				t.Fatalf("the agent consists of %q", agent)
+			}
+			_, said := must(ctx, t, append(form, "--dry-run")...)
+			if !strings.Contains(said, "would be removed: ") {
+				t.Errorf("a dry run says\n%s", said)
+			}
+			sameNames(t, "after a dry run", with, objects())
+			_, said = must(ctx, t, form...)
+			if !strings.Contains(said, "Deployment konnectivity-agent") || !strings.Contains(said, "of before is of no use any more; removed: ") {
+				t.Errorf("it does not say what was removed:\n%s", said)
+			}
+			sameNames(t, "the agent of before", want, objects())
+
+			maps := shared.nearby.Client().CoreV1().ConfigMaps(agentNamespace)
+			if _, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "konnectivity-agent"}}, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			_, said = must(ctx, t, form...)
+			if strings.Contains(said, "of before") {
+				t.Errorf("with no agent of its own there, it says\n%s", said)
+			}
+			if err := maps.Delete(ctx, "konnectivity-agent", metav1.DeleteOptions{}); err != nil {
+				t.Errorf("what is somebody else's: %v", err)
+			}
+		})
+	}
 }
 
 func accessObjects(ctx context.Context, t *testing.T, c *lab.Cluster) (n int) {

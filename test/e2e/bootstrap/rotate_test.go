@@ -6,7 +6,11 @@ package bootstrap
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
@@ -84,6 +89,73 @@ func TestRotateThroughGateway(t *testing.T) {
 	}
 	must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "0")...)
 	withoutEachRule(ctx, t)
+}
+
+// TestRotateLifetimes shows that what rotate gives a cluster lives as long as what it replaces, unless it is told otherwise.
+func TestRotateLifetimes(t *testing.T) {
+	ctx := begin(t)
+	rotate := []string{"rotate", "edge-1", "--cluster-kubeconfig", shared.edgeFile, "--wait", "0"}
+	dir := filepath.Join(t.TempDir(), "agent")
+	for _, form := range []struct {
+		name        string
+		args        []string
+		certificate func() []byte
+	}{
+		{"Pods", nil, func() []byte { cert, _ := agentState(ctx, t); return cert }},
+		{"process", []string{"--out-dir", dir}, func() []byte { return must2(os.ReadFile(filepath.Join(dir, "tls.crt"))) }},
+	} {
+		t.Run(form.name, func(t *testing.T) {
+			must(ctx, t, edgeArgs(append(form.args, "--wait", "0", "--token-lifetime", "24h", "--certificate-lifetime", "100h")...)...)
+			if form.name != "Pods" { // the token of before is still good
+				must(ctx, t, append(append(rotate, form.args...), "--token-lifetime", "24h")...)
+			}
+			before := form.certificate()
+			must(ctx, t, append(rotate, form.args...)...)
+			after := form.certificate()
+			if bytes.Equal(before, after) {
+				t.Error("the certificate is the same")
+			}
+			token, certificate := lives(ctx, t, after)
+			if token != 24*time.Hour || certificate < 99*time.Hour || certificate > 101*time.Hour {
+				t.Errorf("the token lives %s, the certificate %s", token, certificate)
+			}
+			must(ctx, t, append(append(rotate, form.args...), "--token-lifetime", "2h", "--certificate-lifetime", "3h")...)
+			token, certificate = lives(ctx, t, form.certificate())
+			if token != 2*time.Hour || certificate < 2*time.Hour || certificate > 4*time.Hour {
+				t.Errorf("as the flags say, the token lives %s, the certificate %s", token, certificate)
+			}
+		})
+	}
+	_, _, err := invoke(ctx, bootstrap.Config{}, append(rotate, "--token-lifetime", "1m")...)
+	if err == nil || !strings.Contains(err.Error(), "--token-lifetime must be at least 10m0s") {
+		t.Errorf("a token of a minute: %v", err)
+	}
+}
+
+// lives are those of the gateway's token for the firewalled cluster, and of a certificate.
+func lives(ctx context.Context, t *testing.T, certPEM []byte) (token, certificate time.Duration) {
+	t.Helper()
+	secret, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, "edge-1", noOptions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split(string(secret.Data["token"]), ".")
+	if len(parts) != 3 {
+		t.Fatalf("the token has %d parts", len(parts))
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims struct{ Iat, Exp int64 }
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		t.Fatal(err)
+	}
+	chain, err := pki.ParseCertificates(certPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(claims.Exp-claims.Iat) * time.Second, pki.Lifetime(chain[0])
 }
 
 // agentState is the agent's certificate, and what rolls its Pods.
