@@ -65,8 +65,8 @@ func throughGateway(hub *side, name string) (*side, error) {
 // pollInterval is how often a cluster is asked that does not answer yet.
 const pollInterval = 250 * time.Millisecond
 
-// waitReachable waits until the cluster answers as asked. done is what has been done by then.
-func (r *registration) waitReachable(ctx context.Context, done string, ask func(context.Context) (version string, err error)) error {
+// waitReachable waits until the cluster answers as asked. done is what has been done by then, and missing what has not when the time is over.
+func (r *registration) waitReachable(ctx context.Context, done, missing string, ask func(context.Context) (version string, err error)) error {
 	began := time.Now()
 	patience, cancel := context.WithTimeout(ctx, r.o.wait)
 	defer cancel()
@@ -103,9 +103,9 @@ func (r *registration) waitReachable(ctx context.Context, done string, ask func(
 	if r.o.cluster.kubeconfig != "" {
 		flags = " --cluster-kubeconfig " + r.o.cluster.kubeconfig
 	}
-	return fmt.Errorf("%s, but the cluster was not reached within %s: %w\nTo find out why: agent-bootstrap doctor %s%s", done, r.o.wait, last, r.name, flags)
+	return fmt.Errorf("%s, but %s within %s: %w\nTo find out why: agent-bootstrap doctor %s%s", done, missing, r.o.wait, last, r.name, flags)
 }
 
 func (r *registration) waitRegistered(ctx context.Context) error {
-	return r.waitReachable(ctx, "the cluster is registered", func(ctx context.Context) (string, error) { return r.hub.reach(ctx, r.name) })
+	return r.waitReachable(ctx, "the cluster is registered", "was not reached", func(ctx context.Context) (string, error) { return r.hub.reach(ctx, r.name) })
 }

@@ -234,7 +234,7 @@ func (r *renewal) waitUsed(ctx context.Context) error {
 		return err
 	}
 	id := claimsOf(r.used).ID
-	return r.waitReachable(ctx, "the credentials are new", func(ctx context.Context) (string, error) {
+	return r.waitReachable(ctx, "the credentials are new", "the cluster was not reached with them", func(ctx context.Context) (string, error) {
 		version, err := r.hub.reach(ctx, r.name)
 		if err != nil {
 			return "", err

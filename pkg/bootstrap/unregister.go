@@ -141,12 +141,13 @@ func (u *unregistration) removeFromCluster(ctx context.Context) error {
 	return u.deleteNamespace(ctx, target, false)
 }
 
-// reach asks the cluster for an answer through the gateway, for a while. gone is the gateway's word that there is no way to it; err any other
-// failure, which a cluster that is there may have as well.
+// reach asks the cluster for an answer through the gateway, for a while. gone is the gateway's word, without another in between, that there is no way
+// to it; err any other failure, which a cluster that is there may have as well.
 func (u *unregistration) reach(ctx context.Context) (gone, err error) {
-	patience, cancel := context.WithTimeout(ctx, insistence)
+	patience, cancel := context.WithTimeout(ctx, 2*insistence)
 	defer cancel()
-	var last error
+	began, said := time.Now(), false
+	var away time.Time // since when the gateway says so; zero: it does not
 	for {
 		_, err := u.hub.reach(patience, u.name)
 		switch {
@@ -156,26 +157,32 @@ func (u *unregistration) reach(ctx context.Context) (gone, err error) {
 			return nil, u.hub.explain(ctx.Err())
 		case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
 			return nil, u.hub.explain(err)
+		case !noWay(err):
+			away = time.Time{}
+			if time.Since(began) >= insistence {
+				return nil, fmt.Errorf("whether the cluster is there could not be found out within %s (%w), and nothing was changed. Try again, give --cluster-kubeconfig, or --keep-agent to leave the cluster as it is",
+					time.Since(began).Round(time.Second), err)
+			}
+		case away.IsZero():
+			away = time.Now()
+		case time.Since(away) >= insistence:
+			return err, nil
 		}
-		if last == nil {
+		if !said {
 			u.say("  %-12s does not answer, and is asked for %s: %v", "cluster", insistence, err)
+			said = true
 		}
-		if last == nil || patience.Err() == nil {
-			last = err
-		}
-		if pause(patience, time.Second) != nil {
-			break
-		}
+		_ = pause(patience, time.Second) // when the time is over, the next request says so
 	}
-	if ctx.Err() != nil {
-		return nil, u.hub.explain(ctx.Err())
-	}
-	switch causeOf(last) {
+}
+
+// noWay is that the gateway says of a cluster that there is no way to it.
+func noWay(err error) bool {
+	switch causeOf(err) {
 	case v1alpha1.CauseTunnel, v1alpha1.CauseAgent, v1alpha1.CauseEndpoint, v1alpha1.CauseTLS:
-		return last, nil
+		return true
 	default:
-		return nil, fmt.Errorf("whether the cluster is there could not be found out within %s (%w), and nothing was changed. Try again, give --cluster-kubeconfig, or --keep-agent to leave the cluster as it is",
-			insistence, last)
+		return false
 	}
 }
 
