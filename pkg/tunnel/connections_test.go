@@ -67,7 +67,7 @@ func TestMaxConnections(t *testing.T) {
 
 // A connection that has no stream ends; that of an agent does not.
 func TestIdleConnections(t *testing.T) {
-	g := startGateway(t, func(c *Config) { c.maxIdle, c.watchInterval = 200*time.Millisecond, 10*time.Millisecond })
+	g := startGateway(t, func(c *Config) { c.maxIdle, c.watchInterval = 2*time.Second, 10*time.Millisecond }) // an agent must never take as long to make its stream
 	g.startStockAgent(t, "east", "a")
 	conn, err := g.connectOnly(t, g.tls(t, "east"))
 	if err != nil {

@@ -131,6 +131,9 @@ const noConnection = 0
 // dial asks the agent to connect to address. What the connection holds counts against the budget. When it returns a connection, it is known
 // whether the agent was draining when it was asked.
 func (s *session) dial(ctx context.Context, address string, budget *dialer.Budget) (net.Conn, error) {
+	if ctx.Err() != nil { // or an answer that comes quickly would do as well as the context's end
+		return nil, s.agentError(address, fmt.Errorf("%w: %w", errNoAnswer, context.Cause(ctx)))
+	}
 	d := &pendingDial{address: address, budget: budget, answer: make(chan dialAnswer, 1)}
 	id := rand.Int64N(1<<62) + 1
 	began := time.Now()
