@@ -14,9 +14,11 @@ import (
 
 	"github.com/spf13/cobra"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
@@ -292,6 +294,15 @@ func (i *invitation) revoke(ctx context.Context) (err error) {
 
 // readInvitation reads the record of an invitation; nil if there is none.
 func (s *side) readInvitation(ctx context.Context, namespace, name string) (*objects.Invitation, error) {
+	secret, err := s.invitationSecret(ctx, namespace, name)
+	if err != nil || secret == nil {
+		return nil, err
+	}
+	return invitationOf(secret, name), nil
+}
+
+// invitationSecret is what the record is kept in; nil if there is none.
+func (s *side) invitationSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	secret, err := s.kube.CoreV1().Secrets(namespace).Get(ctx, objects.InvitationSecret(name), metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -301,27 +312,57 @@ func (s *side) readInvitation(ctx context.Context, namespace, name string) (*obj
 	case secret.Labels[objects.LabelInvitation] != name:
 		return nil, fmt.Errorf("the Secret %s/%s on the hub is in the way: it is no invitation", namespace, secret.Name)
 	}
-	record, err := objects.ReadInvitation(secret)
-	if err != nil { // somebody changed it: it cannot be used, and can be replaced
-		return &objects.Invitation{Name: name}, nil //nolint:nilerr // see above
-	}
-	return record, nil
+	return secret, nil
 }
 
-// deleteInvitation removes the record of an invitation, and returns what it was; nil if there was none.
-func (s *side) deleteInvitation(ctx context.Context, namespace, name string, dryRun bool) (*objects.Invitation, error) {
-	record, err := s.readInvitation(ctx, namespace, name)
-	if err != nil || record == nil {
-		return nil, err
+func invitationOf(secret *corev1.Secret, name string) *objects.Invitation {
+	record, err := objects.ReadInvitation(secret)
+	if err != nil { // somebody changed it: it cannot be used, and can be replaced
+		return &objects.Invitation{Name: name}
 	}
+	return record
+}
+
+// deleteInvitation removes the record of an invitation, and returns what it was; nil if there was none. A cluster that was being registered with it is not
+// any more: the gateway goes by the record until that says that it is done.
+func (s *side) deleteInvitation(ctx context.Context, namespace, name string, dryRun bool) (*objects.Invitation, error) {
 	var options metav1.DeleteOptions
 	if dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
-	if err := s.kube.CoreV1().Secrets(namespace).Delete(ctx, objects.InvitationSecret(name), options); err != nil && !apierrors.IsNotFound(err) {
-		return nil, s.explain(err)
+	secrets := s.kube.CoreV1().Secrets(namespace)
+	for {
+		secret, err := s.invitationSecret(ctx, namespace, name)
+		if err != nil || secret == nil {
+			return nil, err
+		}
+		// As it was read: the gateway may just be going on with it.
+		options.Preconditions = &metav1.Preconditions{UID: &secret.UID, ResourceVersion: &secret.ResourceVersion}
+		err = secrets.Delete(ctx, secret.Name, options)
+		if apierrors.IsConflict(err) {
+			continue
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return nil, s.explain(err)
+		}
+		record := invitationOf(secret, name)
+		if record.State == objects.InvitationRegistering {
+			err = s.deleteHalfRegistered(ctx, record, secrets, options.DryRun)
+		}
+		return record, err
 	}
-	return record, nil
+}
+
+// deleteHalfRegistered deletes the Secret of a cluster that was being registered. The gateway does so itself, unless it has ended in between.
+func (s *side) deleteHalfRegistered(ctx context.Context, record *objects.Invitation, secrets corev1client.SecretInterface, dryRun []string) error {
+	secret, err := secrets.Get(ctx, record.Name, metav1.GetOptions{})
+	if err == nil && secret.Annotations[objects.AnnotationClusterUID] == string(record.ClusterUID) {
+		err = secrets.Delete(ctx, record.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &secret.UID}, DryRun: dryRun})
+	}
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return s.explain(err)
 }
 
 // invitationText says in a line how far an invitation has come.
@@ -334,7 +375,7 @@ func (a *app) invitationText(i *objects.Invitation) string {
 		text = fmt.Sprintf("used at %s", day(i.UsedAt))
 	case !a.Now().Before(i.Expires):
 		text = fmt.Sprintf("expired at %s", day(i.Expires))
-	case i.State == objects.InvitationUsed:
+	case i.State == objects.InvitationUsed, i.State == objects.InvitationRegistering:
 		text = fmt.Sprintf("being used since %s", day(i.UsedAt))
 	default:
 		text = fmt.Sprintf("open, expires %s (%s)", a.until(i.Expires), day(i.Expires))

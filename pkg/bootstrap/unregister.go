@@ -351,6 +351,11 @@ func (u *unregistration) removeFromHub(ctx context.Context) error {
 			return err
 		}
 	}
+	if record != nil && u.registered == nil { // it may have been registered since
+		if err := u.find(ctx); err != nil {
+			return err
+		}
+	}
 	if u.registered == nil {
 		return u.step(ctx, "secret", "there is none on the hub")
 	}

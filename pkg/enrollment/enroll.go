@@ -103,6 +103,8 @@ type attempt struct {
 	// namespace is that of the agent in the cluster.
 	namespace *corev1.Namespace
 	token     string
+	// secret is the UID of the cluster's Secret, once this attempt has written it.
+	secret types.UID
 	// serves is that the invitation is the certificate of a registered cluster's agent.
 	serves bool
 	// again is that the invitation had registered this very cluster before.
@@ -131,7 +133,7 @@ func (a *attempt) run(ctx context.Context) error {
 	}
 	return a.steps(ctx, []step{
 		{"registrations", a.checkRegistrations}, {"claim", a.claim}, {"namespace", a.claimNamespace}, {"owners", a.own}, {"token", a.requestToken},
-		{"agent", a.applyAgent}, {"secret", a.writeSecret}, {"done", a.markDone}, {"leave", a.leave},
+		{"registering", a.markRegistering}, {"secret", a.register}, {"agent", a.applyAgent}, {"done", a.markDone}, {"leave", a.leave},
 	})
 }
 
@@ -182,7 +184,7 @@ func (a *attempt) readRecord(ctx context.Context) error {
 	secret, err := a.cfg.Secrets.Get(ctx, objects.InvitationSecret(name), metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return fmt.Errorf("the invitation of cluster %q has been revoked: ask for a new one (agent-bootstrap invite %s)", name, name)
+		return a.errRevoked()
 	case err != nil:
 		return a.hubFault("read the invitation", err)
 	}
@@ -301,18 +303,43 @@ func registeredAs(name string) error {
 	return fmt.Errorf("this cluster is registered as %q: use that, or remove it first (agent-bootstrap unregister %s)", name, name)
 }
 
+// errChanged is that somebody else wrote to the record.
+var errChanged = errors.New("the invitation has just been used or changed; it is looked at again when the cluster comes again")
+
 // claim makes the invitation this cluster's.
 func (a *attempt) claim(ctx context.Context) error {
 	if a.record.ClusterUID == a.target.uid {
 		return nil
 	}
 	a.record.State, a.record.ClusterUID, a.record.UsedAt = objects.InvitationUsed, a.target.uid, a.cfg.Now()
-	err := a.writeRecord(ctx)
-	if apierrors.IsConflict(err) {
-		a.record, a.read = nil, nil
-		return errors.New("the invitation has just been used or changed; it is looked at again when the cluster comes again")
+	return a.writeState(ctx, "claim the invitation")
+}
+
+// markRegistering says that the cluster's Secret is about to be written. An invitation that was revoked until then leads to none.
+func (a *attempt) markRegistering(ctx context.Context) error {
+	if a.record.State == objects.InvitationRegistering {
+		return nil
 	}
-	return a.hubFault("claim the invitation", err)
+	a.record.State = objects.InvitationRegistering
+	return a.writeState(ctx, "note that the cluster is being registered")
+}
+
+// writeState writes the record if it is what was read.
+func (a *attempt) writeState(ctx context.Context, what string) error {
+	switch err := a.writeRecord(ctx); {
+	case apierrors.IsConflict(err):
+		a.record, a.read = nil, nil
+		return errChanged
+	case apierrors.IsNotFound(err):
+		a.record, a.read = nil, nil
+		return a.errRevoked()
+	default:
+		return a.hubFault(what, err)
+	}
+}
+
+func (a *attempt) errRevoked() error {
+	return fmt.Errorf("the invitation of cluster %q has been revoked: ask for a new one (agent-bootstrap invite %s)", a.invited.Name, a.invited.Name)
 }
 
 // writeRecord writes what became of the invitation, unless the record has changed since it was read: then it fails with a conflict.
@@ -386,36 +413,104 @@ func (a *attempt) applyAgent(ctx context.Context) error {
 	return nil
 }
 
-// writeSecret makes the cluster one of the gateway's, as register does.
-func (a *attempt) writeSecret(ctx context.Context) error {
+// register makes the cluster one of the gateway's, unless the invitation is revoked meanwhile.
+func (a *attempt) register(ctx context.Context) error {
+	uid, err := a.writeSecret(ctx)
+	if err != nil {
+		return err
+	}
+	a.secret = uid
+	// To the end, though the cluster may go away now.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return a.confirm(ctx)
+}
+
+// undoTimeout bounds removing the Secret of an invitation that was revoked.
+const undoTimeout = 10 * time.Second
+
+// writeSecret writes the cluster's Secret as agent-bootstrap register does, and returns its UID.
+func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
 	wanted := objects.ClusterSecret{
 		Name: a.invited.Name, Namespace: a.cfg.Namespace, Tunnel: true, UID: a.target.uid, Access: a.record.Access,
 		Endpoint: a.record.Endpoint, CA: a.ca, Token: a.token,
 	}
 	current, err := a.registered(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if current == nil {
-		_, err = a.cfg.Secrets.Create(ctx, wanted.Secret(), metav1.CreateOptions{FieldManager: objects.FieldManager})
-		if !apierrors.IsAlreadyExists(err) {
-			return a.hubFault("write the cluster's Secret", err)
+		made, err := a.cfg.Secrets.Create(ctx, wanted.Secret(), metav1.CreateOptions{FieldManager: objects.FieldManager})
+		switch {
+		case apierrors.IsAlreadyExists(err):
+			return "", errors.New("the cluster's Secret has just been made by somebody else; it is looked at when the cluster comes again")
+		case err != nil:
+			return "", a.hubFault("write the cluster's Secret", err)
 		}
-		return errors.New("the cluster's Secret has just been made by somebody else; it is looked at when the cluster comes again")
+		return made.UID, nil
 	}
 	// By an attempt that ended here, or another replica.
 	patch, _, err := wanted.Patch(current)
 	if err != nil {
-		return err
+		return "", err
 	}
 	_, err = a.cfg.Secrets.Patch(ctx, a.invited.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager})
-	return a.hubFault("write the cluster's Secret", err)
+	return current.UID, a.hubFault("write the cluster's Secret", err)
+}
+
+// confirm reads the record again, and takes the cluster's Secret back if the invitation has been revoked or replaced. Nobody would do so later: it insists
+// on an answer of the hub, until ctx ends.
+func (a *attempt) confirm(ctx context.Context) error {
+	for {
+		err := a.tryConfirm(ctx)
+		if !errors.Is(err, errHub) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(confirmAgain):
+		}
+	}
+}
+
+// confirmAgain is how long the hub is left alone that did not answer.
+const confirmAgain = 200 * time.Millisecond
+
+func (a *attempt) tryConfirm(ctx context.Context) error {
+	err := a.readRecord(ctx)
+	switch {
+	case errors.Is(err, errHub):
+		return err
+	case err == nil && a.record.ClusterUID == a.target.uid:
+		return nil
+	case err == nil:
+		err = a.errRevoked()
+	}
+	undo := a.cfg.Secrets.Delete(ctx, a.invited.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &a.secret}})
+	if undo != nil && !apierrors.IsNotFound(undo) && !apierrors.IsConflict(undo) { // gone, or another registration's
+		return a.hubFault("remove the Secret of a cluster whose invitation was revoked", undo)
+	}
+	a.record, a.read = nil, nil
+	return fmt.Errorf("the cluster is not registered any more: %w", err)
 }
 
 // markDone ends the invitation.
 func (a *attempt) markDone(ctx context.Context) error {
-	a.record.State, a.record.Message = objects.InvitationDone, ""
-	return a.hubFault("note that the invitation is used up", a.writeRecord(ctx))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		a.record.State, a.record.Message = objects.InvitationDone, ""
+		err := a.writeRecord(ctx)
+		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+			return a.hubFault("note that the invitation is used up", err)
+		}
+		// It has been revoked; or another replica noted why it refused somebody, or is done itself.
+		if err := a.confirm(ctx); err != nil {
+			return err
+		}
+	}
+	return a.hubFault("note that the invitation is used up", ctx.Err())
 }
 
 // leave removes what was there for the enrolment.

@@ -48,6 +48,8 @@ const (
 	InvitationOpen InvitationState = "Open"
 	// InvitationUsed is a cluster's, which is being registered: that cluster may come again, and no other.
 	InvitationUsed InvitationState = "Used"
+	// InvitationRegistering is Used, and the cluster's Secret may be on the hub: who revokes it in this state deletes that as well.
+	InvitationRegistering InvitationState = "Registering"
 	// InvitationDone has registered its cluster.
 	InvitationDone InvitationState = "Done"
 )

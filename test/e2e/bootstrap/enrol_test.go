@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -436,4 +437,105 @@ func TestEnrolmentTwice(t *testing.T) {
 	if _, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{}); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestEnrolmentRevoked revokes the invitation after each step of an enrolment, in each way that there is: nobody is told that it is done, and then there is a
+// cluster. Only what was done when it was revoked stays.
+func TestEnrolmentRevoked(t *testing.T) {
+	ctx := begin(t)
+	revoke := map[string]func(t *testing.T){
+		"revoke": func(t *testing.T) { must(ctx, t, "invite", "near-1", "--revoke") },
+		// The gateway is on its own.
+		"delete": func(t *testing.T) {
+			if err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Delete(ctx, objects.InvitationSecret("near-1"), metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+		},
+		"reinvite": func(t *testing.T) {
+			_, _, err := invoke(ctx, bootstrap.Config{}, "invite", "near-1")
+			if err != nil && !strings.Contains(err.Error(), "is taken") {
+				t.Error(err)
+			}
+		},
+		"unregister": func(t *testing.T) { must(ctx, t, "unregister", "near-1", "--keep-agent") },
+	}
+	for _, step := range []string{"claim", "token", "registering", "secret", "agent"} {
+		for _, way := range slices.Sorted(maps.Keys(revoke)) {
+			if way == "reinvite" && (step == "secret" || step == "agent") {
+				continue // the name is taken by then: it is refused
+			}
+			t.Run(step+"-"+way, func(t *testing.T) {
+				file := visitable(ctx, t)
+				apply(ctx, t, shared.nearby, file)
+				v := newVisit(ctx, t, shared.nearby, file)
+				v.config.AfterStep = func(done string) error {
+					if done == step {
+						revoke[way](t)
+					}
+					return nil
+				}
+				if err := v.enrol(ctx); err == nil || !strings.Contains(err.Error(), "revoked") && !strings.Contains(err.Error(), "changed") {
+					t.Errorf("the enrolment: %v", err)
+				}
+				unregistered(ctx, t, "near-1")
+				// Nor when it comes again.
+				v.config.AfterStep = nil
+				if err := v.enrol(ctx); err == nil || !strings.Contains(err.Error(), "revoked") {
+					t.Errorf("the enrolment, again: %v", err)
+				}
+				unregistered(ctx, t, "near-1")
+				must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", shared.nearbyFile)
+			})
+		}
+	}
+}
+
+// TestRevokedWithoutGateway revokes the invitation of an enrolment that ended in the middle: there is nobody but the command to take back what was written.
+func TestRevokedWithoutGateway(t *testing.T) {
+	ctx := begin(t)
+	for _, args := range [][]string{{"invite", "near-1", "--revoke"}, {"unregister", "near-1", "--keep-agent"}} {
+		file := visitable(ctx, t)
+		apply(ctx, t, shared.nearby, file)
+		v := newVisit(ctx, t, shared.nearby, file)
+		stopped := errors.New("stopped by the test")
+		v.config.AfterStep = func(step string) error {
+			if step == "secret" {
+				return stopped
+			}
+			return nil
+		}
+		if err := v.enrol(ctx); !errors.Is(err, stopped) {
+			t.Fatal(err)
+		}
+		if s := record(ctx, t, "near-1").State; s != objects.InvitationRegistering {
+			t.Errorf("the invitation is %s", s)
+		}
+		hubSecret(ctx, t, "near-1")
+		must(ctx, t, args...)
+		unregistered(ctx, t, "near-1")
+		must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", shared.nearbyFile)
+	}
+}
+
+// TestEnrolmentWritesAll shows that what somebody put into the Secret of a cluster that is enrolling is not heeded.
+func TestEnrolmentWritesAll(t *testing.T) {
+	ctx := begin(t)
+	file := visitable(ctx, t)
+	apply(ctx, t, shared.nearby, file)
+	v := newVisit(ctx, t, shared.nearby, file)
+	stopped := errors.New("stopped by the test")
+	v.config.AfterStep = func(step string) error {
+		if step == "secret" {
+			return stopped
+		}
+		return nil
+	}
+	if err := v.enrol(ctx); !errors.Is(err, stopped) {
+		t.Fatal(err)
+	}
+	patchSecret(ctx, t, "near-1", strange)
+	if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err != nil {
+		t.Fatal(err)
+	}
+	checkStrange(t, hubSecret(ctx, t, "near-1"))
 }

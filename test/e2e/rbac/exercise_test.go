@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,12 +31,16 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 type event = auditv1.Event
+
+// invitedName is what the cluster is called that enrols itself.
+const invitedName = "invited-1"
 
 // caLifetime is short, so that the CA is replaced during the test, and long enough for all other steps to come before that: the lab does
 // not roll the agent.
@@ -76,6 +81,8 @@ func (s *site) exercise(ctx context.Context, t *testing.T) {
 		{"what is wrong is looked for", s.doctor},
 		// In a cluster that enrols itself: what the invitation allows, for as long as it is there.
 		{"a cluster enrols by an invitation", s.enrol},
+		// The Secret of a cluster on the hub, which nothing else deletes.
+		{"an invitation is revoked while its cluster enrols", s.revoke},
 		{"the tunnel's CA is replaced", s.replaced},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.do(ctx, t) })
@@ -235,33 +242,127 @@ func (s *site) enrol(ctx context.Context, t *testing.T) {
 	if !s.invited.Firewalled() {
 		t.Skip("an agent that knows the API server as kubernetes.default.svc:443 needs a network namespace, and that needs root")
 	}
-	content := s.bootstrap(ctx, t, "invite", "invited-1", "--access", "impersonate", "--tunnel-address",
-		net.JoinHostPort(s.lab.HostAddr(s.invited), strconv.Itoa(s.gateway.TunnelPort())))
-	file := filepath.Join(t.TempDir(), "invite.yaml")
-	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	content := s.invite(ctx, t)
 	s.invitation = record{cluster: s.invited, account: clusterAccount, objects: documents(t, content), apart: map[string]string{
 		accessBinding: "--access", "RoleBinding cluster-gateway-agent/cluster-gateway": "the base agent's, needed in edge",
 	}, until: func(e event) bool {
 		// With that all of it is gone. The agent of the Job may come once more, until its Pod is gone as well, and is refused.
 		return e.Verb == "delete" && e.ObjectRef.Resource == "clusterrolebindings"
 	}}
-	if out, err := s.invited.Kubectl(ctx, "apply", "--validate=strict", "-f", file).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	s.apply(ctx, t, content)
 	s.enrolling = Units(s.invitation.grants(ctx, t))
-	job := regexp.MustCompile(`konnectivity-agent-enrol-[0-9a-f]{8}`).FindString(content)
-	labtest.Within(t, time.Minute, "the Job", func() error { // the cluster's CA is written by a controller
-		_, err := s.lab.StartAgentJob(ctx, s.invited, agentNamespace, job, "enrol")
-		return err
-	})
+	job, _ := s.runJob(ctx, t, content, "enrol")
 	labtest.Within(t, 2*time.Minute, "the enrolment to be over", func() error {
 		_, err := s.invited.Client().BatchV1().Jobs(agentNamespace).Get(ctx, job, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
 		return fmt.Errorf("the Job is there: %v", err)
+	})
+}
+
+func (s *site) invite(ctx context.Context, t *testing.T) (content string) {
+	t.Helper()
+	return s.bootstrap(ctx, t, "invite", invitedName, "--access", "impersonate", "--tunnel-address",
+		net.JoinHostPort(s.lab.HostAddr(s.invited), strconv.Itoa(s.gateway.TunnelPort())))
+}
+
+// apply applies an invitation.
+func (s *site) apply(ctx context.Context, t *testing.T, content string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "invite.yaml")
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.invited.Kubectl(ctx, "apply", "--validate=strict", "-f", file).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// runJob runs the Job of an invitation.
+func (s *site) runJob(ctx context.Context, t *testing.T, content, name string) (job string, agent *lab.Agent) {
+	t.Helper()
+	job = regexp.MustCompile(`konnectivity-agent-enrol-[0-9a-f]{8}`).FindString(content)
+	labtest.Within(t, time.Minute, "the Job", func() (err error) { // the cluster's CA is written by a controller
+		agent, err = s.lab.StartAgentJob(ctx, s.invited, agentNamespace, job, name)
+		return err
+	})
+	return job, agent
+}
+
+// revoke deletes the record of an invitation at the moment when the cluster's Secret is written. That may come too late: then it is done once more.
+func (s *site) revoke(ctx context.Context, t *testing.T) {
+	if !s.invited.Firewalled() {
+		t.Skip("as for enrolling")
+	}
+	kubeconfig, err := s.invited.BastionKubeconfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		s.bootstrap(ctx, t, "unregister", invitedName, "--cluster-kubeconfig", kubeconfig)
+		content := s.invite(ctx, t)
+		s.apply(ctx, t, content)
+		registering := s.atState(ctx, t, objects.InvitationRegistering)
+		_, agent := s.runJob(ctx, t, content, fmt.Sprintf("revoked-%d", i))
+		state := <-registering
+		if err := agent.Kill(); err != nil {
+			t.Error(err)
+		}
+		// With what is between, the gateway has the time of a request to the cluster.
+		deadline := time.Now().Add(5 * time.Second)
+		for time.Now().Before(deadline) {
+			if s.deletedSecret(t) {
+				return
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		t.Logf("too late: the invitation was %s", state)
+	}
+	t.Error("the gateway did not delete the Secret of a cluster whose invitation was revoked")
+}
+
+// atState deletes the record of the invitation as soon as it has a state, or a later one, which it sends.
+func (s *site) atState(ctx context.Context, t *testing.T, state objects.InvitationState) <-chan objects.InvitationState {
+	t.Helper()
+	secrets := s.hub.Client().CoreV1().Secrets(hubNamespace)
+	name := objects.InvitationSecret(invitedName)
+	watch, err := secrets.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan objects.InvitationState, 1)
+	go func() {
+		defer close(seen)
+		defer watch.Stop()
+		for e := range watch.ResultChan() {
+			secret, ok := e.Object.(*corev1.Secret)
+			if !ok {
+				continue
+			}
+			record, err := objects.ReadInvitation(secret)
+			if err != nil || record.State != state && record.State != objects.InvitationDone {
+				continue
+			}
+			if err := secrets.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+			seen <- record.State
+			return
+		}
+	}()
+	return seen
+}
+
+// deletedSecret is whether the gateway has deleted one.
+func (s *site) deletedSecret(t *testing.T) bool {
+	t.Helper()
+	events, err := s.hub.AuditEvents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(events, func(e event) bool {
+		return e.User.Username == hubAccount && e.Verb == "delete" && e.ObjectRef.Resource == "secrets"
 	})
 }
 
