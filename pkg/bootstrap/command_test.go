@@ -6,6 +6,11 @@ package bootstrap
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/oam-dev/cluster-gateway/pkg/objects"
 )
 
 // TestArguments shows that a command that lacks the cluster's name says so, and that each command that could change something can be run dry.
@@ -38,5 +43,28 @@ func TestArguments(t *testing.T) {
 		if cmd, _, err := root.Find([]string{name}); err != nil || cmd.Flag("dry-run") == nil {
 			t.Errorf("%s has no --dry-run (%v)", name, err)
 		}
+	}
+}
+
+// TestUnregisterWaitsForAgents shows that unregister waits for longer than the agent's Pods may take to end, with which the namespace goes.
+func TestUnregisterWaitsForAgents(t *testing.T) {
+	cmd, _, err := NewCommand(Config{}).Find([]string{"unregister"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait, err := cmd.Flags().GetDuration("wait")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deployments, err := objects.AgentBase(func(o *unstructured.Unstructured) bool { return o.GetKind() == "Deployment" })
+	if err != nil || len(deployments) != 1 {
+		t.Fatalf("%d Deployments, %v", len(deployments), err)
+	}
+	seconds, found, err := unstructured.NestedFloat64(deployments[0].Object, "spec", "template", "spec", "terminationGracePeriodSeconds")
+	if err != nil || !found {
+		t.Fatalf("the agent's Pods have no grace period: %v", err)
+	}
+	if grace := time.Duration(seconds) * time.Second; wait < grace+30*time.Second {
+		t.Errorf("it waits %s for Pods that may take %s", wait, grace)
 	}
 }

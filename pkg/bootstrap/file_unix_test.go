@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestPutFile shows that what a path leads to is written, and that the path leads there still.
@@ -80,7 +81,7 @@ func TestPutFile(t *testing.T) {
 				}
 			}
 			// Open for both, so that neither end waits for the other.
-			reader, err := os.OpenFile(pipe, os.O_RDWR, 0)
+			reader, err := os.OpenFile(pipe, os.O_RDWR|syscall.O_NONBLOCK, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -88,6 +89,9 @@ func TestPutFile(t *testing.T) {
 			write(t, path, "through")
 			if typeOf(t, pipe) != fs.ModeNamedPipe {
 				t.Fatalf("the pipe has become %v", typeOf(t, pipe))
+			}
+			if err := reader.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
 			}
 			got := make([]byte, 20)
 			if n, err := reader.Read(got); err != nil || string(got[:n]) != "through" {
