@@ -56,17 +56,9 @@ func (r *registration) applyAgent(ctx context.Context) error {
 
 // removeAgent removes the agent that an earlier registration has put into the cluster: the one that is wanted now is no Pod, or there is none.
 func (r *registration) removeAgent(ctx context.Context) error {
-	all, err := objects.AgentBase(objects.IsAgent)
+	all, err := agentObjects()
 	if err != nil {
 		return err
-	}
-	for _, kind := range []string{"Secret", "ConfigMap"} {
-		o := &unstructured.Unstructured{}
-		o.SetAPIVersion("v1")
-		o.SetKind(kind)
-		o.SetNamespace(objects.AgentNamespace)
-		o.SetName(objects.AgentName)
-		all = append(all, o)
 	}
 	var removed, unseen []string
 	for _, o := range all {
@@ -92,6 +84,23 @@ func (r *registration) removeAgent(ctx context.Context) error {
 		r.say("  %-12s whether an agent of before is there could not be looked at", "before")
 	}
 	return nil
+}
+
+// agentObjects are what an agent in Pods consists of, by name.
+func agentObjects() ([]*unstructured.Unstructured, error) {
+	all, err := objects.AgentBase(objects.IsAgent)
+	if err != nil {
+		return nil, err
+	}
+	for _, kind := range []string{"Secret", "ConfigMap"} {
+		o := &unstructured.Unstructured{}
+		o.SetAPIVersion("v1")
+		o.SetKind(kind)
+		o.SetNamespace(objects.AgentNamespace)
+		o.SetName(objects.AgentName)
+		all = append(all, o)
+	}
+	return all, nil
 }
 
 func readAgentSecret(ctx context.Context, s *side) (*rotation.AgentPair, error) {

@@ -7,11 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -160,10 +160,11 @@ func (r *registration) run(ctx context.Context) error {
 	} else {
 		r.say("Registering cluster %q", r.name)
 	}
-	steps := []func(context.Context) error{r.checkHub, r.checkCluster, r.checkRights}
+	steps := []func(context.Context) error{r.checkHub, r.checkCluster}
 	if r.o.route == routeTunnel {
 		steps = append(steps, r.findTunnel)
 	}
+	steps = append(steps, r.checkRights)
 	// The Secret before the agent: who finds the name taken there has given nobody a certificate for it.
 	steps = append(steps, r.applyNamespace, r.applyAccount, r.applyAccess, r.applySecret)
 	if r.o.route == routeTunnel {
@@ -297,71 +298,6 @@ func checkOwner(namespace *corev1.Namespace, name string, hub types.UID) error {
 	}
 }
 
-// checkRights finds out what the caller may not do before anything is done.
-func (r *registration) checkRights(ctx context.Context) error {
-	rights := []authorizationv1.ResourceAttributes{}
-	for _, verb := range []string{"create", "patch"} {
-		rights = append(rights, authorizationv1.ResourceAttributes{Verb: verb, Resource: "secrets", Namespace: r.app.hub.namespace})
-	}
-	if err := r.hub.requireRights(ctx, rights); err != nil {
-		return err
-	}
-	if err := r.cluster.requireRights(ctx, r.clusterRights()); err != nil {
-		return err
-	}
-	if err := r.checkAccess(ctx); err != nil {
-		return err
-	}
-	if err := r.describe(ctx); err != nil {
-		return err
-	}
-	return r.step(ctx, "rights", "sufficient on both sides")
-}
-
-func (r *registration) clusterRights() []authorizationv1.ResourceAttributes {
-	type kind struct{ group, resource, subresource string }
-	kinds := []kind{{"", "serviceaccounts", ""}, {rbacv1.GroupName, "roles", ""}, {rbacv1.GroupName, "rolebindings", ""}}
-	if r.o.route == routeTunnel && r.o.outDir == "" {
-		kinds = append(kinds, kind{"", "secrets", ""}, kind{"", "configmaps", ""}, kind{"apps", "deployments", ""},
-			kind{"policy", "poddisruptionbudgets", ""}, kind{"networking.k8s.io", "networkpolicies", ""})
-	}
-	var rights []authorizationv1.ResourceAttributes
-	add := func(k kind, namespace string, verbs ...string) {
-		for _, verb := range verbs {
-			rights = append(rights, authorizationv1.ResourceAttributes{Verb: verb, Group: k.group, Resource: k.resource, Subresource: k.subresource, Namespace: namespace})
-		}
-	}
-	add(kind{"", "namespaces", ""}, "", "create", "patch")
-	add(kind{rbacv1.GroupName, "clusterrolebindings", ""}, "", "create", "patch", "list")
-	for _, k := range kinds {
-		add(k, objects.AgentNamespace, "create", "patch")
-	}
-	add(kind{"", "serviceaccounts", "token"}, objects.AgentNamespace, "create")
-	return rights
-}
-
-// checkAccess tries to bind what --access says, and does not: the API server lets nobody give what he has not.
-func (r *registration) checkAccess(ctx context.Context) error {
-	access := objects.AccessOf(r.o.access)
-	if access.Name != objects.AccessImpersonate {
-		if _, err := r.cluster.kube.RbacV1().ClusterRoles().Get(ctx, access.Role, metav1.GetOptions{}); apierrors.IsNotFound(err) {
-			return fmt.Errorf("--access %s: the cluster has no ClusterRole of that name. Use admin, view, impersonate or one of: kubectl get clusterroles", r.o.access)
-		} else if err != nil {
-			return r.cluster.explain(err)
-		}
-	}
-	all, err := access.Objects("")
-	if err != nil {
-		return err
-	}
-	for _, o := range all {
-		if _, _, err := r.cluster.apply(ctx, o, true); err != nil {
-			return fmt.Errorf("--access %s: %w", r.o.access, err)
-		}
-	}
-	return nil
-}
-
 // externalNote is for what only the embedded tunnel server puts on the hub.
 const externalNote = "If it runs with --tunnel-mode=external, agents connect to konnectivity-servers, and are set up by hand: see docs/operating.md"
 
@@ -476,7 +412,7 @@ func (r *registration) applyAccess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	removed, err := r.removeOtherAccess(ctx, all)
+	removed, err := r.removeOtherAccess(ctx)
 	if err != nil {
 		return err
 	}
@@ -487,44 +423,59 @@ func (r *registration) applyAccess(ctx context.Context) error {
 }
 
 // removeOtherAccess removes what an earlier --access bound.
-func (r *registration) removeOtherAccess(ctx context.Context, keep []*unstructured.Unstructured) (removed int, err error) {
-	kept := map[string]bool{}
-	for _, o := range keep {
-		kept[o.GetKind()+"/"+o.GetName()] = true
-	}
+func (r *registration) removeOtherAccess(ctx context.Context) (removed int, err error) {
 	options := metav1.DeleteOptions{}
 	if r.o.dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
 	rbac := r.cluster.kube.RbacV1()
-	selector := metav1.ListOptions{LabelSelector: objects.LabelManagedBy + "=" + objects.FieldManager}
-	bindings, err := rbac.ClusterRoleBindings().List(ctx, selector)
+	others, err := r.otherAccess(ctx)
 	if err != nil {
-		return 0, r.cluster.explain(err)
+		return 0, err
 	}
-	for _, b := range bindings.Items {
-		if !strings.HasPrefix(b.Name, objects.AccessPrefix) || kept["ClusterRoleBinding/"+b.Name] {
-			continue
-		}
+	for _, b := range others {
 		if err := rbac.ClusterRoleBindings().Delete(ctx, b.Name, options); err != nil && !apierrors.IsNotFound(err) {
 			return removed, r.cluster.explain(err)
 		}
 		removed++
-		if role := b.RoleRef.Name; strings.HasPrefix(role, objects.AccessPrefix) {
-			if err := rbac.ClusterRoles().Delete(ctx, role, options); err != nil && !apierrors.IsNotFound(err) {
-				return removed, r.cluster.explain(err)
-			}
+		if !ownRole(b) {
+			continue
+		}
+		if err := rbac.ClusterRoles().Delete(ctx, b.RoleRef.Name, options); err != nil && !apierrors.IsNotFound(err) {
+			return removed, r.cluster.explain(err)
 		}
 	}
 	return removed, nil
 }
 
+// otherAccess are the bindings of an --access that is not this one.
+func (r *registration) otherAccess(ctx context.Context) ([]rbacv1.ClusterRoleBinding, error) {
+	wanted, err := objects.AccessOf(r.o.access).Objects("")
+	if err != nil {
+		return nil, err
+	}
+	list, err := r.cluster.kube.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{LabelSelector: objects.LabelManagedBy + "=" + objects.FieldManager})
+	if err != nil {
+		return nil, r.cluster.explain(err)
+	}
+	return slices.DeleteFunc(list.Items, func(b rbacv1.ClusterRoleBinding) bool {
+		return !strings.HasPrefix(b.Name, objects.AccessPrefix) ||
+			slices.ContainsFunc(wanted, func(o *unstructured.Unstructured) bool {
+				return o.GetKind() == "ClusterRoleBinding" && o.GetName() == b.Name
+			})
+	}), nil
+}
+
+// ownRole is whether a binding's role was made for it.
+func ownRole(b rbacv1.ClusterRoleBinding) bool {
+	return strings.HasPrefix(b.RoleRef.Name, objects.AccessPrefix)
+}
+
 // trust finds out the endpoint and how it is verified. It never switches the verification off, whatever the kubeconfig does.
 func (r *registration) trust(ctx context.Context, s *objects.ClusterSecret) error {
-	inPod := s.Tunnel && r.o.outDir == ""
 	switch {
 	case s.Endpoint != "":
-	case inPod:
+	case r.hasPods():
 		s.Endpoint = objects.DefaultTunnelEndpoint
 	default:
 		base, _, err := rest.DefaultServerUrlFor(r.cluster.config)
@@ -541,12 +492,11 @@ func (r *registration) trust(ctx context.Context, s *objects.ClusterSecret) erro
 	if err := rest.LoadTLSFiles(loaded); err != nil {
 		return err
 	}
-	// Inside a cluster its own CA is what counts; a kubeconfig may have that of a load balancer.
-	if !inPod && (len(loaded.CAData) > 0 || !s.Tunnel && !loaded.Insecure) {
+	if !r.needsRootCA(loaded) {
 		s.CA = loaded.CAData // none: the system's roots
 		return nil
 	}
-	root, err := r.cluster.kube.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
+	root, err := r.cluster.kube.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, rootCA, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 	case err != nil:
@@ -562,6 +512,14 @@ func (r *registration) trust(ctx context.Context, s *objects.ClusterSecret) erro
 	}
 	return nil
 }
+
+// needsRootCA is whether the cluster says what its CA is: inside a cluster its own is what counts, and a kubeconfig may have that of a load balancer.
+func (r *registration) needsRootCA(loaded *rest.Config) bool {
+	return r.hasPods() || len(loaded.CAData) == 0 && (r.o.route == routeTunnel || loaded.Insecure)
+}
+
+// hasPods is whether the agent runs in the cluster.
+func (r *registration) hasPods() bool { return r.o.route == routeTunnel && r.o.outDir == "" }
 
 func (r *registration) farewell() {
 	if r.o.dryRun {

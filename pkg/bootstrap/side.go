@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -212,23 +214,47 @@ func (s *side) credentialID(ctx context.Context) string {
 	return ""
 }
 
+// rightsAtATime bounds how many rights are asked for at a time.
+const rightsAtATime = 8
+
 // requireRights says at once all that the caller is missing.
 func (s *side) requireRights(ctx context.Context, rights []authorizationv1.ResourceAttributes) error {
-	var missing []string
-	for _, right := range rights {
-		allowed, err := s.may(ctx, right)
-		if err != nil {
+	allowed := make([]bool, len(rights))
+	group, asking := errgroup.WithContext(ctx)
+	group.SetLimit(rightsAtATime)
+	for i, right := range rights {
+		group.Go(func() (err error) {
+			allowed[i], err = s.may(asking, right)
 			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	var missing []authorizationv1.ResourceAttributes
+	for i, right := range rights {
+		if allowed[i] {
+			continue
 		}
-		if !allowed {
-			missing = append(missing, rightText(right))
+		if n := len(missing) - 1; n >= 0 { // in one line with the verb before
+			before := missing[n].Verb
+			if missing[n].Verb = right.Verb; missing[n] == right {
+				missing[n].Verb = before + ", " + right.Verb
+				continue
+			}
+			missing[n].Verb = before
 		}
+		missing = append(missing, right)
 	}
 	if len(missing) == 0 {
 		return nil
 	}
+	var lines []string
+	for _, right := range missing {
+		lines = append(lines, rightText(right))
+	}
 	return fmt.Errorf("your account %q lacks rights on %s, and nothing was changed. It may not:\n  %s\nAsk for these, or use a kubeconfig (%s) that has them",
-		s.whoami(ctx), s.title, strings.Join(missing, "\n  "), s.source)
+		s.whoami(ctx), s.title, strings.Join(lines, "\n  "), s.source)
 }
 
 func rightText(r authorizationv1.ResourceAttributes) string {
@@ -241,6 +267,9 @@ func rightText(r authorizationv1.ResourceAttributes) string {
 	}
 	if r.Group != "" {
 		text += " of " + r.Group
+	}
+	if r.Name != "" {
+		text += " " + strconv.Quote(r.Name)
 	}
 	if r.Namespace != "" {
 		text += " in namespace " + r.Namespace

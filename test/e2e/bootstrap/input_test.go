@@ -55,7 +55,7 @@ func TestBadInput(t *testing.T) {
 		{"kubeconfig of no host", []string{"register", "near-1", "--cluster-kubeconfig", noHost}, nil, []string{"no-such-host.invalid"}},
 		{"kubeconfig with another CA", []string{"register", "near-1", "--cluster-kubeconfig", wrongCA}, nil, []string{"is not the one that --cluster-kubeconfig expects"}},
 		{"credential that is not accepted", []string{"register", "near-1", "--cluster-kubeconfig", badToken}, nil, []string{"does not accept the credential", "401"}},
-		{"no rights", []string{"register", "near-1", "--cluster-kubeconfig", powerless}, nil, []string{"system:serviceaccount:default:nobody", "create namespaces", "--cluster-kubeconfig"}},
+		{"no rights", []string{"register", "near-1", "--cluster-kubeconfig", powerless}, nil, []string{"system:serviceaccount:default:nobody", `create, patch namespaces "cluster-gateway-agent"`, "--cluster-kubeconfig"}},
 		// As for a gateway with --tunnel-mode=external, which makes nothing known there.
 		{"no tunnel server", []string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--secret-namespace", "default"}, nil,
 			[]string{"it is not known where agents dial", "--tunnel-mode=external", "set up by hand: see docs/operating.md"}},
