@@ -61,7 +61,7 @@ type renewal struct {
 }
 
 func (r *renewal) run(ctx context.Context) (err error) {
-	if err := errors.Join(checkName(r.name), r.checkLifetimes()); err != nil {
+	if err := errors.Join(checkName(r.name), r.validate()); err != nil {
 		return err
 	}
 	r.say("Rotating the credentials of cluster %q", r.name)
@@ -95,8 +95,13 @@ func (r *renewal) run(ctx context.Context) (err error) {
 	return nil
 }
 
-func (r *renewal) checkLifetimes() error {
+func (r *renewal) validate() error {
 	var errs []error
+	if r.o.tunnelAddress != "" {
+		if err := cluster.CheckAddress(r.o.tunnelAddress); err != nil {
+			errs = append(errs, fmt.Errorf("--tunnel-address %q: %w", r.o.tunnelAddress, err))
+		}
+	}
 	if r.o.tokenLifetime != 0 && r.o.tokenLifetime < minTokenLifetime {
 		errs = append(errs, fmt.Errorf("--token-lifetime must be at least %s, which is what Kubernetes gives out, and is %s", minTokenLifetime, r.o.tokenLifetime))
 	}

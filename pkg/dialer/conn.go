@@ -26,8 +26,9 @@ const sendBuffer = 128 << 10
 const MaxPacket = 32 << 10
 
 // linger is how long the end of a connection is held back after the last bytes of it have gone out. The stock agent throws away
-// what it has received and not yet written when it is told to close, and there is no way to learn that it has written it.
-const linger = 250 * time.Millisecond
+// what it has received and not yet written when it is told to close, and there is no way to learn that it has written it. On a machine that
+// is short of time a quarter of a second was too little.
+const linger = time.Second
 
 // blockSize is that of the pieces in which a backlog is kept: four packets of the stock agent's.
 const blockSize = 16 << 10

@@ -72,6 +72,7 @@ func TestBadInput(t *testing.T) {
 		{"clock", nearbyArgs(), ahead, []string{"clock", "10m", "apart"}},
 		{"files of an agent that there is none of", nearbyArgs("--out-dir", t.TempDir()), nil, []string{"--out-dir"}},
 		{"not registered", []string{"kubeconfig", "near-1"}, nil, []string{`"near-1" is not registered`}},
+		{"rotate to an address that is none", []string{"rotate", "near-1", "--tunnel-address", "a:b"}, nil, []string{"--tunnel-address \"a:b\"", "port"}},
 		{"rotate what is not registered", []string{"rotate", "near-1"}, nil, []string{"not registered"}},
 		{"output", []string{"list", "-o", "xml"}, nil, []string{"yaml or json"}},
 		{"merged into nothing", []string{"kubeconfig", "near-1", "--merge", "-o", "-"}, nil, []string{"--merge needs a file"}},
