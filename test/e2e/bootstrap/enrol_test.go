@@ -490,23 +490,29 @@ func TestEnrolmentRevoked(t *testing.T) {
 	}
 }
 
+// enrolUntilSecret is an enrolment that ends when the cluster's Secret has been written.
+func enrolUntilSecret(ctx context.Context, t *testing.T, file string) {
+	t.Helper()
+	v := newVisit(ctx, t, shared.nearby, file)
+	stopped := errors.New("stopped by the test")
+	v.config.AfterStep = func(step string) error {
+		if step == "secret" {
+			return stopped
+		}
+		return nil
+	}
+	if err := v.enrol(ctx); !errors.Is(err, stopped) {
+		t.Fatal(err)
+	}
+}
+
 // TestRevokedWithoutGateway revokes the invitation of an enrolment that ended in the middle: there is nobody but the command to take back what was written.
 func TestRevokedWithoutGateway(t *testing.T) {
 	ctx := begin(t)
 	for _, args := range [][]string{{"invite", "near-1", "--revoke"}, {"unregister", "near-1", "--keep-agent"}} {
 		file := visitable(ctx, t)
 		apply(ctx, t, shared.nearby, file)
-		v := newVisit(ctx, t, shared.nearby, file)
-		stopped := errors.New("stopped by the test")
-		v.config.AfterStep = func(step string) error {
-			if step == "secret" {
-				return stopped
-			}
-			return nil
-		}
-		if err := v.enrol(ctx); !errors.Is(err, stopped) {
-			t.Fatal(err)
-		}
+		enrolUntilSecret(ctx, t, file)
 		if s := record(ctx, t, "near-1").State; s != objects.InvitationRegistering {
 			t.Errorf("the invitation is %s", s)
 		}
@@ -522,17 +528,7 @@ func TestEnrolmentWritesAll(t *testing.T) {
 	ctx := begin(t)
 	file := visitable(ctx, t)
 	apply(ctx, t, shared.nearby, file)
-	v := newVisit(ctx, t, shared.nearby, file)
-	stopped := errors.New("stopped by the test")
-	v.config.AfterStep = func(step string) error {
-		if step == "secret" {
-			return stopped
-		}
-		return nil
-	}
-	if err := v.enrol(ctx); !errors.Is(err, stopped) {
-		t.Fatal(err)
-	}
+	enrolUntilSecret(ctx, t, file)
 	patchSecret(ctx, t, "near-1", strange)
 	if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err != nil {
 		t.Fatal(err)

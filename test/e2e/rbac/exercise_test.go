@@ -39,6 +39,9 @@ import (
 
 type event = auditv1.Event
 
+// needsNamespace is why a cluster cannot enrol itself without root.
+const needsNamespace = "an agent that knows the API server as kubernetes.default.svc:443 needs a network namespace, and that needs root"
+
 // invitedName is what the cluster is called that enrols itself.
 const invitedName = "invited-1"
 
@@ -240,7 +243,7 @@ func (s *site) rotate(ctx context.Context, t *testing.T) {
 
 func (s *site) enrol(ctx context.Context, t *testing.T) {
 	if !s.invited.Firewalled() {
-		t.Skip("an agent that knows the API server as kubernetes.default.svc:443 needs a network namespace, and that needs root")
+		t.Skip(needsNamespace)
 	}
 	content := s.invite(ctx, t)
 	s.invitation = record{cluster: s.invited, account: clusterAccount, objects: documents(t, content), apart: map[string]string{
@@ -293,7 +296,7 @@ func (s *site) runJob(ctx context.Context, t *testing.T, content, name string) (
 // revoke deletes the record of an invitation at the moment when the cluster's Secret is written. That may come too late: then it is done once more.
 func (s *site) revoke(ctx context.Context, t *testing.T) {
 	if !s.invited.Firewalled() {
-		t.Skip("as for enrolling")
+		t.Skip(needsNamespace)
 	}
 	kubeconfig, err := s.invited.BastionKubeconfig()
 	if err != nil {
