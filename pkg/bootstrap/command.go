@@ -13,9 +13,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/component-base/version"
 	"sigs.k8s.io/yaml"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
 // Config is what the commands run with.
@@ -58,7 +59,7 @@ func NewCommand(config Config) *cobra.Command {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	a := &app{Config: config, hub: hubOptions{namespace: "cluster-gateway-system"}}
+	a := &app{Config: config, hub: hubOptions{namespace: v1alpha1.DefaultNamespace}}
 	cmd := &cobra.Command{
 		Use:   "agent-bootstrap",
 		Short: "Register clusters with a Cluster Gateway",
@@ -159,7 +160,7 @@ func oneName(cmd *cobra.Command, args []string) error {
 
 // checkName refuses what cannot be the name of a cluster.
 func checkName(name string) error {
-	if faults := validation.IsDNS1123Label(name); len(faults) > 0 {
+	if faults := v1alpha1.ValidateClusterName(name); len(faults) > 0 {
 		return fmt.Errorf("%q cannot be the name of a cluster: %s", name, faults[0])
 	}
 	return nil

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
@@ -122,10 +123,10 @@ func checkAgentPair(certPEM, keyPEM, bundle []byte, name string, now time.Time) 
 	}
 	cert := pair.Leaf
 	switch {
-	case slices.Contains(cert.Subject.Organization, pki.InvitationOrganization):
+	case slices.Contains(cert.Subject.Organization, v1alpha1.InvitationOrganization):
 		return cert, fmt.Errorf("it is that of an invitation, which serves only as long as its record is on the hub (agent-bootstrap invite %s --revoke removes it): agent-bootstrap rotate %s --out-dir DIR replaces it by an agent's own", name, name)
-	case !slices.Contains(cert.Subject.Organization, pki.AgentOrganization):
-		return cert, fmt.Errorf("it is no agent's: its organisation is %q and not %q", strings.Join(cert.Subject.Organization, ","), pki.AgentOrganization)
+	case !slices.Contains(cert.Subject.Organization, v1alpha1.AgentOrganization):
+		return cert, fmt.Errorf("it is no agent's: its organisation is %q and not %q", strings.Join(cert.Subject.Organization, ","), v1alpha1.AgentOrganization)
 	case cert.Subject.CommonName != name:
 		return cert, fmt.Errorf("it is for the cluster %q and not for %q", cert.Subject.CommonName, name)
 	case now.Before(cert.NotBefore):

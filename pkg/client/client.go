@@ -20,7 +20,7 @@ import (
 
 // ProxyPath is the path of a cluster's API server on the hub: what follows it is a path on the cluster.
 func ProxyPath(cluster string) string {
-	return "/apis/" + v1alpha1.SchemeGroupVersion.String() + "/clustergateways/" + cluster + "/proxy"
+	return v1alpha1.ProxyPath(cluster)
 }
 
 // ForCluster returns a copy of a configuration for the hub that reaches a cluster through it. The hub's may also be one for the

@@ -56,17 +56,17 @@ func credentialType(label string) v1alpha1.CredentialType {
 func (p *parser) x509Pair() {
 	s := &secrets{}
 	var certs []*x509.Certificate
-	certOK := p.given(keyCert)
+	certOK := p.given(v1alpha1.SecretKeyCert)
 	if !certOK {
-		p.fault(keyCert, "is missing; it must be the client certificate, in PEM")
-	} else if certs, certOK = p.certificates(keyCert, maxCert); certOK {
+		p.fault(v1alpha1.SecretKeyCert, "is missing; it must be the client certificate, in PEM")
+	} else if certs, certOK = p.certificates(v1alpha1.SecretKeyCert, maxCert); certOK {
 		s.certPEM = encodeCertificates(certs)
 		s.begin, s.expiry = certs[0].NotBefore, certs[0].NotAfter
 	}
 	if p.privateKey() && certOK {
-		pair, err := tls.X509KeyPair(s.certPEM, p.secret.Data[keyKey])
+		pair, err := tls.X509KeyPair(s.certPEM, p.secret.Data[v1alpha1.SecretKeyPrivateKey])
 		if err != nil {
-			p.fault(keyKey, "does not match the first certificate of %s", keyCert)
+			p.fault(v1alpha1.SecretKeyPrivateKey, "does not match the first certificate of %s", v1alpha1.SecretKeyCert)
 			return
 		}
 		s.pair = &pair
@@ -76,30 +76,30 @@ func (p *parser) x509Pair() {
 
 // privateKey is whether tls.key holds a key that can be used, whichever certificate it belongs to.
 func (p *parser) privateKey() bool {
-	data := p.secret.Data[keyKey]
+	data := p.secret.Data[v1alpha1.SecretKeyPrivateKey]
 	switch {
-	case !p.given(keyKey):
-		p.fault(keyKey, "is missing; it must be the private key of %s, in PEM", keyCert)
+	case !p.given(v1alpha1.SecretKeyPrivateKey):
+		p.fault(v1alpha1.SecretKeyPrivateKey, "is missing; it must be the private key of %s, in PEM", v1alpha1.SecretKeyCert)
 		return false
 	case len(data) > maxKey:
-		p.fault(keyKey, "is %d bytes long; at most %d are allowed", len(data), maxKey)
+		p.fault(v1alpha1.SecretKeyPrivateKey, "is %d bytes long; at most %d are allowed", len(data), maxKey)
 		return false
 	case bytes.Contains(data, []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----")) || bytes.Contains(data, []byte("Proc-Type: 4,ENCRYPTED")):
-		p.fault(keyKey, "is encrypted; store it decrypted")
+		p.fault(v1alpha1.SecretKeyPrivateKey, "is encrypted; store it decrypted")
 		return false
 	}
 	for {
 		var block *pem.Block
 		block, data = pem.Decode(data)
 		if block == nil {
-			p.fault(keyKey, "holds no complete PEM block of a private key")
+			p.fault(v1alpha1.SecretKeyPrivateKey, "holds no complete PEM block of a private key")
 			return false
 		}
 		if block.Type != "PRIVATE KEY" && !strings.HasSuffix(block.Type, " PRIVATE KEY") {
 			continue // EC PARAMETERS come first in what openssl writes
 		}
 		if !parsesAsKey(block.Bytes) {
-			p.fault(keyKey, "the private key cannot be parsed")
+			p.fault(v1alpha1.SecretKeyPrivateKey, "the private key cannot be parsed")
 			return false
 		}
 		return true
@@ -119,19 +119,19 @@ func parsesAsKey(der []byte) bool {
 
 // token reads a bearer token. It is checked to be fit for a header here, where a key can be named, and not by the first request.
 func (p *parser) token() {
-	token := strings.TrimRight(string(p.secret.Data[keyToken]), "\r\n")
+	token := strings.TrimRight(string(p.secret.Data[v1alpha1.SecretKeyToken]), "\r\n")
 	switch {
 	case strings.TrimSpace(token) == "":
-		p.fault(keyToken, "is missing; it must be a bearer token")
+		p.fault(v1alpha1.SecretKeyToken, "is missing; it must be a bearer token")
 		return
 	case len(token) > maxToken:
-		p.fault(keyToken, "is %d bytes long; at most %d are allowed", len(token), maxToken)
+		p.fault(v1alpha1.SecretKeyToken, "is %d bytes long; at most %d are allowed", len(token), maxToken)
 		return
 	case strings.ContainsAny(token, "\r\n"):
-		p.fault(keyToken, "has more than one line")
+		p.fault(v1alpha1.SecretKeyToken, "has more than one line")
 		return
 	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		p.fault(keyToken, "holds white space, control characters or other characters that a bearer token cannot have")
+		p.fault(v1alpha1.SecretKeyToken, "holds white space, control characters or other characters that a bearer token cannot have")
 		return
 	}
 	begin, expiry := tokenValidity(token)
@@ -171,35 +171,35 @@ func numericDate(claim any) time.Time {
 // exec reads a credential plugin. It runs inside the gateway, with the gateway's rights, and whoever may write a Secret must not
 // thereby run what they please: only programs that an administrator has put in the directory are admitted.
 func (p *parser) exec() {
-	data := p.secret.Data[keyExec]
+	data := p.secret.Data[v1alpha1.SecretKeyExec]
 	switch {
-	case !p.given(keyExec):
-		p.fault(keyExec, "is missing; it must be the exec configuration of a client-go credential plugin, in JSON")
+	case !p.given(v1alpha1.SecretKeyExec):
+		p.fault(v1alpha1.SecretKeyExec, "is missing; it must be the exec configuration of a client-go credential plugin, in JSON")
 		return
 	case len(data) > maxExec:
-		p.fault(keyExec, "is %d bytes long; at most %d are allowed", len(data), maxExec)
+		p.fault(v1alpha1.SecretKeyExec, "is %d bytes long; at most %d are allowed", len(data), maxExec)
 		return
 	case p.opts.ExecCredentialDir == "":
-		p.fault(keyExec, "is refused: this gateway runs no credential plugins (--exec-credential-dir is not set)")
+		p.fault(v1alpha1.SecretKeyExec, "is refused: this gateway runs no credential plugins (--exec-credential-dir is not set)")
 		return
 	}
 	config := &clientcmdapi.ExecConfig{}
 	if err := json.Unmarshal(data, config); err != nil {
-		p.fault(keyExec, "is not the exec configuration of a client-go credential plugin, in JSON")
+		p.fault(v1alpha1.SecretKeyExec, "is not the exec configuration of a client-go credential plugin, in JSON")
 		return
 	}
 	switch config.APIVersion {
 	case "client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1":
 	default:
-		p.fault(keyExec, "apiVersion must be client.authentication.k8s.io/v1 or client.authentication.k8s.io/v1beta1")
+		p.fault(v1alpha1.SecretKeyExec, "apiVersion must be client.authentication.k8s.io/v1 or client.authentication.k8s.io/v1beta1")
 		return
 	}
 	if config.InteractiveMode == clientcmdapi.AlwaysExecInteractiveMode {
-		p.fault(keyExec, "interactiveMode is Always, but there is nobody to answer")
+		p.fault(v1alpha1.SecretKeyExec, "interactiveMode is Always, but there is nobody to answer")
 		return
 	}
 	if problem := admitCommand(config.Command, p.opts.ExecCredentialDir); problem != "" {
-		p.fault(keyExec, "%s", problem)
+		p.fault(v1alpha1.SecretKeyExec, "%s", problem)
 		return
 	}
 	config.InteractiveMode = clientcmdapi.NeverExecInteractiveMode

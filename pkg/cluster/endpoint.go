@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
 // defaultServerName is the name that every API server's certificate is valid for, by which its own Pods reach it.
@@ -19,7 +21,7 @@ const defaultServerName = "kubernetes.default.svc"
 
 // CheckEndpoint says what is wrong with an endpoint, as it would be in a Secret. The error holds no part of it.
 func CheckEndpoint(endpoint string) error {
-	p := &parser{secret: &corev1.Secret{Data: map[string][]byte{keyEndpoint: []byte(endpoint)}}, cluster: &Cluster{Route: RouteDirect}}
+	p := &parser{secret: &corev1.Secret{Data: map[string][]byte{v1alpha1.SecretKeyEndpoint: []byte(endpoint)}}, cluster: &Cluster{Route: RouteDirect}}
 	p.endpoint()
 	if len(p.cluster.faults) > 0 {
 		return errors.New(p.cluster.faults[0].Problem)
@@ -42,38 +44,38 @@ func CheckAddress(address string) error {
 // endpoint reads where the API server is. Through a tunnel there is a default, because to an agent it is always in the same
 // place.
 func (p *parser) endpoint() {
-	raw, ok := p.text(keyEndpoint, maxURL)
+	raw, ok := p.text(v1alpha1.SecretKeyEndpoint, maxURL)
 	if !ok {
-		if !p.given(keyEndpoint) {
+		if !p.given(v1alpha1.SecretKeyEndpoint) {
 			p.defaultEndpoint()
 		}
 		return
 	}
-	u := p.parseURL(keyEndpoint, raw, "https://host:port")
+	u := p.parseURL(v1alpha1.SecretKeyEndpoint, raw, "https://host:port")
 	if u == nil {
 		return
 	}
 	if !strings.EqualFold(u.Scheme, "https") {
-		p.fault(keyEndpoint, "the scheme is %s; only https is allowed", quote(u.Scheme))
+		p.fault(v1alpha1.SecretKeyEndpoint, "the scheme is %s; only https is allowed", quote(u.Scheme))
 		return
 	}
 	if u.User != nil {
-		p.fault(keyEndpoint, "must not hold a user or password; put the credential in the key of its type")
+		p.fault(v1alpha1.SecretKeyEndpoint, "must not hold a user or password; put the credential in the key of its type")
 		return
 	}
 	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(raw, "#") {
-		p.fault(keyEndpoint, "must not have a query or a fragment")
+		p.fault(v1alpha1.SecretKeyEndpoint, "must not have a query or a fragment")
 		return
 	}
 	host, problem := hostPort(u, "443")
 	if problem != "" {
-		p.fault(keyEndpoint, "%s", problem)
+		p.fault(v1alpha1.SecretKeyEndpoint, "%s", problem)
 		return
 	}
 	prefix := strings.TrimRight(u.EscapedPath(), "/")
 	path, err := url.PathUnescape(prefix)
 	if err != nil || !cleanPath(prefix) {
-		p.fault(keyEndpoint, "the path must not have empty, \".\" or \"..\" segments")
+		p.fault(v1alpha1.SecretKeyEndpoint, "the path must not have empty, \".\" or \"..\" segments")
 		return
 	}
 	p.cluster.Endpoint = &url.URL{Scheme: "https", Host: host, Path: path, RawPath: rawPath(path, prefix)}
@@ -83,7 +85,7 @@ func (p *parser) endpoint() {
 // defaultEndpoint is the endpoint of a Secret that has none.
 func (p *parser) defaultEndpoint() {
 	if p.cluster.Route != RouteTunnel {
-		p.fault(keyEndpoint, "is missing; it must be the API server's address, as in https://host:port")
+		p.fault(v1alpha1.SecretKeyEndpoint, "is missing; it must be the API server's address, as in https://host:port")
 		return
 	}
 	p.serverNameDefault = defaultServerName
@@ -92,7 +94,7 @@ func (p *parser) defaultEndpoint() {
 		// The stock server finds the agent by the host that is dialled.
 		host = p.secret.Name
 		if !validHost(host) {
-			p.fault(keyEndpoint, "is missing, and the cluster's name cannot stand in for a host")
+			p.fault(v1alpha1.SecretKeyEndpoint, "is missing, and the cluster's name cannot stand in for a host")
 			return
 		}
 	}
@@ -102,12 +104,12 @@ func (p *parser) defaultEndpoint() {
 // serverName reads the name to verify.
 func (p *parser) serverName() {
 	p.cluster.ServerName = p.serverNameDefault
-	raw, ok := p.text(keyServerName, maxServerName)
+	raw, ok := p.text(v1alpha1.SecretKeyServerName, maxServerName)
 	if !ok {
 		return
 	}
 	if !validHost(raw) {
-		p.fault(keyServerName, "%s is neither a DNS name nor an IP address", quote(raw))
+		p.fault(v1alpha1.SecretKeyServerName, "%s is neither a DNS name nor an IP address", quote(raw))
 		return
 	}
 	p.cluster.ServerName = strings.TrimSuffix(raw, ".")
@@ -118,27 +120,27 @@ func (p *parser) proxyURL() {
 	if p.cluster.Route == RouteTunnel {
 		return
 	}
-	raw, ok := p.text(keyProxyURL, maxURL)
+	raw, ok := p.text(v1alpha1.SecretKeyProxyURL, maxURL)
 	if !ok {
 		return
 	}
-	u := p.parseURL(keyProxyURL, raw, "http://host:port")
+	u := p.parseURL(v1alpha1.SecretKeyProxyURL, raw, "http://host:port")
 	if u == nil {
 		return
 	}
 	defaults := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}
 	port, ok := defaults[u.Scheme]
 	if !ok {
-		p.fault(keyProxyURL, "the scheme must be http, https, socks5 or socks5h")
+		p.fault(v1alpha1.SecretKeyProxyURL, "the scheme must be http, https, socks5 or socks5h")
 		return
 	}
 	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(raw, "#") || strings.Trim(u.Path, "/") != "" {
-		p.fault(keyProxyURL, "must not have a path, a query or a fragment")
+		p.fault(v1alpha1.SecretKeyProxyURL, "must not have a path, a query or a fragment")
 		return
 	}
 	host, problem := hostPort(u, port)
 	if problem != "" {
-		p.fault(keyProxyURL, "%s", problem)
+		p.fault(v1alpha1.SecretKeyProxyURL, "%s", problem)
 		return
 	}
 	p.cluster.ProxyURL = &url.URL{Scheme: u.Scheme, User: u.User, Host: host}

@@ -15,22 +15,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// Keys of a Secret's data.
-const (
-	keyEndpoint   = "endpoint"
-	keyCA         = "ca.crt"
-	keyCAAlias    = "ca"
-	keyServerName = "tls-server-name"
-	keyProxyURL   = "proxy-url"
-	keyCert       = "tls.crt"
-	keyKey        = "tls.key"
-	keyToken      = "token"
-	keyExec       = "exec"
-)
-
 // DataKeys are all keys of a Secret's data that have a meaning.
 func DataKeys() []string {
-	return []string{keyEndpoint, keyCA, keyCAAlias, keyServerName, keyProxyURL, keyCert, keyKey, keyToken, keyExec}
+	return []string{v1alpha1.SecretKeyEndpoint, v1alpha1.SecretKeyCA, v1alpha1.SecretKeyCAAlias, v1alpha1.SecretKeyServerName, v1alpha1.SecretKeyProxyURL, v1alpha1.SecretKeyCert, v1alpha1.SecretKeyPrivateKey, v1alpha1.SecretKeyToken, v1alpha1.SecretKeyExec}
 }
 
 // Upper bounds of what a key may hold. A Secret holds at most 1 MiB altogether; what is longer than these is not what the key

@@ -95,9 +95,9 @@ const minGuarded = 16
 
 func newGuard(secret *corev1.Secret) guard {
 	var g guard
-	for _, key := range []string{keyToken, keyKey, keyExec, keyProxyURL} {
+	for _, key := range []string{v1alpha1.SecretKeyToken, v1alpha1.SecretKeyPrivateKey, v1alpha1.SecretKeyExec, v1alpha1.SecretKeyProxyURL} {
 		value := bytes.TrimSpace(secret.Data[key])
-		if len(value) < minGuarded || key == keyProxyURL && !bytes.ContainsRune(value, '@') {
+		if len(value) < minGuarded || key == v1alpha1.SecretKeyProxyURL && !bytes.ContainsRune(value, '@') {
 			continue
 		}
 		g.forbidden = append(g.forbidden, string(value))

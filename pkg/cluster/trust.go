@@ -7,19 +7,21 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/pem"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
 // trust reads what the API server is verified with.
 func (p *parser) trust() {
-	key := keyCA
-	if len(bytes.TrimSpace(p.secret.Data[keyCA])) == 0 && p.given(keyCAAlias) {
-		key = keyCAAlias
+	key := v1alpha1.SecretKeyCA
+	if len(bytes.TrimSpace(p.secret.Data[v1alpha1.SecretKeyCA])) == 0 && p.given(v1alpha1.SecretKeyCAAlias) {
+		key = v1alpha1.SecretKeyCAAlias
 	}
 	if !p.given(key) {
 		// Someone between the gateway and a firewalled cluster is the very thing a tunnel has to expect: the system's roots
 		// say nothing about who is at its other end.
 		if p.cluster.Route == RouteTunnel && !p.cluster.Insecure {
-			p.fault(keyCA, "is missing; a tunnel needs the CA bundle of the cluster's API server, in PEM")
+			p.fault(v1alpha1.SecretKeyCA, "is missing; a tunnel needs the CA bundle of the cluster's API server, in PEM")
 		}
 		return
 	}
@@ -62,7 +64,7 @@ func (p *parser) certificates(key string, limit int) ([]*x509.Certificate, bool)
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			if key == keyCert {
+			if key == v1alpha1.SecretKeyCert {
 				continue // a key or parameters in the same file; never served
 			}
 			p.fault(key, "PEM block %d is not a CERTIFICATE; only certificates belong here", n)

@@ -35,7 +35,7 @@ func BenchmarkIdleFleet(b *testing.B) {
 	for _, m := range proxyMetrics.All() {
 		registry.MustRegister(m)
 	}
-	handler := proxy.NewHandler(proxy.Config{Clusters: getter(clusters), Metrics: proxyMetrics, Dialers: func(c *cluster.Cluster, _ proxy.Use) (dialer.Dialer, error) {
+	handler := proxy.NewHandler(proxy.Config{Clusters: getter(clusters), Metrics: proxyMetrics, Dialers: func(c *cluster.Cluster, _ dialer.Purpose) (dialer.Dialer, error) {
 		return dialer.New(c.Name, (&net.Dialer{}).DialContext), nil
 	}})
 	defer handler.Close()

@@ -19,14 +19,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
-
-// AgentOrganization is the organisation in the subject of every agent's certificate; the common name is the name of the cluster.
-const AgentOrganization = "cluster.core.oam.dev:tunnel-agents"
-
-// InvitationOrganization is the organisation in the subject of an invitation's certificate; the common name is the name that the cluster is
-// invited to take. It is no agent's: who presents it carries nobody's requests.
-const InvitationOrganization = "cluster.core.oam.dev:tunnel-invitations"
 
 // Lives of what is made without being told how long it is to live.
 const (
@@ -143,7 +138,7 @@ func (a *Authority) IssueAgent(cluster string, lifetime time.Duration) (certPEM,
 		lifetime = DefaultAgentLifetime
 	}
 	return a.issue(&x509.Certificate{
-		Subject:     pkix.Name{Organization: []string{AgentOrganization}, CommonName: cluster},
+		Subject:     pkix.Name{Organization: []string{v1alpha1.AgentOrganization}, CommonName: cluster},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, lifetime)
 }
@@ -154,7 +149,7 @@ func (a *Authority) IssueInvitation(cluster string, lifetime time.Duration) (cer
 		return nil, nil, errors.New("an invitation needs the name of its cluster and a lifetime")
 	}
 	return a.issue(&x509.Certificate{
-		Subject:     pkix.Name{Organization: []string{InvitationOrganization}, CommonName: cluster},
+		Subject:     pkix.Name{Organization: []string{v1alpha1.InvitationOrganization}, CommonName: cluster},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, lifetime)
 }

@@ -36,6 +36,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
+const basePath = v1alpha1.BasePath
+
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
 		// client-go's logger, for the life of the process.
@@ -78,7 +80,7 @@ func newGateway(t testing.TB, configure func(*Config)) *gateway {
 	for _, metric := range m.All() {
 		g.registry.MustRegister(metric)
 	}
-	cfg := Config{Clusters: g.clusters, Metrics: m, Dialers: func(c *cluster.Cluster, _ Use) (dialer.Dialer, error) {
+	cfg := Config{Clusters: g.clusters, Metrics: m, Dialers: func(c *cluster.Cluster, _ dialer.Purpose) (dialer.Dialer, error) {
 		if c.Route != cluster.RouteDirect {
 			return nil, fmt.Errorf("route %q", c.Route)
 		}

@@ -32,6 +32,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
 // Defaults of Config.
@@ -47,9 +48,6 @@ const (
 	// no cluster can take it all.
 	DefaultMaxStreams = 4000
 )
-
-// basePath leads to the ClusterGateways; what follows is NAME/proxy/PATH.
-const basePath = "/apis/" + v1alpha1.GroupName + "/v1alpha1/clustergateways/"
 
 // Config is what a Handler needs.
 type Config struct {
@@ -78,7 +76,7 @@ type Handler struct {
 	cfg        Config
 	classifier classifier
 	table      *table
-	proxies    [2]*httputil.ReverseProxy // by Use
+	proxies    [2]*httputil.ReverseProxy // by dialer.Purpose
 	serializer runtime.NegotiatedSerializer
 
 	// streams counts the long-running requests in flight; ending ends them.
@@ -118,10 +116,10 @@ func NewHandler(cfg Config) *Handler {
 		},
 	}
 	buffers := newBufferPool()
-	for _, use := range []Use{ForRequests, ForUpgrades} {
-		h.proxies[use] = &httputil.ReverseProxy{
+	for _, purpose := range []dialer.Purpose{dialer.ForRequests, dialer.ForUpgrades} {
+		h.proxies[purpose] = &httputil.ReverseProxy{
 			Rewrite:        h.rewrite,
-			Transport:      roundTripperOf(use),
+			Transport:      roundTripperOf(purpose),
 			ModifyResponse: h.modifyResponse,
 			ErrorHandler:   h.handleError,
 			// FlushInterval is left at 0: what has no Content-Length, as watches and followed logs, is flushed as it comes, and
@@ -209,10 +207,10 @@ func exchangeOf(ctx context.Context) *exchange {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	t, ok := parseTarget(req.URL, basePath)
+	t, ok := parseTarget(req.URL, v1alpha1.BasePath)
 	// What was authorised is the name in the RequestInfo, which is read from the decoded path.
 	if info, has := request.RequestInfoFrom(req.Context()); !ok || !has || info.Name != t.cluster || info.Subresource != "proxy" {
-		h.refuse(w, req, apierrors.NewBadRequest(fmt.Sprintf("the path must be %sNAME/proxy/PATH, with nothing escaped before PATH", basePath)))
+		h.refuse(w, req, apierrors.NewBadRequest(fmt.Sprintf("the path must be %sNAME/proxy/PATH, with nothing escaped before PATH", v1alpha1.BasePath)))
 		return
 	}
 	if req.Method == http.MethodTrace {
@@ -269,9 +267,9 @@ func (h *Handler) forward(w http.ResponseWriter, req *http.Request, x *exchange)
 	})
 	// The filters have set it for the gateway's own answers; the cluster says for itself how its answer may be cached.
 	w.Header().Del("Cache-Control")
-	use := ForRequests
+	purpose := dialer.ForRequests
 	if x.kind.verb == "connect" {
-		use = ForUpgrades
+		purpose = dialer.ForUpgrades
 	}
 	req = req.WithContext(ctx)
 	if req.Body != nil && req.Body != http.NoBody {
@@ -286,7 +284,7 @@ func (h *Handler) forward(w http.ResponseWriter, req *http.Request, x *exchange)
 			x.code = brokenOff(ctx, x)
 		}
 	}()
-	h.proxies[use].ServeHTTP(w, req)
+	h.proxies[purpose].ServeHTTP(w, req)
 	complete = true
 }
 
@@ -322,14 +320,14 @@ func (h *Handler) bound(ctx context.Context, k kind) (context.Context, context.C
 var errShuttingDown = errors.New("the gateway is shutting down")
 
 // roundTripperOf is the RoundTripper of a whole ReverseProxy: it sends each request with its own cluster's transport.
-type roundTripperOf Use
+type roundTripperOf dialer.Purpose
 
 func (u roundTripperOf) RoundTrip(req *http.Request) (*http.Response, error) {
 	x := exchangeOf(req.Context())
 	// Without the trace that ReverseProxy adds to pass on interim answers: their headers are not seen by modifyResponse, and the
 	// server in front of this one asks the client to continue by itself.
 	req = req.WithContext(x.sending)
-	if Use(u) == ForUpgrades {
+	if dialer.Purpose(u) == dialer.ForUpgrades {
 		return x.lease.transports.upgrades.RoundTrip(req)
 	}
 	return x.lease.transports.requests.RoundTrip(req)

@@ -211,9 +211,9 @@ func TestNever6StuckCluster(t *testing.T) {
 	g := newGateway(t, func(c *Config) {
 		c.MaxInFlight = limit
 		inner := c.Dialers
-		c.Dialers = func(c *cluster.Cluster, use Use) (dialer.Dialer, error) {
+		c.Dialers = func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
 			if c.Name != "slow-build" {
-				return inner(c, use)
+				return inner(c, purpose)
 			}
 			entered <- struct{}{}
 			<-never // a transport that takes for ever to make
@@ -327,9 +327,9 @@ func TestNever8TunnelDialledDirectly(t *testing.T) {
 	behind := newAPIServer(t, echoUpgrade)
 	g := newGateway(t, func(c *Config) {
 		direct := c.Dialers
-		c.Dialers = func(c *cluster.Cluster, use Use) (dialer.Dialer, error) {
+		c.Dialers = func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
 			if c.Route == cluster.RouteDirect {
-				return direct(c, use)
+				return direct(c, purpose)
 			}
 			return dialer.New(c.Name, func(ctx context.Context, network, address string) (net.Conn, error) {
 				dialled <- address

@@ -125,9 +125,9 @@ func TestErrors(t *testing.T) {
 		direct := c.Dialers
 		// What is not meant to take too long must never do.
 		c.RequestTimeout, c.DialTimeout = 5*time.Second, 2*time.Second
-		c.Dialers = func(c *cluster.Cluster, use Use) (dialer.Dialer, error) {
+		c.Dialers = func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
 			if c.Route == cluster.RouteDirect {
-				return direct(c, use)
+				return direct(c, purpose)
 			}
 			return dialer.New(c.Name, func(ctx context.Context, _, address string) (net.Conn, error) {
 				return nil, tunnels[c.Name](ctx, c.Name, address)

@@ -23,9 +23,9 @@ import (
 // counting counts what a DialerFactory is asked for.
 func counting(c *Config, n *atomic.Int64) {
 	inner := c.Dialers
-	c.Dialers = func(c *cluster.Cluster, use Use) (dialer.Dialer, error) {
+	c.Dialers = func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
 		n.Add(1)
-		return inner(c, use)
+		return inner(c, purpose)
 	}
 }
 
@@ -53,7 +53,7 @@ func TestFirstRequests(t *testing.T) {
 func TestFirstRequestsToTheDead(t *testing.T) {
 	dialling, fail := make(chan struct{}, 100), make(chan struct{})
 	g := newGateway(t, func(c *Config) {
-		c.Dialers = func(c *cluster.Cluster, _ Use) (dialer.Dialer, error) {
+		c.Dialers = func(c *cluster.Cluster, _ dialer.Purpose) (dialer.Dialer, error) {
 			return dialer.New(c.Name, func(context.Context, string, string) (net.Conn, error) {
 				dialling <- struct{}{}
 				<-fail
@@ -396,11 +396,11 @@ func TestBuildError(t *testing.T) {
 	s := newAPIServer(t, ok)
 	g := newGateway(t, func(c *Config) {
 		inner := c.Dialers
-		c.Dialers = func(c *cluster.Cluster, use Use) (dialer.Dialer, error) {
-			if c.Name == "a" && use == ForUpgrades {
+		c.Dialers = func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
+			if c.Name == "a" && purpose == dialer.ForUpgrades {
 				return nil, fmt.Errorf("no dialer today")
 			}
-			return inner(c, use)
+			return inner(c, purpose)
 		}
 	})
 	g.set(s.secret("a"))

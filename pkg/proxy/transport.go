@@ -20,19 +20,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-// Use says what a connection is for.
-type Use int
-
-// The uses of a connection.
-const (
-	// ForRequests: HTTP/2, shared by all ordinary requests and watches.
-	ForRequests Use = iota
-	// ForUpgrades: HTTP/1.1, one for each exec, attach or port-forward.
-	ForUpgrades
-)
-
 // DialerFactory makes the dialer of a cluster; the caller closes it.
-type DialerFactory func(c *cluster.Cluster, use Use) (dialer.Dialer, error)
+type DialerFactory func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error)
 
 const (
 	// pingAfter and pingTimeout find a connection whose other end vanished: as client-go does (HTTP2_READ_IDLE_TIMEOUT_SECONDS
@@ -69,8 +58,8 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 	if err != nil {
 		return t, err
 	}
-	for _, use := range []Use{ForRequests, ForUpgrades} {
-		d, err := factory(c, use)
+	for _, purpose := range []dialer.Purpose{dialer.ForRequests, dialer.ForUpgrades} {
+		d, err := factory(c, purpose)
 		if err != nil {
 			return t, err
 		}
@@ -94,9 +83,9 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 				return t, err
 			}
 		}
-		plain := newHTTPTransport(establish, use)
+		plain := newHTTPTransport(establish, purpose)
 		t.idle = append(t.idle, plain)
-		if use == ForRequests {
+		if purpose == dialer.ForRequests {
 			t.requests = auth.wrap(&firstConnection{next: plain, open: &establish.open})
 		} else {
 			t.upgrades = auth.wrap(plain)
@@ -106,7 +95,7 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 }
 
 // newHTTPTransport completes establish.tls with the protocols of the use.
-func newHTTPTransport(establish *establisher, use Use) *http.Transport {
+func newHTTPTransport(establish *establisher, purpose dialer.Purpose) *http.Transport {
 	t := &http.Transport{
 		DialTLSContext: establish.dialTLS,
 		// What a client accepts is between it and the cluster.
@@ -120,7 +109,7 @@ func newHTTPTransport(establish *establisher, use Use) *http.Transport {
 	}
 	t.Protocols.SetHTTP1(true)
 	establish.tls.NextProtos = []string{"http/1.1"}
-	if use == ForUpgrades {
+	if purpose == dialer.ForUpgrades {
 		// One that was refused leaves a connection, perhaps by an agent that is about to end: each begins with a dial, which knows.
 		t.MaxIdleConnsPerHost = -1
 	} else {

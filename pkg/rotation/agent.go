@@ -275,7 +275,7 @@ func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificat
 // ended does not matter here.
 func issuedBy(authority *pki.Authority, name string, chain []*x509.Certificate, now time.Time) error {
 	cert := chain[0]
-	if cert.Subject.CommonName != name || !slices.Contains(cert.Subject.Organization, pki.AgentOrganization) {
+	if cert.Subject.CommonName != name || !slices.Contains(cert.Subject.Organization, v1alpha1.AgentOrganization) {
 		return fmt.Errorf("the Secret %s/%s of the cluster holds a certificate of %q, which is not that of the cluster's agent: agent-bootstrap rotate %s puts another there",
 			AgentNamespace, AgentName, cert.Subject, name)
 	}

@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
 // HubOptions say where the hub is, and where in it the clusters are.
@@ -29,11 +31,8 @@ type HubOptions struct {
 	ExecCredentialDir string
 }
 
-// DefaultSecretNamespace is where cluster Secrets are unless the flag says otherwise.
-const DefaultSecretNamespace = "cluster-gateway-system"
-
 // NewHubOptions returns the defaults.
-func NewHubOptions() *HubOptions { return &HubOptions{SecretNamespace: DefaultSecretNamespace} }
+func NewHubOptions() *HubOptions { return &HubOptions{SecretNamespace: v1alpha1.DefaultNamespace} }
 
 // AddFlags adds the flags of the group.
 func (o *HubOptions) AddFlags(fs *pflag.FlagSet) {

@@ -230,10 +230,10 @@ func withProxy(api, proxied http.Handler) http.Handler {
 
 // dialer chooses the dialer of a cluster. There is no way from one route to the other: a cluster that wants a tunnel is never
 // dialled directly.
-func (s *Server) dialer(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {
+func (s *Server) dialer(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
 	switch c.Route {
 	case cluster.RouteTunnel:
-		return s.tunnels.dialer(c, use)
+		return s.tunnels.dialer(c, purpose)
 	case cluster.RouteDirect:
 		return dialer.NewDirect(c.Name, c.ProxyURL)
 	default:

@@ -30,7 +30,6 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/enrollment"
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
-	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
 
@@ -226,7 +225,7 @@ func requireFiles(by string, files ...fileFlag) []error {
 // tunnels is what the options make: a way to dial through a tunnel, and something to run for it.
 type tunnels struct {
 	// dialer returns the dialer of a cluster on the tunnel route.
-	dialer func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error)
+	dialer func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error)
 	// run serves until ctx ends.
 	run func(ctx context.Context) error
 	// abandon gives back what has been taken, when run will not be called.
@@ -277,7 +276,7 @@ func (o *TunnelOptions) tunnels(ctx context.Context, h hub, events agentEvents) 
 		return o.external(ctx)
 	default:
 		return &tunnels{
-			dialer: func(c *cluster.Cluster, _ proxy.Use) (dialer.Dialer, error) {
+			dialer: func(c *cluster.Cluster, _ dialer.Purpose) (dialer.Dialer, error) {
 				return nil, fmt.Errorf("cluster %q wants a tunnel, and the gateway runs with --tunnel-mode=off", c.Name)
 			},
 			run:     func(ctx context.Context) error { <-ctx.Done(); return nil },
@@ -309,12 +308,8 @@ func (o *TunnelOptions) embedded(h hub, events agentEvents) (*tunnels, error) {
 	})
 	t.address, t.agents, t.agentCertificate = lis.Addr(), server, server.AgentCertificate
 	t.abandon = func() { _ = lis.Close() } // nothing has been accepted
-	t.dialer = func(c *cluster.Cluster, use proxy.Use) (dialer.Dialer, error) {
-		lane := tunnel.LaneRequests
-		if use == proxy.ForUpgrades {
-			lane = tunnel.LaneUpgrades
-		}
-		return server.Dialer(c.Name, c.Endpoint.Host, lane), nil
+	t.dialer = func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
+		return server.Dialer(c.Name, c.Endpoint.Host, purpose), nil
 	}
 	t.run = func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
@@ -422,7 +417,7 @@ func (o *TunnelOptions) external(ctx context.Context) (*tunnels, error) {
 		return nil, err
 	}
 	return &tunnels{
-		dialer: func(c *cluster.Cluster, _ proxy.Use) (dialer.Dialer, error) {
+		dialer: func(c *cluster.Cluster, _ dialer.Purpose) (dialer.Dialer, error) {
 			return k.Dialer(c.Name, c.Endpoint.Host), nil
 		},
 		run:     func(ctx context.Context) error { <-ctx.Done(); return k.Close() },

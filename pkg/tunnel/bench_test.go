@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
@@ -81,7 +82,7 @@ func benchmarkBytes(b *testing.B, ends func(near, far net.Conn) (io.Writer, io.R
 	b.SetBytes(piece)
 	b.ReportAllocs()
 	b.ResetTimer()
-	through := measure(func() net.Conn { return mustDialAddress(b, g, lis.Addr().String(), LaneRequests) })
+	through := measure(func() net.Conn { return mustDialAddress(b, g, lis.Addr().String(), dialer.ForRequests) })
 	b.StopTimer()
 	straight := measure(func() net.Conn { return mustTCP(b, lis.Addr().String()) })
 	b.ReportMetric(through.Seconds()/straight.Seconds(), "x-tcp")
@@ -91,7 +92,7 @@ func bothWays(b *testing.B, endpoint string) (tcp, tunnelled net.Conn) {
 	b.Helper()
 	g := startGateway(b, nil)
 	g.startStockAgent(b, "east", "a")
-	tunnelled = mustDialAddress(b, g, endpoint, LaneRequests)
+	tunnelled = mustDialAddress(b, g, endpoint, dialer.ForRequests)
 	return mustTCP(b, endpoint), tunnelled
 }
 

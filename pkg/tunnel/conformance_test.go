@@ -12,7 +12,7 @@ import (
 
 // The embedded server with the real agent makes a Dialer like any other, on each lane.
 func TestConformance(t *testing.T) {
-	for lane := range lanes {
+	for lane := range dialer.Purposes {
 		t.Run([]string{"requests", "upgrades"}[lane], func(t *testing.T) {
 			g := startGateway(t, nil)
 			g.startStockAgent(t, "east", "a")

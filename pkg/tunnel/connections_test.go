@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
 // connectOnly makes a connection, as HTTP/2 has it, and no stream. It returns when the server has said that it accepts it, or the error
@@ -55,7 +57,7 @@ func TestMaxConnections(t *testing.T) {
 	if _, err := g.connectOnly(t, g.tls(t, "east")); err == nil {
 		t.Error("one too many was let in")
 	}
-	mustEcho(t, mustDial(t, g.dialer(t, "east", LaneRequests)), "an agent that was there before is served")
+	mustEcho(t, mustDial(t, g.dialer(t, "east", dialer.ForRequests)), "an agent that was there before is served")
 	g.startStockAgent(t, "west", "west")
 
 	for _, conn := range open[:len(open)/2] {
@@ -77,8 +79,8 @@ func TestIdleConnections(t *testing.T) {
 	if _, err := io.Copy(io.Discard, conn); err != nil {
 		t.Errorf("the connection ended with %v", err)
 	}
-	if n := g.streams("east", "a"); n != int(lanes) {
-		t.Errorf("the agent has %d streams, want %d", n, lanes)
+	if n := g.streams("east", "a"); n != int(dialer.Purposes) {
+		t.Errorf("the agent has %d streams, want %d", n, dialer.Purposes)
 	}
 	// What is closed is not counted, nor remembered.
 	g.stop()

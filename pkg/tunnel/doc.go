@@ -21,6 +21,6 @@
 // An agent writes what it receives to its API server connections one packet after the other; a connection whose API server has
 // stopped reading (an exec whose process ignores its standard input) makes it stop for all of its stream. Nothing on this
 // side can prevent that. So each agent is given two streams, one for ordinary requests and one for upgraded connections
-// (see [Lane]): to the agent they look like two servers, which is how the protocol lets a server ask for more than one
+// (see [dialer.Purpose]): to the agent they look like two servers, which is how the protocol lets a server ask for more than one
 // connection. A stream that stays blocked is ended, and the agent makes a new one.
 package tunnel

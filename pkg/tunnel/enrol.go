@@ -134,7 +134,7 @@ func (e *enrolment) pause(ctx context.Context) {
 
 func (s *Server) newEnrolment(peer *peerIdentity, stream agent.AgentService_ConnectServer) *enrolment {
 	e := &enrolment{server: s}
-	e.session = newSession(peer, claimedID(stream.Context()), LaneRequests, packets{stream}, s.cfg.ReceiveBuffer, s.cfg.attemptTimeout,
+	e.session = newSession(peer, claimedID(stream.Context()), dialer.ForRequests, packets{stream}, s.cfg.ReceiveBuffer, s.cfg.attemptTimeout,
 		s.cfg.Logger.WithValues("invitation", peer.cluster))
 	e.start = sync.OnceValue(func() error {
 		s.mu.Lock()

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/apiserver-network-proxy/proto/agent"
 	"sigs.k8s.io/apiserver-network-proxy/proto/header"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
@@ -38,7 +39,7 @@ func (enrollerFunc) Serves(context.Context, Invited) error { return errors.New("
 // invitedTLS is what the agent of an invited cluster presents: the invitation, and another certificate along with it.
 func (g *gateway) invitedTLS(t *testing.T, name string) *tls.Config {
 	t.Helper()
-	pair := g.ca.Client(t, name, InvitationOrganization)
+	pair := g.ca.Client(t, name, v1alpha1.InvitationOrganization)
 	other := dialertest.NewCA(t, "the cluster's CA").Client(t, "any")
 	pair.Certificate = append(pair.Certificate, other.Certificate[0])
 	return g.ca.ClientTLS(pair)
@@ -147,7 +148,7 @@ func TestInvitedIsNoAgent(t *testing.T) {
 		t.Errorf("%d agents", n)
 	}
 	var none *dialer.NoAgentError
-	if _, err := g.dialer(t, "east", LaneRequests).DialContext(t.Context(), "tcp", apiServer); !errors.As(err, &none) {
+	if _, err := g.dialer(t, "east", dialer.ForRequests).DialContext(t.Context(), "tcp", apiServer); !errors.As(err, &none) {
 		t.Errorf("a request's dial: %v; want that there is no agent", err)
 	}
 	// Of two streams with one invitation, the second waits for another time.
@@ -221,9 +222,9 @@ func TestInvitedRefused(t *testing.T) {
 		name string
 		pair tls.Certificate
 	}{
-		{"no label", g.ca.Client(t, "east.example.org", InvitationOrganization)},
-		{"path", g.ca.Client(t, "../east", InvitationOrganization)},
-		{"more than an invitation", g.ca.Client(t, "east", InvitationOrganization, "system:masters")},
+		{"upper case", g.ca.Client(t, "East", v1alpha1.InvitationOrganization)},
+		{"path", g.ca.Client(t, "../east", v1alpha1.InvitationOrganization)},
+		{"more than an invitation", g.ca.Client(t, "east", v1alpha1.InvitationOrganization, "system:masters")},
 	} {
 		if err := g.connectInvited(t, g.ca.ClientTLS(c.pair), "x").end(); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("%s: %v", c.name, err)
@@ -262,10 +263,10 @@ func TestInvitedServes(t *testing.T) {
 		a.echo(nil)
 		ended <- a.end()
 	}()
-	c := mustDial(t, g.dialer(t, "east", LaneRequests))
+	c := mustDial(t, g.dialer(t, "east", dialer.ForRequests))
 	mustEcho(t, c, "as any agent")
 	var none *dialer.NoAgentError
-	if _, err := g.dialer(t, "west", LaneRequests).DialContext(t.Context(), "tcp", apiServer); !errors.As(err, &none) {
+	if _, err := g.dialer(t, "west", dialer.ForRequests).DialContext(t.Context(), "tcp", apiServer); !errors.As(err, &none) {
 		t.Errorf("a dial for another cluster: %v", err)
 	}
 	e.revoked.Store(true)

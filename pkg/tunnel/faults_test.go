@@ -25,7 +25,7 @@ import (
 func TestAgentDiesMidDial(t *testing.T) {
 	g := startGateway(t, nil)
 	first := g.connect(t, "east", "a")
-	d := g.dialer(t, "east", LaneRequests)
+	d := g.dialer(t, "east", dialer.ForRequests)
 
 	alone := goDial(t.Context(), d)
 	first.expect(client.PacketType_DIAL_REQ)
@@ -71,7 +71,7 @@ func packetFor(a *fakeAgent) <-chan struct{} {
 func TestAgentDiesMidConnection(t *testing.T) {
 	g := startGateway(t, nil)
 	a := g.connect(t, "east", "a").goEcho(nil)
-	c := mustDial(t, g.dialer(t, "east", LaneRequests))
+	c := mustDial(t, g.dialer(t, "east", dialer.ForRequests))
 	mustEcho(t, c, "alive")
 	read := readError(c)
 	a.kill()
@@ -88,12 +88,12 @@ func TestSilentAgent(t *testing.T) {
 	g := startGateway(t, func(c *Config) { c.attemptTimeout = 2 * time.Second }) // once; the one that answers must never take as long
 	silent := g.connect(t, "east", "silent")
 	answering := g.connect(t, "east", "answering")
-	if silent.lane != LaneRequests || answering.lane != LaneRequests {
+	if silent.lane != dialer.ForRequests || answering.lane != dialer.ForRequests {
 		t.Fatalf("lanes %d and %d, want the first of each agent's to be for requests", silent.lane, answering.lane)
 	}
 	dials := make(chan string, 100)
 	answering.goEcho(dials)
-	d := g.dialer(t, "east", LaneRequests)
+	d := g.dialer(t, "east", dialer.ForRequests)
 	const n = 10
 	for range n {
 		mustDial(t, d)
@@ -128,13 +128,13 @@ func TestImpatientCaller(t *testing.T) {
 	g := startGateway(t, nil)
 	a := g.connect(t, "east", "a")
 	ctx, cancel := context.WithCancel(t.Context())
-	got := goDial(ctx, g.dialer(t, "east", LaneRequests))
+	got := goDial(ctx, g.dialer(t, "east", dialer.ForRequests))
 	random := a.expect(client.PacketType_DIAL_REQ).GetDialRequest().GetRandom()
 	cancel()
 	if r := within(t, got, "the dial"); !errors.Is(r.err, context.Canceled) {
 		t.Errorf("%v, want the context's end", r.err)
 	}
-	candidates, _ := g.candidates("east", LaneRequests)
+	candidates, _ := g.candidates("east", dialer.ForRequests)
 	if _, _, unanswered := candidates[0].load(); unanswered {
 		t.Error("the agent counts as silent")
 	}
@@ -150,7 +150,7 @@ func TestDrainingAgent(t *testing.T) {
 	draining, staying := g.connect(t, "east", "draining"), g.connect(t, "east", "staying")
 	dials := make(chan string, 100)
 	staying.goEcho(dials)
-	d := g.dialer(t, "east", LaneRequests)
+	d := g.dialer(t, "east", dialer.ForRequests)
 	drain := &client.Packet{Type: client.PacketType_DRAIN, Payload: &client.Packet_Drain{Drain: &client.Drain{}}}
 	draining.send(drain, drain, data(9, nil))
 	draining.expect(client.PacketType_CLOSE_REQ) // of 9: what came before it has been handled
@@ -178,7 +178,7 @@ func TestAgentLeaving(t *testing.T) {
 		c.watchInterval = time.Hour // the test says when
 	})
 	draining := g.connect(t, "east", "draining")
-	d := g.dialer(t, "east", LaneRequests)
+	d := g.dialer(t, "east", dialer.ForRequests)
 	got := goDial(t.Context(), d)
 	draining.accept(1)
 	within(t, got, "the dial")
@@ -218,7 +218,7 @@ func TestLoadIsSpread(t *testing.T) {
 		dials[i] = make(chan string, 100)
 		g.connect(t, "east", fmt.Sprint("agent-", i)).goEcho(dials[i])
 	}
-	d := g.dialer(t, "east", LaneRequests)
+	d := g.dialer(t, "east", dialer.ForRequests)
 	for range agents * each {
 		mustDial(t, d)
 	}
@@ -254,7 +254,7 @@ func TestEndpointFailure(t *testing.T) {
 			}
 		}()
 	}
-	_, err := g.dialer(t, "east", LaneRequests).DialContext(t.Context(), "tcp", apiServer)
+	_, err := g.dialer(t, "east", dialer.ForRequests).DialContext(t.Context(), "tcp", apiServer)
 	var de *dialer.Error
 	if !errors.As(err, &de) || de.Stage != dialer.StageEndpoint || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("%v; want the agent's words at stage endpoint", err)
@@ -271,7 +271,7 @@ func TestGarbage(t *testing.T) {
 	g := startGateway(t, nil)
 	good := g.connect(t, "east", "good").goEcho(nil)
 	_ = good
-	c := mustDial(t, g.dialer(t, "east", LaneRequests))
+	c := mustDial(t, g.dialer(t, "east", dialer.ForRequests))
 	for name, packets := range map[string][]*client.Packet{
 		"empty": {{}},
 		"nil payloads": {
@@ -298,7 +298,7 @@ func TestGarbage(t *testing.T) {
 	}
 	t.Run("duplicate connection ID", func(t *testing.T) {
 		bad := g.connect(t, "west", "duplicate")
-		d := g.dialer(t, "west", LaneRequests)
+		d := g.dialer(t, "west", dialer.ForRequests)
 		first := goDial(t.Context(), d)
 		bad.accept(3)
 		within(t, first, "the first dial")
@@ -339,7 +339,7 @@ func TestUnconfirmedCloses(t *testing.T) {
 			}
 		}
 	}()
-	d := g.Dialer("east", apiServer, LaneRequests)
+	d := g.Dialer("east", apiServer, dialer.ForRequests)
 	for i := range 2 * maxClosing {
 		c, err := d.DialContext(t.Context(), "tcp", apiServer)
 		if err != nil {
@@ -358,7 +358,7 @@ func TestBufferFull(t *testing.T) {
 	const limit = 1 << 20
 	g := startGateway(t, func(c *Config) { c.ReceiveBuffer = limit })
 	a := g.connect(t, "east", "a")
-	d := g.dialer(t, "east", LaneRequests)
+	d := g.dialer(t, "east", dialer.ForRequests)
 	first := goDial(t.Context(), d)
 	a.accept(1)
 	stuck := within(t, first, "the first dial").conn
@@ -472,22 +472,22 @@ func (g *gateway) sessionCount() int {
 // An agent whose lost stream has not been noticed yet gets, sooner or later, the lane that it misses.
 func TestLanesTakeTurns(t *testing.T) {
 	c := &clusterSessions{}
-	add := func(id string) Lane {
+	add := func(id string) dialer.Purpose {
 		lane := c.laneFor(id)
 		c.sessions = append(c.sessions, &session{agentID: id, lane: lane})
 		return lane
 	}
-	if a, b := add("a"), add("a"); a != LaneRequests || b != LaneUpgrades {
+	if a, b := add("a"), add("a"); a != dialer.ForRequests || b != dialer.ForUpgrades {
 		t.Errorf("lanes %d and %d, want each once", a, b)
 	}
-	seen := map[Lane]bool{}
-	for range lanes {
+	seen := map[dialer.Purpose]bool{}
+	for range dialer.Purposes {
 		seen[c.laneFor("a")] = true
 	}
-	if len(seen) != int(lanes) {
+	if len(seen) != int(dialer.Purposes) {
 		t.Errorf("only %v in turn", seen)
 	}
-	if got := add("b"); got != LaneRequests {
+	if got := add("b"); got != dialer.ForRequests {
 		t.Errorf("lane %d, want another agent to begin at the first", got)
 	}
 }

@@ -43,7 +43,7 @@ func FuzzHandle(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, script []byte) {
 		ended := make(chan struct{})
-		s := newSession(&peerIdentity{cluster: "east"}, "a", LaneRequests, nowhere{ended}, 64, time.Second, klog.Logger{})
+		s := newSession(&peerIdentity{cluster: "east"}, "a", dialer.ForRequests, nowhere{ended}, 64, time.Second, klog.Logger{})
 		sent := make(chan struct{})
 		go func() { defer close(sent); s.sendLoop() }()
 		// Some dials under the IDs that the corpus knows, and an open connection.

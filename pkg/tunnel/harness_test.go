@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/apiserver-network-proxy/proto/agent"
 	"sigs.k8s.io/apiserver-network-proxy/proto/header"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
@@ -69,15 +70,15 @@ func startGateway(t testing.TB, change func(*Config)) *gateway {
 
 // tls is what an agent of cluster presents.
 func (g *gateway) tls(t testing.TB, cluster string) *tls.Config {
-	return g.ca.ClientTLS(g.ca.Client(t, cluster, AgentOrganization))
+	return g.ca.ClientTLS(g.ca.Client(t, cluster, v1alpha1.AgentOrganization))
 }
 
 func (g *gateway) startStockAgent(t testing.TB, cluster, id string) *dialertest.Agent {
 	t.Helper()
 	a := dialertest.StartAgent(t, dialertest.AgentConfig{
-		Address: g.address, CA: g.ca, Pair: g.ca.Client(t, cluster, AgentOrganization), ID: id,
+		Address: g.address, CA: g.ca, Pair: g.ca.Client(t, cluster, v1alpha1.AgentOrganization), ID: id,
 	})
-	g.awaitStreams(t, cluster, id, int(lanes))
+	g.awaitStreams(t, cluster, id, int(dialer.Purposes))
 	return a
 }
 
@@ -100,7 +101,7 @@ func (g *gateway) streams(cluster, id string) (n int) {
 	return n
 }
 
-func (g *gateway) dialer(t testing.TB, cluster string, lane Lane) dialer.Dialer {
+func (g *gateway) dialer(t testing.TB, cluster string, lane dialer.Purpose) dialer.Dialer {
 	t.Helper()
 	d := g.Dialer(cluster, apiServer, lane)
 	t.Cleanup(func() { _ = d.Close() }) // errors are the subject of the conformance suite
@@ -113,7 +114,7 @@ type fakeAgent struct {
 	conn   *grpc.ClientConn
 	stream agent.AgentService_ConnectClient
 	cancel context.CancelFunc
-	lane   Lane
+	lane   dialer.Purpose
 }
 
 // connect returns when the gateway has the agent in its table: the header comes after that.
@@ -147,7 +148,7 @@ func (g *gateway) tryConnect(t testing.TB, cfg *tls.Config, id string) (*fakeAge
 	if len(ids) == 0 {
 		return nil, a.end()
 	}
-	a.lane = Lane(ids[0][len(ids[0])-1] - '0')
+	a.lane = dialer.Purpose(ids[0][len(ids[0])-1] - '0')
 	return a, nil
 }
 

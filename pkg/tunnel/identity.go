@@ -14,25 +14,18 @@ import (
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
-	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
-
-// AgentOrganization is the organisation (O) in the subject of every agent's certificate. The common name (CN) is the name of
-// the cluster that the agent belongs to.
-const AgentOrganization = "cluster.core.oam.dev:tunnel-agents"
-
-// InvitationOrganization is the organisation of an invitation's certificate. Who presents one is no agent: see [Enroller]. The common name is
-// the name that the cluster is invited to take.
-const InvitationOrganization = "cluster.core.oam.dev:tunnel-invitations"
 
 // ClusterOf returns the name of the cluster that a verified agent certificate stands for.
 func ClusterOf(cert *x509.Certificate) (string, error) {
-	if !slices.Contains(cert.Subject.Organization, AgentOrganization) {
+	if !slices.Contains(cert.Subject.Organization, v1alpha1.AgentOrganization) {
 		return "", fmt.Errorf("the certificate of %q is not an agent's: its organisation must be %q, and is %q",
-			cert.Subject.CommonName, AgentOrganization, cert.Subject.Organization)
+			cert.Subject.CommonName, v1alpha1.AgentOrganization, cert.Subject.Organization)
 	}
 	name := cert.Subject.CommonName
-	if faults := validation.IsDNS1123Subdomain(name); len(faults) > 0 {
+	if faults := v1alpha1.ValidateClusterName(name); len(faults) > 0 {
 		return "", fmt.Errorf("the common name %q of the agent's certificate cannot be the name of a cluster: %s", name, faults[0])
 	}
 	return name, nil
@@ -86,9 +79,9 @@ func identify(ctx context.Context) (*peerIdentity, error) {
 	leaf := info.State.PeerCertificates[0]
 	cluster, err := ClusterOf(leaf)
 	invited := false
-	if err != nil && slices.Equal(leaf.Subject.Organization, []string{InvitationOrganization}) {
+	if err != nil && slices.Equal(leaf.Subject.Organization, []string{v1alpha1.InvitationOrganization}) {
 		cluster, err, invited = leaf.Subject.CommonName, nil, true
-		if faults := validation.IsDNS1123Label(cluster); len(faults) > 0 {
+		if faults := v1alpha1.ValidateClusterName(cluster); len(faults) > 0 {
 			err = fmt.Errorf("the common name %q of the invitation's certificate cannot be the name of a cluster: %s", cluster, faults[0])
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
@@ -31,17 +32,17 @@ func TestClusterOf(t *testing.T) {
 		commonName    string
 		want, fault   string
 	}{
-		{"agent", []string{AgentOrganization}, "east", "east", ""},
-		{"dotted", []string{AgentOrganization}, "east.example.org", "east.example.org", ""},
-		{"one of several organisations", []string{"acme", AgentOrganization}, "east", "east", ""},
+		{"agent", []string{v1alpha1.AgentOrganization}, "east", "east", ""},
+		{"dotted", []string{v1alpha1.AgentOrganization}, "east.example.org", "east.example.org", ""},
+		{"one of several organisations", []string{"acme", v1alpha1.AgentOrganization}, "east", "east", ""},
 		{"no organisation", nil, "east", "", "organisation"},
 		{"another organisation", []string{"system:masters"}, "east", "", "organisation"},
-		{"organisation with a suffix", []string{AgentOrganization + ":x"}, "east", "", "organisation"},
-		{"no name", []string{AgentOrganization}, "", "", "common name"},
-		{"path", []string{AgentOrganization}, "../east", "", "common name"},
-		{"upper case", []string{AgentOrganization}, "East", "", "common name"},
-		{"line break", []string{AgentOrganization}, "east\nwest", "", "common name"},
-		{"too long", []string{AgentOrganization}, strings.Repeat("a", 254), "", "common name"},
+		{"organisation with a suffix", []string{v1alpha1.AgentOrganization + ":x"}, "east", "", "organisation"},
+		{"no name", []string{v1alpha1.AgentOrganization}, "", "", "common name"},
+		{"path", []string{v1alpha1.AgentOrganization}, "../east", "", "common name"},
+		{"upper case", []string{v1alpha1.AgentOrganization}, "East", "", "common name"},
+		{"line break", []string{v1alpha1.AgentOrganization}, "east\nwest", "", "common name"},
+		{"too long", []string{v1alpha1.AgentOrganization}, strings.Repeat("a", 254), "", "common name"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got, err := ClusterOf(&x509.Certificate{Subject: pkix.Name{CommonName: test.commonName, Organization: test.organizations}})
@@ -64,11 +65,11 @@ func TestRefusedAgents(t *testing.T) {
 		want string
 		code codes.Code
 	}{
-		{"wrong organisation", g.ca.ClientTLS(g.ca.Client(t, "east", "system:masters")), AgentOrganization, codes.PermissionDenied},
-		{"no cluster", g.ca.ClientTLS(g.ca.Client(t, "NOT A NAME", AgentOrganization)), "common name", codes.PermissionDenied},
+		{"wrong organisation", g.ca.ClientTLS(g.ca.Client(t, "east", "system:masters")), v1alpha1.AgentOrganization, codes.PermissionDenied},
+		{"no cluster", g.ca.ClientTLS(g.ca.Client(t, "NOT A NAME", v1alpha1.AgentOrganization)), "common name", codes.PermissionDenied},
 		{"serving certificate", g.ca.ClientTLS(g.ca.Server(t)), "", codes.Unavailable},
 		{"no certificate", g.ca.ClientTLS(), "certificate required", codes.Unavailable},
-		{"foreign CA", g.ca.ClientTLS(foreign.Client(t, "east", AgentOrganization)), "", codes.Unavailable},
+		{"foreign CA", g.ca.ClientTLS(foreign.Client(t, "east", v1alpha1.AgentOrganization)), "", codes.Unavailable},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := g.tryConnect(t, test.cfg, "a")
@@ -92,20 +93,20 @@ func TestCertificateDecides(t *testing.T) {
 	eastDials, westDials := make(chan string, 10), make(chan string, 10)
 	g.connect(t, "west", "east").goEcho(westDials)
 
-	_, err := g.dialer(t, "east", LaneRequests).DialContext(t.Context(), "tcp", apiServer)
+	_, err := g.dialer(t, "east", dialer.ForRequests).DialContext(t.Context(), "tcp", apiServer)
 	var none *dialer.NoAgentError
 	if !errors.As(err, &none) || !none.LastSeen.IsZero() {
 		t.Fatalf("east was reached through west's agent: %v", err)
 	}
 	g.connect(t, "east", "east").goEcho(eastDials)
 	for range 5 {
-		mustDial(t, g.dialer(t, "east", LaneRequests))
-		mustDial(t, g.dialer(t, "east", LaneUpgrades))
+		mustDial(t, g.dialer(t, "east", dialer.ForRequests))
+		mustDial(t, g.dialer(t, "east", dialer.ForUpgrades))
 	}
 	if len(westDials) != 0 || len(eastDials) != 10 {
 		t.Errorf("west's agent got %d dials and east's %d, want none and 10", len(westDials), len(eastDials))
 	}
-	mustDial(t, g.dialer(t, "west", LaneRequests))
+	mustDial(t, g.dialer(t, "west", dialer.ForRequests))
 	if len(westDials) != 1 {
 		t.Errorf("west's agent got %d of its own dials, want 1", len(westDials))
 	}
@@ -116,7 +117,7 @@ func TestForeignIDs(t *testing.T) {
 	g := startGateway(t, nil)
 	east, west := g.connect(t, "east", "a"), g.connect(t, "west", "b")
 
-	pending := goDial(t.Context(), g.dialer(t, "east", LaneRequests))
+	pending := goDial(t.Context(), g.dialer(t, "east", dialer.ForRequests))
 	random := east.expect(client.PacketType_DIAL_REQ).GetDialRequest().GetRandom()
 	west.send(
 		dialResponse(random, 1, ""), dialResponse(random, 0, "no"),
@@ -141,7 +142,7 @@ func TestOnlyTheRegisteredAddress(t *testing.T) {
 	g := startGateway(t, nil)
 	dials := make(chan string, 10)
 	g.connect(t, "east", "a").goEcho(dials)
-	d := g.dialer(t, "east", LaneRequests)
+	d := g.dialer(t, "east", dialer.ForRequests)
 	for _, address := range []string{"10.0.0.1:22", "10.0.0.2:6443", "169.254.169.254:80", "", "10.0.0.1:6443 ", "10.0.0.1:06443"} {
 		if _, err := d.DialContext(t.Context(), "tcp", address); !errors.Is(err, dialer.ErrAddressNotAllowed) {
 			t.Errorf("%q: %v, want ErrAddressNotAllowed", address, err)
@@ -183,7 +184,7 @@ func TestReload(t *testing.T) {
 	})
 	before := g.connect(t, "east", "before").goEcho(nil)
 	_ = before
-	d := g.dialer(t, "east", LaneRequests)
+	d := g.dialer(t, "east", dialer.ForRequests)
 	c := mustDial(t, d)
 
 	next := dialertest.NewCA(t, "next")
@@ -191,7 +192,7 @@ func TestReload(t *testing.T) {
 	if _, err := g.tryConnect(t, g.tls(t, "east"), "old CA"); err == nil {
 		t.Error("an agent of the old CA was let in")
 	}
-	nextTLS := next.ClientTLS(next.Client(t, "east", AgentOrganization))
+	nextTLS := next.ClientTLS(next.Client(t, "east", v1alpha1.AgentOrganization))
 	after, err := g.tryConnect(t, nextTLS, "after")
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +220,7 @@ func TestReload(t *testing.T) {
 func TestExpiredCertificate(t *testing.T) {
 	g := startGateway(t, nil)
 	g.connect(t, "east", "forgotten").goEcho(nil)
-	c := mustDial(t, g.dialer(t, "east", LaneRequests))
+	c := mustDial(t, g.dialer(t, "east", dialer.ForRequests))
 	end := g.AgentCertificate("east").NotAfter
 	g.endFaulty(end.Add(expiryGrace - time.Minute))
 	g.Reverify(x509.VerifyOptions{Roots: g.ca.Pool(), CurrentTime: end.Add(time.Minute)})
@@ -234,7 +235,7 @@ func TestExpiredCertificate(t *testing.T) {
 func TestShutdownEndsEverything(t *testing.T) {
 	g := startGateway(t, nil)
 	a := g.connect(t, "east", "a")
-	d := g.dialer(t, "east", LaneRequests)
+	d := g.dialer(t, "east", dialer.ForRequests)
 	open := goDial(t.Context(), d)
 	a.accept(1)
 	c := within(t, open, "the dial").conn

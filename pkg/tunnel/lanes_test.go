@@ -31,9 +31,9 @@ func TestBlockedUpgrade(t *testing.T) {
 			accepted <- c
 		}
 	}()
-	requests := mustDialAddress(t, g, endpoint, LaneRequests)
-	neighbour := mustDialAddress(t, g, endpoint, LaneUpgrades)
-	upgrade := mustDialAddress(t, g, deaf.Addr().String(), LaneUpgrades)
+	requests := mustDialAddress(t, g, endpoint, dialer.ForRequests)
+	neighbour := mustDialAddress(t, g, endpoint, dialer.ForUpgrades)
+	upgrade := mustDialAddress(t, g, deaf.Addr().String(), dialer.ForUpgrades)
 	held := within(t, accepted, "the endpoint")
 	defer func() { _ = held.Close() }()
 
@@ -43,9 +43,9 @@ func TestBlockedUpgrade(t *testing.T) {
 		written <- err
 	}()
 	blocked := func() bool {
-		candidates, _ := g.candidates("east", LaneUpgrades)
+		candidates, _ := g.candidates("east", dialer.ForUpgrades)
 		for _, se := range candidates {
-			if se.lane == LaneUpgrades && se.stalled(time.Now(), 100*time.Millisecond) {
+			if se.lane == dialer.ForUpgrades && se.stalled(time.Now(), 100*time.Millisecond) {
 				return true
 			}
 		}
@@ -55,7 +55,7 @@ func TestBlockedUpgrade(t *testing.T) {
 	for range 20 {
 		mustEcho(t, requests, "while the upgrade is stuck")
 	}
-	mustEcho(t, mustDialAddress(t, g, endpoint, LaneRequests), "also a new one")
+	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForRequests), "also a new one")
 
 	if err := within(t, written, "the blocked upload"); !errors.Is(err, errStalled) {
 		t.Errorf("Write: %v, want %v", err, errStalled)
@@ -63,8 +63,8 @@ func TestBlockedUpgrade(t *testing.T) {
 	if err := within(t, readError(neighbour), "the other upgrade"); !errors.Is(err, errStalled) {
 		t.Errorf("Read of the other connection of the stream: %v, want %v", err, errStalled)
 	}
-	g.awaitStreams(t, "east", "a", int(lanes))
-	mustEcho(t, mustDialAddress(t, g, endpoint, LaneUpgrades), "the agent is back, though its endpoint still does not read")
+	g.awaitStreams(t, "east", "a", int(dialer.Purposes))
+	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForUpgrades), "the agent is back, though its endpoint still does not read")
 	mustEcho(t, requests, "and the requests never noticed")
 }
 
@@ -73,27 +73,27 @@ func TestStockAgentDrains(t *testing.T) {
 	g := startGateway(t, nil)
 	endpoint := echoEndpoint(t)
 	a := g.startStockAgent(t, "east", "going")
-	c := mustDialAddress(t, g, endpoint, LaneRequests)
+	c := mustDialAddress(t, g, endpoint, dialer.ForRequests)
 	g.startStockAgent(t, "east", "staying")
 	a.Drain()
 	mustEcho(t, c, "between two packets it looks at the signal")
 	mustEcho(t, c, "and says so, on this one of its streams")
-	for lane := range lanes {
+	for lane := range dialer.Purposes {
 		candidates, _ := g.candidates("east", lane)
 		for i, se := range candidates {
-			if going := se.agentID == `"going"`; se.drains() != going || going != (i >= int(lanes)) {
+			if going := se.agentID == `"going"`; se.drains() != going || going != (i >= int(dialer.Purposes)) {
 				t.Errorf("candidate %d of lane %d is a stream of agent %s, which drains: %t", i, lane, se.agentID, se.drains())
 			}
 		}
 	}
 	a.Stop()
 	g.awaitStreams(t, "east", "going", 0)
-	mustEcho(t, mustDialAddress(t, g, endpoint, LaneRequests), "through the one that stays")
+	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForRequests), "through the one that stays")
 }
 
 // A stock agent that is told to go while its streams are quiet says so with the next dial, which then goes through another agent.
 func TestQuietAgentDrains(t *testing.T) {
-	for name, lane := range map[string]Lane{"requests": LaneRequests, "upgrades": LaneUpgrades} {
+	for name, lane := range map[string]dialer.Purpose{"requests": dialer.ForRequests, "upgrades": dialer.ForUpgrades} {
 		t.Run(name, func(t *testing.T) {
 			g := startGateway(t, nil)
 			endpoint := echoEndpoint(t)
@@ -125,7 +125,7 @@ func TestAllQuietAgentsDrain(t *testing.T) {
 	g.startStockAgent(t, "east", "a").Drain()
 	g.startStockAgent(t, "east", "b").Drain()
 	for range 4 {
-		mustEcho(t, mustDialAddress(t, g, endpoint, LaneUpgrades), "better than none")
+		mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForUpgrades), "better than none")
 	}
 }
 
@@ -134,19 +134,19 @@ func TestAgentComesBack(t *testing.T) {
 	g := startGateway(t, nil)
 	endpoint := echoEndpoint(t)
 	a := g.startStockAgent(t, "east", "a")
-	c := mustDialAddress(t, g, endpoint, LaneRequests)
+	c := mustDialAddress(t, g, endpoint, dialer.ForRequests)
 	a.Stop()
 	if err := within(t, readError(c), "Read"); err == nil {
 		t.Error("the end of the agent looks like that of the connection")
 	}
 	g.awaitStreams(t, "east", "a", 0)
 	var none *dialer.NoAgentError
-	d := g.Dialer("east", endpoint, LaneRequests)
+	d := g.Dialer("east", endpoint, dialer.ForRequests)
 	if _, err := d.DialContext(t.Context(), "tcp", endpoint); !errors.As(err, &none) || none.LastSeen.IsZero() {
 		t.Errorf("%v, want NoAgentError with the time", err)
 	}
 	g.startStockAgent(t, "east", "a")
-	mustEcho(t, mustDialAddress(t, g, endpoint, LaneRequests), "back")
+	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForRequests), "back")
 }
 
 // echoEndpoint returns the address of an API server that echoes.
@@ -168,7 +168,7 @@ func echoEndpoint(t testing.TB) string {
 	return lis.Addr().String()
 }
 
-func mustDialAddress(t testing.TB, g *gateway, address string, lane Lane) net.Conn {
+func mustDialAddress(t testing.TB, g *gateway, address string, lane dialer.Purpose) net.Conn {
 	t.Helper()
 	d := g.Dialer("east", address, lane)
 	t.Cleanup(func() { _ = d.Close() })

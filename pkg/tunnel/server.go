@@ -30,18 +30,6 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-// Lane is which of an agent's streams a connection takes. See the package documentation.
-type Lane int
-
-// The lanes. A dial whose own lane has no stream takes another.
-const (
-	// LaneRequests carries ordinary requests; they share few connections, with HTTP/2's own flow control.
-	LaneRequests Lane = iota
-	// LaneUpgrades carries upgraded connections: exec, attach, port-forward.
-	LaneUpgrades
-	lanes
-)
-
 const (
 	// keepaliveTime and keepaliveTimeout bound how long an agent that vanished without a word stays in the table; the sum
 	// must stay below the 45 s that the gateway promises.
@@ -120,8 +108,8 @@ type Server struct {
 // clusterSessions is what is known of one cluster's agents. It stays when the last of them goes, for lastSeen.
 type clusterSessions struct {
 	sessions []*session
-	next     int  // rotates among equals
-	nextLane Lane // see laneFor
+	next     int            // rotates among equals
+	nextLane dialer.Purpose // see laneFor
 	lastSeen time.Time
 }
 
@@ -359,10 +347,10 @@ func claimedID(ctx context.Context) string {
 
 // headerFor names a lane as a server of its own, and counts accordingly: a stock agent goes on connecting until it has a
 // stream to as many servers as it is told there are.
-func (s *Server) headerFor(lane Lane) metadata.MD {
+func (s *Server) headerFor(lane dialer.Purpose) metadata.MD {
 	return metadata.Pairs(
 		header.ServerID, s.cfg.ServerID+"/"+strconv.Itoa(int(lane)),
-		header.ServerCount, strconv.Itoa(s.cfg.ServerCount*int(lanes)))
+		header.ServerCount, strconv.Itoa(s.cfg.ServerCount*int(dialer.Purposes)))
 }
 
 // admit makes a session and puts it into the table.
@@ -407,19 +395,19 @@ func (s *Server) drain(said *session) {
 // laneFor gives an agent the lane that it has the fewest streams in, the first lane first. An agent that has one in every lane
 // already, since one that is gone has not been noticed yet, drops the new stream if it is in the wrong lane, and tries again:
 // so they are given in turn.
-func (c *clusterSessions) laneFor(agentID string) Lane {
-	var have [lanes]int
+func (c *clusterSessions) laneFor(agentID string) dialer.Purpose {
+	var have [dialer.Purposes]int
 	for _, se := range c.sessions {
 		if se.agentID == agentID {
 			have[se.lane]++
 		}
 	}
-	var best Lane
+	var best dialer.Purpose
 	if !slices.Contains(have[:], 0) {
-		c.nextLane = (c.nextLane + 1) % lanes
+		c.nextLane = (c.nextLane + 1) % dialer.Purposes
 		best = c.nextLane
 	}
-	for lane := range lanes {
+	for lane := range dialer.Purposes {
 		if have[lane] < have[best] {
 			best = lane
 		}
@@ -476,7 +464,7 @@ func (s *Server) Agents(cluster string) (connected int, lastSeen time.Time) {
 
 // Dialer returns the Dialer of one cluster. address, as host:port, is the cluster's registered API server, and the only one
 // that is ever dialled; lane is the stream that is preferred.
-func (s *Server) Dialer(cluster, address string, lane Lane) dialer.Dialer {
+func (s *Server) Dialer(cluster, address string, lane dialer.Purpose) dialer.Dialer {
 	budget := dialer.NewBudget(s.cfg.ReceiveBuffer, &s.blocks)
 	return dialer.New(cluster, func(ctx context.Context, _, requested string) (net.Conn, error) {
 		if requested != address {
@@ -496,7 +484,7 @@ func (s *Server) noAgent(lastSeen time.Time) error {
 
 // dial asks one agent after the other until one of them has connected: each once, and each of its streams once as long as the
 // agent itself has not said that it cannot reach the address. An agent that turns out to drain is asked again if no other connects.
-func (s *Server) dial(ctx context.Context, cluster, address string, lane Lane, budget *dialer.Budget) (net.Conn, error) {
+func (s *Server) dial(ctx context.Context, cluster, address string, lane dialer.Purpose, budget *dialer.Budget) (net.Conn, error) {
 	candidates, lastSeen := s.candidates(cluster, lane)
 	if len(candidates) == 0 {
 		return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageTunnel, Address: address, Err: s.noAgent(lastSeen)}
@@ -550,7 +538,7 @@ func mostTelling(failures []error) error {
 
 // candidates returns the cluster's sessions, the one to try first first: not draining, answering, of the lane, least loaded, and
 // in turn among equals.
-func (s *Server) candidates(cluster string, lane Lane) ([]*session, time.Time) {
+func (s *Server) candidates(cluster string, lane dialer.Purpose) ([]*session, time.Time) {
 	s.mu.Lock()
 	c := s.clusters[cluster]
 	if c == nil {

@@ -31,7 +31,7 @@ var (
 type session struct {
 	peer          *peerIdentity
 	agentID       string // as the agent claims; for people to read
-	lane          Lane
+	lane          dialer.Purpose
 	since         time.Time
 	stream        packetStream
 	receiveBuffer int
@@ -93,7 +93,7 @@ const (
 	maxControl = 1024
 )
 
-func newSession(peer *peerIdentity, agentID string, lane Lane, stream packetStream, receiveBuffer int, silentAfter time.Duration, logger klog.Logger) *session {
+func newSession(peer *peerIdentity, agentID string, lane dialer.Purpose, stream packetStream, receiveBuffer int, silentAfter time.Duration, logger klog.Logger) *session {
 	s := &session{
 		peer: peer, agentID: agentID, lane: lane, since: time.Now(), stream: stream,
 		receiveBuffer: receiveBuffer, silentAfter: silentAfter, logger: logger,
