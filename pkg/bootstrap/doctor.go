@@ -201,7 +201,7 @@ func (e *examination) examineHub(ctx context.Context) bool {
 		e.broken(StageHub, "", "%v", err)
 		return false
 	}
-	right := authorizationv1.ResourceAttributes{Verb: "get", Group: v1alpha1.GroupName, Resource: v1alpha1.ResourceName, Subresource: "proxy", Name: e.name}
+	right := authorizationv1.ResourceAttributes{Verb: "get", Group: v1alpha1.GroupName, Resource: v1alpha1.ResourceName, Subresource: v1alpha1.ProxySubresource, Name: e.name}
 	allowed, err := e.hub.may(ctx, right)
 	switch {
 	case err != nil:

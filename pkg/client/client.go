@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/client-go/rest"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
@@ -40,7 +39,7 @@ func ForCluster(hub *rest.Config, cluster string) (*rest.Config, error) {
 
 // baseURL is where a cluster's API server is on the hub.
 func baseURL(hub *rest.Config, cluster string) (*url.URL, error) {
-	if faults := validation.NameIsDNSSubdomain(cluster, false); len(faults) > 0 {
+	if faults := v1alpha1.ValidateClusterName(cluster); len(faults) > 0 {
 		return nil, fmt.Errorf("%q is not the name of a cluster: %s", cluster, faults[0])
 	}
 	base, _, err := rest.DefaultServerUrlFor(hub)

@@ -7,15 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-	"unicode"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 )
 
 const (
@@ -25,8 +22,6 @@ const (
 	tellTimeout = 5 * time.Second
 	// maxTold bounds what is remembered of it.
 	maxTold = 1024
-	// eventNamespace is where Events of objects without a namespace are.
-	eventNamespace = metav1.NamespaceDefault
 )
 
 // The reasons of Events.
@@ -47,9 +42,9 @@ func (e *Enroller) tell(ctx context.Context, a *attempt, outcome error) {
 	if a.again || errors.Is(outcome, errDone) {
 		return // what there was to tell was told when it was done
 	}
-	kind, reason, text := corev1.EventTypeNormal, reasonEnrolled, fmt.Sprintf("cluster %q enrolled with an invitation", name)
+	reason, text := reasonEnrolled, fmt.Sprintf("cluster %q enrolled with an invitation", name)
 	if outcome != nil {
-		kind, reason, text = corev1.EventTypeWarning, reasonRefused, printable(outcome.Error())
+		reason, text = reasonRefused, untrusted.Text(outcome.Error())
 	}
 	if !e.isNews(name, text) {
 		return
@@ -62,31 +57,10 @@ func (e *Enroller) tell(ctx context.Context, a *attempt, outcome error) {
 			e.cfg.Logger.Info("What came of an invitation could not be noted on the hub", "cluster", name, "err", err)
 		}
 	}
-	if e.cfg.Events == nil {
-		return
-	}
-	now := e.cfg.Now()
-	at := metav1.NewTime(now)
-	_, err := e.cfg.Events.Create(ctx, &corev1.Event{
-		ObjectMeta:     metav1.ObjectMeta{Namespace: eventNamespace, Name: fmt.Sprintf("%s.%x", name, now.UnixNano())},
-		InvolvedObject: corev1.ObjectReference{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: v1alpha1.KindName, Name: name},
-		Reason:         reason, Message: text, Type: kind,
-		Source: corev1.EventSource{Component: "cluster-gateway"}, FirstTimestamp: at, LastTimestamp: at, Count: 1,
-	}, metav1.CreateOptions{})
+	err := events.Write(ctx, e.cfg.Events, events.Event{Cluster: name, Warning: outcome != nil, Reason: reason, Message: text, Time: e.cfg.Now()})
 	if err != nil {
 		e.cfg.Logger.Info("An Event could not be recorded", "cluster", name, "reason", reason, "err", err)
 	}
-}
-
-// printable makes a text that has words of the cluster in it fit for people's terminals, and for an Event.
-func printable(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, text)
-	return fmt.Sprintf("%.1000s", text)
 }
 
 // isNews is whether a word was not told of a name just now.

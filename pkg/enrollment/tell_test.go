@@ -5,7 +5,6 @@ package enrollment
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 )
@@ -31,15 +30,5 @@ func TestNews(t *testing.T) {
 	}
 	if len(e.told) > maxTold {
 		t.Errorf("%d words are remembered", len(e.told))
-	}
-}
-
-// TestPrintable shows that a cluster cannot write to the terminal of who reads why it was refused, nor fill the hub.
-func TestPrintable(t *testing.T) {
-	if got := printable("it says \x1b[2J\r\n\u202eevil: é"); got != "it says  [2J   evil: é" {
-		t.Errorf("%q", got)
-	}
-	if got := printable(strings.Repeat("é", 5000)); len([]rune(got)) != 1000 {
-		t.Errorf("%d characters", len([]rune(got)))
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
 )
 
 // change is what is to be written about a cluster.
@@ -117,10 +117,7 @@ func (t *term) tell(ctx context.Context, k *tracked, o *observation) error {
 	}
 	for _, n := range c.news {
 		t.cfg.Logger.Info("The health of a cluster has changed", "cluster", k.name, "condition", n.Type, "status", n.Status, "reason", n.Reason, "message", n.Message)
-		if t.cfg.Events == nil {
-			continue
-		}
-		if _, err := t.cfg.Events.Create(ctx, event(o.cluster, n, o.now), metav1.CreateOptions{}); err != nil {
+		if err := events.Write(ctx, t.cfg.Events, event(o.cluster, n, o.now)); err != nil {
 			t.cfg.Logger.Info("An Event could not be recorded", "cluster", k.name, "reason", n.Reason, "err", err)
 		}
 	}
@@ -140,21 +137,11 @@ func (t *term) patch(ctx context.Context, c *cluster.Cluster, annotations map[st
 	return err
 }
 
-// EventNamespace is where Events of objects without a namespace are.
-const EventNamespace = metav1.NamespaceDefault
-
-func event(c *cluster.Cluster, condition metav1.Condition, now time.Time) *corev1.Event {
-	kind := corev1.EventTypeNormal
-	if condition.Status == metav1.ConditionFalse || condition.Reason == v1alpha1.ReasonExpiresSoon || condition.Reason == v1alpha1.ReasonRenewalFailed {
-		kind = corev1.EventTypeWarning
-	}
-	at := metav1.NewTime(now)
-	return &corev1.Event{
-		ObjectMeta: metav1.ObjectMeta{Namespace: EventNamespace, Name: fmt.Sprintf("%s.%x", c.Name, now.UnixNano())},
-		InvolvedObject: corev1.ObjectReference{
-			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: v1alpha1.KindName, Name: c.Name, UID: c.UID,
-		},
-		Reason: condition.Reason, Message: fmt.Sprintf("%s=%s: %s", condition.Type, condition.Status, condition.Message), Type: kind,
-		Source: corev1.EventSource{Component: "cluster-gateway"}, FirstTimestamp: at, LastTimestamp: at, Count: 1,
+// event returns the Event that reports a condition.
+func event(c *cluster.Cluster, condition metav1.Condition, now time.Time) events.Event {
+	return events.Event{
+		Cluster: c.Name, UID: c.UID, Time: now, Reason: condition.Reason,
+		Message: fmt.Sprintf("%s=%s: %s", condition.Type, condition.Status, condition.Message),
+		Warning: condition.Status == metav1.ConditionFalse || condition.Reason == v1alpha1.ReasonExpiresSoon || condition.Reason == v1alpha1.ReasonRenewalFailed,
 	}
 }

@@ -209,13 +209,13 @@ func exchangeOf(ctx context.Context) *exchange {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	t, ok := parseTarget(req.URL, v1alpha1.BasePath)
 	// What was authorised is the name in the RequestInfo, which is read from the decoded path.
-	if info, has := request.RequestInfoFrom(req.Context()); !ok || !has || info.Name != t.cluster || info.Subresource != "proxy" {
+	if info, has := request.RequestInfoFrom(req.Context()); !ok || !has || info.Name != t.cluster || info.Subresource != v1alpha1.ProxySubresource {
 		h.refuse(w, req, apierrors.NewBadRequest(fmt.Sprintf("the path must be %sNAME/proxy/PATH, with nothing escaped before PATH", v1alpha1.BasePath)))
 		return
 	}
 	if req.Method == http.MethodTrace {
 		// It makes whoever answers it repeat the request, with the gateway's credential.
-		h.refuse(w, req, apierrors.NewMethodNotSupported(v1alpha1.Resource("clustergateways/proxy"), req.Method))
+		h.refuse(w, req, apierrors.NewMethodNotSupported(v1alpha1.Resource(v1alpha1.ResourceName+"/"+v1alpha1.ProxySubresource), req.Method))
 		return
 	}
 	// Classified before the cluster is known: its path prefix does not matter for what the request is.

@@ -13,6 +13,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
 // target is what a request to the proxy subresource asks for.
@@ -38,7 +40,7 @@ func parseTarget(u *url.URL, base string) (t target, ok bool) {
 	if !ok || name == "" || strings.Contains(name, "%") {
 		return target{}, false
 	}
-	path, ok := strings.CutPrefix(rest, "proxy")
+	path, ok := strings.CutPrefix(rest, v1alpha1.ProxySubresource)
 	if !ok || path != "" && path[0] != '/' {
 		return target{}, false
 	}

@@ -43,7 +43,7 @@ func newStatus(code int32, reason metav1.StatusReason, name string, cause metav1
 	s := &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: code, Reason: reason, Message: message,
 		Details: &metav1.StatusDetails{
-			Group: v1alpha1.GroupName, Kind: "clustergateways", Name: name,
+			Group: v1alpha1.GroupName, Kind: v1alpha1.ResourceName, Name: name,
 			Causes: []metav1.StatusCause{{Type: cause, Message: message}},
 		},
 	}}
@@ -54,7 +54,7 @@ func newStatus(code int32, reason metav1.StatusReason, name string, cause metav1
 }
 
 func notFound(name string) *apierrors.StatusError {
-	return apierrors.NewNotFound(v1alpha1.Resource("clustergateways"), name)
+	return apierrors.NewNotFound(v1alpha1.Resource(v1alpha1.ResourceName), name)
 }
 
 func invalidSecret(c *cluster.Cluster) *apierrors.StatusError {

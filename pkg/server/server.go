@@ -32,6 +32,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/health"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
 	"github.com/oam-dev/cluster-gateway/pkg/rotation"
@@ -101,7 +102,7 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	s.newRotation(secrets)
 	s.health = health.New(health.Config{
 		Clusters: s.store, Prober: s.proxy, Agents: s.tunnels.agents, AgentCertificate: s.agentCertificate, Metrics: healthMetrics,
-		Secrets: secrets, Events: client.CoreV1().Events(health.EventNamespace),
+		Secrets: secrets, Events: client.CoreV1().Events(events.Namespace),
 		Interval: o.Health.ProbeInterval, Timeout: o.Health.ProbeTimeout, Concurrency: o.Health.Concurrency,
 		OverrideDuration: o.Health.OverrideDuration, Renewal: s.renewalFailures,
 		Logger: klog.Background().WithName("health"),
@@ -132,9 +133,9 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	}
 	group := genericapiserver.NewDefaultAPIGroupInfo(v1alpha1.GroupName, scheme, runtime.NewParameterCodec(scheme), codecs)
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = map[string]rest.Storage{
-		"clustergateways":        registry.NewREST(secrets, parse).WithParsed(s.store.Get),
-		"clustergateways/proxy":  registry.NewProxyREST(s.proxy),
-		"clustergateways/health": registry.NewHealthREST(secrets, parse, s.probe),
+		v1alpha1.ResourceName: registry.NewREST(secrets, parse).WithParsed(s.store.Get),
+		v1alpha1.ResourceName + "/" + v1alpha1.ProxySubresource:  registry.NewProxyREST(s.proxy),
+		v1alpha1.ResourceName + "/" + v1alpha1.HealthSubresource: registry.NewHealthREST(secrets, parse, s.probe),
 	}
 	if err := s.generic.InstallAPIGroup(&group); err != nil {
 		return nil, err
@@ -213,7 +214,7 @@ func (s *Server) install(all ...[]metrics.Registerable) error {
 
 // isProxied reports whether a request is for the proxy subresource of a ClusterGateway.
 func isProxied(info *request.RequestInfo) bool {
-	return info.IsResourceRequest && info.Subresource == "proxy" && info.Resource == "clustergateways" && info.APIGroup == v1alpha1.GroupName
+	return info.IsResourceRequest && info.Subresource == v1alpha1.ProxySubresource && info.Resource == v1alpha1.ResourceName && info.APIGroup == v1alpha1.GroupName
 }
 
 // withProxy hands proxied requests to proxied, before the API machinery: that would read, and refuse, options that are meant for

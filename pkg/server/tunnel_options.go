@@ -29,6 +29,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/enrollment"
 	"github.com/oam-dev/cluster-gateway/pkg/health"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
@@ -263,7 +264,7 @@ type hub struct {
 // enroller takes in clusters with an invitation.
 func (h hub) enroller() *enrollment.Enroller {
 	return enrollment.New(enrollment.Config{
-		Secrets: h.client.CoreV1().Secrets(h.namespace), Namespace: h.namespace, Events: h.client.CoreV1().Events(health.EventNamespace),
+		Secrets: h.client.CoreV1().Secrets(h.namespace), Namespace: h.namespace, Events: h.client.CoreV1().Events(events.Namespace),
 		Logger: klog.Background().WithName("enrollment"),
 	})
 }

@@ -30,15 +30,17 @@ var mayImport = map[string][]string{
 	"pkg/dialer":                {},
 	"pkg/dialer/dialertest":     {"pkg/dialer"},
 	"pkg/registry":              {"pkg/apis/cluster/v1alpha1", "pkg/cluster"},
-	"pkg/proxy":                 {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer"},
-	"pkg/health":                {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer", "pkg/pki", "pkg/proxy"},
+	"pkg/proxy":                 {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer", "pkg/internal/untrusted"},
+	"pkg/health":                {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/dialer", "pkg/internal/events", "pkg/internal/untrusted", "pkg/pki", "pkg/proxy"},
 	"pkg/rotation":              {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/pki"},
 	"pkg/tunnel":                {"pkg/apis/cluster/v1alpha1", "pkg/dialer"},
-	"pkg/server":                {"pkg/apis/cluster/v1alpha1", "pkg/apis/openapi", "pkg/cluster", "pkg/dialer", "pkg/enrollment", "pkg/health", "pkg/pki", "pkg/proxy", "pkg/registry", "pkg/rotation", "pkg/tunnel"},
+	"pkg/server":                {"pkg/apis/cluster/v1alpha1", "pkg/apis/openapi", "pkg/cluster", "pkg/dialer", "pkg/enrollment", "pkg/health", "pkg/internal/events", "pkg/internal/untrusted", "pkg/pki", "pkg/proxy", "pkg/registry", "pkg/rotation", "pkg/tunnel"},
 	"pkg/objects":               {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/rotation"},
-	"pkg/enrollment":            {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/objects", "pkg/pki", "pkg/rotation", "pkg/tunnel"},
-	"pkg/bootstrap":             {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/client", "pkg/cluster", "pkg/objects", "pkg/pki", "pkg/rotation"},
+	"pkg/enrollment":            {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/internal/events", "pkg/internal/untrusted", "pkg/objects", "pkg/pki", "pkg/rotation", "pkg/tunnel"},
+	"pkg/bootstrap":             {"manifests", "pkg/apis/cluster/v1alpha1", "pkg/client", "pkg/cluster", "pkg/internal/untrusted", "pkg/objects", "pkg/pki", "pkg/rotation"},
 	"pkg/internal/boundaries":   {},
+	"pkg/internal/events":       {"pkg/apis/cluster/v1alpha1", "pkg/internal/untrusted"},
+	"pkg/internal/untrusted":    {},
 }
 
 // never are modules that a package must not even reach through others, with the reason.
