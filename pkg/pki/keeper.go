@@ -33,17 +33,10 @@ type KeeperConfig struct {
 	Namespace string
 	// CASecret and ServingSecret are the names of the Secrets; empty means those of the tunnel.
 	CASecret, ServingSecret string
-	// Publish, if set, makes the bundle known to those who have to trust it. Renew calls it now and then, and always before anything is
-	// served that the CA has issued.
-	Publish func(ctx context.Context, bundle []byte) error
 	// Hosts are the names and IP addresses that the serving certificate is for; at least one.
 	Hosts []string
 	// CALifetime and ServingLifetime are those of what is made; 0 means the defaults.
 	CALifetime, ServingLifetime time.Duration
-	// Trusted, if set, is told each time that agents are verified with another bundle. It must not block.
-	Trusted func(*x509.CertPool)
-	// Served, if set, is called each time that another pair is served. It must not block.
-	Served func()
 	// Logger is where renewals are reported. Its zero value logs nothing.
 	Logger klog.Logger
 }
@@ -52,6 +45,10 @@ type KeeperConfig struct {
 // ([Keeper.Follow]), and makes and renews them, in the one that leads ([Keeper.Renew]). It is safe for concurrent use.
 type Keeper struct {
 	cfg KeeperConfig
+	// The subscribers do not change once the Keeper runs.
+	publish         []func(ctx context.Context, bundle []byte) error
+	onTrustChange   []func(*x509.CertPool)
+	onServingChange []func()
 
 	mu        sync.RWMutex
 	authority *Authority
@@ -72,6 +69,24 @@ type servingPair struct {
 func NewKeeper(cfg KeeperConfig) *Keeper {
 	cfg.CASecret, cfg.ServingSecret = cmp.Or(cfg.CASecret, CASecret), cmp.Or(cfg.ServingSecret, ServingSecret)
 	return &Keeper{cfg: cfg, changed: make(chan struct{}, 1)}
+}
+
+// OnPublish subscribes f to the bundle that peers must trust. Renew calls f regularly, and always before the CA's new certificates
+// are served. The pair is renewed even if f fails. OnPublish must not be called after Renew.
+func (k *Keeper) OnPublish(f func(ctx context.Context, bundle []byte) error) {
+	k.publish = append(k.publish, f)
+}
+
+// OnTrustChange subscribes f to the CAs that agents are verified with. f must not block. OnTrustChange must not be called after
+// Make or Follow.
+func (k *Keeper) OnTrustChange(f func(*x509.CertPool)) {
+	k.onTrustChange = append(k.onTrustChange, f)
+}
+
+// OnServingChange calls f each time that the pair that is served changes. f must not block. OnServingChange must not be called
+// after Make or Follow.
+func (k *Keeper) OnServingChange(f func()) {
+	k.onServingChange = append(k.onServingChange, f)
 }
 
 // errNotYet refuses peers until the certificates have been read.
@@ -242,8 +257,8 @@ func (k *Keeper) setAuthority(a *Authority) {
 	k.mu.Unlock()
 	if before == nil || !bytes.Equal(before.Bundle(), a.Bundle()) {
 		k.cfg.Logger.Info("The CA", "secret", k.cfg.CASecret, "ca", a)
-		if k.cfg.Trusted != nil {
-			k.cfg.Trusted(a.Pool())
+		for _, f := range k.onTrustChange {
+			f(a.Pool())
 		}
 		k.signal()
 	}
@@ -263,8 +278,8 @@ func (k *Keeper) takeServing(s *corev1.Secret) error {
 	if same {
 		return nil
 	}
-	if k.cfg.Served != nil {
-		k.cfg.Served()
+	for _, f := range k.onServingChange {
+		f()
 	}
 	k.signal()
 	return nil
@@ -341,9 +356,9 @@ func (k *Keeper) renew(ctx context.Context) (next time.Time, err error) {
 	}
 	// Who cannot be told of a new CA accepts what it issues by the cross-certificate; that is no reason to let the pair end.
 	var untold error
-	if k.cfg.Publish != nil {
-		if err := k.cfg.Publish(ctx, a.Bundle()); err != nil {
-			untold = fmt.Errorf("make the CA known: %w", err)
+	for _, publish := range k.publish {
+		if err := publish(ctx, a.Bundle()); err != nil {
+			untold = errors.Join(untold, fmt.Errorf("make the CA known: %w", err))
 		}
 	}
 	servingAt, err := k.renewServing(ctx, a)

@@ -45,13 +45,17 @@ func eventually(t *testing.T, what string, condition func() error) {
 }
 
 // keep runs a Keeper as the replica that leads does.
-func keep(t *testing.T, hub *fake.Clientset, configure func(*pki.KeeperConfig)) *pki.Keeper {
+func keep(t *testing.T, hub *fake.Clientset, configure func(*pki.KeeperConfig), subscribe ...func(*pki.Keeper)) *pki.Keeper {
 	t.Helper()
-	config := pki.KeeperConfig{Client: hub, Namespace: namespace, Publish: pki.PublishTunnel(hub, namespace, "tunnel.example.com:8132"), Hosts: []string{"tunnel.example.com", "192.0.2.7"}}
+	config := pki.KeeperConfig{Client: hub, Namespace: namespace, Hosts: []string{"tunnel.example.com", "192.0.2.7"}}
 	if configure != nil {
 		configure(&config)
 	}
 	k := pki.NewKeeper(config)
+	k.OnPublish(pki.PublishTunnel(hub, namespace, "tunnel.example.com:8132"))
+	for _, s := range subscribe {
+		s(k)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 2)
 	go func() { ended <- k.Follow(ctx) }()
@@ -141,7 +145,7 @@ func TestKeeperMakesEverything(t *testing.T) {
 func TestKeeperFollows(t *testing.T) {
 	hub := fake.NewClientset()
 	var trusted atomic.Pointer[x509.CertPool]
-	k := keep(t, hub, func(c *pki.KeeperConfig) { c.Trusted = trusted.Store })
+	k := keep(t, hub, nil, func(k *pki.Keeper) { k.OnTrustChange(trusted.Store) })
 	secrets := hub.CoreV1().Secrets(namespace)
 	first := k.Authority()
 	next, err := pki.Rotate(t.Context(), secrets, first, pki.Options{})

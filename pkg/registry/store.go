@@ -28,7 +28,8 @@ import (
 type Store struct {
 	reflector *cache.Reflector
 	opts      cluster.ParseOptions
-	onChange  func(name string, c *cluster.Cluster)
+	// subscribers does not change once Run has started.
+	subscribers []func(name string, c *cluster.Cluster)
 
 	started atomic.Bool
 	synced  atomic.Bool
@@ -37,11 +38,9 @@ type Store struct {
 	clusters map[string]*cluster.Cluster
 }
 
-// NewStore returns a Store that is empty until Run. onChange, when it is not nil, is called for each change, after the Store
-// has taken it over, in order and from one goroutine, so it must not block for long; a nil Cluster means that the cluster is
-// gone. A Secret that loses its label is gone.
-func NewStore(client kubernetes.Interface, namespace string, opts cluster.ParseOptions, onChange func(name string, c *cluster.Cluster)) *Store {
-	s := &Store{opts: opts, onChange: onChange, clusters: map[string]*cluster.Cluster{}}
+// NewStore returns a Store that is empty until Run. A Secret that loses its label is removed from the Store.
+func NewStore(client kubernetes.Interface, namespace string, opts cluster.ParseOptions) *Store {
+	s := &Store{opts: opts, clusters: map[string]*cluster.Cluster{}}
 	secrets := client.CoreV1().Secrets(namespace)
 	lw := cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -59,6 +58,13 @@ func NewStore(client kubernetes.Interface, namespace string, opts cluster.ParseO
 	return s
 }
 
+// Subscribe calls onChange for each change, after the Store holds it. A nil Cluster means that the cluster was removed.
+// All calls come from one goroutine, in the order of the changes, so onChange must not block for long. Subscribers are
+// called in the order in which they subscribed. Subscribe must not be called after Run.
+func (s *Store) Subscribe(onChange func(name string, c *cluster.Cluster)) {
+	s.subscribers = append(s.subscribers, onChange)
+}
+
 // Run follows the Secrets until ctx is done, and then returns nil, having stopped what it started. A Store runs once.
 func (s *Store) Run(ctx context.Context) error {
 	if s.started.Swap(true) {
@@ -68,7 +74,7 @@ func (s *Store) Run(ctx context.Context) error {
 	return nil
 }
 
-// HasSynced is whether the Store has held, at some time, all clusters there were; onChange has been called for them.
+// HasSynced is whether the Store has held, at some time, all clusters there were; the subscribers have been called for them.
 func (s *Store) HasSynced() bool { return s.synced.Load() }
 
 // Get returns the cluster, which may be an invalid one.
@@ -100,8 +106,8 @@ func (s *Store) set(name string, c *cluster.Cluster) {
 		s.clusters[name] = c
 	}
 	s.mu.Unlock()
-	if s.onChange != nil {
-		s.onChange(name, c)
+	for _, onChange := range s.subscribers {
+		onChange(name, c)
 	}
 }
 

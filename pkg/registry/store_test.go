@@ -33,8 +33,8 @@ type change struct {
 func runStore(t *testing.T, hub *fake.Clientset) (*Store, <-chan change) {
 	t.Helper()
 	changes := make(chan change, 100)
-	var store *Store
-	store = NewStore(hub, testNamespace, cluster.ParseOptions{}, func(name string, c *cluster.Cluster) {
+	store := NewStore(hub, testNamespace, cluster.ParseOptions{})
+	store.Subscribe(func(name string, c *cluster.Cluster) {
 		held, ok := store.Get(name)
 		if ok != (c != nil) || held != c {
 			t.Errorf("%s: onChange comes before the Store has it", name)
@@ -136,7 +136,8 @@ func TestStoreFollowsTheHub(t *testing.T) {
 func TestStoreReplace(t *testing.T) {
 	pki := newPKI(t)
 	var got []string
-	store := NewStore(fake.NewClientset(), testNamespace, cluster.ParseOptions{}, func(name string, c *cluster.Cluster) {
+	store := NewStore(fake.NewClientset(), testNamespace, cluster.ParseOptions{})
+	store.Subscribe(func(name string, c *cluster.Cluster) {
 		if c == nil {
 			got = append(got, name+" gone")
 			return

@@ -40,8 +40,6 @@ type AgentsConfig struct {
 	// Lifetime is the longest life of what is issued; 0 means pki.DefaultAgentLifetime. A certificate that was issued for less by
 	// whoever registered the cluster is followed by one for as much.
 	Lifetime time.Duration
-	// Changed, if set, is told that the outcome for a cluster is another.
-	Changed func(name string)
 	// Logger is where renewals are reported. Its zero value logs nothing.
 	Logger klog.Logger
 	// Now is the clock; nil means time.Now.
@@ -80,8 +78,14 @@ func NewAgents(cfg AgentsConfig) *Agents {
 		cfg.Lifetime = pki.DefaultAgentLifetime
 	}
 	a := &Agents{cfg: cfg, known: map[string]knownAgent{}}
-	a.renewals = renewals{kind: a, clusters: cfg.Clusters, changed: cfg.Changed, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
+	a.renewals = renewals{kind: a, clusters: cfg.Clusters, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
 	return a
+}
+
+// OnChange subscribes f to clusters whose renewal fails for the first time, or succeeds again. f must not block. OnChange must not
+// be called after Run.
+func (a *Agents) OnChange(f func(name string)) {
+	a.renewals.subscribers = append(a.renewals.subscribers, f)
 }
 
 // Run renews until ctx ends, and waits for what is under way. It must not be called twice at a time.

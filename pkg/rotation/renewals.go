@@ -72,9 +72,10 @@ type kind interface {
 type renewals struct {
 	kind     kind
 	clusters Clusters
-	changed  func(name string)
-	logger   klog.Logger
-	now      func() time.Time
+	// subscribers does not change once run has started.
+	subscribers []func(name string)
+	logger      klog.Logger
+	now         func() time.Time
 
 	mu     sync.Mutex
 	failed map[string]failure
@@ -191,7 +192,9 @@ func (r *renewals) settle(c *cluster.Cluster, err error) {
 	if err != nil {
 		r.logger.Info("A credential could not be renewed", "cluster", c.Name, "err", err)
 	}
-	if r.changed != nil && before != (err != nil) {
-		r.changed(c.Name)
+	if before != (err != nil) {
+		for _, f := range r.subscribers {
+			f(c.Name)
+		}
 	}
 }

@@ -37,8 +37,6 @@ type TokensConfig struct {
 	Secrets corev1client.SecretInterface
 	// RenewAfter, if set, is the age at which a token is renewed, however long it lives; 0: by its life.
 	RenewAfter time.Duration
-	// Changed, if set, is told that the outcome for a cluster is another.
-	Changed func(name string)
 	// Logger is where renewals are reported. Its zero value logs nothing.
 	Logger klog.Logger
 	// Now is the clock; nil means time.Now.
@@ -59,8 +57,14 @@ func NewTokens(cfg TokensConfig) *Tokens {
 		cfg.Now = time.Now
 	}
 	t := &Tokens{cfg: cfg}
-	t.renewals = renewals{kind: t, clusters: cfg.Clusters, changed: cfg.Changed, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
+	t.renewals = renewals{kind: t, clusters: cfg.Clusters, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
 	return t
+}
+
+// OnChange subscribes f to clusters whose renewal fails for the first time, or succeeds again. f must not block. OnChange must not
+// be called after Run.
+func (t *Tokens) OnChange(f func(name string)) {
+	t.renewals.subscribers = append(t.renewals.subscribers, f)
 }
 
 // Run renews until ctx ends, and waits for what is under way. It must not be called twice at a time.

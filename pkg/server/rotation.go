@@ -39,10 +39,9 @@ func (o *RotationOptions) AddFlags(fs *pflag.FlagSet) {
 // newRotation makes what renews the credentials of clusters.
 func (s *Server) newRotation(secrets corev1client.SecretInterface) {
 	logger := klog.Background().WithName("rotation")
-	changed := func(name string) { s.health.Trigger(name) }
 	s.tokens = rotation.NewTokens(rotation.TokensConfig{
 		Clusters: s.store, Route: s.proxy.RoundTripper, Secrets: secrets, RenewAfter: s.options.Rotation.RenewTokensAfter,
-		Changed: changed, Logger: logger,
+		Logger: logger,
 	})
 	authority := (&storedAuthority{secrets: secrets}).get
 	if k := s.tunnels.keeper(); k != nil {
@@ -50,7 +49,7 @@ func (s *Server) newRotation(secrets corev1client.SecretInterface) {
 	}
 	s.agents = rotation.NewAgents(rotation.AgentsConfig{
 		Clusters: s.store, Route: s.proxy.RoundTripper, Authority: authority, Connected: s.tunnels.agentCertificate,
-		Lifetime: s.options.Tunnel.AgentLifetime, Changed: changed, Logger: logger,
+		Lifetime: s.options.Tunnel.AgentLifetime, Logger: logger,
 	})
 }
 

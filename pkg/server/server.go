@@ -74,18 +74,8 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 	}()
 	proxyMetrics, healthMetrics := proxy.NewMetrics(), health.NewMetrics()
 	parse := cluster.ParseOptions{TunnelMode: cluster.TunnelMode(o.Tunnel.Mode), ExecCredentialDir: o.Hub.ExecCredentialDir}
-	s.store = registry.NewStore(client, o.Hub.SecretNamespace, parse, func(name string, c *cluster.Cluster) {
-		s.proxy.Changed(name, c)
-		s.health.ClusterChanged(name, c)
-	})
-	follow := agentEvents{
-		changed: func(name string, agents int) {
-			proxyMetrics.SetAgents(name, agents)
-			s.health.AgentsChanged(name)
-		},
-		leaving: func(name string) { s.proxy.Reconnect(name) },
-	}
-	if s.tunnels, err = o.Tunnel.tunnels(ctx, hub{client, o.Hub.SecretNamespace}, follow); err != nil {
+	s.store = registry.NewStore(client, o.Hub.SecretNamespace, parse)
+	if s.tunnels, err = o.Tunnel.tunnels(ctx, hub{client, o.Hub.SecretNamespace}); err != nil {
 		return nil, err
 	}
 	s.proxy = proxy.NewHandler(proxy.Config{
@@ -107,6 +97,15 @@ func New(ctx context.Context, o *Options) (_ *Server, err error) {
 		OverrideDuration: o.Health.OverrideDuration, Renewal: s.renewalFailures,
 		Logger: klog.Background().WithName("health"),
 	})
+	s.store.Subscribe(s.proxy.Changed)
+	s.store.Subscribe(s.health.ClusterChanged)
+	s.tokens.OnChange(s.health.Trigger)
+	s.agents.OnChange(s.health.Trigger)
+	if server := s.tunnels.server; server != nil {
+		server.OnAgentsChange(proxyMetrics.SetAgents)
+		server.OnAgentsChange(func(name string, _ int) { s.health.AgentsChanged(name) })
+		server.OnAgentLeaving(s.proxy.Reconnect)
+	}
 	scheme, err := registry.NewScheme()
 	if err != nil {
 		return nil, err

@@ -76,10 +76,13 @@ func (o *Options) newServingContent(h hub, publish func(ctx context.Context, bun
 		Client: h.client, Namespace: h.namespace, CASecret: pki.GatewayCASecret, ServingSecret: pki.GatewayServingSecret,
 		Hosts:      append([]string{service + ".svc", service + ".svc.cluster.local", service, "localhost", "127.0.0.1", "::1"}, o.OwnServing.Hosts...),
 		CALifetime: o.OwnServing.CALifetime, ServingLifetime: o.OwnServing.Lifetime,
-		Publish: publish, Served: c.listeners.tell,
 		Logger: klog.Background().WithName("pki"),
 	}
 	c.keeper = pki.NewKeeper(config)
+	c.keeper.OnServingChange(c.listeners.tell)
+	if publish != nil {
+		c.keeper.OnPublish(publish)
+	}
 	return c
 }
 

@@ -235,6 +235,8 @@ type tunnels struct {
 	address net.Addr
 	// certificates are those of the embedded server; nil when there is none.
 	certificates *certificateSource
+	// server is the embedded server; nil when there is none.
+	server *tunnel.Server
 	// agents tells of the agents that are connected to this process, and agentCertificate which of their certificates ends first; nil
 	// unless the server is embedded.
 	agents           health.AgentsInfo
@@ -247,12 +249,6 @@ func (t *tunnels) keeper() *pki.Keeper {
 		return nil
 	}
 	return t.certificates.keeper
-}
-
-// agentEvents are what a tunnel server tells of agents.
-type agentEvents struct {
-	changed func(cluster string, agents int)
-	leaving func(cluster string)
 }
 
 // hub is where certificates are that the gateway makes itself.
@@ -269,10 +265,10 @@ func (h hub) enroller() *enrollment.Enroller {
 	})
 }
 
-func (o *TunnelOptions) tunnels(ctx context.Context, h hub, events agentEvents) (*tunnels, error) {
+func (o *TunnelOptions) tunnels(ctx context.Context, h hub) (*tunnels, error) {
 	switch cluster.TunnelMode(o.Mode) {
 	case cluster.TunnelEmbedded:
-		return o.embedded(h, events)
+		return o.embedded(h)
 	case cluster.TunnelExternal:
 		return o.external(ctx)
 	default:
@@ -286,7 +282,7 @@ func (o *TunnelOptions) tunnels(ctx context.Context, h hub, events agentEvents) 
 	}
 }
 
-func (o *TunnelOptions) embedded(h hub, events agentEvents) (*tunnels, error) {
+func (o *TunnelOptions) embedded(h hub) (*tunnels, error) {
 	t := &tunnels{}
 	var server *tunnel.Server
 	reverify := func(opts x509.VerifyOptions) { server.Reverify(opts) }
@@ -305,8 +301,9 @@ func (o *TunnelOptions) embedded(h hub, events agentEvents) (*tunnels, error) {
 	}
 	server = tunnel.New(tunnel.Config{
 		ServerID: uuid.NewString(), ServerCount: o.ServerCount, TLS: certificates.tls, ReceiveBuffer: o.ConnectionBuffer,
-		AgentsChanged: events.changed, AgentLeaving: events.leaving, Enroller: h.enroller(), Logger: klog.Background().WithName("tunnel"),
+		Enroller: h.enroller(), Logger: klog.Background().WithName("tunnel"),
 	})
+	t.server = server
 	t.address, t.agents, t.agentCertificate = lis.Addr(), server, server.AgentCertificate
 	t.abandon = func() { _ = lis.Close() } // nothing has been accepted
 	t.dialer = func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
@@ -337,9 +334,8 @@ func (o *TunnelOptions) keeper(h hub, reverify func(x509.VerifyOptions)) *certif
 	config := pki.KeeperConfig{
 		Client: h.client, Namespace: h.namespace, CALifetime: o.CALifetime, ServingLifetime: o.ServingLifetime,
 		// The Service of manifests/gateway, for agents in the hub itself.
-		Hosts:   []string{"cluster-gateway-tunnel." + h.namespace + ".svc"},
-		Trusted: func(pool *x509.CertPool) { reverify(x509.VerifyOptions{Roots: pool}) },
-		Logger:  klog.Background().WithName("pki"),
+		Hosts:  []string{"cluster-gateway-tunnel." + h.namespace + ".svc"},
+		Logger: klog.Background().WithName("pki"),
 	}
 	published := ""
 	for i, address := range o.AdvertiseAddresses {
@@ -349,8 +345,9 @@ func (o *TunnelOptions) keeper(h hub, reverify func(x509.VerifyOptions)) *certif
 		host, _ := splitAddress(address)
 		config.Hosts = append(config.Hosts, host)
 	}
-	config.Publish = pki.PublishTunnel(h.client, h.namespace, published)
 	k := pki.NewKeeper(config)
+	k.OnPublish(pki.PublishTunnel(h.client, h.namespace, published))
+	k.OnTrustChange(func(pool *x509.CertPool) { reverify(x509.VerifyOptions{Roots: pool}) })
 	return &certificateSource{tls: k.TLS(), run: k.Follow, keeper: k, serving: k.Serving, ca: caOf(k)}
 }
 

@@ -174,8 +174,9 @@ func TestDrainingAgent(t *testing.T) {
 func TestAgentLeaving(t *testing.T) {
 	told := make(chan string, 10)
 	g := startGateway(t, func(c *Config) {
-		c.AgentLeaving = func(cluster string) { told <- cluster }
 		c.watchInterval = time.Hour // the test says when
+	}, func(s *Server) {
+		s.OnAgentLeaving(func(cluster string) { told <- cluster })
 	})
 	draining := g.connect(t, "east", "draining")
 	d := g.dialer(t, "east", dialer.ForRequests)
@@ -415,26 +416,22 @@ func TestMaxSessions(t *testing.T) {
 	}
 }
 
-// AgentsChanged may call the server, and is told of changes only, ending with the truth.
+// A subscriber of OnAgentsChange may call the server, and is told of changes only, ending with the truth.
 func TestAgentsChanged(t *testing.T) {
 	type change struct {
 		cluster string
 		n       int
 	}
 	changes := make(chan change, 100)
-	var g *gateway
-	ready := make(chan struct{})
-	g = startGateway(t, func(c *Config) {
-		c.AgentsChanged = func(cluster string, n int) {
-			<-ready
-			g.Agents(cluster)
+	g := startGateway(t, nil, func(s *Server) {
+		s.OnAgentsChange(func(cluster string, n int) {
+			s.Agents(cluster)
 			changes <- change{cluster, n}
-		}
+		})
 	})
-	close(ready)
 	told := func(n int) {
 		t.Helper()
-		if got, want := within(t, changes, "AgentsChanged"), (change{"east", n}); got != want {
+		if got, want := within(t, changes, "OnAgentsChange"), (change{"east", n}); got != want {
 			t.Errorf("told %v, want %v", got, want)
 		}
 	}

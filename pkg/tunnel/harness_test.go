@@ -42,7 +42,7 @@ type gateway struct {
 	stop func()
 }
 
-func startGateway(t testing.TB, change func(*Config)) *gateway {
+func startGateway(t testing.TB, change func(*Config), subscribe ...func(*Server)) *gateway {
 	t.Helper()
 	g := &gateway{ca: dialertest.NewCA(t, "tunnel")}
 	cfg := Config{ServerID: "replica", TLS: g.ca.ServerTLS(t)}
@@ -50,6 +50,9 @@ func startGateway(t testing.TB, change func(*Config)) *gateway {
 		change(&cfg)
 	}
 	g.Server = New(cfg)
+	for _, s := range subscribe {
+		s(g.Server)
+	}
 	lis := dialertest.Listen(t)
 	g.address = lis.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())

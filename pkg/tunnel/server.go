@@ -67,12 +67,6 @@ type Config struct {
 	TLS *tls.Config
 	// ReceiveBuffer is the bound of each connection's buffer in bytes; 0 means dialer.DefaultReceiveBuffer.
 	ReceiveBuffer int
-	// AgentsChanged, if set, is told the number of distinct agents of a cluster each time that it changes, one call after
-	// the other. It may call the Server, and must not block.
-	AgentsChanged func(cluster string, agents int)
-	// AgentLeaving, if set, is told when connections of a cluster go through an agent that drains, and another is there to take them. What
-	// goes on over them is cut when the agent ends, some time after. It must not block.
-	AgentLeaving func(cluster string)
 	// Enroller is whom clusters with an invitation are handed to; nil refuses them.
 	Enroller Enroller
 	// Logger is where connections of agents are reported. Its zero value logs nothing.
@@ -100,7 +94,10 @@ type Server struct {
 	// loops counts the goroutines of sessions. Add happens under mu and only while not closed.
 	loops sync.WaitGroup
 
-	// reporting orders the calls of AgentsChanged, which happen without mu held; reported is what it was told last.
+	// onAgentsChange and onAgentLeaving do not change once Serve has started.
+	onAgentsChange []func(cluster string, agents int)
+	onAgentLeaving []func(cluster string)
+	// reporting orders the calls of onAgentsChange, which happen without mu held. reported holds the last number of each cluster.
 	reporting sync.Mutex
 	reported  map[string]int
 }
@@ -123,6 +120,19 @@ func New(cfg Config) *Server {
 	cfg.servesInterval = cmp.Or(cfg.servesInterval, servesInterval)
 	cfg.enrolmentTimeout = cmp.Or(cfg.enrolmentTimeout, EnrolmentTimeout)
 	return &Server{cfg: cfg, began: time.Now(), clusters: map[string]*clusterSessions{}, enrolling: map[string]*enrolment{}, reported: map[string]int{}}
+}
+
+// OnAgentsChange subscribes f to the number of distinct agents of each cluster. It is called each time that the number changes,
+// one call after the other. f may call the Server, and must not block. OnAgentsChange must not be called after Serve.
+func (s *Server) OnAgentsChange(f func(cluster string, agents int)) {
+	s.onAgentsChange = append(s.onAgentsChange, f)
+}
+
+// OnAgentLeaving subscribes f to clusters that have connections through a draining agent while another agent can take them. When
+// the draining agent ends, some time later, these connections are cut. f must not block. OnAgentLeaving must not be called after
+// Serve.
+func (s *Server) OnAgentLeaving(f func(cluster string)) {
+	s.onAgentLeaving = append(s.onAgentLeaving, f)
 }
 
 // Serve accepts agents on lis until ctx ends, then ends all their streams, closes lis and waits for everything that it started.
@@ -247,9 +257,9 @@ func (s *Server) endFaulty(now time.Time) {
 	}
 }
 
-// tellLeaving tells AgentLeaving.
+// tellLeaving calls the subscribers of OnAgentLeaving.
 func (s *Server) tellLeaving() {
-	if s.cfg.AgentLeaving == nil {
+	if len(s.onAgentLeaving) == 0 {
 		return
 	}
 	s.mu.RLock()
@@ -261,7 +271,9 @@ func (s *Server) tellLeaving() {
 	}
 	s.mu.RUnlock()
 	for _, name := range leaving {
-		s.cfg.AgentLeaving(name)
+		for _, f := range s.onAgentLeaving {
+			f(name)
+		}
 	}
 }
 
@@ -427,9 +439,9 @@ func (s *Server) remove(se *session) {
 	s.report(se.peer.cluster)
 }
 
-// report tells AgentsChanged. The count is taken after the turn, so the last call always tells the last state.
+// report calls the subscribers of OnAgentsChange. The count is taken after the turn, so the last call always tells the last state.
 func (s *Server) report(cluster string) {
-	if s.cfg.AgentsChanged == nil {
+	if len(s.onAgentsChange) == 0 {
 		return
 	}
 	s.reporting.Lock()
@@ -439,7 +451,9 @@ func (s *Server) report(cluster string) {
 		return
 	}
 	s.reported[cluster] = n
-	s.cfg.AgentsChanged(cluster, n)
+	for _, f := range s.onAgentsChange {
+		f(cluster, n)
+	}
 }
 
 // agents counts distinct agents; each has a stream for every lane.
