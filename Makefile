@@ -1,46 +1,81 @@
-# Cluster Gateway. Needs Go, make and git; whatever else is used is built from Go modules.
+# Cluster Gateway. Requires Go, make and git; every other tool is built from Go modules.
 
 GO ?= go
 PKG := github.com/oam-dev/cluster-gateway
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0-unknown)
 LDFLAGS := -X k8s.io/component-base/version.gitVersion=$(VERSION) -X k8s.io/component-base/version.gitCommit=$(shell git rev-parse HEAD 2>/dev/null)
-# Everything but the end-to-end tests, which start a lab.
-UNIT = $$($(GO) list ./... | grep -v -e /test/e2e -e /test/lab -e /manifests)
+GOLANGCI_LINT := $(GO) tool -modfile=hack/tools/lint/go.mod golangci-lint
+# Read by hack/test.sh.
+export GO WHAT RUN TESTFLAGS
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^##@ / {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z0-9-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2} \
+		/^#@ / {printf "  %-26s %s\n", "", substr($$0, 4)}' $(MAKEFILE_LIST)
+
+##@ Build and try
 
 .PHONY: build
 build: ## Build the gateway and agent-bootstrap into bin/
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
 .PHONY: demo
-demo: ## Start a hub, a reachable and a firewalled cluster, and take kubectl through both
+demo: ## Start a hub, a reachable and a firewalled cluster, and use kubectl on both through the gateway
 	@echo '== Compiling the demo (a minute or two the first time)'
 	@$(GO) run ./test/lab/cmd/demo
 
+.PHONY: clean
+clean: ## Remove what was built here; the lab's components stay in the user's cache folder
+	rm -rf bin
+
+##@ Before each commit
+
+.PHONY: check
+check: verify-format verify-vet lint test-unit ## Quick gate: format, vet, lint, unit tests
+
+.PHONY: fix
+fix: ## Format the code, apply the linter's fixes and generate code
+	gofmt -w $$(git ls-files '*.go')
+	@$(GOLANGCI_LINT) run --build-tags integration --fix ./...
+	@hack/update-codegen.sh
+
+##@ Test
+
 .PHONY: test
-test: verify ## Run all tests: static checks, unit tests, the lab, end to end
-	@echo '== Tests (race detector on; the lab builds real components first, about 8 minutes once)'
-	@$(GO) run ./test/lab/cmd/lab-tools
-	@{ $(GO) test -json -race -timeout 20m $(UNIT); \
-	   $(GO) test -json -p 1 -timeout 20m ./test/lab/... ./manifests/...; \
-	   $(GO) test -json -p 1 -timeout 45m ./test/e2e/...; } 2>&1 | $(GO) run ./hack/cmd/testsum
+test: verify ## Run everything: static checks, then all three tiers of tests
+	@hack/test.sh unit integration e2e
 
 .PHONY: test-unit
-test-unit: ## Run the unit tests
-	@$(GO) test -json -race -timeout 20m $(UNIT) 2>&1 | $(GO) run ./hack/cmd/testsum
+test-unit: ## Unit tests with the race detector: no processes, under 2 minutes
+	@hack/test.sh unit
+
+.PHONY: test-integration
+test-integration: ## Integration tests on bare API servers (etcd and kube-apiserver)
+	@hack/test.sh integration
 
 .PHONY: test-e2e
-test-e2e: ## Run the end-to-end tests (needs root for the firewalled cluster; says so without)
-	@$(GO) test -json -p 1 -timeout 45m ./test/e2e/... 2>&1 | $(GO) run ./hack/cmd/testsum
+test-e2e: ## End-to-end tests on the lab; the firewalled cluster requires root
+	@hack/test.sh e2e
+#@ All of these take WHAT=./pkg/proxy (packages), RUN=TestName (a regular expression)
+#@ and TESTFLAGS=-count=1 (any flags of go test).
+
+.PHONY: fuzz
+fuzz: ## Run a fuzz test: FUZZ=FuzzName WHAT=./pkg/name TIME=30s; without FUZZ, list them
+ifeq ($(FUZZ),)
+	@git grep -o 'func Fuzz[A-Za-z0-9]*' -- '*_test.go' | sed 's|^\(.*\)/[^/]*:func \(.*\)|make fuzz FUZZ=\2 WHAT=./\1|'
+else
+	$(GO) test -run '^$$' -fuzz '^$(FUZZ)$$' -fuzztime $(or $(TIME),30s) $(or $(WHAT),$$(git grep -l 'func $(FUZZ)(' -- '*_test.go' | xargs -n1 dirname | sed 's|^|./|'))
+endif
 
 .PHONY: soak
-soak: ## Ten minutes of load over a tunnel while everything rotates every minute; DURATION: another time
-	SOAK_DURATION=$(or $(DURATION),10m) $(GO) test -count=1 -v -timeout 2h -run TestSoak ./test/e2e/rotation
+soak: ## Ten minutes of load over a tunnel while everything rotates every minute; DURATION=1h for longer
+	SOAK_DURATION=$(or $(DURATION),10m) $(GO) test -count=1 -v -timeout $(or $(TIMEOUT),2h) -run TestSoak ./test/e2e/rotation
+
+##@ Benchmark
 
 .PHONY: bench
 bench: ## Time a GET by every route against the same GET without the gateway
@@ -51,36 +86,34 @@ e2e-benchmark-binary: ## Build the end-to-end benchmark into bin/
 	$(GO) build -ldflags "-X main.builtFrom=$$(git describe --always --dirty --abbrev=12 2>/dev/null)" -o bin/e2e-benchmark ./benchmark
 
 .PHONY: e2e-benchmark
-e2e-benchmark: e2e-benchmark-binary ## Run it on the lab, reports in benchmark-report/; QUICK=1: less, in 3 minutes; ARGS: its flags
+e2e-benchmark: e2e-benchmark-binary ## Run it on the lab, reports in benchmark-report/; QUICK=1 for 3 minutes; ARGS= for its flags
 	bin/e2e-benchmark $(if $(QUICK),--quick) $(ARGS)
 
+##@ Static checks and generated code
+
 .PHONY: verify
-verify: verify-format verify-vet verify-codegen lint ## Run the static checks
+verify: verify-format verify-vet verify-codegen lint ## Run all static checks
 
 .PHONY: verify-format
-verify-format:
+verify-format: ## Check that gofmt has nothing to change
 	@echo '== gofmt'
-	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "gofmt would change (run gofmt -w):"; echo "$$files"; exit 1; fi
+	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "gofmt would change (run make fix):"; echo "$$files"; exit 1; fi
 
 .PHONY: verify-vet
-verify-vet:
+verify-vet: ## Run go vet, also on the integration tests
 	@echo '== go vet (compiles everything, a few minutes the first time)'
-	@$(GO) vet ./...
+	@$(GO) vet -tags integration ./...
+
+.PHONY: lint
+lint: ## Run golangci-lint, pinned in hack/tools/lint
+	@echo '== golangci-lint (built once, a few minutes)'
+	@$(GOLANGCI_LINT) run --build-tags integration ./...
 
 .PHONY: verify-codegen
-verify-codegen: ## Check that the generated code is fresh
+verify-codegen: ## Check that the generated code is up to date
 	@echo '== generated code'
 	@hack/verify-codegen.sh
 
 .PHONY: update-codegen
 update-codegen: ## Generate deep copies and OpenAPI definitions
 	@hack/update-codegen.sh
-
-.PHONY: lint
-lint: ## Run golangci-lint, pinned in hack/tools/lint
-	@echo '== golangci-lint (built once, a few minutes)'
-	@$(GO) tool -modfile=hack/tools/lint/go.mod golangci-lint run ./...
-
-.PHONY: clean
-clean: ## Remove what was built here; the lab's components stay in the user's cache
-	rm -rf bin

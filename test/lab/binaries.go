@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -41,7 +42,11 @@ type BinariesOptions struct {
 	// $CLUSTER_GATEWAY_LAB_CACHE, or else cluster-gateway/lab in the user's
 	// cache folder.
 	CacheDir string
-	// Out is told what is being built and why. Nil means nobody is.
+	// APIServerOnly leaves out everything except etcd, kube-apiserver and kubectl.
+	// The paths of the other components are then empty.
+	APIServerOnly bool
+	// Out receives progress messages about what is being built and why. Nil
+	// discards them.
 	Out io.Writer
 }
 
@@ -117,6 +122,9 @@ func FindBinaries(ctx context.Context, o BinariesOptions) (*Binaries, error) {
 	binaries := &Binaries{}
 	var missing []pinnedTool
 	for _, t := range tools() {
+		if o.APIServerOnly && !slices.Contains([]string{"etcd", "kube-apiserver", "kubectl"}, t.name) {
+			continue
+		}
 		pinned, err := b.pin(t)
 		if err != nil {
 			return nil, err
@@ -226,11 +234,13 @@ func cacheDir(o BinariesOptions) (string, error) {
 // Binary is the name and the path of one component.
 type Binary struct{ Name, Path string }
 
-// All lists the components by name.
+// All lists the components that were asked for, by name.
 func (b *Binaries) All() []Binary {
 	var list []Binary
 	for _, t := range tools() {
-		list = append(list, Binary{Name: t.name, Path: *t.path(b)})
+		if path := *t.path(b); path != "" {
+			list = append(list, Binary{Name: t.name, Path: path})
+		}
 	}
 	return list
 }

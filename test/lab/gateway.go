@@ -74,14 +74,49 @@ type Gateway struct {
 	dir      string
 }
 
-// BuildGateway builds the gateway of this checkout into dir. race adds the race
-// detector.
+// gatewayVariable names a folder in which BuildGateways has built the gateway, so
+// that the packages of one test run share one build.
+const gatewayVariable = variablePrefix + "GATEWAY"
+
+func gatewayFile(dir string, race bool) string {
+	if race {
+		return filepath.Join(dir, "gateway-race")
+	}
+	return filepath.Join(dir, "gateway")
+}
+
+// BuildGateways builds the gateway of this checkout into dir, without and with
+// the race detector. [BuildGateway] then returns these builds if
+// $CLUSTER_GATEWAY_LAB_GATEWAY is dir.
+func BuildGateways(ctx context.Context, dir string) error {
+	for _, race := range []bool{false, true} {
+		if err := buildGateway(ctx, gatewayFile(dir, race), race); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// BuildGateway returns the path of the gateway of this checkout. It builds the
+// gateway into dir unless $CLUSTER_GATEWAY_LAB_GATEWAY is a folder that has it.
+// race adds the race detector.
 func BuildGateway(ctx context.Context, dir string, race bool) (string, error) {
+	if built := os.Getenv(gatewayVariable); built != "" {
+		path := gatewayFile(built, race)
+		if !executable(path) {
+			return "", fmt.Errorf("invalid $%s %q: there is no program %s in it", gatewayVariable, built, filepath.Base(path))
+		}
+		return path, nil
+	}
+	path := gatewayFile(filepath.Join(dir, "bin"), race)
+	return path, buildGateway(ctx, path, race)
+}
+
+func buildGateway(ctx context.Context, path string, race bool) error {
 	root, err := moduleRoot()
 	if err != nil {
-		return "", err
+		return err
 	}
-	path := filepath.Join(dir, "bin", "gateway")
 	args := []string{"build", "-o", path}
 	if race {
 		args = append(args, "-race")
@@ -89,9 +124,9 @@ func BuildGateway(ctx context.Context, dir string, race bool) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/gateway")...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the gateway: %w\n%s", err, out)
+		return fmt.Errorf("building the gateway: %w\n%s", err, out)
 	}
-	return path, nil
+	return nil
 }
 
 // StartGateway starts a gateway with the ServiceAccount and the RBAC of

@@ -13,23 +13,58 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// startTimeout bounds start.
-const startTimeout = 15 * time.Minute
+// startTimeout bounds the start of a lab. It includes the build of its
+// components if they are missing.
+const startTimeout = 30 * time.Minute
 
-// Main makes a lab, has start fill it, runs the tests, closes the lab, and exits. The logs are kept when a test failed, or start did. The
-// context of start ends with it; what is started with it does not.
+// Main makes a lab, calls start to fill it, runs the tests, closes the lab, and
+// exits. It keeps the logs if a test or start failed. The context of start ends
+// when start returns; what start has started goes on.
 func Main(m *testing.M, start func(ctx context.Context, l *lab.Lab) error) {
 	flag.Parse()
-	os.Exit(run(m, start))
+	os.Exit(run(m, lab.BinariesOptions{}, start))
 }
 
-func run(m *testing.M, start func(context.Context, *lab.Lab) error) (code int) {
+// MainAPIServers is [Main] with bare API servers: for each name, a kube-apiserver
+// with an etcd of its own, and nothing else. No controllers run, with one
+// exception: a namespace that is deleted is emptied and removed, at once.
+func MainAPIServers(m *testing.M, servers map[string]**lab.Cluster) {
+	flag.Parse()
+	ctx, stop := context.WithCancel(context.Background())
+	code := run(m, lab.BinariesOptions{APIServerOnly: true}, func(starting context.Context, l *lab.Lab) error {
+		var group errgroup.Group
+		for name, into := range servers {
+			group.Go(func() (err error) {
+				*into, err = l.StartCluster(starting, lab.ClusterOptions{Name: name, NoControllerManager: true, NoKwok: true})
+				if err == nil {
+					go removeNamespaces(ctx, *into)
+				}
+				return err
+			})
+		}
+		return group.Wait()
+	})
+	stop()
+	os.Exit(code)
+}
+
+func run(m *testing.M, o lab.BinariesOptions, start func(context.Context, *lab.Lab) error) (code int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	l, err := lab.New(ctx, lab.Options{Out: os.Stderr, KeepLogs: func() bool { return code != 0 }})
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	o.Out = os.Stderr
+	binaries, err := lab.FindBinaries(starting, o)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "building the lab's components:", err)
+		return 1
+	}
+	l, err := lab.New(ctx, lab.Options{Binaries: binaries, Out: os.Stderr, KeepLogs: func() bool { return code != 0 }})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "making the lab:", err)
 		return 1
@@ -40,12 +75,10 @@ func run(m *testing.M, start func(context.Context, *lab.Lab) error) (code int) {
 			code = 1
 		}
 	}()
-	starting, cancel := context.WithTimeout(ctx, startTimeout)
-	err = start(starting, l)
-	cancel()
-	if err != nil {
+	if err := start(starting, l); err != nil {
 		fmt.Fprintln(os.Stderr, "starting the lab:", err)
 		return 1
 	}
+	cancel()
 	return m.Run()
 }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command lab-tools builds the components that the lab runs, if they are not
-// there yet, and prints where they are, one NAME=PATH a line.
+// built yet, and prints their paths, one NAME=PATH per line.
 package main
 
 import (
@@ -18,10 +18,14 @@ import (
 )
 
 func main() {
-	cache := flag.String("cache-dir", "", "where components are kept (default: $CLUSTER_GATEWAY_LAB_CACHE, or else the user's cache folder)")
+	var o lab.BinariesOptions
+	flag.StringVar(&o.CacheDir, "cache-dir", "", "folder that keeps the components (default: $CLUSTER_GATEWAY_LAB_CACHE, or else the user's cache folder)")
+	flag.BoolVar(&o.APIServerOnly, "api-server-only", false, "only etcd, kube-apiserver and kubectl")
+	gateway := flag.String("gateway", "", "folder into which to build the gateway as well, without and with the race detector")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, *cache, os.Stdout, os.Stderr)
+	o.Out = os.Stderr
+	err := run(ctx, o, *gateway, os.Stdout)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lab-tools:", err)
@@ -29,13 +33,16 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, cache string, out, progress io.Writer) error {
-	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{CacheDir: cache, Out: progress})
+func run(ctx context.Context, o lab.BinariesOptions, gateway string, out io.Writer) error {
+	binaries, err := lab.FindBinaries(ctx, o)
 	if err != nil {
 		return err
 	}
 	for _, b := range binaries.All() {
 		fmt.Fprintf(out, "%s=%s\n", b.Name, b.Path)
 	}
-	return nil
+	if gateway == "" {
+		return nil
+	}
+	return lab.BuildGateways(ctx, gateway)
 }

@@ -1,0 +1,86 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package labtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/metadata"
+
+	"github.com/oam-dev/cluster-gateway/test/lab"
+)
+
+// removeNamespaces does the one thing of kube-controller-manager that tests on a
+// bare API server need: it empties and removes the namespaces that are being
+// deleted, until ctx ends.
+func removeNamespaces(ctx context.Context, c *lab.Cluster) {
+	for ctx.Err() == nil {
+		if err := followNamespaces(ctx, c); err != nil && ctx.Err() == nil {
+			fmt.Fprintf(os.Stderr, "labtest: removing namespaces of %s: %v\n", c.Name(), err)
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+}
+
+func followNamespaces(ctx context.Context, c *lab.Cluster) error {
+	// Without a resource version, the watch begins with those that exist.
+	watch, err := c.Client().CoreV1().Namespaces().Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	defer watch.Stop()
+	for event := range watch.ResultChan() {
+		namespace, ok := event.Object.(*corev1.Namespace)
+		if !ok || namespace.DeletionTimestamp == nil || len(namespace.Spec.Finalizers) == 0 {
+			continue
+		}
+		if err := removeNamespace(ctx, c, namespace); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeNamespace(ctx context.Context, c *lab.Cluster, namespace *corev1.Namespace) error {
+	lists, err := c.Client().Discovery().ServerPreferredNamespacedResources()
+	if err != nil && len(lists) == 0 { // a group that an aggregated server does not serve just now is not the matter
+		return err
+	}
+	client, err := metadata.NewForConfig(c.RESTConfig())
+	if err != nil {
+		return err
+	}
+	for _, list := range lists {
+		version, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			return err
+		}
+		for _, resource := range list.APIResources {
+			if !slices.Contains(resource.Verbs, "deletecollection") || strings.Contains(resource.Name, "/") {
+				continue
+			}
+			objects := client.Resource(version.WithResource(resource.Name)).Namespace(namespace.Name)
+			now := int64(0)
+			if err := objects.DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{}); err != nil {
+				return fmt.Errorf("deleting %s: %w", resource.Name, err)
+			}
+		}
+	}
+	namespace = namespace.DeepCopy()
+	namespace.Spec.Finalizers = nil
+	_, err = c.Client().CoreV1().Namespaces().Finalize(ctx, namespace, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // removed already, or another event follows
+		return nil
+	}
+	return err
+}
