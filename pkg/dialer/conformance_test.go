@@ -56,6 +56,7 @@ func direct(t testing.TB, proxy *url.URL) dialer.Dialer {
 	return d
 }
 
+// (The conformance tests are not parallel: each checks for leaked goroutines.)
 func TestKonnectivity(t *testing.T) {
 	ca := dialertest.NewCA(t, "konnectivity")
 	for name, where := range map[string]func(t *testing.T) (dialer.KonnectivityConfig, net.Listener, []grpc.ServerOption){
@@ -83,7 +84,7 @@ func TestKonnectivity(t *testing.T) {
 			})
 			<-server.AgentConnected
 			k := newKonnectivity(t, cfg)
-			dialertest.TestDialer(t, dialertest.Subject{Cluster: cluster, Tunnelled: true, New: func(_ testing.TB, address string) dialer.Dialer {
+			dialertest.TestDialer(t, dialertest.Subject{Cluster: cluster, Tunneled: true, New: func(_ testing.TB, address string) dialer.Dialer {
 				return k.Dialer(cluster, address)
 			}})
 		})
@@ -104,7 +105,7 @@ func newKonnectivity(t testing.TB, cfg dialer.KonnectivityConfig) *dialer.Konnec
 	return k
 }
 
-// startProxy serves each connection with serve until the test ends.
+// startProxy starts a server that calls serve for each connection, and returns its address.
 func startProxy(t *testing.T, serve func(net.Conn) error) (address string) {
 	t.Helper()
 	lis := dialertest.Listen(t)
@@ -122,7 +123,7 @@ func startProxy(t *testing.T, serve func(net.Conn) error) (address string) {
 			go func() {
 				defer running.Done()
 				defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-				_ = serve(c) // the client sees it
+				_ = serve(c) // the client sees the error
 				_ = c.Close()
 			}()
 		}
@@ -160,7 +161,7 @@ func proxyAuth(req *http.Request) (string, string, bool) {
 	return req.BasicAuth()
 }
 
-// serveSOCKS5 is RFC 1928 and RFC 1929, as far as CONNECT with a password needs them.
+// serveSOCKS5 serves one connection as a SOCKS5 proxy with password authentication (RFC 1928, RFC 1929).
 func serveSOCKS5(c net.Conn) error {
 	br := bufio.NewReader(c)
 	methods, err := counted(br, 1)
@@ -217,7 +218,7 @@ func serveSOCKS5(c net.Conn) error {
 	})
 }
 
-// counted reads skip bytes, a length and as many bytes.
+// counted reads skip bytes, a length of one byte, and that many bytes.
 func counted(br *bufio.Reader, skip int) ([]byte, error) {
 	head := make([]byte, skip+1)
 	if _, err := io.ReadFull(br, head); err != nil {
@@ -228,7 +229,8 @@ func counted(br *bufio.Reader, skip int) ([]byte, error) {
 	return p, err
 }
 
-// relay dials address, answers, and copies both ways until one of them ends. A client that leaves cancels the dial.
+// relay dials address, calls answer with the outcome, and copies both ways until one side ends. If the
+// client disconnects, the dial is canceled.
 func relay(c net.Conn, br *bufio.Reader, address string, answer func(error) error) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -236,16 +238,16 @@ func relay(c net.Conn, br *bufio.Reader, address string, answer func(error) erro
 	go func() {
 		defer close(gone)
 		defer cancel()
-		_, _ = br.Peek(1) // returns with the client's first byte, or with its end
+		_, _ = br.Peek(1) // returns at the client's first byte or when the client disconnects
 	}()
-	dialled := make(chan struct{})
+	dialed := make(chan struct{})
 	var far net.Conn
 	var err error
 	go func() {
-		defer close(dialled)
+		defer close(dialed)
 		far, err = (&net.Dialer{}).DialContext(ctx, "tcp", address)
 	}()
-	<-dialled
+	<-dialed
 	if err := errors.Join(err, answer(err)); err != nil {
 		_ = c.Close()
 		<-gone

@@ -3,19 +3,23 @@
 
 // Package dialer opens connections to the API servers of managed clusters.
 //
-// A [Dialer] belongs to one cluster and one route. There are three forms, and whoever holds a Dialer cannot tell them
-// apart: all pass the same conformance suite (conformance_test.go here and in pkg/tunnel).
+// A [Dialer] belongs to one cluster and one route. There are three kinds. Code that uses a Dialer
+// cannot tell them apart, because all of them pass the same conformance suite (package dialertest).
 //
-//   - [NewDirect] dials the API server itself, if need be through an HTTP or SOCKS5 proxy.
+//   - [NewDirect] dials the API server from this process, through an HTTP or SOCKS5 proxy if the
+//     cluster has one.
 //   - The embedded tunnel, in pkg/tunnel, asks an agent that is connected to this process.
 //   - [Konnectivity] asks an agent that is connected to a stock konnectivity-server.
 //
-// The two tunnelled forms hand out a [BufferedConn]. It exists because the Konnectivity protocol has no flow control per
-// connection: all the connections of an agent share one stream, and a reader that stalls would stall all of them.
-// A BufferedConn takes whatever arrives into a bounded buffer of its own, and when that is full only this one connection
-// ends, with [ErrBufferFull].
+// Connections of the two tunneled kinds are [BufferedConn]s. The Konnectivity protocol has no flow
+// control for a single connection: all connections of an agent share one stream, so a reader that
+// stalls would stall all of them. A BufferedConn therefore takes whatever arrives into a bounded
+// buffer of its own. When that buffer is full, only this one connection ends, with [ErrBufferFull].
+// The buffers of one cluster's connections have a common bound as well; see [Budgets].
 //
-// Failures are *[Error]: they carry the cluster, the stage at which the way to the API server ended, and the cause.
+// A failed dial returns an *[Error]. It carries the cluster, the stage at which the dial failed, and
+// the cause.
 //
-// Nothing here knows HTTP, TLS to the API server or Kubernetes objects; the package must not import k8s.io/apiserver.
+// The package knows nothing about HTTP, TLS to the API server or Kubernetes objects. It must not
+// import k8s.io/apiserver.
 package dialer

@@ -5,8 +5,9 @@ package dialer
 
 import "time"
 
-// WithAttemptTimeout sets what the field of that name says, for tests outside the package.
-func (cfg KonnectivityConfig) WithAttemptTimeout(d time.Duration) KonnectivityConfig {
-	cfg.attemptTimeout = d
+// WithTimes returns a copy of cfg with other time-outs, for tests outside the package. 0 keeps the
+// default. (dialertest imports this package, so its users cannot be tests inside of it.)
+func (cfg KonnectivityConfig) WithTimes(attempt, closing time.Duration) KonnectivityConfig {
+	cfg.attemptTimeout, cfg.closeTimeout = attempt, closing
 	return cfg
 }

@@ -8,8 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -22,51 +20,47 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
-	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
-)
-
-// What a konnectivity-server says in place of the agent. The protocol has no code for it: the text is all there is
-// (apiserver-network-proxy, pkg/server: ErrNotFound, errBackendDialTimeout).
-const (
-	noAgentMessage      = "No agent available"
-	agentTimeoutMessage = "timed out waiting for backend dial"
 )
 
 const (
-	// konnectivityAttempt is how long a dial waits for one server while there is another to try. A server whose agent dies
-	// with the dial under way never answers it (apiserver-network-proxy #126).
-	konnectivityAttempt = 6 * time.Second
-	// closeTimeout is how long a connection that was closed may take to send what it still has and to be told of its end.
-	// After that its stream is reset, which the server takes for a close as well.
-	closeTimeout = 5 * time.Second
+	// defaultAttemptTimeout is how long a dial waits for one server while there is another one to
+	// try. A server whose agent disconnects during the dial never answers it
+	// (apiserver-network-proxy #126).
+	defaultAttemptTimeout = 6 * time.Second
+	// defaultCloseTimeout is how long a closed connection may take to send what it still has and to
+	// be told of its end. After that its stream is reset, which the server also takes as a close.
+	defaultCloseTimeout = 5 * time.Second
 )
 
-// KonnectivityConfig is what a Konnectivity needs.
+// KonnectivityConfig configures a Konnectivity.
 type KonnectivityConfig struct {
-	// Servers are the stock konnectivity-servers: "host:port", or "unix:///path". At least one.
+	// Servers are the stock konnectivity-servers, as "host:port" or "unix:///path". At least one is
+	// required.
 	Servers []string
-	// TLS authenticates both sides to each other on host:port servers; Unix sockets use none.
+	// TLS authenticates both sides to each other. host:port servers require it; Unix sockets do not
+	// use it.
 	TLS credentials.TransportCredentials
-	// PlainText are the credentials for Unix sockets; nil means none.
+	// PlainText are the credentials for Unix sockets. nil means none.
 	PlainText credentials.TransportCredentials
-	// ReceiveBuffer is BufferedConn's; 0 for its default.
+	// ReceiveBuffer is how many bytes each connection buffers; all connections of a cluster buffer at
+	// most four times as many. 0 means DefaultReceiveBuffer.
 	ReceiveBuffer int
 
-	// attemptTimeout is the constant konnectivityAttempt, unless a test in this package says otherwise.
-	attemptTimeout time.Duration
+	// The constants default…, unless a test of this package sets another value.
+	attemptTimeout, closeTimeout time.Duration
 }
 
-// Konnectivity holds one gRPC connection to each of some stock konnectivity-servers, and makes Dialers that share them. Each
-// dialled connection is a stream of its own, as the servers want it.
+// Konnectivity keeps one gRPC connection to each of several stock konnectivity-servers and makes
+// Dialers that share them. Each connection to an API server is a stream of its own, which is what the
+// servers expect. It is safe for concurrent use. Use NewKonnectivity.
 //
-// It speaks the protocol of konnectivity-client itself, and does not use that module's tunnel: there, a connection that ends, or
-// whose first bytes arrive, in the moment after the dial's answer is lost and never ends; a Write that is blocked cannot be
-// closed; and every end looks like io.EOF.
+// It implements the protocol of konnectivity-client itself and does not use that module's tunnel.
+// There, a connection that ends, or whose first bytes arrive, just after the answer to the dial is
+// lost and never ends; a Write that is blocked cannot be closed; and every end looks like io.EOF.
 type Konnectivity struct {
-	blocks         Blocks
-	receiveBuffer  int
-	attemptTimeout time.Duration
-	servers        []*konnectivityServer
+	cfg     KonnectivityConfig
+	budgets *Budgets
+	servers []*konnectivityServer
 	// next spreads dials over the servers.
 	next atomic.Uint32
 	// ctx ends with Close, and with it all streams.
@@ -75,9 +69,9 @@ type Konnectivity struct {
 
 	mu     sync.Mutex
 	closed bool
-	// busy counts dials and the goroutines of open connections. The first Add of each happens under mu and only while not
-	// closed.
-	busy sync.WaitGroup
+	// running counts dials and the goroutines of open connections. The first Add of each dial is
+	// called under mu and only while not closed.
+	running sync.WaitGroup
 }
 
 type konnectivityServer struct {
@@ -85,13 +79,16 @@ type konnectivityServer struct {
 	conn *grpc.ClientConn
 }
 
-// NewKonnectivity prepares the connections; they are made in the background, so that a server that is down does not keep the
-// gateway from starting, and come back by themselves. They end with ctx, or with Close.
+// NewKonnectivity returns a Konnectivity whose connections to the servers are made in the background.
+// A server that is down therefore does not keep the gateway from starting, and it is used again when
+// it comes back. The connections end with ctx or with Close.
 func NewKonnectivity(ctx context.Context, cfg KonnectivityConfig) (*Konnectivity, error) {
 	if len(cfg.Servers) == 0 {
 		return nil, errors.New("no konnectivity-server is given")
 	}
-	k := &Konnectivity{receiveBuffer: cfg.ReceiveBuffer, attemptTimeout: cmp.Or(cfg.attemptTimeout, konnectivityAttempt)}
+	cfg.attemptTimeout = cmp.Or(cfg.attemptTimeout, defaultAttemptTimeout)
+	cfg.closeTimeout = cmp.Or(cfg.closeTimeout, defaultCloseTimeout)
+	k := &Konnectivity{cfg: cfg, budgets: NewBudgets(cfg.ReceiveBuffer)}
 	k.ctx, k.cancel = context.WithCancel(ctx)
 	for _, name := range cfg.Servers {
 		conn, err := cfg.connect(name)
@@ -115,9 +112,10 @@ func (cfg *KonnectivityConfig) connect(name string) (*grpc.ClientConn, error) {
 	if cfg.TLS == nil {
 		return nil, errors.New("a server that is reached over the network needs TLS")
 	}
-	// A stock server takes HTTP/2 pings more often than every five minutes for an attack, and closes the connection with
-	// everything on it. So the kernel looks after the connection: probes while it is idle, and a limit for unacknowledged
-	// data, which gRPC sets to the keepalive's Timeout (TCP_USER_TIMEOUT).
+	// A stock server takes HTTP/2 pings more often than every five minutes for an attack and closes
+	// the connection with everything on it. So the kernel supervises the connection: with probes
+	// while it is idle, and with a limit for unacknowledged data (TCP_USER_TIMEOUT), which gRPC sets
+	// to the keepalive's Timeout.
 	tcp := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
 	return grpc.NewClient("passthrough:///"+name,
 		grpc.WithTransportCredentials(cfg.TLS),
@@ -127,25 +125,26 @@ func (cfg *KonnectivityConfig) connect(name string) (*grpc.ClientConn, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 6 * time.Minute, Timeout: 15 * time.Second}))
 }
 
-// Dialer returns the Dialer of one cluster. address, as host:port, is the only one that it dials; its host is what the
-// konnectivity-server chooses the agent by (--proxy-strategies=destHost).
+// Dialer returns a Dialer of one cluster. It dials no other address than address, as host:port. The
+// konnectivity-server chooses the agent by its host (--proxy-strategies=destHost). All Dialers of a
+// cluster share one Budget.
 func (k *Konnectivity) Dialer(cluster, address string) Dialer {
-	d := &konnectivityDialer{k: k, cluster: cluster, address: address, budget: NewBudget(k.receiveBuffer, &k.blocks)}
-	d.used.Store(time.Now().UnixNano())
-	d.Dialer = New(cluster, d.dial)
-	return d
+	d := &konnectivityDialer{k: k, cluster: cluster, address: address}
+	d.lastUsed.Store(time.Now().UnixNano())
+	return k.budgets.Dialer(cluster, d.dial)
 }
 
-// Close ends every connection and waits.
+// Close cancels all dials and resets all connections, also those whose Dialer was closed before and
+// that still send. It waits until everything has ended. It is idempotent.
 func (k *Konnectivity) Close() error {
 	k.mu.Lock()
 	k.closed = true
 	k.mu.Unlock()
 	k.cancel()
-	k.busy.Wait()
+	k.running.Wait()
 	var errs []error
 	for _, s := range k.servers {
-		// A second Close finds the connection closed: that is what it is for.
+		// A second Close finds the connection closed, which is not a failure.
 		if err := s.conn.Close(); err != nil && status.Code(err) != codes.Canceled {
 			errs = append(errs, fmt.Errorf("konnectivity-server %s: %w", s.name, err))
 		}
@@ -153,233 +152,12 @@ func (k *Konnectivity) Close() error {
 	return errors.Join(errs...)
 }
 
+// begin counts a dial as running, and reports whether it may run.
 func (k *Konnectivity) begin() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.closed {
-		k.busy.Add(1)
+		k.running.Add(1)
 	}
 	return !k.closed
-}
-
-// konnectivityDialer adds to what New makes that Close waits for the streams of its connections, too.
-type konnectivityDialer struct {
-	Dialer
-	k                *Konnectivity
-	cluster, address string
-	budget           *Budget
-	streams          sync.WaitGroup
-	// used is when a dial last succeeded, or when the dialer was made, in Unix nanoseconds.
-	used atomic.Int64
-}
-
-func (d *konnectivityDialer) lastUsed() time.Time { return time.Unix(0, d.used.Load()) }
-
-func (d *konnectivityDialer) Close() error {
-	err := d.Dialer.Close()
-	d.streams.Wait()
-	return err
-}
-
-// dial asks one server after the other while the answer is that it, or its way to an agent, is not there: an agent need not be
-// connected to each of them.
-func (d *konnectivityDialer) dial(ctx context.Context, _, requested string) (net.Conn, error) {
-	if requested != d.address {
-		return nil, &Error{Cluster: d.cluster, Stage: StageTunnel, Address: requested, Err: ErrAddressNotAllowed}
-	}
-	if !d.k.begin() {
-		return nil, &Error{Cluster: d.cluster, Stage: StageTunnel, Address: requested, Err: net.ErrClosed}
-	}
-	defer d.k.busy.Done()
-
-	servers := d.k.servers
-	first := int(d.k.next.Add(1) % uint32(len(servers)))
-	var failures []error
-	var stage Stage
-	for i := range servers {
-		server := servers[(first+i)%len(servers)]
-		attempt, cancel := ctx, context.CancelFunc(func() {})
-		if i < len(servers)-1 {
-			attempt, cancel = context.WithTimeout(ctx, d.k.attemptTimeout)
-		}
-		conn, at, err := d.dialOver(attempt, server)
-		cancel()
-		if err == nil {
-			return conn, nil
-		}
-		// The failure that came furthest says most.
-		if at != StageTunnel || stage == "" {
-			stage = at
-		}
-		failures = append(failures, fmt.Errorf("konnectivity-server %s: %w", server.name, err))
-		if ctx.Err() != nil || at == StageEndpoint {
-			break
-		}
-	}
-	return nil, &Error{Cluster: d.cluster, Stage: stage, Address: d.address, Err: errors.Join(failures...)}
-}
-
-// dialOver dials over one server. Its stream outlives ctx once the connection stands.
-func (d *konnectivityDialer) dialOver(ctx context.Context, server *konnectivityServer) (net.Conn, Stage, error) {
-	streamCtx, cancel := context.WithCancel(d.k.ctx)
-	stop := context.AfterFunc(ctx, cancel)
-	stream, id, stage, err := d.request(streamCtx, server)
-	if !stop() {
-		err = fmt.Errorf("no answer in time: %w", context.Cause(ctx))
-	} else if d.k.ctx.Err() != nil {
-		err = fmt.Errorf("the tunnel was closed: %w", net.ErrClosed)
-	}
-	if err != nil {
-		cancel()
-		return nil, stage, err
-	}
-	d.used.Store(time.Now().UnixNano())
-	return d.serve(stream, cancel, id, server.name), "", nil
-}
-
-// request makes a stream and waits for the answer to the dial. The stage is that of err.
-func (d *konnectivityDialer) request(ctx context.Context, server *konnectivityServer) (client.ProxyService_ProxyClient, int64, Stage, error) {
-	stream, err := client.NewProxyServiceClient(server.conn).Proxy(ctx)
-	if err != nil {
-		return nil, 0, StageTunnel, err
-	}
-	random := rand.Int64N(1<<62) + 1
-	// The error of a failed Send is what Recv returns.
-	if err := stream.Send(&client.Packet{
-		Type: client.PacketType_DIAL_REQ,
-		Payload: &client.Packet_DialRequest{
-			DialRequest: &client.DialRequest{Protocol: "tcp", Address: d.address, Random: random},
-		},
-	}); err != nil && !errors.Is(err, io.EOF) {
-		return nil, 0, StageTunnel, err
-	}
-	for {
-		p, err := stream.Recv()
-		switch {
-		case err != nil && ctx.Err() != nil:
-			return nil, 0, StageAgent, err // the server took the dial, so the silence is the agent's
-		case err != nil:
-			return nil, 0, StageTunnel, err
-		}
-		switch r := p.GetDialResponse(); {
-		case p.GetType() == client.PacketType_DIAL_CLS && p.GetCloseDial().GetRandom() == random:
-			return nil, 0, StageAgent, errors.New("the agent gave the dial up")
-		case p.GetType() != client.PacketType_DIAL_RSP || r.GetRandom() != random:
-			// Not for this dial.
-		case r.GetError() == noAgentMessage:
-			return nil, 0, StageTunnel, &NoAgentError{External: true, Since: d.lastUsed()}
-		case r.GetError() == agentTimeoutMessage:
-			return nil, 0, StageAgent, errors.New("the agent did not answer the konnectivity-server in time")
-		case r.GetError() != "":
-			return nil, 0, StageEndpoint, fmt.Errorf("the agent cannot dial it: %.300s", r.GetError())
-		case r.GetConnectID() == 0:
-			return nil, 0, StageAgent, errors.New("the answer has no connection ID")
-		default:
-			return stream, r.GetConnectID(), "", nil
-		}
-	}
-}
-
-// serve makes the net.Conn of a stream that has been connected, and starts what carries its bytes.
-func (d *konnectivityDialer) serve(stream client.ProxyService_ProxyClient, cancel context.CancelFunc, id int64, server string) net.Conn {
-	c := &konnectivityConn{stream: stream, cancel: cancel, id: id, server: server,
-		ready: make(chan struct{}, 1), remoteGone: make(chan struct{})}
-	c.BufferedConn = NewBufferedConn(Addr{Name: "tunnel"}, Addr{Name: d.cluster + "/" + d.address}, d.k.receiveBuffer, d.budget, func() {
-		select {
-		case c.ready <- struct{}{}:
-		default:
-		}
-	})
-	// Both are counted while the dial still is, so neither Wait can have begun.
-	d.streams.Add(2)
-	d.k.busy.Add(2)
-	done := func() { d.k.busy.Done(); d.streams.Done() }
-	go func() { defer done(); c.receiveLoop() }()
-	go func() { defer done(); c.sendLoop() }()
-	return c
-}
-
-// konnectivityConn is a BufferedConn that a stream of its own carries.
-type konnectivityConn struct {
-	*BufferedConn
-	stream client.ProxyService_ProxyClient
-	cancel context.CancelFunc // resets the stream
-	id     int64
-	server string
-	// ready has room for one token: there is something to send.
-	ready      chan struct{}
-	remoteGone chan struct{}
-}
-
-// Close implements net.Conn. It does not wait for the other end.
-func (c *konnectivityConn) Close() error {
-	err := c.BufferedConn.Close()
-	c.resetLater()
-	return err
-}
-
-// resetLater bounds how long the end may take; a Send that is blocked has no other way out.
-func (c *konnectivityConn) resetLater() {
-	select {
-	case <-c.remoteGone:
-	default:
-		time.AfterFunc(closeTimeout, c.cancel)
-	}
-}
-
-func (c *konnectivityConn) receiveLoop() {
-	defer c.cancel()
-	defer close(c.remoteGone)
-	for {
-		p, err := c.stream.Recv()
-		if err != nil {
-			c.CloseRemote(fmt.Errorf("the stream from konnectivity-server %s has ended: %w", c.server, err))
-			return
-		}
-		switch p.GetType() {
-		case client.PacketType_DATA:
-			if d := p.GetData(); d.GetConnectID() == c.id && c.Deliver(d.GetData()) != nil {
-				c.resetLater()
-			}
-		case client.PacketType_CLOSE_RSP:
-			if r := p.GetCloseResponse(); r.GetConnectID() == c.id {
-				var reason error
-				if r.GetError() != "" {
-					reason = fmt.Errorf("closed by the agent: %.300s", r.GetError())
-				}
-				c.CloseRemote(reason)
-				return
-			}
-		}
-	}
-}
-
-// sendLoop is the only sender on the stream. Errors of Send show in Recv, and so in receiveLoop.
-func (c *konnectivityConn) sendLoop() {
-	for {
-		select {
-		case <-c.ready:
-		case <-c.remoteGone:
-			return
-		}
-		for more := true; more; {
-			var p []byte
-			var end bool
-			p, more, end = c.TakeOutgoing()
-			if len(p) > 0 && c.stream.Send(&client.Packet{
-				Type:    client.PacketType_DATA,
-				Payload: &client.Packet_Data{Data: &client.Data{ConnectID: c.id, Data: p}},
-			}) != nil {
-				return
-			}
-			if end {
-				// The answer, and with it the end of the stream, comes to receiveLoop.
-				_ = c.stream.Send(&client.Packet{
-					Type:    client.PacketType_CLOSE_REQ,
-					Payload: &client.Packet_CloseRequest{CloseRequest: &client.CloseRequest{ConnectID: c.id}},
-				})
-				return
-			}
-		}
-	}
 }

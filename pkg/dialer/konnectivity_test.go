@@ -4,7 +4,6 @@
 package dialer_test
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -19,11 +18,12 @@ import (
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
 const registered = "127.0.0.1:6443"
 
-// fakeServer is a konnectivity-server that answers a dial as it is told to.
+// fakeServer is a konnectivity-server that answers a dial with answer.
 type fakeServer struct {
 	client.UnimplementedProxyServiceServer
 	answer func(stream client.ProxyService_ProxyServer, dialID int64) error
@@ -37,7 +37,7 @@ func (f *fakeServer) Proxy(stream client.ProxyService_ProxyServer) error {
 	return f.answer(stream, p.GetDialRequest().GetRandom())
 }
 
-// startFake serves a fakeServer and returns its name.
+// startFake starts a fakeServer and returns its name, as in KonnectivityConfig.Servers.
 func startFake(t *testing.T, answer func(stream client.ProxyService_ProxyServer, dialID int64) error) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
@@ -68,39 +68,48 @@ func closeResponse(connectID int64, fault string) *client.Packet {
 		CloseResponse: &client.CloseResponse{ConnectID: connectID, Error: fault}}}
 }
 
-func says(fault string) func(client.ProxyService_ProxyServer, int64) error {
+// answers returns an answer to a dial with that error; "" is success with a connection ID of 0.
+func answers(fault string) func(client.ProxyService_ProxyServer, int64) error {
 	return func(stream client.ProxyService_ProxyServer, dialID int64) error {
 		return stream.Send(dialResponse(dialID, 0, fault))
 	}
 }
 
+// untilReset does nothing until the client resets the stream: a server, or an agent, that hangs.
 func untilReset(stream client.ProxyService_ProxyServer, _ int64) error {
 	<-stream.Context().Done()
 	return nil
 }
 
+// acceptAndHang answers the dial and then neither reads nor writes.
+func acceptAndHang(stream client.ProxyService_ProxyServer, dialID int64) error {
+	return errors.Join(stream.Send(dialResponse(dialID, 7, "")), untilReset(stream, dialID))
+}
+
+// TestKonnectivityStages shows at which stage each failure is reported.
 func TestKonnectivityStages(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
-		answers []func(client.ProxyService_ProxyServer, int64) error
+		servers []func(client.ProxyService_ProxyServer, int64) error
 		stage   dialer.Stage
 		noAgent bool
 	}{
-		"no agent":        {answers: []func(client.ProxyService_ProxyServer, int64) error{says("No agent available")}, stage: dialer.StageTunnel, noAgent: true},
-		"agent timed out": {answers: []func(client.ProxyService_ProxyServer, int64) error{says("timed out waiting for backend dial")}, stage: dialer.StageAgent},
-		"refused":         {answers: []func(client.ProxyService_ProxyServer, int64) error{says("dial tcp: connection refused")}, stage: dialer.StageEndpoint},
-		"no connection":   {answers: []func(client.ProxyService_ProxyServer, int64) error{says("")}, stage: dialer.StageAgent},
-		"gave up": {answers: []func(client.ProxyService_ProxyServer, int64) error{func(s client.ProxyService_ProxyServer, id int64) error {
+		"no agent":        {servers: []func(client.ProxyService_ProxyServer, int64) error{answers("No agent available")}, stage: dialer.StageTunnel, noAgent: true},
+		"agent timed out": {servers: []func(client.ProxyService_ProxyServer, int64) error{answers("timed out waiting for backend dial")}, stage: dialer.StageAgent},
+		"refused":         {servers: []func(client.ProxyService_ProxyServer, int64) error{answers("dial tcp: connection refused")}, stage: dialer.StageEndpoint},
+		"no connection":   {servers: []func(client.ProxyService_ProxyServer, int64) error{answers("")}, stage: dialer.StageAgent},
+		"gave up": {servers: []func(client.ProxyService_ProxyServer, int64) error{func(s client.ProxyService_ProxyServer, id int64) error {
 			return s.Send(&client.Packet{Type: client.PacketType_DIAL_CLS, Payload: &client.Packet_CloseDial{CloseDial: &client.CloseDial{Random: id}}})
 		}}, stage: dialer.StageAgent},
-		"broken stream": {answers: []func(client.ProxyService_ProxyServer, int64) error{func(client.ProxyService_ProxyServer, int64) error {
+		"broken stream": {servers: []func(client.ProxyService_ProxyServer, int64) error{func(client.ProxyService_ProxyServer, int64) error {
 			return status.Error(codes.Internal, "broken")
 		}}, stage: dialer.StageTunnel},
-		"refused at one server, no agent at the other": {answers: []func(client.ProxyService_ProxyServer, int64) error{
-			says("No agent available"), says("dial tcp: connection refused")}, stage: dialer.StageEndpoint},
+		"refused at one server, no agent at the other": {servers: []func(client.ProxyService_ProxyServer, int64) error{
+			answers("No agent available"), answers("dial tcp: connection refused")}, stage: dialer.StageEndpoint},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var cfg dialer.KonnectivityConfig
-			for _, answer := range test.answers {
+			for _, answer := range test.servers {
 				cfg.Servers = append(cfg.Servers, startFake(t, answer))
 			}
 			d := newKonnectivity(t, cfg).Dialer(cluster, registered)
@@ -120,13 +129,11 @@ func TestKonnectivityStages(t *testing.T) {
 	}
 }
 
-// A server that is down, or that has no agent, is passed over; so no dial fails while one of them works.
+// A server that is down, or that has no agent, is skipped. No dial fails while another server works.
 func TestKonnectivityTriesAllServers(t *testing.T) {
-	works := startFake(t, func(s client.ProxyService_ProxyServer, id int64) error {
-		return errors.Join(s.Send(dialResponse(id, 7, "")), untilReset(s, id))
-	})
+	t.Parallel()
 	k := newKonnectivity(t, dialer.KonnectivityConfig{Servers: []string{
-		"unix://" + filepath.Join(t.TempDir(), "down"), startFake(t, says("No agent available")), works,
+		"unix://" + filepath.Join(t.TempDir(), "down"), startFake(t, answers("No agent available")), startFake(t, acceptAndHang),
 	}})
 	d := k.Dialer(cluster, registered)
 	for range 6 {
@@ -143,8 +150,9 @@ func TestKonnectivityTriesAllServers(t *testing.T) {
 	}
 }
 
-// The end of a connection may come in the same breath as the answer to its dial, and says what it is.
+// The end of a connection may arrive just after the answer to its dial. Its reason is not lost.
 func TestKonnectivityEnds(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		after func(client.ProxyService_ProxyServer) error
 		want  string // in the error; "EOF" for a clean end
@@ -164,7 +172,7 @@ func TestKonnectivityEnds(t *testing.T) {
 			for range 50 {
 				c, err := d.DialContext(t.Context(), "tcp", registered)
 				if err != nil {
-					// The stream's end can overtake the dial that it ends.
+					// The end of the stream can overtake the answer to the dial.
 					if !strings.Contains(err.Error(), test.want) {
 						t.Fatal(err)
 					}
@@ -182,30 +190,86 @@ func TestKonnectivityEnds(t *testing.T) {
 	}
 }
 
-// A server that takes nothing keeps a Write blocked; Close of the dialer ends it all the same.
-func TestKonnectivityCloseOfBlockedWrite(t *testing.T) {
-	k := newKonnectivity(t, dialer.KonnectivityConfig{Servers: []string{startFake(t, func(s client.ProxyService_ProxyServer, id int64) error {
-		return errors.Join(s.Send(dialResponse(id, 7, "")), untilReset(s, id))
-	})}})
-	d := k.Dialer(cluster, registered)
+// Close of a dialer waits neither for a server that hangs nor for an agent that does not confirm the
+// end of a connection. What it leaves behind ends with the Konnectivity.
+func TestKonnectivityCloseDoesNotWait(t *testing.T) {
+	t.Parallel()
+	// hungServer accepts connections and does not even answer with HTTP/2 settings.
+	hungServer := filepath.Join(t.TempDir(), "hung")
+	lis, err := net.Listen("unix", hungServer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lis.Close() })
+	for name, test := range map[string]struct {
+		server string
+		use    func(t *testing.T, d dialer.Dialer) (ended <-chan error)
+		want   error
+	}{
+		"data that the server does not take": {startFake(t, acceptAndHang), func(t *testing.T, d dialer.Dialer) <-chan error {
+			c := mustDial(t, d)
+			written := make(chan error, 1)
+			go func() {
+				_, err := c.Write(make([]byte, 16<<20)) // more than all buffers on the way hold
+				written <- err
+			}()
+			return written
+		}, net.ErrClosed},
+		"an end that the agent does not confirm": {startFake(t, acceptAndHang), func(t *testing.T, d dialer.Dialer) <-chan error {
+			c := mustDial(t, d)
+			if _, err := io.WriteString(c, "a request"); err != nil {
+				t.Fatal(err)
+			}
+			read := make(chan error, 1)
+			go func() {
+				_, err := c.Read(make([]byte, 1))
+				read <- err
+			}()
+			return read
+		}, net.ErrClosed},
+		"a dial that the agent does not answer":        {startFake(t, untilReset), startDial, net.ErrClosed},
+		"a dial through a server that does not answer": {"unix://" + hungServer, startDial, net.ErrClosed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := dialer.KonnectivityConfig{Servers: []string{test.server}}.WithTimes(time.Hour, time.Hour)
+			d := newKonnectivity(t, cfg).Dialer(cluster, registered)
+			ended := test.use(t, d)
+			closed := make(chan error, 1)
+			go func() { closed <- d.Close() }()
+			if err := dialertest.Within(t, closed, "Close"); err != nil {
+				t.Error(err)
+			}
+			if err := dialertest.Within(t, ended, "the pending call"); !errors.Is(err, test.want) {
+				t.Errorf("the pending call returned %v, want %v", err, test.want)
+			}
+		})
+	}
+}
+
+// startDial starts a dial and returns when it is under way.
+func startDial(t *testing.T, d dialer.Dialer) <-chan error {
+	ctx := dialertest.NewObservedContext(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := d.DialContext(ctx, "tcp", registered)
+		failed <- err
+	}()
+	dialertest.Within(t, ctx.Observed(), "the start of the dial")
+	return failed
+}
+
+func mustDial(t *testing.T, d dialer.Dialer) net.Conn {
+	t.Helper()
 	c, err := d.DialContext(t.Context(), "tcp", registered)
 	if err != nil {
 		t.Fatal(err)
 	}
-	failed := make(chan error, 1)
-	go func() {
-		_, err := c.Write(make([]byte, 16<<20))
-		failed <- err
-	}()
-	if err := d.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := <-failed; !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Write: %v, want net.ErrClosed", err)
-	}
+	return c
 }
 
 func TestKonnectivityConfig(t *testing.T) {
+	t.Parallel()
 	for name, cfg := range map[string]dialer.KonnectivityConfig{
 		"no server":                  {},
 		"network server without TLS": {Servers: []string{"127.0.0.1:1"}},
@@ -224,22 +288,17 @@ func TestKonnectivityConfig(t *testing.T) {
 	}
 }
 
-// A server whose agent died with the dial under way never answers; another one does.
+// A server that never answers, because its agent has died during the dial, is given up after a time if
+// there is another one.
 func TestKonnectivitySilentServer(t *testing.T) {
-	works := startFake(t, func(s client.ProxyService_ProxyServer, id int64) error {
-		return errors.Join(s.Send(dialResponse(id, 7, "")), untilReset(s, id))
+	t.Parallel()
+	asked := make(chan struct{})
+	silent := startFake(t, func(s client.ProxyService_ProxyServer, id int64) error {
+		close(asked)
+		return untilReset(s, id)
 	})
-	k := newKonnectivity(t, dialer.KonnectivityConfig{Servers: []string{startFake(t, untilReset), works}}.WithAttemptTimeout(2*time.Second)) // the one that works must never take as long
-	d := k.Dialer(cluster, registered)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	for range 2 { // each of the two is asked first once
-		if _, err := d.DialContext(ctx, "tcp", registered); err != nil {
-			// The silent one was the last to be asked only if the other had failed, which it does not.
-			t.Fatalf("no answer from the server that works: %v", err)
-		}
-	}
-	if err := d.Close(); err != nil {
-		t.Error(err)
-	}
+	// The first dial begins at the second server. The server that works comes last, so it has no limit.
+	cfg := dialer.KonnectivityConfig{Servers: []string{startFake(t, acceptAndHang), silent}}.WithTimes(time.Second, 0)
+	mustDial(t, newKonnectivity(t, cfg).Dialer(cluster, registered))
+	dialertest.Within(t, asked, "the silent server")
 }

@@ -3,15 +3,16 @@
 
 package dialer
 
-// Purpose is what a connection carries. The proxy keeps one transport, and the tunnel one stream per
-// agent, for each purpose, so that upgraded connections cannot hold up ordinary requests.
+// Purpose is what a connection carries. The proxy keeps one transport, and the embedded tunnel one
+// stream per agent, for each purpose. Upgraded connections therefore cannot block ordinary requests.
 type Purpose int
 
 // The purposes of a connection. The zero value is ForRequests.
 const (
-	// ForRequests is HTTP/2, shared by all ordinary requests and watches of a cluster.
+	// ForRequests is for HTTP/2 connections, which all ordinary requests and watches of a cluster
+	// share.
 	ForRequests Purpose = iota
-	// ForUpgrades is HTTP/1.1, one connection for each exec, attach or port-forward.
+	// ForUpgrades is for HTTP/1.1 connections, one for each exec, attach or port-forward.
 	ForUpgrades
 	// Purposes is the number of purposes.
 	Purposes

@@ -16,7 +16,7 @@ func TestConformance(t *testing.T) {
 		t.Run([]string{"requests", "upgrades"}[lane], func(t *testing.T) {
 			g := startGateway(t, nil)
 			g.startStockAgent(t, "east", "a")
-			dialertest.TestDialer(t, dialertest.Subject{Cluster: "east", Tunnelled: true, New: func(_ testing.TB, address string) dialer.Dialer {
+			dialertest.TestDialer(t, dialertest.Subject{Cluster: "east", Tunneled: true, New: func(_ testing.TB, address string) dialer.Dialer {
 				return g.Dialer("east", address, lane)
 			}})
 		})

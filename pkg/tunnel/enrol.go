@@ -63,6 +63,7 @@ const (
 type enrolment struct {
 	*session
 	server *Server
+	budget *dialer.Budget // of all its connections
 	// start serves the stream from the first dial on. Until then the agent has no header, so that it takes a refusal for a failed
 	// attempt, after which it backs off; one that comes later is a stream that ended, after which it comes again at once.
 	start func() error
@@ -133,7 +134,7 @@ func (e *enrolment) pause(ctx context.Context) {
 }
 
 func (s *Server) newEnrolment(peer *peerIdentity, stream agent.AgentService_ConnectServer) *enrolment {
-	e := &enrolment{server: s}
+	e := &enrolment{server: s, budget: s.budgets.Separate()}
 	e.session = newSession(peer, claimedID(stream.Context()), dialer.ForRequests, packets{stream}, s.cfg.ReceiveBuffer, s.cfg.attemptTimeout,
 		s.cfg.Logger.WithValues("invitation", peer.cluster))
 	e.start = sync.OnceValue(func() error {
@@ -188,7 +189,7 @@ func (e *enrolment) dialAddress(ctx context.Context, address string) (net.Conn, 
 	if err := e.start(); err != nil {
 		return nil, e.agentError(address, err)
 	}
-	return e.dial(ctx, address, dialer.NewBudget(e.server.cfg.ReceiveBuffer, &e.server.blocks))
+	return e.dial(ctx, address, e.budget)
 }
 
 // bearerToken is what the agent's --service-account-token-path held.

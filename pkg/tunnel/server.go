@@ -84,7 +84,7 @@ type Server struct {
 	began time.Time
 
 	connections connections
-	blocks      dialer.Blocks // of all tunnelled connections
+	budgets     *dialer.Budgets
 
 	mu       sync.RWMutex
 	clusters map[string]*clusterSessions
@@ -119,7 +119,7 @@ func New(cfg Config) *Server {
 	cfg.maxIdle = cmp.Or(cfg.maxIdle, maxIdle)
 	cfg.servesInterval = cmp.Or(cfg.servesInterval, servesInterval)
 	cfg.enrolmentTimeout = cmp.Or(cfg.enrolmentTimeout, EnrolmentTimeout)
-	return &Server{cfg: cfg, began: time.Now(), clusters: map[string]*clusterSessions{}, enrolling: map[string]*enrolment{}, reported: map[string]int{}}
+	return &Server{cfg: cfg, budgets: dialer.NewBudgets(cfg.ReceiveBuffer), began: time.Now(), clusters: map[string]*clusterSessions{}, enrolling: map[string]*enrolment{}, reported: map[string]int{}}
 }
 
 // OnAgentsChange subscribes f to the number of distinct agents of each cluster. It is called each time that the number changes,
@@ -479,8 +479,7 @@ func (s *Server) Agents(cluster string) (connected int, lastSeen time.Time) {
 // Dialer returns the Dialer of one cluster. address, as host:port, is the cluster's registered API server, and the only one
 // that is ever dialled; lane is the stream that is preferred.
 func (s *Server) Dialer(cluster, address string, lane dialer.Purpose) dialer.Dialer {
-	budget := dialer.NewBudget(s.cfg.ReceiveBuffer, &s.blocks)
-	return dialer.New(cluster, func(ctx context.Context, _, requested string) (net.Conn, error) {
+	return s.budgets.Dialer(cluster, func(ctx context.Context, _, requested string, budget *dialer.Budget) (net.Conn, error) {
 		if requested != address {
 			return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageTunnel, Address: requested, Err: dialer.ErrAddressNotAllowed}
 		}

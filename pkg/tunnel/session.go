@@ -392,9 +392,10 @@ func (s *session) answerDial(r *client.DialResponse) error {
 		return err
 	}
 	c := &tunnelConn{id: r.GetConnectID()}
-	c.BufferedConn = dialer.NewBufferedConn(
-		dialer.Addr{Name: "tunnel"}, dialer.Addr{Name: s.peer.cluster + "/" + d.address},
-		s.receiveBuffer, d.budget, func() { s.announce(c) })
+	c.BufferedConn = dialer.NewBufferedConn(dialer.BufferedConnConfig{
+		Local: dialer.Addr{Name: "tunnel"}, Remote: dialer.Addr{Name: s.peer.cluster + "/" + d.address},
+		ReceiveBuffer: s.receiveBuffer, Budget: d.budget, Ready: func() { s.announce(c) },
+	})
 	s.conns[c.id] = c
 	s.left = false
 	s.mu.Unlock()

@@ -16,13 +16,13 @@ import (
 	"time"
 )
 
-// CA is a certificate authority of one test.
+// CA is the certificate authority of one test. Its certificates are valid for an hour.
 type CA struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// NewCA makes a CA.
+// NewCA creates a CA.
 func NewCA(t testing.TB, name string) *CA {
 	t.Helper()
 	ca := &CA{key: newKey(t)}
@@ -34,14 +34,14 @@ func NewCA(t testing.TB, name string) *CA {
 	return ca
 }
 
-// Pool returns a pool of this CA alone.
+// Pool returns a pool that contains only this CA.
 func (ca *CA) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
 	return pool
 }
 
-// Server returns a serving pair for localhost.
+// Server returns a serving certificate for localhost.
 func (ca *CA) Server(t testing.TB) tls.Certificate {
 	t.Helper()
 	return ca.pair(t, &x509.Certificate{
@@ -50,7 +50,7 @@ func (ca *CA) Server(t testing.TB) tls.Certificate {
 	})
 }
 
-// Client returns a client's pair.
+// Client returns a client certificate.
 func (ca *CA) Client(t testing.TB, commonName string, organizations ...string) tls.Certificate {
 	t.Helper()
 	return ca.pair(t, &x509.Certificate{

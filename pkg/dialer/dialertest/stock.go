@@ -19,16 +19,17 @@ import (
 
 // StockServer is a running stock konnectivity-server.
 type StockServer struct {
-	// AgentAddress is where agents connect.
+	// AgentAddress is the address that agents connect to.
 	AgentAddress string
-	// AgentConnected gets a value for each agent that dials can now be sent to.
+	// AgentConnected receives a value each time that an agent becomes available for dials.
 	AgentConnected <-chan struct{}
-	// Stop ends the server. It is called at the end of the test.
+	// Stop ends the server. The test calls it at its end at the latest.
 	Stop func()
 }
 
-// StartServer starts the real konnectivity-server in this process, as its own command does: agents on a port with mutual TLS, the
-// gateway on each of frontends, which it owns, with its options.
+// StartServer starts the real konnectivity-server in this process, in the way of its own command. It
+// accepts agents on a port of its own with mutual TLS, and the gateway on each listener of frontends,
+// with that listener's options. It closes the listeners.
 func StartServer(t testing.TB, agents *tls.Config, frontends map[net.Listener][]grpc.ServerOption) *StockServer {
 	t.Helper()
 	proxy := stockserver.NewProxyServer("stock", []proxystrategies.ProxyStrategy{proxystrategies.ProxyStrategyDestHost}, 1,
@@ -71,7 +72,8 @@ func StartServer(t testing.TB, agents *tls.Config, frontends map[net.Listener][]
 	return &StockServer{AgentAddress: lis.Addr().String(), AgentConnected: connected, Stop: stop}
 }
 
-// announcedStream tells when the server has put the agent into its table: it reads from the stream only after that.
+// announcedStream reports when the server has put the agent into its table: the server reads from the
+// stream only after that.
 type announcedStream struct {
 	grpc.ServerStream
 	once      sync.Once
@@ -81,15 +83,4 @@ type announcedStream struct {
 func (s *announcedStream) RecvMsg(m any) error {
 	s.once.Do(func() { s.connected <- struct{}{} })
 	return s.ServerStream.RecvMsg(m)
-}
-
-// Listen listens on a free port of localhost. The listener is closed at the end of the test.
-func Listen(t testing.TB) net.Listener {
-	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = lis.Close() }) // whoever serves it may have closed it
-	return lis
 }

@@ -15,12 +15,20 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-func newConn(receiveMax int) *dialer.BufferedConn {
-	return dialer.NewBufferedConn(dialer.Addr{Name: "near"}, dialer.Addr{Name: "far"}, receiveMax, nil, func() {})
+func newConn(receiveBuffer int) *dialer.BufferedConn {
+	return newBudgetedConn(receiveBuffer, nil)
 }
 
-// What is written comes out in order, in packets that are filled up, and the end after it.
+func newBudgetedConn(receiveBuffer int, budget *dialer.Budget) *dialer.BufferedConn {
+	return dialer.NewBufferedConn(dialer.BufferedConnConfig{
+		Local: dialer.Addr{Name: "near"}, Remote: dialer.Addr{Name: "far"},
+		ReceiveBuffer: receiveBuffer, Budget: budget, Ready: func() {},
+	})
+}
+
+// The carrier gets what was written, in order and in full packets.
 func TestBufferedConnOutgoing(t *testing.T) {
+	t.Parallel()
 	c := newConn(0)
 	var want []byte
 	for i, size := range []int{1, 100, dialer.MaxPacket, 5, 2*dialer.MaxPacket + 7, 3} {
@@ -44,29 +52,32 @@ func TestBufferedConnOutgoing(t *testing.T) {
 		got = append(got, p...)
 	}
 	if !bytes.Equal(got, want) {
-		t.Error("the bytes differ")
+		t.Error("the carrier got other bytes than were written")
 	}
 }
 
-// The end is told once, also when the carrier asks again; after a close by the other end, not at all.
+// TakeOutgoing reports the end once, even if the carrier asks again. It does not report it after the
+// other end has closed the connection.
 func TestBufferedConnEnd(t *testing.T) {
+	t.Parallel()
 	c := newConn(0)
 	_ = c.Close()
 	if _, _, end := c.TakeOutgoing(); !end {
-		t.Error("an unused connection that was closed does not end at once")
+		t.Error("a connection that was closed without being used does not end at once")
 	}
 	if _, _, end := c.TakeOutgoing(); end {
-		t.Error("the end is told twice")
+		t.Error("the end is reported twice")
 	}
 	c = newConn(0)
 	c.CloseRemote(nil)
 	_ = c.Close()
 	if _, _, end := c.TakeOutgoing(); end {
-		t.Error("the carrier is to close what it has closed")
+		t.Error("the carrier is asked to close a connection that it has reported as closed")
 	}
 }
 
-// A carrier that brings a byte at a time fills the buffer as one that brings large packets, and the reader gets all of it in order.
+// A carrier that delivers one byte at a time can fill the buffer like one that delivers large packets,
+// and the reader gets all of it in order. (Not parallel: it counts allocations.)
 func TestBufferedConnSmallPackets(t *testing.T) {
 	const limit = 100_000
 	c := newConn(limit)
@@ -86,7 +97,7 @@ func TestBufferedConnSmallPackets(t *testing.T) {
 		t.Errorf("%v allocations for %d packets", allocs, limit)
 	}
 	if err := c.Deliver([]byte("x")); !errors.Is(err, dialer.ErrBufferFull) {
-		t.Errorf("beyond the limit: %v", err)
+		t.Errorf("Deliver beyond the limit: %v, want ErrBufferFull", err)
 	}
 	c = newConn(limit)
 	for i := range want {
@@ -98,8 +109,10 @@ func TestBufferedConnSmallPackets(t *testing.T) {
 	}
 }
 
-// What a connection holds when it fills up is given back at once; a carrier that goes on is not told again.
+// A connection whose buffer overflows drops what it holds at once. Deliver reports the overflow only
+// once.
 func TestBufferedConnFull(t *testing.T) {
+	t.Parallel()
 	c := newConn(10)
 	if err := c.Deliver(make([]byte, 10)); err != nil {
 		t.Fatal(err)
@@ -108,7 +121,7 @@ func TestBufferedConnFull(t *testing.T) {
 		t.Fatalf("%v, want ErrBufferFull", err)
 	}
 	if err := c.Deliver(make([]byte, 1)); err != nil {
-		t.Errorf("once more: %v", err)
+		t.Errorf("another Deliver: %v", err)
 	}
 	for range 2 {
 		if n, err := c.Read(make([]byte, 20)); n != 0 || !errors.Is(err, dialer.ErrBufferFull) {
@@ -116,12 +129,13 @@ func TestBufferedConnFull(t *testing.T) {
 		}
 	}
 	if _, _, end := c.TakeOutgoing(); !end {
-		t.Error("the carrier is not told to close")
+		t.Error("the carrier is not asked to close the connection")
 	}
 }
 
-// A deadline that has been replaced while its timer fired says nothing.
+// A deadline that is replaced while its timer fires has no effect.
 func TestBufferedConnDeadlineReplaced(t *testing.T) {
+	t.Parallel()
 	c := newConn(0)
 	defer func() { _ = c.Close() }()
 	for range 200 {
@@ -139,55 +153,5 @@ func TestBufferedConnDeadlineReplaced(t *testing.T) {
 	var ne net.Error
 	if _, err := c.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, &ne) || !ne.Timeout() {
 		t.Errorf("Write: %v, want a timeout", err)
-	}
-}
-
-// Connections that are not read share a bound, and one that is read goes on beside them.
-func TestBufferedConnBudget(t *testing.T) {
-	const each = 4 << 20
-	budget := dialer.NewBudget(each, &dialer.Blocks{})
-	made := func() *dialer.BufferedConn {
-		return dialer.NewBufferedConn(dialer.Addr{Name: "near"}, dialer.Addr{Name: "far"}, each, budget, func() {})
-	}
-	packet := func() []byte { return make([]byte, 64<<10) }
-	var stuck []*dialer.BufferedConn
-	held := 0
-	for range 40 {
-		c := made()
-		stuck = append(stuck, c)
-		for n := 0; n < each; n += len(packet()) {
-			if err := c.Deliver(packet()); err != nil {
-				if !errors.Is(err, dialer.ErrBufferFull) {
-					t.Fatal(err)
-				}
-				held -= n
-				break
-			}
-			held += len(packet())
-		}
-	}
-	// Four full buffers, and nothing of those that came after.
-	if want := 4 * each; held != want {
-		t.Errorf("40 connections that are not read hold %d bytes, want %d", held, want)
-	}
-	reading := made()
-	buf := make([]byte, 64<<10)
-	for range 100 {
-		if err := reading.Deliver(packet()); err != nil {
-			t.Fatalf("a connection that is read: %v", err)
-		}
-		if _, err := io.ReadFull(reading, buf); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// What is closed, or has been read, is free for others.
-	for _, c := range stuck {
-		_ = c.Close()
-	}
-	late := made()
-	for range each / len(packet()) {
-		if err := late.Deliver(packet()); err != nil {
-			t.Fatalf("after the others have gone: %v", err)
-		}
 	}
 }
