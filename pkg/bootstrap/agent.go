@@ -18,13 +18,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
-	"github.com/oam-dev/cluster-gateway/pkg/rotation"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 // applyAgent gives the cluster its agent, or writes the files of one.
-func (r *registration) applyAgent(ctx context.Context) error {
+func (r *registerRun) applyAgent(ctx context.Context) error {
 	if r.o.outDir != "" {
 		return r.writeAgent(ctx)
 	}
@@ -39,23 +38,23 @@ func (r *registration) applyAgent(ctx context.Context) error {
 	if err := r.step(ctx, "certificate", "%s", text); err != nil {
 		return err
 	}
-	all, err := objects.Agent(r.tunnel.address, pair)
+	all, err := registration.Agent(r.tunnel.address, pair)
 	if err != nil {
 		return err
 	}
 	for _, o := range all {
 		if o.GetNamespace() == "" {
-			objects.Own(o, r.namespaceUID)
+			registration.SetOwner(o, r.namespaceUID)
 		}
 	}
 	if text, err = r.applyAll(ctx, r.cluster, all); err != nil {
 		return err
 	}
-	return r.step(ctx, "agent", "Deployment %s/%s and what it needs: %s", objects.AgentNamespace, objects.AgentName, text)
+	return r.step(ctx, "agent", "Deployment %s/%s and what it needs: %s", registration.AgentNamespace, registration.AgentName, text)
 }
 
 // removeAgent removes the agent that an earlier registration has put into the cluster: the one that is wanted now is no Pod, or there is none.
-func (r *registration) removeAgent(ctx context.Context) error {
+func (r *registerRun) removeAgent(ctx context.Context) error {
 	all, err := agentObjects()
 	if err != nil {
 		return err
@@ -68,7 +67,7 @@ func (r *registration) removeAgent(ctx context.Context) error {
 		case err != nil && !found && apierrors.IsForbidden(err): // who registers without an agent needs no right to look at one
 			unseen = append(unseen, name)
 		case err != nil:
-			return fmt.Errorf("the agent of before, in the cluster's namespace %s, is of no use any more, and could not be removed: %s: %w", objects.AgentNamespace, name, err)
+			return fmt.Errorf("the agent of before, in the cluster's namespace %s, is of no use any more, and could not be removed: %s: %w", registration.AgentNamespace, name, err)
 		case found:
 			removed = append(removed, name)
 		}
@@ -88,7 +87,7 @@ func (r *registration) removeAgent(ctx context.Context) error {
 
 // agentObjects are what an agent in Pods consists of, by name.
 func agentObjects() ([]*unstructured.Unstructured, error) {
-	all, err := objects.AgentBase(objects.IsAgent)
+	all, err := registration.AgentBase(registration.IsAgent)
 	if err != nil {
 		return nil, err
 	}
@@ -96,27 +95,27 @@ func agentObjects() ([]*unstructured.Unstructured, error) {
 		o := &unstructured.Unstructured{}
 		o.SetAPIVersion("v1")
 		o.SetKind(kind)
-		o.SetNamespace(objects.AgentNamespace)
-		o.SetName(objects.AgentName)
+		o.SetNamespace(registration.AgentNamespace)
+		o.SetName(registration.AgentName)
 		all = append(all, o)
 	}
 	return all, nil
 }
 
-func readAgentSecret(ctx context.Context, s *side) (*rotation.AgentPair, error) {
-	secret, err := s.kube.CoreV1().Secrets(objects.AgentNamespace).Get(ctx, objects.AgentName, metav1.GetOptions{})
+func readAgentSecret(ctx context.Context, s *clusterClient) (*registration.AgentPair, error) {
+	secret, err := s.kube.CoreV1().Secrets(registration.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
 	case err != nil:
 		return nil, s.explain(err)
 	}
-	pair := rotation.AgentPairOf(secret)
+	pair := registration.AgentPairOf(secret)
 	return &pair, nil
 }
 
 // pair keeps a certificate that is still good, or issues one.
-func (r *registration) pair(current *rotation.AgentPair) (rotation.AgentPair, string, error) {
+func (r *registerRun) pair(current *registration.AgentPair) (registration.AgentPair, string, error) {
 	if current != nil {
 		cert, err := checkAgentPair(current.Certificate, current.Key, r.tunnel.bundle, r.name, r.Now())
 		if err == nil && r.Now().Before(pki.RenewAt(cert)) {
@@ -125,21 +124,21 @@ func (r *registration) pair(current *rotation.AgentPair) (rotation.AgentPair, st
 		}
 	}
 	if r.o.dryRun {
-		return rotation.AgentPair{Certificate: []byte("dry-run"), Key: []byte("dry-run"), CA: r.tunnel.bundle}, "would be issued", nil
+		return registration.AgentPair{Certificate: []byte("dry-run"), Key: []byte("dry-run"), CA: r.tunnel.bundle}, "would be issued", nil
 	}
 	return r.issue()
 }
 
-func (r *registration) issue() (rotation.AgentPair, string, error) {
+func (r *registerRun) issue() (registration.AgentPair, string, error) {
 	cert, key, err := r.authority.IssueAgent(r.name, r.o.agentLifetime)
 	if err != nil {
-		return rotation.AgentPair{}, "", fmt.Errorf("issuing the agent's certificate: %w", err)
+		return registration.AgentPair{}, "", fmt.Errorf("issuing the agent's certificate: %w", err)
 	}
 	issued, err := checkAgentPair(cert, key, r.tunnel.bundle, r.name, r.Now())
 	if err != nil {
-		return rotation.AgentPair{}, "", fmt.Errorf("the agent's certificate that was just issued is wrong: %w", err)
+		return registration.AgentPair{}, "", fmt.Errorf("the agent's certificate that was just issued is wrong: %w", err)
 	}
-	return rotation.AgentPair{Certificate: cert, Key: key, CA: r.tunnel.bundle}, fmt.Sprintf("issued for %q, until %s", r.name, day(issued.NotAfter)), nil
+	return registration.AgentPair{Certificate: cert, Key: key, CA: r.tunnel.bundle}, fmt.Sprintf("issued for %q, until %s", r.name, day(issued.NotAfter)), nil
 }
 
 func day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") }
@@ -175,7 +174,7 @@ WantedBy=multi-user.target
 `
 
 // writeAgent writes the files of an agent that runs as a process.
-func (r *registration) writeAgent(ctx context.Context) error {
+func (r *registerRun) writeAgent(ctx context.Context) error {
 	dir, err := filepath.Abs(r.o.outDir)
 	if err != nil {
 		return err
@@ -204,8 +203,8 @@ func (r *registration) writeAgent(ctx context.Context) error {
 	return r.step(ctx, "agent", "%d files written to %s: start the agent, or start it again, if it runs", written, dir)
 }
 
-func readAgentDir(dir string) (*rotation.AgentPair, error) {
-	var pair rotation.AgentPair
+func readAgentDir(dir string) (*registration.AgentPair, error) {
+	var pair registration.AgentPair
 	for name, into := range map[string]*[]byte{fileCert: &pair.Certificate, fileKey: &pair.Key, fileCA: &pair.CA} {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -220,15 +219,15 @@ func readAgentDir(dir string) (*rotation.AgentPair, error) {
 }
 
 // writeAgentDir writes what differs, the certificate last: a folder that is incomplete is written anew.
-func writeAgentDir(dir, name, address string, pair rotation.AgentPair) (written int, err error) {
-	args, err := objects.AgentArgs(address, dir)
+func writeAgentDir(dir, name, address string, pair registration.AgentPair) (written int, err error) {
+	args, err := registration.AgentArgs(address, dir)
 	if err != nil {
 		return 0, err
 	}
 	return writeAgentFiles(dir, name, args, pair)
 }
 
-func writeAgentFiles(dir, name string, args []string, pair rotation.AgentPair) (written int, err error) {
+func writeAgentFiles(dir, name string, args []string, pair registration.AgentPair) (written int, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, fmt.Errorf("--out-dir: %w", err)
 	}

@@ -167,12 +167,12 @@ func checkName(name string) error {
 }
 
 // connectHub reaches the hub, without a need for rights there.
-func (a *app) connectHub(ctx context.Context) (*side, error) {
+func (a *app) connectHub(ctx context.Context) (*clusterClient, error) {
 	config, raw, err := loadKubeconfig("--kubeconfig", a.hub.kubeconfig, a.hub.context)
 	if err != nil {
 		return nil, err
 	}
-	hub, err := newSide("the hub", "--kubeconfig", config, raw)
+	hub, err := newClusterClient("the hub", "--kubeconfig", config, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -188,12 +188,12 @@ func (o *clusterOptions) addFlags(fs *pflag.FlagSet, why string) {
 }
 
 // connectCluster reaches a managed cluster by its own kubeconfig, without a need for rights there.
-func (a *app) connectCluster(ctx context.Context, name string, o clusterOptions) (*side, error) {
+func (a *app) connectCluster(ctx context.Context, name string, o clusterOptions) (*clusterClient, error) {
 	config, raw, err := loadKubeconfig("--cluster-kubeconfig", o.kubeconfig, o.context)
 	if err != nil {
 		return nil, err
 	}
-	s, err := newSide(fmt.Sprintf("cluster %q", name), "--cluster-kubeconfig", config, raw)
+	s, err := newClusterClient(fmt.Sprintf("cluster %q", name), "--cluster-kubeconfig", config, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +201,7 @@ func (a *app) connectCluster(ctx context.Context, name string, o clusterOptions)
 }
 
 // identifyCluster is connectCluster for commands that have to know which cluster it is.
-func (a *app) identifyCluster(ctx context.Context, name string, o clusterOptions) (*side, error) {
+func (a *app) identifyCluster(ctx context.Context, name string, o clusterOptions) (*clusterClient, error) {
 	s, err := a.connectCluster(ctx, name, o)
 	if err != nil {
 		return nil, err

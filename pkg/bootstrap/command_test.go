@@ -10,7 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 // TestArguments shows that a command that lacks the cluster's name says so, and that each command that could change something can be run dry.
@@ -56,7 +56,7 @@ func TestUnregisterWaitsForAgents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	deployments, err := objects.AgentBase(func(o *unstructured.Unstructured) bool { return o.GetKind() == "Deployment" })
+	deployments, err := registration.AgentBase(func(o *unstructured.Unstructured) bool { return o.GetKind() == "Deployment" })
 	if err != nil || len(deployments) != 1 {
 		t.Fatalf("%d Deployments, %v", len(deployments), err)
 	}

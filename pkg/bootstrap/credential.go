@@ -22,17 +22,17 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 // dryRunToken stands for a token that a dry run does not ask for.
 const dryRunToken = "dry-run"
 
 // token returns the token that the hub has if it is still good, or a new one.
-func (r *registration) token(ctx context.Context) (string, error) {
+func (r *registerRun) token(ctx context.Context) (string, error) {
 	if r.registered != nil {
-		if current := string(r.registered.Data[objects.KeyToken]); current != "" {
+		if current := string(r.registered.Data[v1alpha1.SecretKeyToken]); current != "" {
 			good, err := r.tokenGood(ctx, current)
 			if err != nil || good {
 				return current, err
@@ -46,18 +46,18 @@ func (r *registration) token(ctx context.Context) (string, error) {
 }
 
 // requestToken asks the cluster for a token of the gateway's account.
-func requestToken(ctx context.Context, s *side, lifetime time.Duration) (string, error) {
+func requestToken(ctx context.Context, s *clusterClient, lifetime time.Duration) (string, error) {
 	seconds := int64(lifetime.Seconds())
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}
-	answer, err := s.kube.CoreV1().ServiceAccounts(objects.AgentNamespace).CreateToken(ctx, objects.GatewayAccount, request, metav1.CreateOptions{})
+	answer, err := s.kube.CoreV1().ServiceAccounts(registration.AgentNamespace).CreateToken(ctx, registration.GatewayAccount, request, metav1.CreateOptions{})
 	if err != nil {
-		return "", fmt.Errorf("asking for a token of %s/%s: %w", objects.AgentNamespace, objects.GatewayAccount, s.explain(err))
+		return "", fmt.Errorf("asking for a token of %s/%s: %w", registration.AgentNamespace, registration.GatewayAccount, s.explain(err))
 	}
 	return answer.Status.Token, nil
 }
 
 // tokenGood finds out whether the cluster takes a token for the gateway's, and will for a while.
-func (r *registration) tokenGood(ctx context.Context, token string) (bool, error) {
+func (r *registerRun) tokenGood(ctx context.Context, token string) (bool, error) {
 	begin, end, ok := tokenLife(token)
 	if !ok || !r.Now().Before(pki.RenewBetween(begin, end, 0)) {
 		return false, nil
@@ -75,7 +75,7 @@ func (r *registration) tokenGood(ctx context.Context, token string) (bool, error
 	case err != nil:
 		return false, r.cluster.explain(err)
 	}
-	return review.Status.UserInfo.Username == "system:serviceaccount:"+objects.AgentNamespace+":"+objects.GatewayAccount, nil
+	return review.Status.UserInfo.Username == "system:serviceaccount:"+registration.AgentNamespace+":"+registration.GatewayAccount, nil
 }
 
 // tokenLife reads when a ServiceAccount's token begins and ends.

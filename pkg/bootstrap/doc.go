@@ -10,6 +10,6 @@
 // can be repeated at will: what is as it should be stays as it is, down to its resource version; certificates and tokens
 // that are still good are kept.
 //
-// command.go has the commands and their flags; side.go a cluster, hub or managed, as a command sees it; pkg/objects what is applied;
+// command.go has the commands and their flags; client.go the client of a cluster, the hub or a managed one; pkg/registration what is applied;
 // register.go, unregister.go, rotate.go, kubeconfig.go, list.go and doctor.go a command each.
 package bootstrap

@@ -18,9 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
-	"github.com/oam-dev/cluster-gateway/pkg/rotation"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 // Stage is one on the way to a cluster.
@@ -131,9 +130,9 @@ type examination struct {
 	o    *doctorOptions
 	name string
 
-	hub *side
+	hub *clusterClient
 	// inside is the managed cluster by its own kubeconfig; nil without one. insideErr is why it cannot be asked.
-	inside    *side
+	inside    *clusterClient
 	insideErr error
 	gateway   *v1alpha1.ClusterGateway
 	findings  []Finding
@@ -222,7 +221,7 @@ func (e *examination) examineSecret(ctx context.Context) bool {
 	switch {
 	case apierrors.IsNotFound(err):
 		if record, err := e.hub.readInvitation(ctx, e.app.hub.namespace, e.name); err == nil && record != nil {
-			e.broken(StageSecret, "apply the invitation to the cluster; see the log of its Job "+objects.EnrolName+"-... there, or invite again: agent-bootstrap invite "+e.name,
+			e.broken(StageSecret, "apply the invitation to the cluster; see the log of its Job "+registration.EnrollName+"-... there, or invite again: agent-bootstrap invite "+e.name,
 				"the cluster is invited, and not registered yet. The invitation: %s", e.invitationText(record))
 			return false
 		}
@@ -306,7 +305,7 @@ func (e *examination) routeUnknown() bool { return e.gateway.Status.Route == "" 
 
 // brokenAgent says that none is connected; if that is for its certificate, examineCertificate finds out.
 func (e *examination) brokenAgent(ctx context.Context, err error) {
-	advice := "see whether it runs: kubectl -n " + objects.AgentNamespace + " get pods, and its log. It must reach the tunnel's address from there.\n" +
+	advice := "see whether it runs: kubectl -n " + registration.AgentNamespace + " get pods, and its log. It must reach the tunnel's address from there.\n" +
 		"With --cluster-kubeconfig FILE, or --out-dir DIR for one that runs as a process, more can be found out"
 	switch {
 	case e.insideErr != nil:
@@ -321,22 +320,22 @@ func (e *examination) brokenAgent(ctx context.Context, err error) {
 
 // agentPods is what the cluster itself says of its agent.
 func (e *examination) agentPods(ctx context.Context) string {
-	deployment, err := e.inside.kube.AppsV1().Deployments(objects.AgentNamespace).Get(ctx, objects.AgentName, metav1.GetOptions{})
+	deployment, err := e.inside.kube.AppsV1().Deployments(registration.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return fmt.Sprintf("the cluster has no Deployment %s/%s: agent-bootstrap register %s applies it; an agent that runs as a process has to be started", objects.AgentNamespace, objects.AgentName, e.name)
+		return fmt.Sprintf("the cluster has no Deployment %s/%s: agent-bootstrap register %s applies it; an agent that runs as a process has to be started", registration.AgentNamespace, registration.AgentName, e.name)
 	case err != nil:
 		return e.inside.explain(err).Error()
 	}
 	if deployment.Spec.Replicas != nil && *deployment.Spec.Replicas == 0 {
-		return fmt.Sprintf("it is scaled to nothing: kubectl -n %s scale deployment %s --replicas 2", objects.AgentNamespace, objects.AgentName)
+		return fmt.Sprintf("it is scaled to nothing: kubectl -n %s scale deployment %s --replicas 2", registration.AgentNamespace, registration.AgentName)
 	}
-	pods, err := e.inside.kube.CoreV1().Pods(objects.AgentNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + objects.AgentName})
+	pods, err := e.inside.kube.CoreV1().Pods(registration.AgentNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + registration.AgentName})
 	if err != nil {
 		return e.inside.explain(err).Error()
 	}
 	if len(pods.Items) == 0 {
-		return fmt.Sprintf("its Deployment has no Pods: kubectl -n %s describe replicasets", objects.AgentNamespace)
+		return fmt.Sprintf("its Deployment has no Pods: kubectl -n %s describe replicasets", registration.AgentNamespace)
 	}
 	var lines []string
 	for i := range pods.Items {
@@ -411,7 +410,7 @@ func (e *examination) examineCertificate(ctx context.Context, reached bool) {
 }
 
 // findCertificate reads the agent's certificate. Without one, where says why.
-func (e *examination) findCertificate(ctx context.Context, reached bool) (pair *rotation.AgentPair, where string, err error) {
+func (e *examination) findCertificate(ctx context.Context, reached bool) (pair *registration.AgentPair, where string, err error) {
 	target := e.inside
 	switch {
 	case e.o.outDir != "":
@@ -439,7 +438,7 @@ func (e *examination) findCertificate(ctx context.Context, reached bool) (pair *
 	case err == nil && pair == nil:
 		return nil, "the agent runs as a process: --out-dir DIR shows its certificate", nil
 	}
-	return pair, "Secret " + objects.AgentNamespace + "/" + objects.AgentName, err
+	return pair, "Secret " + registration.AgentNamespace + "/" + registration.AgentName, err
 }
 
 // examineRights asks the cluster what the gateway's credential may do there.
@@ -450,14 +449,14 @@ func (e *examination) examineRights(ctx context.Context) {
 		return
 	}
 	who := target.whoami(ctx)
-	name := e.gateway.Annotations[objects.AnnotationAccess]
+	name := e.gateway.Annotations[v1alpha1.AnnotationAccess]
 	var rights []authorizationv1.ResourceAttributes
 	switch name {
-	case objects.AccessAdmin:
+	case registration.AccessAdmin:
 		rights = []authorizationv1.ResourceAttributes{{Verb: "*", Group: "*", Resource: "*"}}
-	case objects.AccessView:
+	case registration.AccessView:
 		rights = []authorizationv1.ResourceAttributes{{Verb: "list", Resource: "pods"}}
-	case objects.AccessImpersonate:
+	case registration.AccessImpersonate:
 		rights = []authorizationv1.ResourceAttributes{{Verb: "impersonate", Resource: "users"}}
 	default:
 		e.examineRules(ctx, target, who, name)
@@ -478,7 +477,7 @@ func (e *examination) examineRights(ctx context.Context) {
 }
 
 func (e *examination) rightsAdvice() string {
-	name := e.gateway.Annotations[objects.AnnotationAccess]
+	name := e.gateway.Annotations[v1alpha1.AnnotationAccess]
 	if name == "" {
 		name = "ROLE"
 	}
@@ -486,7 +485,7 @@ func (e *examination) rightsAdvice() string {
 }
 
 // examineRules is for rights that are not known here: any will do, beyond those that everybody has.
-func (e *examination) examineRules(ctx context.Context, target *side, who, access string) {
+func (e *examination) examineRules(ctx context.Context, target *clusterClient, who, access string) {
 	review := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: metav1.NamespaceDefault}}
 	answer, err := target.kube.AuthorizationV1().SelfSubjectRulesReviews().Create(ctx, review, metav1.CreateOptions{})
 	if err != nil {

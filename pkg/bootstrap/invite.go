@@ -20,9 +20,9 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
-	"github.com/oam-dev/cluster-gateway/pkg/rotation"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 // Bounds of --ttl: it has to be carried to the cluster, and should not lie about for long.
@@ -37,7 +37,7 @@ type inviteOptions struct {
 }
 
 func (a *app) inviteCommand() *cobra.Command {
-	o := &registerOptions{route: routeTunnel, access: objects.AccessAdmin, tokenLifetime: defaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
+	o := &registerOptions{route: routeTunnel, access: registration.AccessAdmin, tokenLifetime: defaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
 	own := inviteOptions{ttl: 24 * time.Hour}
 	cmd := &cobra.Command{
 		Use:   "invite NAME [flags] > invite.yaml",
@@ -66,7 +66,7 @@ With --out-dir the agent is a process: the gateway cannot give it another certif
   agent-bootstrap invite edge-1 --revoke`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i := &invitation{registration: registration{app: a, o: o, name: args[0]}, own: own}
+			i := &invitation{registerRun: registerRun{app: a, o: o, name: args[0]}, own: own}
 			return i.run(cmd.Context())
 		},
 	}
@@ -86,7 +86,7 @@ With --out-dir the agent is a process: the gateway cannot give it another certif
 
 // invitation is one run of invite.
 type invitation struct {
-	registration
+	registerRun
 	own inviteOptions
 }
 
@@ -100,7 +100,7 @@ func (i *invitation) validate() error {
 	}
 	switch {
 	case i.o.outDir == "" && i.o.endpoint != "":
-		errs = append(errs, errors.New("--endpoint is for --out-dir: an agent in a Pod knows its API server as "+objects.DefaultTunnelEndpoint))
+		errs = append(errs, errors.New("--endpoint is for --out-dir: an agent in a Pod knows its API server as "+registration.DefaultTunnelEndpoint))
 	case i.o.outDir != "" && i.o.endpoint == "":
 		errs = append(errs, errors.New("--out-dir needs --endpoint, the https URL of the cluster's API server as the agent sees it"))
 	}
@@ -188,17 +188,17 @@ func (i *invitation) invite(ctx context.Context) ([]*unstructured.Unstructured, 
 	if err != nil {
 		return nil, err
 	}
-	record := &objects.Invitation{
-		Name: i.name, Fingerprint: objects.Fingerprint(chain[0].Raw), Chain: len(chain), Expires: i.Now().Add(i.own.ttl), Address: i.tunnel.address, HubUID: i.hub.uid,
-		Endpoint: cmp.Or(i.o.endpoint, objects.DefaultTunnelEndpoint), Process: process,
-		Access: i.o.access, TokenLifetime: i.o.tokenLifetime, CertificateLifetime: i.o.agentLifetime, State: objects.InvitationOpen,
+	record := &registration.Invitation{
+		Name: i.name, Fingerprint: registration.Fingerprint(chain[0].Raw), Chain: len(chain), Expires: i.Now().Add(i.own.ttl), Address: i.tunnel.address, HubUID: i.hub.uid,
+		Endpoint: cmp.Or(i.o.endpoint, registration.DefaultTunnelEndpoint), Process: process,
+		Access: i.o.access, TokenLifetime: i.o.tokenLifetime, CertificateLifetime: i.o.agentLifetime, State: registration.InvitationOpen,
 	}
-	pair := rotation.AgentPair{Certificate: cert, Key: key, CA: i.tunnel.bundle}
+	pair := registration.AgentPair{Certificate: cert, Key: key, CA: i.tunnel.bundle}
 	all, err := record.Objects(pair, i.own.ttl)
 	if err != nil {
 		return nil, err
 	}
-	o, err := objects.ToUnstructured(record.Secret(i.app.hub.namespace))
+	o, err := registration.ToUnstructured(record.Secret(i.app.hub.namespace))
 	if err != nil {
 		return nil, err
 	}
@@ -222,12 +222,12 @@ const (
 )
 
 // writeFiles writes the agent's. It shows the cluster's CA along with its certificate, and has a token: both it is given in the cluster.
-func (i *invitation) writeFiles(pair rotation.AgentPair) error {
+func (i *invitation) writeFiles(pair registration.AgentPair) error {
 	dir, err := filepath.Abs(i.o.outDir)
 	if err != nil {
 		return err
 	}
-	args, err := objects.AgentArgs(i.tunnel.address, dir)
+	args, err := registration.AgentArgs(i.tunnel.address, dir)
 	if err != nil {
 		return err
 	}
@@ -250,7 +250,7 @@ func (i *invitation) sayProcess() {
 Then the agent, where it reaches %s:
   proxy-agent $(cat %s/%s)
 or %s/%s. The files name this folder: they are to be there, or changed. What became of it:
-  agent-bootstrap status %s`, dir, objects.AgentNamespace, objects.GatewayAccount, dir, fileToken, dir, fileCert, objects.AgentNamespace, dir, fileChain,
+  agent-bootstrap status %s`, dir, registration.AgentNamespace, registration.GatewayAccount, dir, fileToken, dir, fileCert, registration.AgentNamespace, dir, fileChain,
 		i.o.endpoint, dir, fileFlags, dir, fileUnit, i.name)
 }
 
@@ -259,7 +259,7 @@ func (i *invitation) write(all []*unstructured.Unstructured) error {
 	var documents []any
 	for _, o := range all {
 		if i.o.dryRun {
-			o = objects.Redacted(o)
+			o = registration.Redacted(o)
 		}
 		documents = append(documents, o.Object)
 	}
@@ -283,17 +283,17 @@ func (i *invitation) revoke(ctx context.Context) (err error) {
 		text = "there is none"
 	case i.o.dryRun:
 		text = "would be revoked"
-	case removed.State == objects.InvitationDone && removed.Process:
+	case removed.State == registration.InvitationDone && removed.Process:
 		text = "revoked; an agent that has it for a certificate is let go, and its cluster stays registered: agent-bootstrap rotate " + i.name +
 			" --cluster-kubeconfig FILE --out-dir DIR gives it another"
-	case removed.State == objects.InvitationDone:
+	case removed.State == registration.InvitationDone:
 		text = "revoked; it has been used, and its cluster stays registered: agent-bootstrap unregister " + i.name + " removes that"
 	}
 	return i.step(ctx, "invitation", "%s", text)
 }
 
 // readInvitation reads the record of an invitation; nil if there is none.
-func (s *side) readInvitation(ctx context.Context, namespace, name string) (*objects.Invitation, error) {
+func (s *clusterClient) readInvitation(ctx context.Context, namespace, name string) (*registration.Invitation, error) {
 	secret, err := s.invitationSecret(ctx, namespace, name)
 	if err != nil || secret == nil {
 		return nil, err
@@ -302,30 +302,30 @@ func (s *side) readInvitation(ctx context.Context, namespace, name string) (*obj
 }
 
 // invitationSecret is what the record is kept in; nil if there is none.
-func (s *side) invitationSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	secret, err := s.kube.CoreV1().Secrets(namespace).Get(ctx, objects.InvitationSecret(name), metav1.GetOptions{})
+func (s *clusterClient) invitationSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	secret, err := s.kube.CoreV1().Secrets(namespace).Get(ctx, registration.InvitationSecret(name), metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
 	case err != nil:
 		return nil, s.explain(err)
-	case secret.Labels[objects.LabelInvitation] != name:
+	case secret.Labels[v1alpha1.LabelInvitation] != name:
 		return nil, fmt.Errorf("the Secret %s/%s on the hub is in the way: it is no invitation", namespace, secret.Name)
 	}
 	return secret, nil
 }
 
-func invitationOf(secret *corev1.Secret, name string) *objects.Invitation {
-	record, err := objects.ReadInvitation(secret)
+func invitationOf(secret *corev1.Secret, name string) *registration.Invitation {
+	record, err := registration.ReadInvitation(secret)
 	if err != nil { // somebody changed it: it cannot be used, and can be replaced
-		return &objects.Invitation{Name: name}
+		return &registration.Invitation{Name: name}
 	}
 	return record
 }
 
 // deleteInvitation removes the record of an invitation, and returns what it was; nil if there was none. A cluster that was being registered with it is not
 // any more: the gateway goes by the record until that says that it is done.
-func (s *side) deleteInvitation(ctx context.Context, namespace, name string, dryRun bool) (*objects.Invitation, error) {
+func (s *clusterClient) deleteInvitation(ctx context.Context, namespace, name string, dryRun bool) (*registration.Invitation, error) {
 	var options metav1.DeleteOptions
 	if dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
@@ -346,7 +346,7 @@ func (s *side) deleteInvitation(ctx context.Context, namespace, name string, dry
 			return nil, s.explain(err)
 		}
 		record := invitationOf(secret, name)
-		if record.State == objects.InvitationRegistering {
+		if record.State == registration.InvitationRegistering {
 			err = s.deleteHalfRegistered(ctx, record, secrets, options.DryRun)
 		}
 		return record, err
@@ -354,9 +354,9 @@ func (s *side) deleteInvitation(ctx context.Context, namespace, name string, dry
 }
 
 // deleteHalfRegistered deletes the Secret of a cluster that was being registered. The gateway does so itself, unless it has ended in between.
-func (s *side) deleteHalfRegistered(ctx context.Context, record *objects.Invitation, secrets corev1client.SecretInterface, dryRun []string) error {
+func (s *clusterClient) deleteHalfRegistered(ctx context.Context, record *registration.Invitation, secrets corev1client.SecretInterface, dryRun []string) error {
 	secret, err := secrets.Get(ctx, record.Name, metav1.GetOptions{})
-	if err == nil && secret.Annotations[objects.AnnotationClusterUID] == string(record.ClusterUID) {
+	if err == nil && secret.Annotations[v1alpha1.AnnotationClusterUID] == string(record.ClusterUID) {
 		err = secrets.Delete(ctx, record.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &secret.UID}, DryRun: dryRun})
 	}
 	if apierrors.IsNotFound(err) {
@@ -366,16 +366,16 @@ func (s *side) deleteHalfRegistered(ctx context.Context, record *objects.Invitat
 }
 
 // invitationText says in a line how far an invitation has come.
-func (a *app) invitationText(i *objects.Invitation) string {
+func (a *app) invitationText(i *registration.Invitation) string {
 	text := ""
 	switch {
 	case i.Expires.IsZero():
 		return "the record on the hub cannot be read: invite again"
-	case i.State == objects.InvitationDone:
+	case i.State == registration.InvitationDone:
 		text = fmt.Sprintf("used at %s", day(i.UsedAt))
 	case !a.Now().Before(i.Expires):
 		text = fmt.Sprintf("expired at %s", day(i.Expires))
-	case i.State == objects.InvitationUsed, i.State == objects.InvitationRegistering:
+	case i.State == registration.InvitationUsed, i.State == registration.InvitationRegistering:
 		text = fmt.Sprintf("being used since %s", day(i.UsedAt))
 	default:
 		text = fmt.Sprintf("open, expires %s (%s)", a.until(i.Expires), day(i.Expires))
@@ -387,16 +387,16 @@ func (a *app) invitationText(i *objects.Invitation) string {
 }
 
 // invitations are the records of the hub.
-func (s *side) invitations(ctx context.Context, namespace string) ([]*objects.Invitation, error) {
-	list, err := s.kube.CoreV1().Secrets(namespace).List(ctx, metav1.ListOptions{LabelSelector: objects.LabelInvitation})
+func (s *clusterClient) invitations(ctx context.Context, namespace string) ([]*registration.Invitation, error) {
+	list, err := s.kube.CoreV1().Secrets(namespace).List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelInvitation})
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	var all []*objects.Invitation
+	var all []*registration.Invitation
 	for i := range list.Items {
-		record, err := objects.ReadInvitation(&list.Items[i])
+		record, err := registration.ReadInvitation(&list.Items[i])
 		if err != nil {
-			record = &objects.Invitation{Name: list.Items[i].Labels[objects.LabelInvitation]}
+			record = &registration.Invitation{Name: list.Items[i].Labels[v1alpha1.LabelInvitation]}
 		}
 		all = append(all, record)
 	}

@@ -84,7 +84,7 @@ func (a *app) kubeconfig(ctx context.Context, name string, o *kubeconfigOptions)
 	if err != nil {
 		return err
 	}
-	hub, err := newSide("the hub", "--kubeconfig", config, raw)
+	hub, err := newClusterClient("the hub", "--kubeconfig", config, raw)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (a *app) kubeconfig(ctx context.Context, name string, o *kubeconfigOptions)
 }
 
 // checkExists warns of a name that is not registered, and says so if that can be known.
-func (a *app) checkExists(ctx context.Context, hub *side, name string) error {
+func (a *app) checkExists(ctx context.Context, hub *clusterClient, name string) error {
 	_, err := hub.clusterGateway(ctx, name)
 	switch {
 	case apierrors.IsNotFound(err):
@@ -151,7 +151,7 @@ func clusterKubeconfig(hub *clientcmdapi.Config, name string) (*clientcmdapi.Con
 }
 
 // useGateway leads to the gateway's own endpoint.
-func useGateway(ctx context.Context, hub *side, endpoint *clientcmdapi.Cluster, name string, o *kubeconfigOptions) error {
+func useGateway(ctx context.Context, hub *clusterClient, endpoint *clientcmdapi.Cluster, name string, o *kubeconfigOptions) error {
 	service, ca, err := gatewayTrust(ctx, hub)
 	if err != nil && o.caFile == "" {
 		return err
@@ -174,7 +174,7 @@ func useGateway(ctx context.Context, hub *side, endpoint *clientcmdapi.Cluster, 
 }
 
 // gatewayTrust is what the hub verifies the gateway with.
-func gatewayTrust(ctx context.Context, hub *side) (serverName string, ca []byte, err error) {
+func gatewayTrust(ctx context.Context, hub *clusterClient) (serverName string, ca []byte, err error) {
 	gvr := schema.GroupVersionResource{Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"}
 	o, err := hub.dyn.Resource(gvr).Get(ctx, v1alpha1.SchemeGroupVersion.Version+"."+v1alpha1.GroupName, metav1.GetOptions{})
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 func fromUnstructured(o *unstructured.Unstructured, into any) error {
@@ -29,7 +29,7 @@ func fromUnstructured(o *unstructured.Unstructured, into any) error {
 }
 
 // clusterGateway reads one from the gateway.
-func (s *side) clusterGateway(ctx context.Context, name string) (*v1alpha1.ClusterGateway, error) {
+func (s *clusterClient) clusterGateway(ctx context.Context, name string) (*v1alpha1.ClusterGateway, error) {
 	o, err := s.dyn.Resource(v1alpha1.SchemeGroupVersion.WithResource(v1alpha1.ResourceName)).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func (a *app) listClusters(items []unstructured.Unstructured) error {
 }
 
 // listInvitations shows those that have not led to a cluster. Who may not see them sees the clusters alone.
-func (a *app) listInvitations(ctx context.Context, hub *side) error {
+func (a *app) listInvitations(ctx context.Context, hub *clusterClient) error {
 	all, err := hub.invitations(ctx, a.hub.namespace)
 	if apierrors.IsForbidden(err) {
 		return nil
@@ -109,7 +109,7 @@ func (a *app) listInvitations(ctx context.Context, hub *side) error {
 	table := tabwriter.NewWriter(a.Out, 0, 8, 3, ' ', 0)
 	header := "\nINVITATION\tACCESS\tSTATE"
 	for _, i := range all {
-		if i.State == objects.InvitationDone {
+		if i.State == registration.InvitationDone {
 			continue
 		}
 		if header != "" {
@@ -196,7 +196,7 @@ func (a *app) status(ctx context.Context, name string, o clusterOptions) error {
 }
 
 // statusOfUsable shows what can be seen of a cluster by who may use it, and not look at its ClusterGateway; forbidden is why not.
-func (a *app) statusOfUsable(ctx context.Context, hub *side, name string, o clusterOptions, forbidden error) error {
+func (a *app) statusOfUsable(ctx context.Context, hub *clusterClient, name string, o clusterOptions, forbidden error) error {
 	if _, err := hub.reach(ctx, name); apierrors.IsForbidden(err) && causeOf(err) == "" {
 		return hub.explain(forbidden)
 	}
@@ -207,7 +207,7 @@ func (a *app) statusOfUsable(ctx context.Context, hub *side, name string, o clus
 }
 
 // statusOfInvited shows how far the invitation of a cluster has come that is not registered.
-func (a *app) statusOfInvited(ctx context.Context, hub *side, name string) error {
+func (a *app) statusOfInvited(ctx context.Context, hub *clusterClient, name string) error {
 	record, err := hub.readInvitation(ctx, a.hub.namespace, name)
 	if err != nil || record == nil || a.output != "" {
 		return errors.Join(fmt.Errorf("cluster %q is not registered: agent-bootstrap list shows what is", name), err)
@@ -216,7 +216,7 @@ func (a *app) statusOfInvited(ctx context.Context, hub *side, name string) error
 	return nil
 }
 
-func (a *app) printStatus(ctx context.Context, hub *side, c *v1alpha1.ClusterGateway, o clusterOptions) {
+func (a *app) printStatus(ctx context.Context, hub *clusterClient, c *v1alpha1.ClusterGateway, o clusterOptions) {
 	table := tabwriter.NewWriter(a.Out, 0, 8, 2, ' ', 0)
 	row := func(key, format string, args ...any) {
 		fmt.Fprintf(table, "%s:\t%s\n", key, fmt.Sprintf(format, args...))
@@ -245,8 +245,8 @@ func (a *app) printStatus(ctx context.Context, hub *side, c *v1alpha1.ClusterGat
 }
 
 // printAgent shows what the cluster itself says of its agent.
-func (a *app) printAgent(ctx context.Context, hub *side, name string, o clusterOptions, row func(key, format string, args ...any)) {
-	var target *side
+func (a *app) printAgent(ctx context.Context, hub *clusterClient, name string, o clusterOptions, row func(key, format string, args ...any)) {
+	var target *clusterClient
 	var err error
 	if o.kubeconfig != "" {
 		target, err = a.connectCluster(ctx, name, o)
@@ -257,7 +257,7 @@ func (a *app) printAgent(ctx context.Context, hub *side, name string, o clusterO
 		row("Agent", "unknown: %v", err)
 		return
 	}
-	deployment, err := target.kube.AppsV1().Deployments(objects.AgentNamespace).Get(ctx, objects.AgentName, metav1.GetOptions{})
+	deployment, err := target.kube.AppsV1().Deployments(registration.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		row("Agent", "none in the cluster as Pods; it runs as a process, or there is none")

@@ -20,7 +20,7 @@ import (
 )
 
 // reach asks a cluster for its version through the hub and the gateway. An error is an *apierrors.StatusError if somebody answered.
-func (s *side) reach(ctx context.Context, name string) (string, error) {
+func (s *clusterClient) reach(ctx context.Context, name string) (string, error) {
 	request := s.kube.Discovery().RESTClient().Get().AbsPath(client.ProxyPath(name), "version").MaxRetries(0)
 	result := request.Do(ctx) // not DoRaw, which does not read the Status of an error
 	if err := result.Error(); err != nil {
@@ -54,19 +54,19 @@ func causeOf(err error) metav1.CauseType {
 }
 
 // throughGateway is the managed cluster as the hub's gateway reaches it: with the gateway's rights there.
-func throughGateway(hub *side, name string) (*side, error) {
+func throughGateway(hub *clusterClient, name string) (*clusterClient, error) {
 	config, err := client.ForCluster(hub.config, name)
 	if err != nil {
 		return nil, err
 	}
-	return newSide(fmt.Sprintf("cluster %q (through the gateway)", name), "--kubeconfig", rest.CopyConfig(config), nil)
+	return newClusterClient(fmt.Sprintf("cluster %q (through the gateway)", name), "--kubeconfig", rest.CopyConfig(config), nil)
 }
 
 // pollInterval is how often a cluster is asked that does not answer yet.
 const pollInterval = 250 * time.Millisecond
 
 // waitReachable waits until the cluster answers as asked. done is what has been done by then, and missing what has not when the time is over.
-func (r *registration) waitReachable(ctx context.Context, done, missing string, ask func(context.Context) (version string, err error)) error {
+func (r *registerRun) waitReachable(ctx context.Context, done, missing string, ask func(context.Context) (version string, err error)) error {
 	began := time.Now()
 	patience, cancel := context.WithTimeout(ctx, r.o.wait)
 	defer cancel()
@@ -106,6 +106,6 @@ func (r *registration) waitReachable(ctx context.Context, done, missing string, 
 	return fmt.Errorf("%s, but %s within %s: %w\nTo find out why: agent-bootstrap doctor %s%s", done, missing, r.o.wait, last, r.name, flags)
 }
 
-func (r *registration) waitRegistered(ctx context.Context) error {
+func (r *registerRun) waitRegistered(ctx context.Context) error {
 	return r.waitReachable(ctx, "the cluster is registered", "was not reached", func(ctx context.Context) (string, error) { return r.hub.reach(ctx, r.name) })
 }

@@ -22,8 +22,8 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 const (
@@ -47,7 +47,7 @@ const accessHelp = "What the gateway, and so everybody whom the hub lets use it,
 	"to act as other users, which the gateway does not, and nothing else."
 
 func (a *app) registerCommand() *cobra.Command {
-	o := &registerOptions{route: routeTunnel, access: objects.AccessAdmin, wait: 2 * time.Minute, tokenLifetime: defaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
+	o := &registerOptions{route: routeTunnel, access: registration.AccessAdmin, wait: 2 * time.Minute, tokenLifetime: defaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
 	cmd := &cobra.Command{
 		Use:   "register NAME --cluster-kubeconfig FILE",
 		Short: "Register a cluster, and wait until it can be reached",
@@ -70,7 +70,7 @@ see docs/operating.md.`,
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --dry-run -o yaml`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r := &registration{app: a, o: o, name: args[0]}
+			r := &registerRun{app: a, o: o, name: args[0]}
 			return r.run(cmd.Context())
 		},
 	}
@@ -131,13 +131,13 @@ func (o *registerOptions) validate(name string) error {
 	return errors.Join(errs...)
 }
 
-// registration is one run of register.
-type registration struct {
+// registerRun is one run of register.
+type registerRun struct {
 	*app
 	o    *registerOptions
 	name string
 
-	hub, cluster *side
+	hub, cluster *clusterClient
 	// tunnel is where agents dial, and the CA of both sides.
 	tunnel    tunnelInfo
 	authority *pki.Authority
@@ -146,12 +146,12 @@ type registration struct {
 	// registered is the Secret on the hub, if there is one.
 	registered *corev1.Secret
 	// secret is what it is to be.
-	secret objects.ClusterSecret
+	secret registration.ClusterSecret
 	// applied are the objects, for -o.
 	applied []any
 }
 
-func (r *registration) run(ctx context.Context) error {
+func (r *registerRun) run(ctx context.Context) error {
 	if err := errors.Join(r.o.validate(r.name), r.checkOutput()); err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func (r *registration) run(ctx context.Context) error {
 	return nil
 }
 
-func (r *registration) checkHub(ctx context.Context) (err error) {
+func (r *registerRun) checkHub(ctx context.Context) (err error) {
 	if r.hub, err = r.connectHub(ctx); err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func (r *registration) checkHub(ctx context.Context) (err error) {
 }
 
 // requireGateway finds out whether the hub has a gateway that answers.
-func (a *app) requireGateway(ctx context.Context, hub *side) error {
+func (a *app) requireGateway(ctx context.Context, hub *clusterClient) error {
 	_, err := hub.kube.Discovery().ServerResourcesForGroupVersion(v1alpha1.SchemeGroupVersion.String())
 	switch {
 	case apierrors.IsNotFound(err):
@@ -220,7 +220,7 @@ func (a *app) requireGateway(ctx context.Context, hub *side) error {
 	}
 }
 
-func (r *registration) checkCluster(ctx context.Context) (err error) {
+func (r *registerRun) checkCluster(ctx context.Context) (err error) {
 	if err := r.hub.identify(ctx); err != nil {
 		return err
 	}
@@ -237,11 +237,11 @@ func (r *registration) checkCluster(ctx context.Context) (err error) {
 }
 
 // checkRegistered refuses a name that is another cluster's.
-func (r *registration) checkRegistered() error {
+func (r *registerRun) checkRegistered() error {
 	if r.registered == nil {
 		return nil
 	}
-	uid, known := r.registered.Annotations[objects.AnnotationClusterUID]
+	uid, known := r.registered.Annotations[v1alpha1.AnnotationClusterUID]
 	switch {
 	case known && uid != string(r.cluster.uid):
 		return fmt.Errorf("the name %q is taken: it is registered to another cluster (%s, and this one is %s). Choose another name, or remove that one first: agent-bootstrap unregister %s",
@@ -260,8 +260,8 @@ func (r *registration) checkRegistered() error {
 }
 
 // checkNamespace refuses a cluster that is registered under another name or with another hub, and waits for an earlier unregister.
-func (r *registration) checkNamespace(ctx context.Context) error {
-	namespace, err := r.cluster.kube.CoreV1().Namespaces().Get(ctx, objects.AgentNamespace, metav1.GetOptions{})
+func (r *registerRun) checkNamespace(ctx context.Context) error {
+	namespace, err := r.cluster.kube.CoreV1().Namespaces().Get(ctx, registration.AgentNamespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -270,10 +270,10 @@ func (r *registration) checkNamespace(ctx context.Context) error {
 	}
 	if namespace.DeletionTimestamp != nil {
 		if r.o.dryRun {
-			return fmt.Errorf("the cluster's namespace %s is still being deleted: try again in a moment", objects.AgentNamespace)
+			return fmt.Errorf("the cluster's namespace %s is still being deleted: try again in a moment", registration.AgentNamespace)
 		}
-		r.say("  %-12s namespace %s is still being deleted; waiting", "cluster", objects.AgentNamespace)
-		u, err := objects.ToUnstructured(namespace)
+		r.say("  %-12s namespace %s is still being deleted; waiting", "cluster", registration.AgentNamespace)
+		u, err := registration.ToUnstructured(namespace)
 		if err != nil {
 			return err
 		}
@@ -286,7 +286,7 @@ func (r *registration) checkNamespace(ctx context.Context) error {
 
 // checkOwner finds out whether a managed cluster's namespace belongs to a registration.
 func checkOwner(namespace *corev1.Namespace, name string, hub types.UID) error {
-	owner, uid := namespace.Annotations[objects.AnnotationClusterName], namespace.Annotations[objects.AnnotationHubUID]
+	owner, uid := namespace.Annotations[v1alpha1.AnnotationClusterName], namespace.Annotations[v1alpha1.AnnotationHubUID]
 	switch {
 	case owner == "" || owner == name && uid == string(hub):
 		return nil
@@ -294,14 +294,14 @@ func checkOwner(namespace *corev1.Namespace, name string, hub types.UID) error {
 		return fmt.Errorf("this cluster is registered already, as %q: use that, or remove it first: agent-bootstrap unregister %s", owner, owner)
 	default:
 		return fmt.Errorf("this cluster is registered already, as %q with another hub (%s): remove it there first, or, if that hub is gone, delete namespace %s in the cluster",
-			owner, uid, objects.AgentNamespace)
+			owner, uid, registration.AgentNamespace)
 	}
 }
 
 // externalNote is for what only the embedded tunnel server puts on the hub.
 const externalNote = "If it runs with --tunnel-mode=external, agents connect to konnectivity-servers, and are set up by hand: see docs/operating.md"
 
-func (r *registration) findTunnel(ctx context.Context) (err error) {
+func (r *registerRun) findTunnel(ctx context.Context) (err error) {
 	if r.tunnel, err = r.hub.tunnel(ctx, r.app.hub.namespace, r.o.tunnelAddress); err != nil {
 		return err
 	}
@@ -324,7 +324,7 @@ type tunnelInfo struct {
 }
 
 // tunnel reads what the gateway publishes for agents.
-func (s *side) tunnel(ctx context.Context, namespace, address string) (tunnelInfo, error) {
+func (s *clusterClient) tunnel(ctx context.Context, namespace, address string) (tunnelInfo, error) {
 	config, err := s.kube.CoreV1().ConfigMaps(namespace).Get(ctx, pki.ConfigMap, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
@@ -342,8 +342,8 @@ func (s *side) tunnel(ctx context.Context, namespace, address string) (tunnelInf
 	return tunnelInfo{address: address, bundle: []byte(config.Data[pki.KeyBundle])}, nil
 }
 
-// applyAll applies objects to a side and sums up what that did.
-func (r *registration) applyAll(ctx context.Context, s *side, all []*unstructured.Unstructured) (string, error) {
+// applyAll applies objects to a cluster and sums up the outcomes.
+func (r *registerRun) applyAll(ctx context.Context, s *clusterClient, all []*unstructured.Unstructured) (string, error) {
 	count := map[outcome]int{}
 	for _, o := range all {
 		result, _, err := s.apply(ctx, o, r.o.dryRun)
@@ -351,7 +351,7 @@ func (r *registration) applyAll(ctx context.Context, s *side, all []*unstructure
 			return "", fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
 		}
 		count[result]++
-		r.applied = append(r.applied, objects.Redacted(o).Object)
+		r.applied = append(r.applied, registration.Redacted(o).Object)
 	}
 	return summary(count, r.o.dryRun), nil
 }
@@ -374,8 +374,8 @@ func summary(count map[outcome]int, dryRun bool) string {
 	return text
 }
 
-func (r *registration) applyNamespace(ctx context.Context) error {
-	o, err := objects.Namespace(r.name, r.hub.uid)
+func (r *registerRun) applyNamespace(ctx context.Context) error {
+	o, err := registration.Namespace(r.name, r.hub.uid)
 	if err != nil {
 		return err
 	}
@@ -383,15 +383,15 @@ func (r *registration) applyNamespace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.applied = append(r.applied, objects.Redacted(o).Object)
+	r.applied = append(r.applied, registration.Redacted(o).Object)
 	if !r.o.dryRun || result != created {
 		r.namespaceUID = after.GetUID()
 	}
-	return r.step(ctx, "namespace", "%s: %s", objects.AgentNamespace, summary(map[outcome]int{result: 1}, r.o.dryRun))
+	return r.step(ctx, "namespace", "%s: %s", registration.AgentNamespace, summary(map[outcome]int{result: 1}, r.o.dryRun))
 }
 
-func (r *registration) applyAccount(ctx context.Context) error {
-	all, err := objects.AgentBase(objects.IsGatewayAccount)
+func (r *registerRun) applyAccount(ctx context.Context) error {
+	all, err := registration.AgentBase(registration.IsGatewayAccount)
 	if err != nil {
 		return err
 	}
@@ -399,11 +399,11 @@ func (r *registration) applyAccount(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return r.step(ctx, "account", "%s/%s: %s", objects.AgentNamespace, objects.GatewayAccount, text)
+	return r.step(ctx, "account", "%s/%s: %s", registration.AgentNamespace, registration.GatewayAccount, text)
 }
 
-func (r *registration) applyAccess(ctx context.Context) error {
-	access := objects.AccessOf(r.o.access)
+func (r *registerRun) applyAccess(ctx context.Context) error {
+	access := registration.AccessOf(r.o.access)
 	all, err := access.Objects(r.namespaceUID)
 	if err != nil {
 		return err
@@ -423,7 +423,7 @@ func (r *registration) applyAccess(ctx context.Context) error {
 }
 
 // removeOtherAccess removes what an earlier --access bound.
-func (r *registration) removeOtherAccess(ctx context.Context) (removed int, err error) {
+func (r *registerRun) removeOtherAccess(ctx context.Context) (removed int, err error) {
 	options := metav1.DeleteOptions{}
 	if r.o.dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
@@ -449,17 +449,17 @@ func (r *registration) removeOtherAccess(ctx context.Context) (removed int, err 
 }
 
 // otherAccess are the bindings of an --access that is not this one.
-func (r *registration) otherAccess(ctx context.Context) ([]rbacv1.ClusterRoleBinding, error) {
-	wanted, err := objects.AccessOf(r.o.access).Objects("")
+func (r *registerRun) otherAccess(ctx context.Context) ([]rbacv1.ClusterRoleBinding, error) {
+	wanted, err := registration.AccessOf(r.o.access).Objects("")
 	if err != nil {
 		return nil, err
 	}
-	list, err := r.cluster.kube.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{LabelSelector: objects.LabelManagedBy + "=" + objects.FieldManager})
+	list, err := r.cluster.kube.RbacV1().ClusterRoleBindings().List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelManagedBy + "=" + registration.FieldManager})
 	if err != nil {
 		return nil, r.cluster.explain(err)
 	}
 	return slices.DeleteFunc(list.Items, func(b rbacv1.ClusterRoleBinding) bool {
-		return !strings.HasPrefix(b.Name, objects.AccessPrefix) ||
+		return !strings.HasPrefix(b.Name, registration.AccessPrefix) ||
 			slices.ContainsFunc(wanted, func(o *unstructured.Unstructured) bool {
 				return o.GetKind() == "ClusterRoleBinding" && o.GetName() == b.Name
 			})
@@ -468,15 +468,15 @@ func (r *registration) otherAccess(ctx context.Context) ([]rbacv1.ClusterRoleBin
 
 // ownRole is whether a binding's role was made for it.
 func ownRole(b rbacv1.ClusterRoleBinding) bool {
-	return strings.HasPrefix(b.RoleRef.Name, objects.AccessPrefix)
+	return strings.HasPrefix(b.RoleRef.Name, registration.AccessPrefix)
 }
 
 // trust finds out the endpoint and how it is verified. It never switches the verification off, whatever the kubeconfig does.
-func (r *registration) trust(ctx context.Context, s *objects.ClusterSecret) error {
+func (r *registerRun) trust(ctx context.Context, s *registration.ClusterSecret) error {
 	switch {
 	case s.Endpoint != "":
 	case r.hasPods():
-		s.Endpoint = objects.DefaultTunnelEndpoint
+		s.Endpoint = registration.DefaultTunnelEndpoint
 	default:
 		base, _, err := rest.DefaultServerUrlFor(r.cluster.config)
 		if err != nil {
@@ -514,14 +514,14 @@ func (r *registration) trust(ctx context.Context, s *objects.ClusterSecret) erro
 }
 
 // needsRootCA is whether the cluster says what its CA is: inside a cluster its own is what counts, and a kubeconfig may have that of a load balancer.
-func (r *registration) needsRootCA(loaded *rest.Config) bool {
+func (r *registerRun) needsRootCA(loaded *rest.Config) bool {
 	return r.hasPods() || len(loaded.CAData) == 0 && (r.o.route == routeTunnel || loaded.Insecure)
 }
 
 // hasPods is whether the agent runs in the cluster.
-func (r *registration) hasPods() bool { return r.o.route == routeTunnel && r.o.outDir == "" }
+func (r *registerRun) hasPods() bool { return r.o.route == routeTunnel && r.o.outDir == "" }
 
-func (r *registration) farewell() {
+func (r *registerRun) farewell() {
 	if r.o.dryRun {
 		r.say("\nNothing was changed.")
 		return

@@ -17,14 +17,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
-	"github.com/oam-dev/cluster-gateway/pkg/rotation"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 type right = authorizationv1.ResourceAttributes
 
 // checkRights finds out what the caller may not do, and what cannot be done, before anything is done.
-func (r *registration) checkRights(ctx context.Context) error {
+func (r *registerRun) checkRights(ctx context.Context) error {
 	secrets := right{Resource: "secrets", Namespace: r.app.hub.namespace}
 	named := secrets
 	named.Name = r.name
@@ -60,22 +59,22 @@ func withVerbs(r right, verbs ...string) []right {
 }
 
 // planned are the objects that will be applied to the cluster, without what is not known yet.
-func (r *registration) planned() ([]*unstructured.Unstructured, error) {
-	namespace, err := objects.Namespace(r.name, r.hub.uid)
+func (r *registerRun) planned() ([]*unstructured.Unstructured, error) {
+	namespace, err := registration.Namespace(r.name, r.hub.uid)
 	if err != nil {
 		return nil, err
 	}
-	account, err := objects.AgentBase(objects.IsGatewayAccount)
+	account, err := registration.AgentBase(registration.IsGatewayAccount)
 	if err != nil {
 		return nil, err
 	}
-	access, err := objects.AccessOf(r.o.access).Objects("")
+	access, err := registration.AccessOf(r.o.access).Objects("")
 	if err != nil {
 		return nil, err
 	}
 	all := slices.Concat([]*unstructured.Unstructured{namespace}, account, access)
 	if r.hasPods() {
-		agent, err := objects.Agent(r.tunnel.address, rotation.AgentPair{})
+		agent, err := registration.Agent(r.tunnel.address, registration.AgentPair{})
 		if err != nil {
 			return nil, err
 		}
@@ -85,7 +84,7 @@ func (r *registration) planned() ([]*unstructured.Unstructured, error) {
 }
 
 // clusterRights are those that the objects take: to apply each of them, and to give what a Role among them gives.
-func (r *registration) clusterRights(ctx context.Context) ([]right, error) {
+func (r *registerRun) clusterRights(ctx context.Context) ([]right, error) {
 	all, err := r.planned()
 	if err != nil {
 		return nil, err
@@ -117,9 +116,9 @@ func (r *registration) clusterRights(ctx context.Context) ([]right, error) {
 		}
 		add(given...)
 	}
-	add(right{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Name: objects.GatewayAccount, Namespace: objects.AgentNamespace},
+	add(right{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Name: registration.GatewayAccount, Namespace: registration.AgentNamespace},
 		right{Verb: "list", Group: rbacv1.GroupName, Resource: "clusterrolebindings"})
-	if access := objects.AccessOf(r.o.access); access.Name != objects.AccessImpersonate {
+	if access := registration.AccessOf(r.o.access); access.Name != registration.AccessImpersonate {
 		add(right{Verb: "get", Group: rbacv1.GroupName, Resource: "clusterroles", Name: access.Role})
 	}
 	loaded := rest.CopyConfig(r.cluster.config)
@@ -136,7 +135,7 @@ func (r *registration) clusterRights(ctx context.Context) ([]right, error) {
 const rootCA = "kube-root-ca.crt"
 
 // toGive are the rights that a Role gives: only who has them may make it and bind it, or who may escalate and bind.
-func (r *registration) toGive(ctx context.Context, o *unstructured.Unstructured) ([]right, error) {
+func (r *registerRun) toGive(ctx context.Context, o *unstructured.Unstructured) ([]right, error) {
 	role := &rbacv1.Role{}
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, role); err != nil {
 		return nil, err
@@ -167,7 +166,7 @@ func (r *registration) toGive(ctx context.Context, o *unstructured.Unstructured)
 }
 
 // checkRemoval finds out whether the caller may remove what an earlier --access bound, and the agent of before.
-func (r *registration) checkRemoval(ctx context.Context) error {
+func (r *registerRun) checkRemoval(ctx context.Context) error {
 	others, err := r.otherAccess(ctx)
 	if err != nil {
 		return err
@@ -190,7 +189,7 @@ func (r *registration) checkRemoval(ctx context.Context) error {
 }
 
 // agentRemoval are the rights to remove what there is of an agent of before (see removeAgent). What may not be seen is not removed.
-func (r *registration) agentRemoval(ctx context.Context) ([]right, error) {
+func (r *registerRun) agentRemoval(ctx context.Context) ([]right, error) {
 	all, err := agentObjects()
 	if err != nil {
 		return nil, err
@@ -219,9 +218,9 @@ func (r *registration) agentRemoval(ctx context.Context) ([]right, error) {
 
 // checkGrants tries to make the roles and bindings, and does not: the API server lets nobody give what he has not. (As long as their namespace is not there,
 // it does not look at those in it; then clusterRights has to do.)
-func (r *registration) checkGrants(ctx context.Context) error {
-	access := objects.AccessOf(r.o.access)
-	if access.Name != objects.AccessImpersonate {
+func (r *registerRun) checkGrants(ctx context.Context) error {
+	access := registration.AccessOf(r.o.access)
+	if access.Name != registration.AccessImpersonate {
 		if _, err := r.cluster.kube.RbacV1().ClusterRoles().Get(ctx, access.Role, metav1.GetOptions{}); apierrors.IsNotFound(err) {
 			return fmt.Errorf("--access %s: the cluster has no ClusterRole of that name. Use admin, view, impersonate or one of: kubectl get clusterroles", r.o.access)
 		} else if err != nil {

@@ -18,9 +18,8 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
-	"github.com/oam-dev/cluster-gateway/pkg/rotation"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 func (a *app) rotateCommand() *cobra.Command {
@@ -38,7 +37,7 @@ that what is in flight goes on.`,
   agent-bootstrap rotate edge-1 --out-dir ./edge-1-agent`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r := &renewal{registration: registration{app: a, o: o, name: args[0]}}
+			r := &renewal{registerRun: registerRun{app: a, o: o, name: args[0]}}
 			return r.run(cmd.Context())
 		},
 	}
@@ -55,7 +54,7 @@ that what is in flight goes on.`,
 
 // renewal is one run of rotate.
 type renewal struct {
-	registration
+	registerRun
 	// used is the token that the gateway is to use from now on; "" before there is one.
 	used string
 }
@@ -116,7 +115,7 @@ func (r *renewal) reachCluster(ctx context.Context) (err error) {
 		if r.cluster, err = r.identifyCluster(ctx, r.name, r.o.cluster); err != nil {
 			return err
 		}
-		if uid, known := r.registered.Annotations[objects.AnnotationClusterUID]; known && uid != string(r.cluster.uid) {
+		if uid, known := r.registered.Annotations[v1alpha1.AnnotationClusterUID]; known && uid != string(r.cluster.uid) {
 			return fmt.Errorf("--cluster-kubeconfig is another cluster's: %q is %s, and this one is %s", r.name, uid, r.cluster.uid)
 		}
 		return nil
@@ -145,17 +144,17 @@ func (r *renewal) rotateToken(ctx context.Context) error {
 }
 
 func (r *renewal) storeToken(ctx context.Context, token string) error {
-	patch, err := json.Marshal(map[string]any{"data": map[string][]byte{objects.KeyToken: []byte(token)}})
+	patch, err := json.Marshal(map[string]any{"data": map[string][]byte{v1alpha1.SecretKeyToken: []byte(token)}})
 	if err != nil {
 		return err
 	}
-	_, err = r.hub.kube.CoreV1().Secrets(r.registered.Namespace).Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager})
+	_, err = r.hub.kube.CoreV1().Secrets(r.registered.Namespace).Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager})
 	return r.hub.explain(err)
 }
 
 func (r *renewal) rotateCertificate(ctx context.Context) error {
 	if r.o.outDir == "" {
-		_, err := r.cluster.kube.AppsV1().Deployments(objects.AgentNamespace).Get(ctx, objects.AgentName, metav1.GetOptions{})
+		_, err := r.cluster.kube.AppsV1().Deployments(registration.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return fmt.Errorf("the token is new, the agent's certificate is not: no agent runs in the cluster as Pods. If it runs as a process, give --out-dir")
 		}
@@ -189,10 +188,10 @@ func (r *renewal) rotateCertificate(ctx context.Context) error {
 		}
 		return r.step(ctx, "agent", "files written to %s: start the agent again", dir)
 	}
-	if err := rotation.DeliverAgentCertificate(ctx, r.cluster.kube, pair); err != nil {
+	if err := registration.DeliverAgentCertificate(ctx, r.cluster.kube, nil, pair); err != nil {
 		return r.cluster.explain(err)
 	}
-	return r.step(ctx, "agent", "Deployment %s/%s is being rolled", objects.AgentNamespace, objects.AgentName)
+	return r.step(ctx, "agent", "Deployment %s/%s is being rolled", registration.AgentNamespace, registration.AgentName)
 }
 
 // tokenLifetime is what the flag says, or that of the token which is replaced.
@@ -200,7 +199,7 @@ func (r *renewal) tokenLifetime() time.Duration {
 	if r.o.tokenLifetime != 0 {
 		return r.o.tokenLifetime
 	}
-	begin, end, ok := tokenLife(string(r.registered.Data[objects.KeyToken]))
+	begin, end, ok := tokenLife(string(r.registered.Data[v1alpha1.SecretKeyToken]))
 	if !ok {
 		return defaultTokenLifetime
 	}
@@ -210,7 +209,7 @@ func (r *renewal) tokenLifetime() time.Duration {
 // certificateLifetime is that of the agent's certificate which is replaced, but for one that was cut short by the end of its CA. 0: there is none that
 // can be read.
 func (r *renewal) certificateLifetime(ctx context.Context) (time.Duration, error) {
-	var pair *rotation.AgentPair
+	var pair *registration.AgentPair
 	var err error
 	if r.o.outDir != "" {
 		pair, err = readAgentDir(r.o.outDir)

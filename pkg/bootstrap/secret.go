@@ -17,11 +17,11 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 // applySecret makes the cluster one of the gateway's.
-func (r *registration) applySecret(ctx context.Context) (err error) {
+func (r *registerRun) applySecret(ctx context.Context) (err error) {
 	if r.secret.Token, err = r.token(ctx); err != nil {
 		return err
 	}
@@ -29,11 +29,11 @@ func (r *registration) applySecret(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	o, err := objects.ToUnstructured(r.secret.Secret())
+	o, err := registration.ToUnstructured(r.secret.Secret())
 	if err != nil {
 		return err
 	}
-	r.applied = append(r.applied, objects.Redacted(o).Object)
+	r.applied = append(r.applied, registration.Redacted(o).Object)
 	text := summary(map[outcome]int{result: 1}, r.o.dryRun)
 	if len(removed) > 0 {
 		text += "; of before, removed: " + strings.Join(removed, ", ")
@@ -45,7 +45,7 @@ func (r *registration) applySecret(ctx context.Context) (err error) {
 const secretAttempts = 10
 
 // writeSecret writes to what was read only: of two that take a name at the same time, the second is told so.
-func (r *registration) writeSecret(ctx context.Context) (result outcome, removed []string, err error) {
+func (r *registerRun) writeSecret(ctx context.Context) (result outcome, removed []string, err error) {
 	secrets := r.hub.kube.CoreV1().Secrets(r.secret.Namespace)
 	for range secretAttempts {
 		current, err := secrets.Get(ctx, r.name, metav1.GetOptions{})
@@ -67,33 +67,33 @@ func (r *registration) writeSecret(ctx context.Context) (result outcome, removed
 }
 
 // checkMeanwhile looks at what has become of the name since checkRegistered did.
-func (r *registration) checkMeanwhile(current *corev1.Secret) error {
+func (r *registerRun) checkMeanwhile(current *corev1.Secret) error {
 	if r.registered != nil && current == nil {
 		return fmt.Errorf("cluster %q has been removed from the hub meanwhile: run the same command again if it is to be registered", r.name)
 	}
 	r.registered = current
 	if err := r.checkRegistered(); err != nil {
 		return fmt.Errorf("%q has been registered meanwhile, and nothing of that was changed: %w\nWhat this command has applied to cluster %s goes with: kubectl delete namespace %s",
-			r.name, err, r.cluster.uid, objects.AgentNamespace)
+			r.name, err, r.cluster.uid, registration.AgentNamespace)
 	}
 	return nil
 }
 
-func (r *registration) tryWriteSecret(ctx context.Context, current *corev1.Secret) (outcome, []string, error) {
+func (r *registerRun) tryWriteSecret(ctx context.Context, current *corev1.Secret) (outcome, []string, error) {
 	secrets := r.hub.kube.CoreV1().Secrets(r.secret.Namespace)
 	var dryRun []string
 	if r.o.dryRun {
 		dryRun = []string{metav1.DryRunAll}
 	}
 	if current == nil {
-		_, err := secrets.Create(ctx, r.secret.Secret(), metav1.CreateOptions{FieldManager: objects.FieldManager, DryRun: dryRun})
+		_, err := secrets.Create(ctx, r.secret.Secret(), metav1.CreateOptions{FieldManager: registration.FieldManager, DryRun: dryRun})
 		return created, nil, err
 	}
 	patch, removed, err := r.secret.Patch(current)
 	if err != nil {
 		return "", nil, err
 	}
-	after, err := secrets.Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager, DryRun: dryRun})
+	after, err := secrets.Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager, DryRun: dryRun})
 	if err != nil {
 		return "", nil, err
 	}
@@ -107,8 +107,8 @@ func (r *registration) tryWriteSecret(ctx context.Context, current *corev1.Secre
 }
 
 // describe finds out all that the Secret will hold but the token, and whether the gateway can use that.
-func (r *registration) describe(ctx context.Context) error {
-	r.secret = objects.ClusterSecret{
+func (r *registerRun) describe(ctx context.Context) error {
+	r.secret = registration.ClusterSecret{
 		Name: r.name, Namespace: r.app.hub.namespace, Tunnel: r.o.route == routeTunnel, UID: r.cluster.uid, Access: r.o.access, Endpoint: r.o.endpoint,
 	}
 	if err := r.trust(ctx, &r.secret); err != nil {
@@ -124,7 +124,7 @@ func (r *registration) describe(ctx context.Context) error {
 }
 
 // invalid is what the gateway says of the Secret if it cannot use it as it is now. It may not have read yet what was just written: then this is nil.
-func (r *registration) invalid(ctx context.Context) error {
+func (r *registerRun) invalid(ctx context.Context) error {
 	secret, err := r.hub.kube.CoreV1().Secrets(r.app.hub.namespace).Get(ctx, r.name, metav1.GetOptions{})
 	if err != nil {
 		return nil //nolint:nilerr // it is asked again

@@ -18,7 +18,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 // insistence is how long a cluster that does not answer is asked, before it is taken for gone: an agent that is replaced, or a gateway that is started
@@ -67,7 +67,7 @@ type unregistration struct {
 	*app
 	o          *unregisterOptions
 	name       string
-	hub        *side
+	hub        *clusterClient
 	registered *corev1.Secret
 }
 
@@ -136,7 +136,7 @@ func (u *unregistration) removeFromCluster(ctx context.Context) error {
 	case err != nil:
 		return err
 	case gone != nil:
-		return u.step(ctx, "cluster", "cannot be reached (%v): it is left as it is. Should it come back: kubectl delete namespace %s", gone, objects.AgentNamespace)
+		return u.step(ctx, "cluster", "cannot be reached (%v): it is left as it is. Should it come back: kubectl delete namespace %s", gone, registration.AgentNamespace)
 	}
 	return u.deleteNamespace(ctx, target, false)
 }
@@ -190,14 +190,14 @@ func (u *unregistration) registeredUID() string {
 	if u.registered == nil {
 		return ""
 	}
-	return u.registered.Annotations[objects.AnnotationClusterUID]
+	return u.registered.Annotations[v1alpha1.AnnotationClusterUID]
 }
 
 // deleteNamespace removes everything from a cluster: what is not in the namespace is owned by it. Through the gateway nobody can watch it
 // go, since the way goes with it.
-func (u *unregistration) deleteNamespace(ctx context.Context, target *side, wait bool) error {
+func (u *unregistration) deleteNamespace(ctx context.Context, target *clusterClient, wait bool) error {
 	namespaces := target.kube.CoreV1().Namespaces()
-	namespace, err := namespaces.Get(ctx, objects.AgentNamespace, metav1.GetOptions{})
+	namespace, err := namespaces.Get(ctx, registration.AgentNamespace, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		if wait {
@@ -205,7 +205,7 @@ func (u *unregistration) deleteNamespace(ctx context.Context, target *side, wait
 				return err
 			}
 		}
-		return u.step(ctx, "cluster", "has no namespace %s", objects.AgentNamespace)
+		return u.step(ctx, "cluster", "has no namespace %s", registration.AgentNamespace)
 	case apierrors.IsForbidden(err):
 		return u.forbidden(err)
 	case err != nil:
@@ -221,7 +221,7 @@ func (u *unregistration) deleteNamespace(ctx context.Context, target *side, wait
 	if u.o.dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
-	err = namespaces.Delete(ctx, objects.AgentNamespace, options)
+	err = namespaces.Delete(ctx, registration.AgentNamespace, options)
 	switch {
 	case apierrors.IsNotFound(err):
 	case apierrors.IsForbidden(err) && !wait:
@@ -230,9 +230,9 @@ func (u *unregistration) deleteNamespace(ctx context.Context, target *side, wait
 		return target.explain(err)
 	}
 	if u.o.dryRun {
-		return u.step(ctx, "cluster", "namespace %s would be deleted, and with it all that register applied", objects.AgentNamespace)
+		return u.step(ctx, "cluster", "namespace %s would be deleted, and with it all that register applied", registration.AgentNamespace)
 	}
-	if err := u.step(ctx, "cluster", "namespace %s deleted, and with it all that register applied", objects.AgentNamespace); err != nil || !wait {
+	if err := u.step(ctx, "cluster", "namespace %s deleted, and with it all that register applied", registration.AgentNamespace); err != nil || !wait {
 		return err
 	}
 	return u.waitGone(ctx, target, namespace)
@@ -243,13 +243,13 @@ func (u *unregistration) forbidden(err error) error {
 }
 
 // waitGone waits for the namespace, and for the cluster-scoped objects that it owned.
-func (u *unregistration) waitGone(ctx context.Context, target *side, namespace *corev1.Namespace) error {
+func (u *unregistration) waitGone(ctx context.Context, target *clusterClient, namespace *corev1.Namespace) error {
 	if err := u.deleteUnowned(ctx, target); err != nil {
 		return err
 	}
 	patience, cancel := context.WithTimeout(ctx, u.o.wait)
 	defer cancel()
-	object, err := objects.ToUnstructured(namespace)
+	object, err := registration.ToUnstructured(namespace)
 	if err != nil {
 		return err
 	}
@@ -269,15 +269,15 @@ func (u *unregistration) waitGone(ctx context.Context, target *side, namespace *
 }
 
 // deleteUnowned removes the cluster-scoped objects of an invitation that did not lead to a registration: nobody has made them the namespace's.
-func (u *unregistration) deleteUnowned(ctx context.Context, target *side) error {
+func (u *unregistration) deleteUnowned(ctx context.Context, target *clusterClient) error {
 	rbac, classes := target.kube.RbacV1(), target.kube.SchedulingV1().PriorityClasses()
-	selector, options := metav1.ListOptions{LabelSelector: objects.LabelManagedBy + "=" + objects.FieldManager}, metav1.DeleteOptions{}
+	selector, options := metav1.ListOptions{LabelSelector: v1alpha1.LabelManagedBy + "=" + registration.FieldManager}, metav1.DeleteOptions{}
 	if u.o.dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
 	var errs []error
 	remove := func(o metav1.Object, remove func(context.Context, string, metav1.DeleteOptions) error) {
-		if len(o.GetOwnerReferences()) > 0 || !strings.HasPrefix(o.GetName(), objects.AccessPrefix) && o.GetName() != objects.AgentPriorityClass {
+		if len(o.GetOwnerReferences()) > 0 || !strings.HasPrefix(o.GetName(), registration.AccessPrefix) && o.GetName() != registration.AgentPriorityClass {
 			return
 		}
 		if err := remove(ctx, o.GetName(), options); err != nil && !apierrors.IsNotFound(err) {
@@ -309,9 +309,9 @@ func (u *unregistration) deleteUnowned(ctx context.Context, target *side) error 
 }
 
 // ownedBy are the cluster-scoped objects of a registration.
-func ownedBy(ctx context.Context, s *side) ([]string, error) {
+func ownedBy(ctx context.Context, s *clusterClient) ([]string, error) {
 	var names []string
-	selector := metav1.ListOptions{LabelSelector: objects.LabelManagedBy + "=" + objects.FieldManager}
+	selector := metav1.ListOptions{LabelSelector: v1alpha1.LabelManagedBy + "=" + registration.FieldManager}
 	bindings, err := s.kube.RbacV1().ClusterRoleBindings().List(ctx, selector)
 	if err != nil {
 		return nil, s.explain(err)

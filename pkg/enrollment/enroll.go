@@ -21,9 +21,8 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
-	"github.com/oam-dev/cluster-gateway/pkg/rotation"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
 
@@ -96,7 +95,7 @@ type attempt struct {
 	invited tunnel.Invited
 
 	// record is the invitation's, and read what it was read from; both nil until the record is known to be that of this certificate.
-	record *objects.Invitation
+	record *registration.Invitation
 	read   *corev1.Secret
 	ca     []byte
 	target *target
@@ -115,7 +114,7 @@ func (a *attempt) run(ctx context.Context) error {
 	if err := a.steps(ctx, []step{{"invitation", a.readRecord}, {"name", a.checkName}}); err != nil {
 		return err
 	}
-	if a.record.Process && a.record.State == objects.InvitationDone {
+	if a.record.Process && a.record.State == registration.InvitationDone {
 		a.serves = true
 		return a.checkServes(ctx)
 	}
@@ -123,7 +122,7 @@ func (a *attempt) run(ctx context.Context) error {
 		return err
 	}
 	defer a.target.close()
-	if a.record.State == objects.InvitationDone {
+	if a.record.State == registration.InvitationDone {
 		a.again = true
 		// An earlier attempt ended before that, or the invitation was applied once more. What it needs for that may be gone.
 		if err := a.leave(ctx); err != nil {
@@ -146,7 +145,7 @@ func (a *attempt) checkServes(ctx context.Context) error {
 	switch {
 	case err != nil:
 		return err
-	case secret == nil || !a.record.Process || a.record.State != objects.InvitationDone:
+	case secret == nil || !a.record.Process || a.record.State != registration.InvitationDone:
 		return fmt.Errorf("the invitation was that of cluster %q, which is not registered any more", a.invited.Name)
 	}
 	return nil
@@ -181,23 +180,23 @@ func (a *attempt) steps(ctx context.Context, steps []step) error {
 // readRecord finds out whether the invitation is good.
 func (a *attempt) readRecord(ctx context.Context) error {
 	name := a.invited.Name
-	secret, err := a.cfg.Secrets.Get(ctx, objects.InvitationSecret(name), metav1.GetOptions{})
+	secret, err := a.cfg.Secrets.Get(ctx, registration.InvitationSecret(name), metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return a.errRevoked()
 	case err != nil:
 		return a.hubFault("read the invitation", err)
 	}
-	record, err := objects.ReadInvitation(secret)
+	record, err := registration.ReadInvitation(secret)
 	if err != nil {
 		return fmt.Errorf("%w; ask for a new invitation (agent-bootstrap invite %s)", err, name)
 	}
-	if record.Fingerprint != objects.Fingerprint(a.invited.Certificate.Raw) {
+	if record.Fingerprint != registration.Fingerprint(a.invited.Certificate.Raw) {
 		return fmt.Errorf("this invitation of cluster %q has been revoked, and there is a later one: apply that", name)
 	}
 	a.record, a.read = record, secret
 	// What serves as an agent's certificate goes on to.
-	serves := record.Process && record.State == objects.InvitationDone
+	serves := record.Process && record.State == registration.InvitationDone
 	if now := a.cfg.Now(); !serves && !now.Before(record.Expires) || now.After(a.invited.Certificate.NotAfter) {
 		return fmt.Errorf("the invitation of cluster %q expired at %s: ask for a new one (agent-bootstrap invite %s)", name, record.Expires.UTC().Format(time.RFC3339), name)
 	}
@@ -219,12 +218,12 @@ func (a *attempt) registered(ctx context.Context) (*corev1.Secret, error) {
 		return nil, nil
 	case err != nil:
 		return nil, a.hubFault("find out whether the name is free", err)
-	case !cluster.IsCluster(secret) || secret.Annotations[objects.AnnotationClusterUID] == "":
+	case !cluster.IsCluster(secret) || secret.Annotations[v1alpha1.AnnotationClusterUID] == "":
 		return nil, fmt.Errorf("the name %q is taken on the hub, by what agent-bootstrap did not make: ask for an invitation to another name", name)
 	case a.record.ClusterUID == "":
 		return nil, fmt.Errorf("the name %q has been taken since by another registration: ask for an invitation to another name", name)
-	case secret.Annotations[objects.AnnotationClusterUID] != string(a.record.ClusterUID):
-		return nil, fmt.Errorf("the name %q is registered to another cluster (%s): ask for an invitation to another name", name, secret.Annotations[objects.AnnotationClusterUID])
+	case secret.Annotations[v1alpha1.AnnotationClusterUID] != string(a.record.ClusterUID):
+		return nil, fmt.Errorf("the name %q is registered to another cluster (%s): ask for an invitation to another name", name, secret.Annotations[v1alpha1.AnnotationClusterUID])
 	}
 	return secret, nil
 }
@@ -239,9 +238,9 @@ func (a *attempt) readCredentials(context.Context) error {
 	}
 	switch {
 	case len(a.ca) == 0:
-		return fmt.Errorf("the cluster handed over no CA: it should be in its ConfigMap %s/kube-root-ca.crt, which kube-controller-manager writes", objects.AgentNamespace)
+		return fmt.Errorf("the cluster handed over no CA: it should be in its ConfigMap %s/kube-root-ca.crt, which kube-controller-manager writes", registration.AgentNamespace)
 	case a.invited.Token == "":
-		return fmt.Errorf("the cluster handed over no token of ServiceAccount %s/%s", objects.AgentNamespace, objects.GatewayAccount)
+		return fmt.Errorf("the cluster handed over no token of ServiceAccount %s/%s", registration.AgentNamespace, registration.GatewayAccount)
 	}
 	return nil
 }
@@ -257,7 +256,7 @@ func (a *attempt) connect(ctx context.Context) (err error) {
 		}
 	}()
 	system, err := a.target.kube.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
-	if a.record.State == objects.InvitationDone && (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)) {
+	if a.record.State == registration.InvitationDone && (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)) {
 		return errDone
 	}
 	if err != nil {
@@ -272,15 +271,15 @@ func (a *attempt) connect(ctx context.Context) (err error) {
 			a.invited.Name, a.record.ClusterUID, a.record.UsedAt.UTC().Format(time.RFC3339))
 	}
 	a.target.uid = system.UID
-	if a.namespace, err = a.target.kube.CoreV1().Namespaces().Get(ctx, objects.AgentNamespace, metav1.GetOptions{}); err != nil {
-		return a.target.explain("read namespace "+objects.AgentNamespace, err)
+	if a.namespace, err = a.target.kube.CoreV1().Namespaces().Get(ctx, registration.AgentNamespace, metav1.GetOptions{}); err != nil {
+		return a.target.explain("read namespace "+registration.AgentNamespace, err)
 	}
 	return nil
 }
 
 // checkRegistrations refuses a cluster that is registered already, by this name or another, here or elsewhere.
 func (a *attempt) checkRegistrations(ctx context.Context) error {
-	owner, hub := a.namespace.Annotations[objects.AnnotationClusterName], a.namespace.Annotations[objects.AnnotationHubUID]
+	owner, hub := a.namespace.Annotations[v1alpha1.AnnotationClusterName], a.namespace.Annotations[v1alpha1.AnnotationHubUID]
 	switch {
 	case owner != "" && hub != string(a.record.HubUID):
 		return fmt.Errorf("this cluster is registered as %q with another hub (%s): remove it there first", owner, hub)
@@ -292,7 +291,7 @@ func (a *attempt) checkRegistrations(ctx context.Context) error {
 		return a.hubFault("find out whether the cluster is registered", err)
 	}
 	for _, s := range list.Items {
-		if s.Name != a.invited.Name && s.Annotations[objects.AnnotationClusterUID] == string(a.target.uid) {
+		if s.Name != a.invited.Name && s.Annotations[v1alpha1.AnnotationClusterUID] == string(a.target.uid) {
 			return registeredAs(s.Name)
 		}
 	}
@@ -311,16 +310,16 @@ func (a *attempt) claim(ctx context.Context) error {
 	if a.record.ClusterUID == a.target.uid {
 		return nil
 	}
-	a.record.State, a.record.ClusterUID, a.record.UsedAt = objects.InvitationUsed, a.target.uid, a.cfg.Now()
+	a.record.State, a.record.ClusterUID, a.record.UsedAt = registration.InvitationUsed, a.target.uid, a.cfg.Now()
 	return a.writeState(ctx, "claim the invitation")
 }
 
 // markRegistering says that the cluster's Secret is about to be written. An invitation that was revoked until then leads to none.
 func (a *attempt) markRegistering(ctx context.Context) error {
-	if a.record.State == objects.InvitationRegistering {
+	if a.record.State == registration.InvitationRegistering {
 		return nil
 	}
-	a.record.State = objects.InvitationRegistering
+	a.record.State = registration.InvitationRegistering
 	return a.writeState(ctx, "note that the cluster is being registered")
 }
 
@@ -362,10 +361,10 @@ const fieldManager = "cluster-gateway-enrollment"
 
 // claimNamespace notes in the cluster what it is registered as. Of two invitations of one cluster, one comes first.
 func (a *attempt) claimNamespace(ctx context.Context) error {
-	if a.namespace.Annotations[objects.AnnotationClusterName] == a.invited.Name {
+	if a.namespace.Annotations[v1alpha1.AnnotationClusterName] == a.invited.Name {
 		return nil
 	}
-	o, err := objects.Namespace(a.invited.Name, a.record.HubUID)
+	o, err := registration.Namespace(a.invited.Name, a.record.HubUID)
 	if err != nil {
 		return err
 	}
@@ -375,8 +374,8 @@ func (a *attempt) claimNamespace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.target.kube.CoreV1().Namespaces().Patch(ctx, objects.AgentNamespace, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager})
-	return a.target.explain("say in namespace "+objects.AgentNamespace+" what the cluster is registered as", err)
+	_, err = a.target.kube.CoreV1().Namespaces().Patch(ctx, registration.AgentNamespace, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager})
+	return a.target.explain("say in namespace "+registration.AgentNamespace+" what the cluster is registered as", err)
 }
 
 // requestToken asks for a token that does not end with the Pod that the one at hand is bound to.
@@ -398,7 +397,7 @@ func (a *attempt) applyAgent(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the agent's certificate cannot be issued: %w", err)
 	}
-	all, err := objects.Agent(a.record.Address, rotation.AgentPair{Certificate: cert, Key: key, CA: authority.Bundle()})
+	all, err := registration.Agent(a.record.Address, registration.AgentPair{Certificate: cert, Key: key, CA: authority.Bundle()})
 	if err != nil {
 		return err
 	}
@@ -431,7 +430,7 @@ const undoTimeout = 10 * time.Second
 
 // writeSecret writes the cluster's Secret as agent-bootstrap register does, and returns its UID.
 func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
-	wanted := objects.ClusterSecret{
+	wanted := registration.ClusterSecret{
 		Name: a.invited.Name, Namespace: a.cfg.Namespace, Tunnel: true, UID: a.target.uid, Access: a.record.Access,
 		Endpoint: a.record.Endpoint, CA: a.ca, Token: a.token,
 	}
@@ -440,7 +439,7 @@ func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
 		return "", err
 	}
 	if current == nil {
-		made, err := a.cfg.Secrets.Create(ctx, wanted.Secret(), metav1.CreateOptions{FieldManager: objects.FieldManager})
+		made, err := a.cfg.Secrets.Create(ctx, wanted.Secret(), metav1.CreateOptions{FieldManager: registration.FieldManager})
 		switch {
 		case apierrors.IsAlreadyExists(err):
 			return "", errors.New("the cluster's Secret has just been made by somebody else; it is looked at when the cluster comes again")
@@ -454,7 +453,7 @@ func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = a.cfg.Secrets.Patch(ctx, a.invited.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager})
+	_, err = a.cfg.Secrets.Patch(ctx, a.invited.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager})
 	return current.UID, a.hubFault("write the cluster's Secret", err)
 }
 
@@ -500,7 +499,7 @@ func (a *attempt) markDone(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	for ctx.Err() == nil {
-		a.record.State, a.record.Message = objects.InvitationDone, ""
+		a.record.State, a.record.Message = registration.InvitationDone, ""
 		err := a.writeRecord(ctx)
 		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 			return a.hubFault("note that the invitation is used up", err)

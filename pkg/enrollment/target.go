@@ -29,7 +29,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
 
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
 
@@ -129,7 +129,7 @@ func (t *target) explain(what string, err error) error {
 		return fmt.Errorf("the API server at %s is not one that the cluster's CA (ConfigMap kube-root-ca.crt) vouches for: %w", t.endpoint, err)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("the cluster does not accept the token that it handed over (401): it must be one of ServiceAccount %s/%s that has not ended",
-			objects.AgentNamespace, objects.GatewayAccount)
+			registration.AgentNamespace, registration.GatewayAccount)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("the gateway may not %s: apply the whole of the invitation: %w", what, err)
 	default:
@@ -138,7 +138,7 @@ func (t *target) explain(what string, err error) error {
 }
 
 func (t *target) requestToken(ctx context.Context, lifetime time.Duration) (string, error) {
-	answer, err := t.kube.CoreV1().ServiceAccounts(objects.AgentNamespace).CreateToken(ctx, objects.GatewayAccount, &authenticationv1.TokenRequest{
+	answer, err := t.kube.CoreV1().ServiceAccounts(registration.AgentNamespace).CreateToken(ctx, registration.GatewayAccount, &authenticationv1.TokenRequest{
 		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To(int64(lifetime.Seconds()))},
 	}, metav1.CreateOptions{})
 	if err != nil {
@@ -161,21 +161,21 @@ var (
 // apply makes an object as it should be.
 func (t *target) apply(ctx context.Context, o *unstructured.Unstructured) error {
 	resource := schema.GroupVersionResource{Group: o.GroupVersionKind().Group, Version: o.GroupVersionKind().Version, Resource: strings.ToLower(o.GetKind()) + "s"}
-	_, err := t.dyn.Resource(resource).Namespace(o.GetNamespace()).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: objects.FieldManager, Force: true})
+	_, err := t.dyn.Resource(resource).Namespace(o.GetNamespace()).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: registration.FieldManager, Force: true})
 	return err
 }
 
 // own sets owners: the namespace for what is registered, the ClusterRoleBinding of the enrolment for all that is of the enrolment.
-func (t *target) own(ctx context.Context, record *objects.Invitation, namespace types.UID) error {
-	agent := metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: objects.AgentNamespace, UID: namespace}
-	binding, err := t.setOwner(ctx, clusterRoleBindings, "", objects.EnrolBinding, agent)
+func (t *target) own(ctx context.Context, record *registration.Invitation, namespace types.UID) error {
+	agent := metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: registration.AgentNamespace, UID: namespace}
+	binding, err := t.setOwner(ctx, clusterRoleBindings, "", registration.EnrollBinding, agent)
 	if apierrors.IsNotFound(err) {
 		return nil // removed already
 	}
 	if err != nil {
 		return err
 	}
-	access := objects.AccessOf(record.Access)
+	access := registration.AccessOf(record.Access)
 	bound, err := access.Objects("")
 	if err != nil {
 		return err
@@ -186,14 +186,14 @@ func (t *target) own(ctx context.Context, record *objects.Invitation, namespace 
 		namespace, name string
 		owner           metav1.OwnerReference
 	}
-	dependents := []dependent{{clusterRoles, "", objects.EnrolBinding, enrolment}}
+	dependents := []dependent{{clusterRoles, "", registration.EnrollBinding, enrolment}}
 	if !record.Process {
 		dependents = append(dependents,
-			dependent{priorityClasses, "", objects.AgentPriorityClass, agent},
-			dependent{roles, objects.AgentNamespace, objects.EnrolName, enrolment},
-			dependent{roleBindings, objects.AgentNamespace, objects.EnrolName, enrolment},
-			dependent{secrets, objects.AgentNamespace, objects.EnrolName, enrolment},
-			dependent{jobs, objects.AgentNamespace, record.JobName(), enrolment})
+			dependent{priorityClasses, "", registration.AgentPriorityClass, agent},
+			dependent{roles, registration.AgentNamespace, registration.EnrollName, enrolment},
+			dependent{roleBindings, registration.AgentNamespace, registration.EnrollName, enrolment},
+			dependent{secrets, registration.AgentNamespace, registration.EnrollName, enrolment},
+			dependent{jobs, registration.AgentNamespace, record.JobName(), enrolment})
 	}
 	for _, o := range bound {
 		resource := clusterRoleBindings
@@ -219,12 +219,12 @@ func (t *target) setOwner(ctx context.Context, resource schema.GroupVersionResou
 	if namespace != "" {
 		client = t.dyn.Resource(resource).Namespace(namespace)
 	}
-	return client.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: objects.FieldManager})
+	return client.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager})
 }
 
 // deleteEnrolment deletes what all of the enrolment belongs to.
 func (t *target) deleteEnrolment(ctx context.Context) error {
-	err := t.kube.RbacV1().ClusterRoleBindings().Delete(ctx, objects.EnrolBinding, metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)})
+	err := t.kube.RbacV1().ClusterRoleBindings().Delete(ctx, registration.EnrollBinding, metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)})
 	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) { // without it, the right to delete it is gone as well
 		return nil
 	}

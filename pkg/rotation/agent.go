@@ -22,6 +22,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 // agentInterval is how often the Secret of an agent is looked at though nothing is known to be due: somebody may have changed it. It is
@@ -137,7 +138,7 @@ func (e *NotOursError) Reason() string { return v1alpha1.ReasonExpiresSoon }
 
 // due is whether an agent's Secret is to be looked at now. Without an agent that is connected there is no way to it.
 func (a *Agents) due(c *cluster.Cluster) bool {
-	if c.Err() != nil || c.ManagedBy != registrar || c.Route != cluster.RouteTunnel {
+	if c.Err() != nil || c.ManagedBy != v1alpha1.ManagedByAgentBootstrap || c.Route != cluster.RouteTunnel {
 		return false
 	}
 	if a.cfg.Connected != nil && a.cfg.Connected(c.Name) == nil {
@@ -199,7 +200,7 @@ func (a *Agents) renew(ctx context.Context, c *cluster.Cluster) error {
 	a.mu.Unlock()
 	if known.certificate == nil && cert != nil && !now.Before(pki.RenewAt(cert)) {
 		return &NotOursError{fmt.Sprintf("the certificate of the cluster's agent ends at %s and is not the gateway's to renew: the agent does not run as Deployment %s/%s there. Renew it with: agent-bootstrap rotate %s --out-dir DIR",
-			cert.NotAfter.UTC().Format(time.RFC3339), AgentNamespace, AgentName, c.Name)}
+			cert.NotAfter.UTC().Format(time.RFC3339), registration.AgentNamespace, registration.AgentName, c.Name)}
 	}
 	return nil
 }
@@ -226,24 +227,24 @@ func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificat
 	if err != nil {
 		return nil, authority, err
 	}
-	deployment, err := client.AppsV1().Deployments(AgentNamespace).Get(ctx, AgentName, metav1.GetOptions{})
+	deployment, err := client.AppsV1().Deployments(registration.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, authority, nil
 	}
 	if err != nil {
 		return nil, authority, err
 	}
-	secret, err := client.CoreV1().Secrets(AgentNamespace).Get(ctx, AgentName, metav1.GetOptions{})
+	secret, err := client.CoreV1().Secrets(registration.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, authority, nil
 	}
 	if err != nil {
 		return nil, authority, err
 	}
-	pair := AgentPairOf(secret)
+	pair := registration.AgentPairOf(secret)
 	chain, err := pki.ParseCertificates(pair.Certificate)
 	if err != nil {
-		return nil, authority, fmt.Errorf("the Secret %s/%s of the cluster cannot be read: %w", AgentNamespace, AgentName, err)
+		return nil, authority, fmt.Errorf("the Secret %s/%s of the cluster cannot be read: %w", registration.AgentNamespace, registration.AgentName, err)
 	}
 	cert := chain[0]
 	now := a.cfg.Now()
@@ -253,19 +254,19 @@ func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificat
 	case authority == nil:
 		return cert, nil, errors.New("the hub has no CA to issue another with (Secret " + pki.CASecret + ")")
 	case good && bytes.Equal(pair.CA, authority.Bundle()):
-		if deployment.Spec.Template.Annotations[AnnotationAgentCertificate] == pair.Hash() {
+		if deployment.Spec.Template.Annotations[v1alpha1.AnnotationAgentCertificate] == pair.Hash() {
 			return cert, authority, nil
 		}
-		return cert, authority, roll(ctx, client, pair) // where an earlier attempt failed
+		return cert, authority, registration.RollAgent(ctx, client, pair) // where an earlier attempt failed
 	}
 	if err := issuedBy(authority, c.Name, chain, now); err != nil {
 		return nil, authority, err
 	}
-	next := AgentPair{CA: authority.Bundle()}
+	next := registration.AgentPair{CA: authority.Bundle()}
 	if next.Certificate, next.Key, err = authority.IssueAgent(c.Name, a.lifetime(cert, authority)); err != nil {
 		return nil, authority, err
 	}
-	if err := deliver(ctx, client, secret, next); err != nil {
+	if err := registration.DeliverAgentCertificate(ctx, client, secret, next); err != nil {
 		return nil, authority, err
 	}
 	if chain, err = pki.ParseCertificates(next.Certificate); err != nil {
@@ -281,7 +282,7 @@ func issuedBy(authority *pki.Authority, name string, chain []*x509.Certificate, 
 	cert := chain[0]
 	if cert.Subject.CommonName != name || !slices.Contains(cert.Subject.Organization, v1alpha1.AgentOrganization) {
 		return fmt.Errorf("the Secret %s/%s of the cluster holds a certificate of %q, which is not that of the cluster's agent: agent-bootstrap rotate %s puts another there",
-			AgentNamespace, AgentName, cert.Subject, name)
+			registration.AgentNamespace, registration.AgentName, cert.Subject, name)
 	}
 	intermediates := x509.NewCertPool()
 	for _, link := range chain[1:] {

@@ -5,6 +5,6 @@
 // the credential that still holds. It runs in the replica that leads.
 //
 // [Tokens] asks for new ServiceAccount tokens by TokenRequest. [Agents] puts a new certificate, and the CA bundle of the tunnel when that has
-// changed, into the Secret of the cluster's agent, and rolls its Deployment ([DeliverAgentCertificate]): a new agent connects before an old
+// changed, into the Secret of the cluster's agent, and rolls its Deployment ([registration.DeliverAgentCertificate]): a new agent connects before an old
 // one drains. An agent that runs as a process has no such Secret; its certificate is renewed by agent-bootstrap rotate.
 package rotation

@@ -18,10 +18,6 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// registrar is the label app.kubernetes.io/managed-by of a cluster whose credentials are renewed here: agent-bootstrap has given the gateway
-// the account and the rights that it takes (manifests/konnectivity/agent).
-const registrar = "agent-bootstrap"
-
 const (
 	// lookInterval is how often is looked for what is due; it costs no request.
 	lookInterval = 2 * time.Second

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 // That renewals work is shown against real clusters, in test/e2e/rotation.
@@ -35,11 +35,11 @@ func TestTokenDue(t *testing.T) {
 		age                    time.Duration
 		want                   bool
 	}{
-		{"young", registrar, jwt(begin, end), 74 * time.Hour, false},
-		{"old", registrar, jwt(begin, end), 81 * time.Hour, true},
+		{"young", v1alpha1.ManagedByAgentBootstrap, jwt(begin, end), 74 * time.Hour, false},
+		{"old", v1alpha1.ManagedByAgentBootstrap, jwt(begin, end), 81 * time.Hour, true},
 		{"of somebody else", "helm", jwt(begin, end), 81 * time.Hour, false},
-		{"without an end", registrar, "opaque", 81 * time.Hour, false},
-		{"over", registrar, jwt(begin, end), 100 * time.Hour, false},
+		{"without an end", v1alpha1.ManagedByAgentBootstrap, "opaque", 81 * time.Hour, false},
+		{"over", v1alpha1.ManagedByAgentBootstrap, jwt(begin, end), 100 * time.Hour, false},
 	} {
 		tokens := NewTokens(TokensConfig{Now: func() time.Time { return begin.Add(test.age) }})
 		c := cluster.Parse(&corev1.Secret{
@@ -77,30 +77,7 @@ func TestEndlessAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	var tooLarge *http.MaxBytesError
-	if err := DeliverAgentCertificate(t.Context(), client, AgentPair{}); !errors.As(err, &tooLarge) {
+	if err := registration.DeliverAgentCertificate(t.Context(), client, nil, registration.AgentPair{}); !errors.As(err, &tooLarge) {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestAgentPairHash(t *testing.T) {
-	pair := func(certificate, key, ca string) AgentPair {
-		return AgentPair{Certificate: []byte(certificate), Key: []byte(key), CA: []byte(ca)}
-	}
-	one := pair("certificate", "private", "ca")
-	if one.Hash() != pair("certificate", "another", "ca").Hash() {
-		t.Error("the key goes into it")
-	}
-	for _, other := range []AgentPair{pair("certificate2", "private", "ca"), pair("certificate", "private", "2ca"), pair("certificatec", "private", "a")} {
-		if one.Hash() == other.Hash() {
-			t.Errorf("%s has the same hash", other.Certificate)
-		}
-	}
-	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
-		for _, v := range []any{one, &one, []AgentPair{one}, struct{ P AgentPair }{one}} {
-			text := fmt.Sprintf(format, v)
-			if strings.Contains(text, "private") || strings.Contains(text, fmt.Sprintf("%x", "private")) || strings.Contains(text, "112 114 105") {
-				t.Errorf("%s shows the key: %s", format, text)
-			}
-		}
 	}
 }

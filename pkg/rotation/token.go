@@ -21,10 +21,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
-
-// accountName is whom the gateway is in a cluster, in AgentNamespace.
-const accountName = "cluster-gateway"
 
 // minLifetime is the shortest that kube-apiserver gives out.
 const minLifetime = 10 * time.Minute
@@ -78,7 +76,7 @@ func (t *Tokens) Failure(name string) error { return t.renewals.failure(name) }
 
 // due is whether a cluster's token is to be renewed now. One that has ended cannot be renewed with itself.
 func (t *Tokens) due(c *cluster.Cluster) bool {
-	if c.Err() != nil || c.ManagedBy != registrar || c.Credential.Type != v1alpha1.CredentialTypeServiceAccountToken {
+	if c.Err() != nil || c.ManagedBy != v1alpha1.ManagedByAgentBootstrap || c.Credential.Type != v1alpha1.CredentialTypeServiceAccountToken {
 		return false
 	}
 	begin, begins := c.Credential.Begin()
@@ -111,7 +109,7 @@ func (t *Tokens) renew(ctx context.Context, c *cluster.Cluster) error {
 	begin, _ := c.Credential.Begin()
 	end, _ := c.Credential.Expiry()
 	lifetime := max(end.Sub(begin), minLifetime)
-	answer, err := client.CoreV1().ServiceAccounts(AgentNamespace).CreateToken(ctx, accountName, &authenticationv1.TokenRequest{
+	answer, err := client.CoreV1().ServiceAccounts(registration.AgentNamespace).CreateToken(ctx, registration.GatewayAccount, &authenticationv1.TokenRequest{
 		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To(int64(lifetime.Seconds()))},
 	}, metav1.CreateOptions{})
 	if err != nil {
@@ -125,7 +123,7 @@ func (t *Tokens) renew(ctx context.Context, c *cluster.Cluster) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.cfg.Secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	_, err = t.cfg.Secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.RenewalFieldManager})
 	switch {
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
 		return nil // the store will tell what it is now

@@ -29,8 +29,8 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/pkg/enrollment"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
@@ -117,13 +117,13 @@ func visitable(ctx context.Context, t *testing.T, args ...string) (file string) 
 	return file
 }
 
-func record(ctx context.Context, t *testing.T, name string) *objects.Invitation {
+func record(ctx context.Context, t *testing.T, name string) *registration.Invitation {
 	t.Helper()
-	secret, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, objects.InvitationSecret(name), noOptions)
+	secret, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, registration.InvitationSecret(name), noOptions)
 	if err != nil {
 		t.Fatal(err)
 	}
-	i, err := objects.ReadInvitation(secret)
+	i, err := registration.ReadInvitation(secret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestEnrolmentRefused(t *testing.T) {
 				t.Error("the refusal shows the token")
 			}
 			unregistered(ctx, t, "near-1")
-			if r := record(ctx, t, "near-1"); r.State != objects.InvitationOpen {
+			if r := record(ctx, t, "near-1"); r.State != registration.InvitationOpen {
 				t.Errorf("the invitation is %s", r.State)
 			}
 			if c.name != "hub that does not answer" {
@@ -211,7 +211,7 @@ func TestEnrolmentRefused(t *testing.T) {
 	if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err != nil {
 		t.Fatalf("without a fault: %v", err)
 	}
-	if r := record(ctx, t, "near-1"); r.State != objects.InvitationDone || r.Message != "" {
+	if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone || r.Message != "" {
 		t.Errorf("the invitation is %+v", r)
 	}
 }
@@ -281,7 +281,7 @@ func TestInvitationOfAnother(t *testing.T) {
 		t.Fatalf("%v", err)
 	}
 	unregistered(ctx, t, "other")
-	if r := record(ctx, t, "other"); r.State != objects.InvitationOpen || !strings.Contains(r.Message, "near-1") {
+	if r := record(ctx, t, "other"); r.State != registration.InvitationOpen || !strings.Contains(r.Message, "near-1") {
 		t.Errorf("the invitation is %+v", r)
 	}
 	must(ctx, t, "doctor", "near-1")
@@ -373,7 +373,7 @@ func TestEnrolmentResumes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if stopAfter > 0 {
-			if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err != nil && record(ctx, t, "near-1").State != objects.InvitationDone {
+			if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err != nil && record(ctx, t, "near-1").State != registration.InvitationDone {
 				t.Fatalf("the second attempt: %v", err)
 			}
 		}
@@ -386,7 +386,7 @@ func TestEnrolmentResumes(t *testing.T) {
 			return nil
 		})
 		hub, nearby = dump(ctx, t, shared.hub), dump(ctx, t, shared.nearby)
-		if r := record(ctx, t, "near-1"); r.State != objects.InvitationDone {
+		if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone {
 			t.Errorf("the invitation is %s", r.State)
 		}
 		must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", shared.nearbyFile)
@@ -420,7 +420,7 @@ func TestEnrolmentTwice(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if r := record(ctx, t, "near-1"); r.State != objects.InvitationDone {
+	if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone {
 		t.Errorf("the invitation is %+v", r)
 	}
 	secret, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, "near-1", noOptions)
@@ -447,7 +447,7 @@ func TestEnrolmentRevoked(t *testing.T) {
 		"revoke": func(t *testing.T) { must(ctx, t, "invite", "near-1", "--revoke") },
 		// The gateway is on its own.
 		"delete": func(t *testing.T) {
-			if err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Delete(ctx, objects.InvitationSecret("near-1"), metav1.DeleteOptions{}); err != nil {
+			if err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Delete(ctx, registration.InvitationSecret("near-1"), metav1.DeleteOptions{}); err != nil {
 				t.Error(err)
 			}
 		},
@@ -513,7 +513,7 @@ func TestRevokedWithoutGateway(t *testing.T) {
 		file := visitable(ctx, t)
 		apply(ctx, t, shared.nearby, file)
 		enrolUntilSecret(ctx, t, file)
-		if s := record(ctx, t, "near-1").State; s != objects.InvitationRegistering {
+		if s := record(ctx, t, "near-1").State; s != registration.InvitationRegistering {
 			t.Errorf("the invitation is %s", s)
 		}
 		hubSecret(ctx, t, "near-1")

@@ -25,7 +25,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
@@ -245,7 +245,7 @@ func TestInviteGatewayKilled(t *testing.T) {
 	}
 	defer watch.Stop()
 	enrol(ctx, t, shared.edge, file, job)
-	for record(ctx, t, "edge-1").State == objects.InvitationOpen {
+	for record(ctx, t, "edge-1").State == registration.InvitationOpen {
 		select {
 		case <-watch.ResultChan():
 		case <-ctx.Done():
@@ -260,7 +260,7 @@ func TestInviteGatewayKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	labtest.Within(t, 2*time.Minute, "Ready", func() error { return ready(ctx, "edge-1") })
-	if r := record(ctx, t, "edge-1"); r.State != objects.InvitationDone {
+	if r := record(ctx, t, "edge-1"); r.State != registration.InvitationDone {
 		t.Errorf("the invitation is %s", r.State)
 	}
 }

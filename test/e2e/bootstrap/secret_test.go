@@ -19,7 +19,6 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
@@ -152,7 +151,7 @@ func TestNameRace(t *testing.T) {
 				return nil
 			}}
 			_, _, err := invoke(ctx, meanwhile, nearby...)
-			if err == nil || !strings.Contains(err.Error(), "has been registered meanwhile") || !strings.Contains(err.Error(), first.Annotations[objects.AnnotationClusterUID]) {
+			if err == nil || !strings.Contains(err.Error(), "has been registered meanwhile") || !strings.Contains(err.Error(), first.Annotations[v1alpha1.AnnotationClusterUID]) {
 				t.Errorf("the second one: %v", err)
 			}
 			unchangedSecret(t, first, hubSecret(ctx, t, "near-1"))
@@ -167,7 +166,7 @@ func TestNameRace(t *testing.T) {
 				group.Go(func() error { _, _, errs[i] = invoke(ctx, bootstrap.Config{}, args...); return nil })
 			}
 			_ = group.Wait() // errs has them
-			uid := hubSecret(ctx, t, "near-1").Annotations[objects.AnnotationClusterUID]
+			uid := hubSecret(ctx, t, "near-1").Annotations[v1alpha1.AnnotationClusterUID]
 			system, err := shared.edge.Client().CoreV1().Namespaces().Get(ctx, "kube-system", noOptions)
 			if err != nil {
 				t.Fatal(err)
@@ -187,7 +186,7 @@ func TestNameRace(t *testing.T) {
 func unchangedSecret(t *testing.T, want, got *corev1.Secret) {
 	t.Helper()
 	if want.UID != got.UID || !maps.Equal(want.Labels, got.Labels) || string(want.Data["token"]) != string(got.Data["token"]) || string(want.Data["endpoint"]) != string(got.Data["endpoint"]) ||
-		want.Annotations[objects.AnnotationClusterUID] != got.Annotations[objects.AnnotationClusterUID] {
+		want.Annotations[v1alpha1.AnnotationClusterUID] != got.Annotations[v1alpha1.AnnotationClusterUID] {
 		t.Error("the Secret of the first one was changed")
 	}
 }

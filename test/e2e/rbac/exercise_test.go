@@ -31,8 +31,8 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
@@ -306,7 +306,7 @@ func (s *site) revoke(ctx context.Context, t *testing.T) {
 		s.bootstrap(ctx, t, "unregister", invitedName, "--cluster-kubeconfig", kubeconfig)
 		content := s.invite(ctx, t)
 		s.apply(ctx, t, content)
-		registering := s.atState(ctx, t, objects.InvitationRegistering)
+		registering := s.atState(ctx, t, registration.InvitationRegistering)
 		_, agent := s.runJob(ctx, t, content, fmt.Sprintf("revoked-%d", i))
 		state := <-registering
 		if err := agent.Kill(); err != nil {
@@ -326,15 +326,15 @@ func (s *site) revoke(ctx context.Context, t *testing.T) {
 }
 
 // atState deletes the record of the invitation as soon as it has a state, or a later one, which it sends.
-func (s *site) atState(ctx context.Context, t *testing.T, state objects.InvitationState) <-chan objects.InvitationState {
+func (s *site) atState(ctx context.Context, t *testing.T, state registration.InvitationState) <-chan registration.InvitationState {
 	t.Helper()
 	secrets := s.hub.Client().CoreV1().Secrets(hubNamespace)
-	name := objects.InvitationSecret(invitedName)
+	name := registration.InvitationSecret(invitedName)
 	watch, err := secrets.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := make(chan objects.InvitationState, 1)
+	seen := make(chan registration.InvitationState, 1)
 	go func() {
 		defer close(seen)
 		defer watch.Stop()
@@ -343,8 +343,8 @@ func (s *site) atState(ctx context.Context, t *testing.T, state objects.Invitati
 			if !ok {
 				continue
 			}
-			record, err := objects.ReadInvitation(secret)
-			if err != nil || record.State != state && record.State != objects.InvitationDone {
+			record, err := registration.ReadInvitation(secret)
+			if err != nil || record.State != state && record.State != registration.InvitationDone {
 				continue
 			}
 			if err := secrets.Delete(ctx, name, metav1.DeleteOptions{}); err != nil {

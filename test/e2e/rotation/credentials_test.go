@@ -24,7 +24,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
-	"github.com/oam-dev/cluster-gateway/pkg/rotation"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
@@ -243,7 +243,7 @@ func agentState(ctx context.Context) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	if roll, want := deployment.Spec.Template.Annotations[rotation.AnnotationAgentCertificate], rotation.AgentPairOf(secret).Hash(); roll != want {
+	if roll, want := deployment.Spec.Template.Annotations[v1alpha1.AnnotationAgentCertificate], registration.AgentPairOf(secret).Hash(); roll != want {
 		return state{}, fmt.Errorf("the Deployment's annotation is %s, and that of the Secret's pair is %s", roll, want)
 	}
 	return state{string(secret.Data["tls.crt"]), deployment.Generation}, nil

@@ -29,7 +29,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/utils/ptr"
 
-	"github.com/oam-dev/cluster-gateway/pkg/objects"
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 const (
@@ -39,8 +40,8 @@ const (
 	connectTimeout = 10 * time.Second
 )
 
-// side is a cluster, the hub or a managed one, as a command sees it.
-type side struct {
+// clusterClient is the client of a cluster, the hub or a managed one.
+type clusterClient struct {
 	// title is what it is called in messages: the hub, or the cluster "edge-1".
 	title string
 	// source is the flag that it came from.
@@ -79,12 +80,12 @@ func loadKubeconfig(flag, path, kubecontext string) (*rest.Config, *clientcmdapi
 	return config, &raw, nil
 }
 
-func newSide(title, source string, config *rest.Config, raw *clientcmdapi.Config) (*side, error) {
+func newClusterClient(title, source string, config *rest.Config, raw *clientcmdapi.Config) (*clusterClient, error) {
 	config = rest.CopyConfig(config)
 	config.QPS = -1
 	config.WarningHandler = rest.NoWarnings{}
-	config = rest.AddUserAgent(config, objects.FieldManager)
-	s := &side{title: title, source: source, config: config, raw: raw}
+	config = rest.AddUserAgent(config, registration.FieldManager)
+	s := &clusterClient{title: title, source: source, config: config, raw: raw}
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", source, err)
@@ -99,7 +100,7 @@ func newSide(title, source string, config *rest.Config, raw *clientcmdapi.Config
 }
 
 // connect finds out whether the cluster is there, and how far its clock is from now. It takes no right beyond those that everybody has.
-func (s *side) connect(ctx context.Context, now func() time.Time) error {
+func (s *clusterClient) connect(ctx context.Context, now func() time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	// By hand, for the Date header.
@@ -135,7 +136,7 @@ func (s *side) connect(ctx context.Context, now func() time.Time) error {
 }
 
 // identify finds out which cluster it is: the UID of its namespace kube-system, which the caller must be allowed to read.
-func (s *side) identify(ctx context.Context) error {
+func (s *clusterClient) identify(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	namespace, err := s.kube.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
@@ -147,7 +148,7 @@ func (s *side) identify(ctx context.Context) error {
 }
 
 // kubeconfigCluster is what the kubeconfig says of the cluster, if there is one.
-func (s *side) kubeconfigCluster() *clientcmdapi.Cluster {
+func (s *clusterClient) kubeconfigCluster() *clientcmdapi.Cluster {
 	if s.raw == nil {
 		return nil
 	}
@@ -159,7 +160,7 @@ func (s *side) kubeconfigCluster() *clientcmdapi.Cluster {
 }
 
 // explain makes of an error what a person can act on.
-func (s *side) explain(err error) error {
+func (s *clusterClient) explain(err error) error {
 	var dns *net.DNSError
 	var op *net.OpError
 	host := s.config.Host
@@ -184,7 +185,7 @@ func (s *side) explain(err error) error {
 }
 
 // may asks whether the caller has a right; what is not known counts as yes, and shows when it is used.
-func (s *side) may(ctx context.Context, attributes authorizationv1.ResourceAttributes) (bool, error) {
+func (s *clusterClient) may(ctx context.Context, attributes authorizationv1.ResourceAttributes) (bool, error) {
 	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &attributes}}
 	answer, err := s.kube.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 	if err != nil {
@@ -194,7 +195,7 @@ func (s *side) may(ctx context.Context, attributes authorizationv1.ResourceAttri
 }
 
 // whoami is the caller's name there, or "".
-func (s *side) whoami(ctx context.Context) string {
+func (s *clusterClient) whoami(ctx context.Context) string {
 	review, err := s.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
 		return ""
@@ -203,7 +204,7 @@ func (s *side) whoami(ctx context.Context) string {
 }
 
 // credentialID is which credential the caller is known by there, or "" if that is not said.
-func (s *side) credentialID(ctx context.Context) string {
+func (s *clusterClient) credentialID(ctx context.Context) string {
 	review, err := s.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
 		return ""
@@ -218,7 +219,7 @@ func (s *side) credentialID(ctx context.Context) string {
 const rightsAtATime = 8
 
 // requireRights says at once all that the caller is missing.
-func (s *side) requireRights(ctx context.Context, rights []authorizationv1.ResourceAttributes) error {
+func (s *clusterClient) requireRights(ctx context.Context, rights []authorizationv1.ResourceAttributes) error {
 	allowed := make([]bool, len(rights))
 	group, asking := errgroup.WithContext(ctx)
 	group.SetLimit(rightsAtATime)
@@ -302,7 +303,7 @@ func resourceOf(gvk schema.GroupVersionKind) (gvr schema.GroupVersionResource, n
 	return gvk.GroupVersion().WithResource(resource.plural), resource.namespaced, nil
 }
 
-func (s *side) resource(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+func (s *clusterClient) resource(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 	gvr, namespaced, err := resourceOf(o.GroupVersionKind())
 	if err != nil {
 		return nil, err
@@ -323,7 +324,7 @@ const (
 )
 
 // apply makes an object as it should be. The result is what the server has then; with dryRun, what it would have.
-func (s *side) apply(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (outcome, *unstructured.Unstructured, error) {
+func (s *clusterClient) apply(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (outcome, *unstructured.Unstructured, error) {
 	client, err := s.resource(o)
 	if err != nil {
 		return "", nil, err
@@ -335,7 +336,7 @@ func (s *side) apply(ctx context.Context, o *unstructured.Unstructured, dryRun b
 	case err != nil:
 		return "", nil, s.explain(err)
 	}
-	options := metav1.ApplyOptions{FieldManager: objects.FieldManager, Force: true}
+	options := metav1.ApplyOptions{FieldManager: registration.FieldManager, Force: true}
 	if dryRun {
 		options.DryRun = []string{metav1.DryRunAll}
 	}
@@ -355,7 +356,7 @@ func (s *side) apply(ctx context.Context, o *unstructured.Unstructured, dryRun b
 }
 
 // remove deletes an object that agent-bootstrap has applied, and tells whether there is one.
-func (s *side) remove(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (found bool, err error) {
+func (s *clusterClient) remove(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (found bool, err error) {
 	client, err := s.resource(o)
 	if err != nil {
 		return false, err
@@ -366,7 +367,7 @@ func (s *side) remove(ctx context.Context, o *unstructured.Unstructured, dryRun 
 		return false, nil
 	case err != nil:
 		return false, s.explain(err)
-	case current.GetLabels()[objects.LabelManagedBy] != objects.FieldManager:
+	case current.GetLabels()[v1alpha1.LabelManagedBy] != registration.FieldManager:
 		return false, nil // somebody else's
 	}
 	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: ptr.To(current.GetUID())}, PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}
@@ -391,7 +392,7 @@ func sameObject(a, b *unstructured.Unstructured) bool {
 }
 
 // gone waits until an object does not exist.
-func (s *side) gone(ctx context.Context, o *unstructured.Unstructured) error {
+func (s *clusterClient) gone(ctx context.Context, o *unstructured.Unstructured) error {
 	client, err := s.resource(o)
 	if err != nil {
 		return err

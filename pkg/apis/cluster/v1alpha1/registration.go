@@ -1,0 +1,49 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+const (
+	// LabelManagedBy names the tool that manages an object.
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	// ManagedByAgentBootstrap is the value of LabelManagedBy on everything that a registration applies.
+	// The gateway renews the credentials of a cluster only if its Secret has it.
+	ManagedByAgentBootstrap = "agent-bootstrap"
+)
+
+// Annotations of a cluster's Secret that a registration writes.
+const (
+	// AnnotationClusterUID identifies the cluster: the UID of its namespace kube-system.
+	AnnotationClusterUID = GroupName + "/cluster-uid"
+	// AnnotationAccess is the value of --access.
+	AnnotationAccess = GroupName + "/access"
+)
+
+// Annotations of the agent's namespace in a managed cluster.
+const (
+	// AnnotationClusterName is the name under which the cluster is registered.
+	AnnotationClusterName = GroupName + "/cluster-name"
+	// AnnotationHubUID identifies the hub: the UID of its namespace kube-system.
+	AnnotationHubUID = GroupName + "/hub-uid"
+)
+
+// Annotations of the agent's Pods. The Pods are replaced when one of them changes.
+const (
+	// AnnotationAgentCertificate is a hash of the agent's certificate and of the CAs that it trusts.
+	AnnotationAgentCertificate = GroupName + "/agent-certificate"
+	// AnnotationAgentAddress is a hash of the address that the agent dials.
+	AnnotationAgentAddress = GroupName + "/agent-address"
+)
+
+// Metadata of a Secret that is the record of an invitation.
+const (
+	// LabelInvitation marks the record. Its value is the name of the cluster, so an invitation is
+	// possible only for a name that fits a label.
+	LabelInvitation = GroupName + "/invitation"
+	// AnnotationInvitationState says how far the invitation has been used.
+	AnnotationInvitationState = GroupName + "/invitation-state"
+	// AnnotationInvitationUsedAt is when a cluster claimed the invitation, in RFC 3339.
+	AnnotationInvitationUsedAt = GroupName + "/invitation-used-at"
+	// AnnotationInvitationMessage is why the last attempt was refused.
+	AnnotationInvitationMessage = GroupName + "/invitation-message"
+)

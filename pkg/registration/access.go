@@ -1,0 +1,68 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package registration
+
+import (
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Access is what the gateway may do in a managed cluster.
+type Access struct {
+	// Name is the value of --access. Role is the ClusterRole that it stands for.
+	Name, Role string
+}
+
+// The values of --access with a meaning of their own. Any other value is the name of a ClusterRole.
+const (
+	AccessAdmin       = "admin"
+	AccessView        = "view"
+	AccessImpersonate = "impersonate"
+)
+
+// AccessOf returns the access that a value of --access stands for.
+func AccessOf(name string) Access {
+	switch name {
+	case AccessAdmin:
+		return Access{name, "cluster-admin"}
+	case AccessImpersonate:
+		return Access{name, AccessPrefix + "impersonate"}
+	default: // Kubernetes has a ClusterRole view
+		return Access{name, name}
+	}
+}
+
+// Objects returns the objects that bind the access to the gateway's account. The namespace with this UID
+// owns them; with an empty UID, they have no owner.
+func (a Access) Objects(namespace types.UID) ([]*unstructured.Unstructured, error) {
+	var typed []runtime.Object
+	if a.Name == AccessImpersonate {
+		typed = append(typed, &rbacv1.ClusterRole{
+			ObjectMeta: metav1.ObjectMeta{Name: a.Role, Labels: ManagedLabels(nil)},
+			Rules: []rbacv1.PolicyRule{
+				{APIGroups: []string{""}, Resources: []string{"users", "groups", "serviceaccounts"}, Verbs: []string{"impersonate"}},
+			},
+		})
+	}
+	typed = append(typed, &rbacv1.ClusterRoleBinding{
+		// The role of a binding cannot be changed: each role has a binding of its own, and earlier ones
+		// are removed.
+		ObjectMeta: metav1.ObjectMeta{Name: AccessPrefix + "access:" + a.Role, Labels: ManagedLabels(nil)},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: a.Role},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: AgentNamespace, Name: GatewayAccount}},
+	})
+	var objects []*unstructured.Unstructured
+	for _, o := range typed {
+		u, err := ToUnstructured(o)
+		if err != nil {
+			return nil, err
+		}
+		SetOwner(u, namespace)
+		objects = append(objects, u)
+	}
+	return objects, nil
+}

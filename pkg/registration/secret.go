@@ -1,0 +1,93 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package registration
+
+import (
+	"encoding/json"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+)
+
+// ClusterSecret describes the Secret on the hub that registers a cluster.
+type ClusterSecret struct {
+	Name, Namespace string
+	// Tunnel is whether an agent connects to the gateway. Otherwise the gateway connects to the cluster.
+	Tunnel bool
+	// UID identifies the cluster: the UID of its namespace kube-system.
+	UID types.UID
+	// Access is the value of --access.
+	Access     string
+	Endpoint   string
+	CA         []byte
+	ServerName string
+	ProxyURL   string
+	Token      string
+}
+
+// Secret returns the Secret of a cluster that is not registered yet. [ClusterSecret.Patch] changes one
+// that exists.
+func (c ClusterSecret) Secret() *corev1.Secret {
+	endpointType := v1alpha1.EndpointTypeConst
+	if c.Tunnel {
+		endpointType = v1alpha1.EndpointTypeClusterProxy
+	}
+	data := map[string][]byte{v1alpha1.SecretKeyEndpoint: []byte(c.Endpoint), v1alpha1.SecretKeyToken: []byte(c.Token)}
+	for key, value := range map[string]string{
+		v1alpha1.SecretKeyCA: string(c.CA), v1alpha1.SecretKeyServerName: c.ServerName, v1alpha1.SecretKeyProxyURL: c.ProxyURL,
+	} {
+		if value != "" {
+			data[key] = []byte(value)
+		}
+	}
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: c.Name, Namespace: c.Namespace,
+			Labels: ManagedLabels(map[string]string{
+				v1alpha1.LabelCredentialType: string(v1alpha1.CredentialTypeServiceAccountToken),
+				v1alpha1.LabelEndpointType:   string(endpointType),
+			}),
+			Annotations: map[string]string{v1alpha1.AnnotationClusterUID: string(c.UID), v1alpha1.AnnotationAccess: c.Access},
+		},
+		Type: corev1.SecretTypeOpaque,
+		Data: data,
+	}
+}
+
+// Patch returns a JSON merge patch that turns an existing Secret into the one of this registration,
+// provided that it is still as it was read. Every key that means something to the gateway
+// (docs/secrets.md) and that the registration does not set is removed, whoever wrote it; removed lists
+// these keys. Everything else stays.
+func (c ClusterSecret) Patch(current *corev1.Secret) (patch []byte, removed []string, err error) {
+	wanted := c.Secret()
+	data, annotations := map[string]any{}, map[string]any{}
+	for key, value := range wanted.Data {
+		data[key] = value
+	}
+	for key, value := range wanted.Annotations {
+		annotations[key] = value
+	}
+	// A merge patch removes what is null.
+	for _, key := range cluster.DataKeys() {
+		if _, has := current.Data[key]; has && data[key] == nil {
+			data[key] = nil
+			removed = append(removed, key)
+		}
+	}
+	// With this annotation the gateway would verify nothing. (Its other annotations are the cluster's
+	// health.)
+	if _, has := current.Annotations[v1alpha1.AnnotationInsecureSkipTLSVerify]; has {
+		annotations[v1alpha1.AnnotationInsecureSkipTLSVerify] = nil
+		removed = append(removed, "annotation "+v1alpha1.AnnotationInsecureSkipTLSVerify)
+	}
+	patch, err = json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": current.UID, "resourceVersion": current.ResourceVersion, "labels": wanted.Labels, "annotations": annotations},
+		"data":     data,
+	})
+	return patch, removed, err
+}
