@@ -165,7 +165,8 @@ func (s *Server) applyTo(config *genericapiserver.Config) error {
 	config.EnableMetrics = false
 	config.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
 		api = registry.WithWriteRefusal(api, c.Serializer, o.Hub.SecretNamespace)
-		return genericapiserver.DefaultBuildHandlerChain(withProxy(api, s.proxy), c)
+		proxied := withUpgradeAuthorization(s.proxy, c.Authorization.Authorizer, c.Serializer)
+		return genericapiserver.DefaultBuildHandlerChain(withProxy(api, proxied), c)
 	}
 	if k := s.tunnels.keeper(); k != nil {
 		config.AddReadyzChecks(healthz.NamedCheck("tunnel-certificates", func(*http.Request) error { return k.Ready() }))

@@ -60,6 +60,68 @@ func TestRBACByClusterName(t *testing.T) {
 	}
 }
 
+// TestExecNeedsCreate shows that a user with only the verb get can read, but cannot run a command in a Pod: kubectl exec upgrades a
+// GET to a WebSocket. The verb create allows it.
+func TestExecNeedsCreate(t *testing.T) {
+	ctx := bounded(t, caseTimeout)
+	const podName = "needs-create"
+	runPod(t, shared.direct, podName)
+	for _, user := range []struct {
+		name  string
+		verbs []string
+		may   bool
+	}{
+		{"e2e-reader", []string{"get"}, false},
+		{"e2e-operator", []string{"get", "create"}, true},
+	} {
+		grant(ctx, t, user.name, rbacv1.PolicyRule{
+			APIGroups: []string{"cluster.core.oam.dev"}, Resources: []string{"clustergateways/proxy"}, ResourceNames: []string{"direct"}, Verbs: user.verbs,
+		})
+		cert, key, err := shared.embeddedHub.ClientCertificate(user.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, door := range doors() {
+			t.Run(user.name+" "+string(door), func(t *testing.T) {
+				config := anonymous(shared.embedded.RESTConfig(door))
+				config.CertData, config.KeyData = cert, key
+				config.Host += gatewayPath + "/direct/proxy"
+				labtest.Within(t, time.Minute, "the grant to take effect", func() error {
+					return wantCode(ask(ctx, t, config, http.MethodGet, "/version"), http.StatusOK)
+				})
+				k := newKubectl(t, config)
+				mustContain(t, k.run(ctx, t, "get", "pod", podName), podName)
+				r := k.try(ctx, t, "", "exec", podName, "--", "echo", "inside")
+				if user.may {
+					if r.code != 0 || !strings.Contains(r.stdout, "inside") {
+						t.Error(r)
+					}
+					return
+				}
+				if r.code == 0 || strings.Contains(r.stdout, "inside") || !strings.Contains(r.stderr, "orbidden") {
+					t.Error(r)
+				}
+				// kubectl falls back to a POST, which the hub refuses by itself. A client that does not reads the gateway's answer.
+				upgrade := rest.CopyConfig(config)
+				upgrade.Wrap(func(next http.RoundTripper) http.RoundTripper {
+					return roundTripperFunc(func(req *http.Request) (*http.Response, error) {
+						req = req.Clone(req.Context())
+						req.Header.Set("Connection", "Upgrade")
+						req.Header.Set("Upgrade", "websocket")
+						return next.RoundTrip(req)
+					})
+				})
+				upgrade.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrades
+				answer := ask(ctx, t, upgrade, http.MethodGet, "/api/v1/namespaces/default/pods/"+podName+"/exec?command=true&stdout=true")
+				if answer.code != http.StatusForbidden {
+					t.Errorf("%+v", answer)
+				}
+				mustContain(t, answer.body, user.name, "exec, attach, port-forward", "create on clustergateways/proxy")
+			})
+		}
+	}
+}
+
 // grant gives a user of the hub a ClusterRole until the end of the test.
 func grant(ctx context.Context, t *testing.T, user string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
