@@ -27,8 +27,9 @@ func (s *sink) Write(p []byte) (int, error) { return len(p), nil }
 func (s *sink) WriteHeader(int)             {}
 func (s *sink) Flush()                      {}
 
-// BenchmarkProxyGET compares a GET through the Handler with one through a bare ReverseProxy, to the same HTTP/2 server in the same
-// run, and reports the ratio of their times. Run it with -benchmem for the allocations.
+// BenchmarkProxyGET compares a GET through the Handler with one through a bare ReverseProxy, to the
+// same HTTP/2 server in the same run, and reports the ratio of their times. Run it with -benchmem
+// for the allocations.
 func BenchmarkProxyGET(b *testing.B) {
 	answer := bytes.Repeat([]byte("x"), 1000)
 	s := newAPIServer(b, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(answer) })

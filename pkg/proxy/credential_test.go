@@ -65,8 +65,8 @@ func TestCredentialsReachTheCluster(t *testing.T) {
 	}
 }
 
-// plugin writes a credential plugin, and returns its ExecConfig as JSON. The script prints what is in the file "answer" beside it,
-// and notes each run in "runs".
+// plugin writes a credential plugin, and returns its ExecConfig as JSON. The script prints what is
+// in the file "answer" beside it, and notes each run in "runs".
 func plugin(t testing.TB) (dir, config string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -152,7 +152,8 @@ func TestPluginExpiry(t *testing.T) {
 	}
 }
 
-// A 401 has the plugin run again, for the next request; a certificate that is another is presented on a new connection.
+// A 401 has the plugin run again, for the next request; a certificate that is another is presented
+// on a new connection.
 func TestPluginCertificate(t *testing.T) {
 	ca := dialertest.NewCA(t, "clients")
 	var expired sync.Map
@@ -195,7 +196,7 @@ func TestPluginFails(t *testing.T) {
 	}
 	_, got := g.status("a", "/")
 	diff(t, "Status", failure(502, StatusReasonBadGateway, "a", CauseCredential, 0,
-		`cluster "a": there is no credential for it: the credential plugin failed: exec: executable `+dir+`/plugin failed with exit code 3`), got)
+		`cannot get a credential for cluster "a": the credential plugin failed: exec: executable `+dir+`/plugin failed with exit code 3`), got)
 	if err := os.Remove(filepath.Join(dir, "fail")); err != nil {
 		t.Fatal(err)
 	}
@@ -204,8 +205,8 @@ func TestPluginFails(t *testing.T) {
 	diff(t, "mended", "nobody|Bearer now", body)
 }
 
-// Design 9, 6: a plugin that hangs delays its own cluster's requests until their deadline, and nobody else's; waiting requests cost
-// no goroutine each once they have ended.
+// Design 9, 6: a plugin that hangs delays its own cluster's requests until their deadline, and
+// nobody else's; waiting requests cost no goroutine each once they have ended.
 func TestPluginHangs(t *testing.T) {
 	s := newAPIServer(t, whoami)
 	g := newGateway(t, func(c *Config) { c.RequestTimeout = 2 * time.Second })
@@ -225,12 +226,12 @@ func TestPluginHangs(t *testing.T) {
 			}
 		})
 	}
-	within(t, patience, "another cluster's request", func() {
+	within(t, maxWait, "another cluster's request", func() {
 		if _, body := g.get("b", "/"); body != "nobody|Bearer "+testToken {
 			t.Error(body)
 		}
 	})
-	within(t, patience, "the end of the stuck ones", wg.Wait)
+	within(t, maxWait, "the end of the stuck ones", wg.Wait)
 	f, err := os.OpenFile(hang, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)

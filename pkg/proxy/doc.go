@@ -1,25 +1,32 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package proxy serves the proxy subresource of a ClusterGateway: it carries a request that has been authenticated and
-// authorised to the API server of a managed cluster, and the answer back.
+// Package proxy serves the proxy subresource of a ClusterGateway. It sends a request that was
+// authenticated and authorized by the filters in front of it to the API server of a managed
+// cluster, and returns the answer.
 //
-// # The way of a request
+// # How a request is served
 //
-// [Handler.ServeHTTP] takes the cluster's name from the path, and the cluster's transport from a table (table.go): two
-// http.Transports over dialers of their own, one speaking HTTP/2 for ordinary requests and one speaking HTTP/1.1 for
-// upgrades. They are built when the first request for a cluster comes, or the first since its Secret changed; a request
-// itself dials nothing, negotiates no TLS and makes no transport.
+// [Handler.ServeHTTP] reads the cluster's name from the path (target.go), works out what the
+// request is to the managed cluster (attributes.go), and takes the cluster's transports from a
+// table (table.go). A cluster has two http.Transports, each with a dialer of its own: one speaks
+// HTTP/2 and serves ordinary requests, the other speaks HTTP/1.1 and serves upgrades. They are
+// built for the first request to a cluster, and again for the first request after its Secret
+// changed. A request that finds a connection dials nothing, negotiates no TLS and makes no
+// transport.
 //
-// The request is rewritten (rewrite.go) and handed to the standard library's ReverseProxy, which does upgrades too.
+// An exchange (exchange.go) is one request and its answer. It rewrites the request and hands it to
+// a ReverseProxy of the standard library, which it owns. What is particular to watches and to
+// upgrades is in watch.go and upgrade.go.
 //
-// # What never goes to a managed cluster
+// # What never reaches a managed cluster
 //
-// The caller's credentials and identity: see stripRequest. The cluster sees the credential of its Secret, and nothing else
-// that could authenticate anybody.
+// The caller's credentials and identity: see stripRequest in headers.go. The cluster sees the
+// credential in its Secret, and nothing else that could authenticate anybody.
 //
-// # What the caller is told
+// # What the caller sees
 //
-// Whatever the managed API server answers goes back as it is, but for 401, which would look like the hub's own. Everything
-// that goes wrong on the way is a metav1.Status (status.go) that names the cluster, the stage and what to do.
+// The managed API server's answer is returned as it is, except for 401, which would look like the
+// hub's own. Every failure on the way is a metav1.Status (status.go) that names the cluster, the
+// stage that failed and what to do.
 package proxy

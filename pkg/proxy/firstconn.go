@@ -16,35 +16,36 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-// firstConnection lets one request dial while no connection is open, and has the others wait for what comes of it. On its own,
-// http.Transport makes a dial and a TLS handshake for each request that finds no connection, to use one and close the rest, and
-// goes on dialling for those whose callers have left; for a cluster that does not answer, that is as many dials as requests.
+// firstConnection lets one request dial while no connection is open, and makes the others wait for
+// the outcome. http.Transport by itself dials and negotiates TLS for each request that finds no
+// connection, uses one connection and closes the rest. It continues to dial for requests whose
+// callers have left. A cluster that does not answer would get as many dials as requests.
 type firstConnection struct {
 	next http.RoundTripper
-	// open is how many connections there are.
+	// open counts the established connections.
 	open *atomic.Int64
 
 	mu      sync.Mutex
-	attempt *attempt // under way; or nil
+	attempt *attempt // the one in progress, or nil
 }
 
 var _ utilnet.RoundTripperWrapper = (*firstConnection)(nil)
 
-// attempt is a request that dials.
+// attempt is a dial, made by a request for all those that wait.
 type attempt struct {
 	done chan struct{}
-	// err is why there is no connection; set before done is closed.
+	// err is the reason why there is no connection. It is set before done is closed.
 	err error
 }
 
-// errLeft is the outcome of an attempt whose request ended before its dial did.
-var errLeft = errors.New("the request that dialled has ended")
+// errRequestEnded is the outcome of an attempt whose request ended before the dial did.
+var errRequestEnded = errors.New("the request that dialed has ended")
 
 func (f *firstConnection) RoundTrip(req *http.Request) (*http.Response, error) {
 	for f.open.Load() == 0 {
 		a, first := f.join()
 		if first {
-			return f.lead(a, req)
+			return f.dial(a, req)
 		}
 		select {
 		case <-a.done:
@@ -55,7 +56,7 @@ func (f *firstConnection) RoundTrip(req *http.Request) (*http.Response, error) {
 		if a.err == nil {
 			break
 		}
-		if !errors.Is(a.err, errLeft) {
+		if !errors.Is(a.err, errRequestEnded) {
 			closeBody(req)
 			return nil, a.err
 		}
@@ -63,7 +64,7 @@ func (f *firstConnection) RoundTrip(req *http.Request) (*http.Response, error) {
 	return f.next.RoundTrip(req)
 }
 
-// join returns the attempt under way, or begins one.
+// join returns the attempt in progress, or starts one.
 func (f *firstConnection) join() (a *attempt, first bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -73,7 +74,8 @@ func (f *firstConnection) join() (a *attempt, first bool) {
 	return f.attempt, first
 }
 
-func (f *firstConnection) lead(a *attempt, req *http.Request) (*http.Response, error) {
+// dial sends a request for which a connection has to be made first.
+func (f *firstConnection) dial(a *attempt, req *http.Request) (*http.Response, error) {
 	var once sync.Once
 	end := func(err error) {
 		once.Do(func() {
@@ -84,8 +86,8 @@ func (f *firstConnection) lead(a *attempt, req *http.Request) (*http.Response, e
 			close(a.done)
 		})
 	}
-	// However this returns, nobody is left waiting.
-	defer end(errLeft)
+	// No request must be left waiting, however this one returns.
+	defer end(errRequestEnded)
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { end(nil) }})
 	resp, err := f.next.RoundTrip(req.WithContext(ctx))
 	var de *dialer.Error

@@ -15,8 +15,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-// However many requests there are for a cluster that does not answer, one dials at a time; when it leaves, the next in line does, and what
-// comes of its dial is taken to all.
+// However many requests there are for a cluster that does not answer, one dials at a time; when it
+// leaves, the next in line does, and what comes of its dial is taken to all.
 func TestOneDialsAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dials atomic.Int64

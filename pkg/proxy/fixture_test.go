@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -44,8 +45,11 @@ func TestMain(m *testing.M) {
 		goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
 
-// patience is how long a test waits for what should come at once.
-const patience = 20 * time.Second
+// nolog is for servers whose errors are expected.
+var nolog = log.New(io.Discard, "", 0)
+
+// maxWait is how long a test waits for what should come at once.
+const maxWait = 20 * time.Second
 
 // clusters is a ClusterGetter whose content a test sets.
 type clusters struct {
@@ -60,7 +64,8 @@ func (c *clusters) Get(name string) (*cluster.Cluster, bool) {
 	return found, ok
 }
 
-// gateway is a Handler behind a TLS server and the filter that makes the RequestInfo, as in the real one.
+// gateway is a Handler behind a TLS server and the filter that makes the RequestInfo, as in the
+// real one.
 type gateway struct {
 	t        testing.TB
 	handler  *Handler
@@ -239,7 +244,8 @@ func (s *apiServer) ca() string {
 
 const testToken = "managed-cluster-token-0123456789"
 
-// secret registers the server under a name; pairs of keys and values are put on top ("" removes the key).
+// secret registers the server under a name; pairs of keys and values are put on top ("" removes the
+// key).
 func (s *apiServer) secret(name string, pairs ...string) *corev1.Secret {
 	return secretWith(name, append([]string{"endpoint", s.URL, "ca.crt", s.ca(), "token", testToken}, pairs...)...)
 }
@@ -263,7 +269,7 @@ func secretWith(name string, pairs ...string) *corev1.Secret {
 	return secret
 }
 
-func tunnelled(secret *corev1.Secret) *corev1.Secret {
+func throughTunnel(secret *corev1.Secret) *corev1.Secret {
 	secret.Labels[v1alpha1.LabelEndpointType] = string(v1alpha1.EndpointTypeClusterProxy)
 	return secret
 }
@@ -288,7 +294,7 @@ func diff(t testing.TB, what string, want, got any) {
 // eventually waits for a state that comes about on another goroutine that gives no notice.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(maxWait); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not in time: %s", what)
 		}

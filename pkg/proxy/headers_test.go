@@ -33,7 +33,8 @@ const hostileHeaders = "Authorization: Bearer " + secretOfCaller + "\r\n" +
 	"Forwarded: for=" + secretOfCaller + "\r\nX-Real-IP: " + secretOfCaller + "\r\n" +
 	"Keep-Alive: timeout=5\r\nTE: trailers\r\nProxy-Connection: keep-alive\r\nX-Hop: " + secretOfCaller + "\r\n"
 
-// Design 9, 2. Whole header maps are compared, so that what is not known of does not get through either.
+// Design 9, 2. Whole header maps are compared, so that what is not known of does not get through
+// either.
 func TestCallersHeadersNeverArrive(t *testing.T) {
 	received := make(chan http.Header, 1)
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
@@ -106,8 +107,9 @@ func TestCallersHeadersNeverArrive(t *testing.T) {
 	}
 }
 
-// Names that net/http would have made canonical may have been set otherwise by a handler before this one.
-func TestStripRequestOddCasing(t *testing.T) {
+// Names that net/http would have made canonical may have been set otherwise by a handler before
+// this one.
+func TestStripRequestIgnoresCase(t *testing.T) {
 	h := http.Header{"x-remote-user": {"a"}, "IMPERSONATE-User": {"b"}, "X-FORWARDED-for": {"c"}, "Accept": {"d"}}
 	stripRequest(h)
 	diff(t, "header", http.Header{"Accept": {"d"}}, h)
@@ -151,7 +153,7 @@ func TestResponseHeaders(t *testing.T) {
 }
 
 // An interim answer's headers do not get past the response hygiene.
-func TestInterimAnswersStayInside(t *testing.T) {
+func TestInterimAnswersAreDropped(t *testing.T) {
 	s := newAPIServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Set-Cookie", "a=b")
 		w.WriteHeader(http.StatusEarlyHints)
@@ -184,7 +186,8 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
-// The audit logs of the gateway and of the cluster name a request alike, and the caller is told that name once.
+// The audit logs of the gateway and of the cluster name a request alike, and the caller is told
+// that name once.
 func TestAuditID(t *testing.T) {
 	received := make(chan string, 1)
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {

@@ -42,7 +42,7 @@ func TestImpossibleStatusCodes(t *testing.T) {
 }
 
 // A flood of interim answers ends, and so does a header without end.
-func TestFloodsBeforeTheAnswer(t *testing.T) {
+func TestFloodsBeforeAnswer(t *testing.T) {
 	g := newGateway(t, nil)
 	for name, text := range map[string]string{
 		"interim":   strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", 10_000),
@@ -77,7 +77,8 @@ func TestHugeHeaderOverHTTP2(t *testing.T) {
 	wantCode(t, resp, body, http.StatusOK)
 }
 
-// However much a cluster has for clients that do not read, the gateway takes a bounded part of it for each.
+// However much a cluster has for clients that do not read, the gateway takes a bounded part of it
+// for each.
 func TestStalledClientsHoldLittle(t *testing.T) {
 	const clients, each = 16, receiveWindow + 1<<20
 	sent := make(chan int64, clients)

@@ -23,10 +23,12 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// The tests below are of design 9, "what must never happen", by its numbers; 2 is in headers_test.go, 5 is pkg/tunnel's.
+// The tests below are of design 9, "what must never happen", by its numbers; 2 is in
+// headers_test.go, 5 is pkg/tunnel's.
 
-// 1: a request for cluster A never reaches cluster B, whatever the path, also while both change places.
-func TestNever1AnotherCluster(t *testing.T) {
+// 1: a request for cluster A never reaches cluster B, whatever the path, also while both change
+// places.
+func TestRequestNeverReachesAnotherCluster(t *testing.T) {
 	g := newGateway(t, nil)
 	servers := map[string]*apiServer{}
 	for _, name := range []string{"a", "b"} {
@@ -58,7 +60,8 @@ func TestNever1AnotherCluster(t *testing.T) {
 				for _, name := range []string{"a", "b"} {
 					_, body := g.get(name, "/")
 					at, token, _ := strings.Cut(body, " Bearer token-of-")
-					// The token that arrives is the one that was registered with this endpoint for this cluster.
+					// The token that arrives is the one that was registered with this endpoint for
+					// this cluster.
 					if token != name+"-at-"+at && token != name {
 						t.Errorf("asked for %s: %q", name, body)
 					}
@@ -83,7 +86,7 @@ func TestNever1AnotherCluster(t *testing.T) {
 }
 
 // 3: no credential in an error, a log at the highest verbosity, or a metric.
-func TestNever3Credentials(t *testing.T) {
+func TestCredentialsNeverLeak(t *testing.T) {
 	var log logs
 	logger := funcr.New(log.write, funcr.Options{Verbosity: 100, LogCaller: funcr.All})
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
@@ -146,9 +149,9 @@ func TestNever3Credentials(t *testing.T) {
 	}
 }
 
-// 4: TLS is verified unless the annotation says otherwise, word for word. What an unverified connection would carry is a
-// credential, so nothing at all may arrive.
-func TestNever4UnverifiedTLS(t *testing.T) {
+// 4: TLS is verified unless the annotation says otherwise, word for word. What an unverified
+// connection would carry is a credential, so nothing at all may arrive.
+func TestTLSIsVerified(t *testing.T) {
 	arrived := make(chan string, 100)
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
 		arrived <- r.Header.Get("Authorization")
@@ -192,7 +195,7 @@ func TestNever4UnverifiedTLS(t *testing.T) {
 }
 
 // 6: a cluster that is stuck, at whichever stage, delays no other cluster's requests.
-func TestNever6StuckCluster(t *testing.T) {
+func TestStuckClusterDelaysNoOther(t *testing.T) {
 	never := make(chan struct{})
 	entered := make(chan struct{}, 1000)
 	silent := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) {
@@ -261,7 +264,7 @@ func TestNever6StuckCluster(t *testing.T) {
 	send("slow-build", "/")
 	<-entered
 	for i := range 100 {
-		within(t, patience, "a GET to the healthy cluster", func() {
+		within(t, maxWait, "a GET to the healthy cluster", func() {
 			resp, body := g.get("healthy", "/")
 			if resp.StatusCode != 200 {
 				t.Errorf("%d: %s: %s", i, resp.Status, body)
@@ -270,7 +273,7 @@ func TestNever6StuckCluster(t *testing.T) {
 	}
 	// A cluster that has not been asked for yet, either.
 	g.set(healthy.secret("another"))
-	within(t, patience, "the first GET to another cluster", func() { g.get("another", "/") })
+	within(t, maxWait, "the first GET to another cluster", func() { g.get("another", "/") })
 }
 
 // getWithin gives up after a while; the body is empty then.
@@ -288,7 +291,7 @@ func (g *gateway) getWithin(name string, limit time.Duration) (int, string) {
 }
 
 // 7: goroutines and connections do not grow with the number of requests and upgrades.
-func TestNever7Growth(t *testing.T) {
+func TestNothingGrowsWithRequests(t *testing.T) {
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "" {
 			echoUpgrade(w, r)
@@ -320,10 +323,11 @@ func TestNever7Growth(t *testing.T) {
 	})
 }
 
-// 8: a cluster on the tunnel route is never dialled directly: a listener on its very address sees no connection.
-func TestNever8TunnelDialledDirectly(t *testing.T) {
+// 8: a cluster on the tunnel route is never dialed directly: a listener on its very address sees no
+// connection.
+func TestTunneledClusterIsNeverDialedDirectly(t *testing.T) {
 	s := newAPIServer(t, echoUpgrade)
-	dialled := make(chan string, 100)
+	dialed := make(chan string, 100)
 	behind := newAPIServer(t, echoUpgrade)
 	g := newGateway(t, func(c *Config) {
 		direct := c.Dialers
@@ -332,7 +336,7 @@ func TestNever8TunnelDialledDirectly(t *testing.T) {
 				return direct(c, purpose)
 			}
 			return dialer.New(c.Name, func(ctx context.Context, network, address string) (net.Conn, error) {
-				dialled <- address
+				dialed <- address
 				if c.Name == "no-agent" {
 					return nil, &dialer.Error{Cluster: c.Name, Stage: dialer.StageTunnel, Address: address, Err: &dialer.NoAgentError{}}
 				}
@@ -344,7 +348,7 @@ func TestNever8TunnelDialledDirectly(t *testing.T) {
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
 	t.Setenv("NO_PROXY", "")
 	for _, name := range []string{"works", "no-agent"} {
-		g.set(tunnelled(s.secret(name, "ca.crt", s.ca()+behind.ca())))
+		g.set(throughTunnel(s.secret(name, "ca.crt", s.ca()+behind.ca())))
 		if want := map[string]int{"works": 400, "no-agent": 503}[name]; want != 0 {
 			if resp, body := g.get(name, "/"); resp.StatusCode != want {
 				t.Errorf("%s: %s: %s", name, resp.Status, body)
@@ -358,8 +362,8 @@ func TestNever8TunnelDialledDirectly(t *testing.T) {
 	if n := s.accepted.Load(); n != 0 {
 		t.Errorf("%d connections to the endpoint's address", n)
 	}
-	close(dialled)
-	for address := range dialled {
+	close(dialed)
+	for address := range dialed {
 		if "https://"+address != s.URL {
 			t.Errorf("the tunnel was asked for %s", address)
 		}

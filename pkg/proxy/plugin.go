@@ -18,7 +18,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-// pluginError is a credential plugin that gave no credential.
+// pluginError reports that a credential plugin provided no credential.
 type pluginError struct{ err error }
 
 func (e *pluginError) Error() string { return "the credential plugin failed: " + e.err.Error() }
@@ -53,9 +53,10 @@ func newPluginAuthenticator(c *cluster.Cluster, plugin *clientcmdapi.ExecConfig)
 	}, nil
 }
 
-// pluginGate has the plugin run before a request wants its credential, so that a request which waits for it still ends in time:
-// the plugin knows no context, and client-go's RoundTripper waits for it under a lock. However many requests wait, one goroutine
-// waits for the plugin.
+// pluginGate runs the plugin before a request needs its credential, so that a request which waits
+// for the plugin still ends in time. The plugin does not know the request's context, and
+// client-go's RoundTripper waits for it under a lock. Only one goroutine waits for the plugin,
+// however many requests there are.
 type pluginGate struct {
 	ready  func() error
 	flight *singleflight.Group
@@ -76,14 +77,15 @@ func (g *pluginGate) RoundTrip(req *http.Request) (*http.Response, error) {
 		closeBody(req)
 		return nil, context.Cause(req.Context())
 	}
-	// client-go's RoundTripper changes the request that it is given.
+	// client-go's RoundTripper changes the request that it gets.
 	return g.next.RoundTrip(req.Clone(req.Context()))
 }
 
 // WrappedRoundTripper implements utilnet.RoundTripperWrapper.
 func (g *pluginGate) WrappedRoundTripper() http.RoundTripper { return g.next }
 
-// closeBody does what a RoundTripper owes a request that it does not send.
+// closeBody closes the body of a request, which a RoundTripper must do even if it does not send the
+// request.
 func closeBody(req *http.Request) {
 	if req.Body != nil {
 		_ = req.Body.Close()

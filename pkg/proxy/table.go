@@ -4,7 +4,6 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"sync"
 
@@ -13,122 +12,67 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// ClusterGetter returns what is known of a cluster at this moment, from memory.
+// ClusterGetter returns what is known about a cluster at this moment, from memory.
 type ClusterGetter interface {
 	Get(name string) (*cluster.Cluster, bool)
 }
 
-// table holds the entry of each cluster that has been asked for.
+// errNoCluster reports a cluster that is not registered.
+var errNoCluster = errors.New("there is no such cluster")
+
+// table holds the transports of each cluster that has been requested: a slot for each cluster,
+// which holds an entry for each version of it.
 type table struct {
 	clusters ClusterGetter
-	build    func(*cluster.Cluster, *series) (*transports, error)
+	build    func(*cluster.Cluster, *clusterMetrics) (*transports, error)
+	limits   limits
 	metrics  *Metrics
 	logger   klog.Logger
 
-	// mu may be held while a slot's is taken, and not the other way round.
+	// A slot's lock may be taken while mu is held, but not the other way round.
 	mu     sync.RWMutex
 	slots  map[string]*slot
 	closed bool
 }
 
-// slot is the place of one cluster in the table, over all its versions. Its lock makes one step of looking the cluster up and
-// taking its entry, so that no request takes an entry of an older version than it, or a request before it, has seen.
-type slot struct {
-	series *series
-
-	mu      sync.Mutex
-	current *entry
-	gone    bool // removed from the table; look again
-	// draining are the entries that have been replaced and still serve what they had in flight.
-	draining map[*entry]struct{}
-	// inFlight counts requests in flight, against the limit of their class.
-	inFlight [classes]int
-}
-
-// class is what a request is counted as.
-type class int
-
-const (
-	// ordinary requests have a deadline.
-	ordinary class = iota
-	// streams are long-running: watches, followed logs, upgrades.
-	streams
-	// internal requests are the gateway's own, which are not limited.
-	internal
-
-	classes
-)
-
-// entry is one version of a cluster and its transports, or why there are none.
-type entry struct {
-	cluster    *cluster.Cluster
-	transports *transports
-	err        error
-
-	// leaving ends, by leave, when the connections are about to be cut, some time later.
-	leaving context.Context
-	leave   context.CancelFunc
-
-	// The following are guarded by slot.mu.
-	refs    int
-	retired bool
-
-	disposeOnce sync.Once
-}
-
-// lease is an entry in use. Release it once.
-type lease struct {
-	*entry
-	table *table
-	slot  *slot
-	class class
-}
-
-// Why there is no lease.
-var (
-	errNoCluster = errors.New("there is no such cluster")
-	errTooMany   = errors.New("the cluster has too many requests in flight")
-)
-
-// acquire returns the current entry of a cluster. It fails with errNoCluster, or, when the cluster has limit requests of the class in
-// flight already (none: 0 or less), with errTooMany; or with errShuttingDown. With errTooMany the lease says which cluster it is; there is
-// nothing to release.
-func (t *table) acquire(name string, as class, limit int) (*lease, error) {
+// acquire returns a lease of a cluster's current entry. It fails with errNoCluster,
+// errShuttingDown, or a *limitError if the cluster has too many requests of the class.
+func (t *table) acquire(name string, as class) (lease, error) {
 	for {
 		if _, known := t.clusters.Get(name); !known {
-			return nil, errNoCluster
+			return lease{}, errNoCluster
 		}
 		s := t.slot(name)
 		if s == nil {
-			return nil, errShuttingDown
+			return lease{}, errShuttingDown
 		}
 		s.mu.Lock()
 		if s.gone {
 			s.mu.Unlock()
 			continue
 		}
-		// Once more, under the lock: the one above may have been overtaken.
+		// Look again, under the lock: the cluster may have changed since.
 		c, known := t.clusters.Get(name)
 		if !known {
 			s.mu.Unlock()
 			t.dropUnused(name, s)
-			return nil, errNoCluster
+			return lease{}, errNoCluster
 		}
-		if limit > 0 && s.inFlight[as] >= limit {
+		if limit := t.limits[as]; limit > 0 && s.inFlight[as] >= limit {
 			s.mu.Unlock()
-			return &lease{entry: &entry{cluster: c}, slot: s}, errTooMany
+			return lease{}, &limitError{cluster: c, class: as, limit: limit, metrics: s.metrics}
 		}
-		idle := t.renewLocked(s, c)
+		idle := t.updateLocked(s, c)
 		e := s.current
 		e.refs++
 		s.inFlight[as]++
 		s.mu.Unlock()
 		t.dispose(idle)
-		return &lease{entry: e, table: t, slot: s, class: as}, nil
+		return lease{entry: e, table: t, slot: s, class: as}, nil
 	}
 }
 
-// slot returns the place of a cluster; nil when the table is closed.
+// slot returns the slot of a cluster, or nil when the table is closed.
 func (t *table) slot(name string) *slot {
 	t.mu.RLock()
 	s := t.slots[name]
@@ -142,14 +86,14 @@ func (t *table) slot(name string) *slot {
 		return nil
 	}
 	if s = t.slots[name]; s == nil {
-		s = &slot{series: &series{metrics: t.metrics, cluster: name}}
+		s = &slot{metrics: &clusterMetrics{metrics: t.metrics, cluster: name}}
 		t.slots[name] = s
 	}
 	return s
 }
 
-// dropUnused takes back a slot that was made for a cluster which was deleted before it got an entry: nobody will tell of its
-// deletion again.
+// dropUnused removes a slot that was made for a cluster which was deleted before it had an entry.
+// Its deletion has already been reported, so nothing else would remove the slot.
 func (t *table) dropUnused(name string, s *slot) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -161,16 +105,16 @@ func (t *table) dropUnused(name string, s *slot) {
 	}
 }
 
-// renewLocked makes sure that s.current is of the version c. It returns the former entry if that is to be disposed of now.
-func (t *table) renewLocked(s *slot, c *cluster.Cluster) *entry {
+// updateLocked makes sure that s.current is of the version c. It returns the previous entry if that
+// has to be disposed of now. It is called with s.mu held.
+func (t *table) updateLocked(s *slot, c *cluster.Cluster) *entry {
 	if s.current != nil && s.current.cluster.Fingerprint() == c.Fingerprint() {
 		return nil
 	}
 	idle := s.retireLocked()
-	e := &entry{cluster: c, err: c.Err()}
-	e.leaving, e.leave = context.WithCancel(context.Background())
+	e := newEntry(c)
 	if e.err == nil {
-		if e.transports, e.err = t.build(c, s.series); e.err == nil {
+		if e.transports, e.err = t.build(c, s.metrics); e.err == nil {
 			t.metrics.transports.Inc()
 		}
 	}
@@ -178,60 +122,43 @@ func (t *table) renewLocked(s *slot, c *cluster.Cluster) *entry {
 	return idle
 }
 
-// retireLocked takes the current entry out of use, and returns it if nothing uses it any more.
-func (s *slot) retireLocked() *entry {
-	e := s.current
-	s.current = nil
-	if e == nil {
-		return nil
-	}
-	e.retired = true
-	if e.refs > 0 {
-		if s.draining == nil {
-			s.draining = map[*entry]struct{}{}
-		}
-		s.draining[e] = struct{}{}
-		return nil
-	}
-	return e
-}
-
-// changed follows the Secret: a version that is no longer current is retired, and the transports of a cluster that is gone are
-// closed at once, with what they have in flight.
+// changed follows the Secret; c is nil when it was deleted. An entry that is no longer current is
+// retired. The transports of a deleted cluster are closed at once, together with its requests in
+// flight.
 func (t *table) changed(name string, c *cluster.Cluster) {
 	t.mu.Lock()
 	s := t.slots[name]
 	if s != nil && c == nil {
 		delete(t.slots, name)
-		// Before a cluster of the same name can have series of its own.
-		s.series.end()
+		// Done before another cluster of the same name can have metrics of its own.
+		s.metrics.delete()
 	}
 	t.mu.Unlock()
 	if s == nil {
 		return
 	}
 	s.mu.Lock()
-	var ended []*entry
+	var unused []*entry
 	switch {
 	case c == nil:
 		s.gone = true
 		if idle := s.retireLocked(); idle != nil {
-			ended = append(ended, idle)
+			unused = append(unused, idle)
 		}
 		for e := range s.draining {
-			ended = append(ended, e)
+			unused = append(unused, e)
 		}
 	case s.current != nil && s.current.cluster.Fingerprint() != c.Fingerprint():
-		ended = append(ended, s.retireLocked())
+		unused = append(unused, s.retireLocked())
 	}
 	s.mu.Unlock()
-	for _, e := range ended {
+	for _, e := range unused {
 		t.dispose(e)
 	}
 }
 
-// reconnect retires the current entry of a cluster, so that requests from now on take new connections, and tells what is in flight that
-// its connection is about to be cut.
+// reconnect retires a cluster's current entry, so that requests from now on use new connections,
+// and notifies the requests in flight that their connection is about to be closed.
 func (t *table) reconnect(name string) {
 	t.mu.RLock()
 	s := t.slots[name]
@@ -242,48 +169,28 @@ func (t *table) reconnect(name string) {
 	s.mu.Lock()
 	idle := s.retireLocked()
 	for e := range s.draining {
-		e.leave()
+		e.announceClosing()
 	}
 	s.mu.Unlock()
 	t.dispose(idle)
 }
 
-// gone reports whether the cluster was deleted since; it may exist anew.
-func (l *lease) gone() bool {
-	l.slot.mu.Lock()
-	defer l.slot.mu.Unlock()
-	return l.slot.gone
-}
-
-// release gives the entry back.
-func (l *lease) release() {
-	l.slot.mu.Lock()
-	l.refs--
-	l.slot.inFlight[l.class]--
-	var idle *entry
-	if l.refs == 0 && l.retired {
-		idle = l.entry
-		delete(l.slot.draining, l.entry)
-	}
-	l.slot.mu.Unlock()
-	l.table.dispose(idle)
-}
-
-// dispose closes the transports of an entry; nil is nothing to do. Closing is done without any lock held.
+// dispose closes the transports of an entry. It does nothing if e is nil. No lock may be held,
+// because closing takes time.
 func (t *table) dispose(e *entry) {
 	if e == nil || e.transports == nil {
 		return
 	}
-	e.leave()
+	e.announceClosing()
 	e.disposeOnce.Do(func() {
 		t.metrics.transports.Dec()
 		if err := e.transports.close(); err != nil {
-			t.logger.Info("Closing the connections to a cluster failed", "cluster", e.cluster.Name, "err", err)
+			t.logger.Info("Failed to close the connections to a cluster", "cluster", e.cluster.Name, "err", err)
 		}
 	})
 }
 
-// closeAll closes everything, in flight or not, for good.
+// closeAll closes the table for good, and everything in it, whether in flight or not.
 func (t *table) closeAll() {
 	t.mu.Lock()
 	t.closed = true

@@ -49,13 +49,14 @@ func TestFirstRequests(t *testing.T) {
 	}
 }
 
-// The one that dials takes its failure to all who wait, and its own departure to nobody. How many dials that are, TestOneDialsAtATime shows.
-func TestFirstRequestsToTheDead(t *testing.T) {
-	dialling, fail := make(chan struct{}, 100), make(chan struct{})
+// The one that dials takes its failure to all who wait, and its own departure to nobody. How many
+// dials that are, TestOneDialsAtATime shows.
+func TestFirstRequestsToDeadCluster(t *testing.T) {
+	dialing, fail := make(chan struct{}, 100), make(chan struct{})
 	g := newGateway(t, func(c *Config) {
 		c.Dialers = func(c *cluster.Cluster, _ dialer.Purpose) (dialer.Dialer, error) {
 			return dialer.New(c.Name, func(context.Context, string, string) (net.Conn, error) {
-				dialling <- struct{}{}
+				dialing <- struct{}{}
 				<-fail
 				return nil, fmt.Errorf("it is dead")
 			}), nil
@@ -72,7 +73,7 @@ func TestFirstRequestsToTheDead(t *testing.T) {
 			t.Error("the first request was answered")
 		}
 	}()
-	<-dialling
+	<-dialing
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -84,13 +85,13 @@ func TestFirstRequestsToTheDead(t *testing.T) {
 	eventually(t, "all are in flight", func() bool { return strings.Contains(g.metrics(), "requests_in_flight{cluster=a,route=direct} 21\n") })
 	leave()
 	<-gone
-	<-dialling // by the next in line
+	<-dialing // by the next in line
 	close(fail)
 	wg.Wait()
 }
 
 // Issue, 8: a warm GET dials nothing and opens no connection.
-func TestWarmRequestsDialNothing(t *testing.T) {
+func TestWarmRequestsDoNotDial(t *testing.T) {
 	s, old := newAPIServer(t, ok), newAPIServer(t, ok, onlyHTTP1)
 	g := newGateway(t, nil)
 	g.set(s.secret("h2"))
@@ -104,8 +105,9 @@ func TestWarmRequestsDialNothing(t *testing.T) {
 	if g.dials.Load() != before || s.accepted.Load() != 1 {
 		t.Errorf("%d dials more; %d connections", g.dials.Load()-before, s.accepted.Load())
 	}
-	// A connection that speaks HTTP/1.1 comes back for use a moment after its answer has ended, which now and then, and oftener on a busy
-	// machine, is too late for the next request. If none came back, each request would open one.
+	// A connection that speaks HTTP/1.1 comes back for use a moment after its answer has ended,
+	// which now and then, and oftener on a busy machine, is too late for the next request. If none
+	// came back, each request would open one.
 	for range 200 {
 		g.get("h1", "/api")
 	}
@@ -152,7 +154,8 @@ func events(lines <-chan string) http.HandlerFunc {
 	}
 }
 
-// A new version of a cluster takes over at once; the former one serves what it has in flight, and then goes.
+// A new version of a cluster takes over at once; the former one serves what it has in flight, and
+// then goes.
 func TestChangedSecret(t *testing.T) {
 	lines := make(chan string)
 	s := newAPIServer(t, events(lines))
@@ -196,9 +199,9 @@ func TestChangedSecret(t *testing.T) {
 	}
 }
 
-// A deleted cluster is unknown at once, and its connections are closed, those of its former versions too.
-// When the connections of a cluster are about to be cut, requests take new ones; what is in flight goes on, and watches end as API servers end
-// them.
+// A deleted cluster is unknown at once, and its connections are closed, those of its former
+// versions too. When the connections of a cluster are about to be cut, requests take new ones; what
+// is in flight goes on, and watches end as API servers end them.
 func TestReconnect(t *testing.T) {
 	release, entered := make(chan struct{}), make(chan struct{}, 2)
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
@@ -231,7 +234,7 @@ func TestReconnect(t *testing.T) {
 	if n := g.dials.Load(); n != 2 {
 		t.Errorf("%d dials: want one more", n)
 	}
-	within(t, patience, "the end of the watch", func() {
+	within(t, maxWait, "the end of the watch", func() {
 		if body, err := io.ReadAll(watch.Body); err != nil || string(body) != "event\n" {
 			t.Errorf("the watch ended with %q, %v", body, err)
 		}
@@ -262,7 +265,7 @@ func TestDeletedSecret(t *testing.T) {
 	resp, body := g.get("a", "/")
 	wantCode(t, resp, body, 404)
 	for _, w := range watches {
-		within(t, patience, "the end of a watch", func() { _, _ = io.ReadAll(w.Body) })
+		within(t, maxWait, "the end of a watch", func() { _, _ = io.ReadAll(w.Body) })
 	}
 	eventually(t, "the connections are closed", func() bool { return s.connections() == 1 })
 	eventually(t, "nothing in the metrics", func() bool { return !strings.Contains(g.metrics(), "cluster=a,") })
@@ -275,7 +278,7 @@ func TestDeletedSecret(t *testing.T) {
 }
 
 // Requests under way are told what happened: the cluster is gone.
-func TestDeletedUnderWay(t *testing.T) {
+func TestDeletedDuringRequest(t *testing.T) {
 	entered := make(chan struct{})
 	s := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) { close(entered); <-r.Context().Done() })
 	g := newGateway(t, nil)
@@ -340,7 +343,7 @@ func TestFloodOfChanges(t *testing.T) {
 }
 
 // An invalid version does not disturb what is in flight, and the next valid one works.
-func TestInvalidInBetween(t *testing.T) {
+func TestInvalidVersionInBetween(t *testing.T) {
 	lines := make(chan string)
 	s := newAPIServer(t, events(lines))
 	g := newGateway(t, nil)
@@ -362,12 +365,12 @@ func TestInvalidInBetween(t *testing.T) {
 }
 
 // A slot made for a cluster that vanishes between the two looks at it is not kept.
-func TestNoSlotForTheVanished(t *testing.T) {
+func TestNoSlotForVanishedCluster(t *testing.T) {
 	var calls atomic.Int64
 	c := cluster.Parse(secretWith("a", "endpoint", "https://127.0.0.1:1", "token", "x"), cluster.ParseOptions{})
 	h := NewHandler(Config{Metrics: NewMetrics(), Clusters: vanishing(func() (*cluster.Cluster, bool) { return c, calls.Add(1) == 1 })})
 	defer h.Close()
-	if _, err := h.table.acquire("a", ordinary, 1); err != errNoCluster {
+	if _, err := h.table.acquire("a", classRequest); err != errNoCluster {
 		t.Error(err)
 	}
 	if len(h.table.slots) != 0 {
@@ -391,7 +394,8 @@ func TestAfterClose(t *testing.T) {
 	eventually(t, "no connection", func() bool { return s.connections() == 0 })
 }
 
-// A dialer that cannot be made is the error of its cluster alone, and is tried again with its next version.
+// A dialer that cannot be made is the error of its cluster alone, and is tried again with its next
+// version.
 func TestBuildError(t *testing.T) {
 	s := newAPIServer(t, ok)
 	g := newGateway(t, func(c *Config) {
@@ -421,7 +425,7 @@ func TestTableRaces(t *testing.T) {
 		wg.Go(func() {
 			for time.Now().Before(end) {
 				if resp, body := g.get("a", "/"); resp.StatusCode != 200 && resp.StatusCode != 404 &&
-					(resp.StatusCode != 503 || !strings.Contains(body, "registered anew")) {
+					(resp.StatusCode != 503 || !strings.Contains(body, "registered again")) {
 					t.Errorf("%s: %s", resp.Status, body)
 				}
 			}
@@ -441,7 +445,8 @@ func TestTableRaces(t *testing.T) {
 	})
 }
 
-// A request that sees a new version in the store before the handler is told of it is served with it.
+// A request that sees a new version in the store before the handler is told of it is served with
+// it.
 func TestChangeBeforeNotice(t *testing.T) {
 	a, b := newAPIServer(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a") }), newAPIServer(t, ok)
 	g := newGateway(t, nil)

@@ -140,19 +140,19 @@ func failures(t *testing.T) []failure {
 			name: "wrong CA", secret: lab.SecretOptions{Name: "f-ca", Data: data("ca.crt", string(hub.CAPEM()))},
 			code: 502, reason: badGateway, cause: "TLS",
 			message: `cluster "f-ca": TLS with the API server at ` + endpoint(direct) +
-				` failed: expected a certificate signed by a CA in the Secret's ca\.crt, was presented one for "CN=kube-apiserver" signed by "CN=lab cluster direct"`,
+				` failed: expected a certificate signed by a CA in the Secret's ca\.crt, but got one for "CN=kube-apiserver" signed by "CN=lab cluster direct"`,
 		},
 		{
 			name: "wrong server name", secret: lab.SecretOptions{Name: "f-name", Data: data("tls-server-name", "elsewhere.example")},
 			code: 502, reason: badGateway, cause: "TLS",
-			message: `cluster "f-name": TLS with the API server at .* failed: expected a certificate for "elsewhere\.example", was presented one for kubernetes, .*; ` +
+			message: `cluster "f-name": TLS with the API server at .* failed: expected a certificate for "elsewhere\.example", but got one for kubernetes, .*; ` +
 				`tls-server-name in the Secret sets the expected name`,
 		},
 		{
 			name: "rejected credential", secret: lab.SecretOptions{Name: "f-credential", Data: data("token", string(token(t, hub, "e2e-client")))},
 			code: 502, reason: badGateway, cause: "Credential",
 			message: `cluster "f-credential" rejected the gateway's credential \(401\): the ServiceAccountToken in its Secret has expired or been revoked, ` +
-				`or belongs to another cluster; your own credential is not in question`,
+				`or belongs to another cluster; this is not about your own credential`,
 		},
 		{
 			name: "closed port", secret: lab.SecretOptions{Name: "f-closed", Data: data("endpoint", "https://"+closedPort)},
@@ -178,7 +178,7 @@ func failures(t *testing.T) []failure {
 		}},
 		code: 503, reason: unavailable, cause: "Tunnel", retryAfter: true,
 		message: `cluster "f-no-agent": the konnectivity-server has no agent for it; check that the agent runs in the cluster, ` +
-			`that it can reach the konnectivity-server, and that it claims host=f-no-agent`,
+			`that it can reach the konnectivity-server, and that its --agent-identifiers contain host=f-no-agent`,
 	})
 }
 
@@ -207,7 +207,7 @@ func TestAnswersInTime(t *testing.T) {
 		}
 		guard(t, failure{
 			secret: lab.SecretOptions{Name: "f-firewall"}, code: 504, reason: metav1.StatusReasonTimeout, cause: "Endpoint",
-			message: `cluster "f-firewall": connecting to ` + endpoint(shared.edge) + ` got no answer in time: .*`,
+			message: `cluster "f-firewall": connecting to ` + endpoint(shared.edge) + ` timed out: .*`,
 		}, shared.edge)
 	})
 	t.Run("API server hangs", func(t *testing.T) {
@@ -223,7 +223,7 @@ func TestAnswersInTime(t *testing.T) {
 		// The kernel accepts the connection; the TLS handshake is what gets no answer.
 		guard(t, failure{
 			secret: lab.SecretOptions{Name: "f-hanging"}, code: 504, reason: metav1.StatusReasonTimeout, cause: "TLS",
-			message: `cluster "f-hanging": the TLS handshake with ` + endpoint(c) + ` got no answer in time: .*`,
+			message: `cluster "f-hanging": the TLS handshake with ` + endpoint(c) + ` timed out: .*`,
 		}, c)
 	})
 }

@@ -18,7 +18,7 @@ func TestRetryAfterWithoutAgent(t *testing.T) {
 	}{
 		"the gateway has just started":  {dialer.NoAgentError{Since: time.Now()}, 1},
 		"an agent went away just now":   {dialer.NoAgentError{LastSeen: time.Now(), Since: time.Now()}, 1},
-		"none for a long time":          {dialer.NoAgentError{Since: time.Now().Add(-2 * agentReturns)}, 0},
+		"none for a long time":          {dialer.NoAgentError{Since: time.Now().Add(-2 * agentReconnects)}, 0},
 		"nothing is known of the agent": {dialer.NoAgentError{}, 1},
 	} {
 		if got := noAgentStatus("edge", &test.absence).ErrStatus.Details.RetryAfterSeconds; got != test.want {

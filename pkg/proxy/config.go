@@ -1,0 +1,64 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// Defaults of Config.
+const (
+	// DefaultRequestTimeout is 5 s longer than kube-apiserver's own default (--request-timeout,
+	// 1m0s). A cluster that gives up then answers first, and the caller sees the cluster's answer.
+	DefaultRequestTimeout = 65 * time.Second
+	// DefaultDialTimeout covers the dial, by the gateway or by an agent (whose own limit is 5 s),
+	// and the TLS handshake.
+	DefaultDialTimeout = 10 * time.Second
+	// DefaultMaxInFlight is kube-apiserver's default for one whole server
+	// (--max-requests-inflight).
+	DefaultMaxInFlight = 400
+	// DefaultMaxStreams is half of the streams that the hub's one connection has by default
+	// (--http2-max-streams-per-connection), so that no single cluster can use them all.
+	DefaultMaxStreams = 4000
+)
+
+// Config is what a Handler needs.
+type Config struct {
+	// Clusters is called at least once for each request.
+	Clusters ClusterGetter
+	// Dialers makes the dialers of a cluster: two for each version of it.
+	Dialers DialerFactory
+	// Metrics may be shared with others. It must not be nil.
+	Metrics *Metrics
+	// RequestTimeout limits every request that is not long-running. 0 means DefaultRequestTimeout.
+	RequestTimeout time.Duration
+	// DialTimeout limits the time to establish a connection. 0 means DefaultDialTimeout.
+	DialTimeout time.Duration
+	// MaxInFlight is how many requests that are not long-running one cluster may have in flight. 0
+	// means DefaultMaxInFlight; less than 0 means no limit.
+	MaxInFlight int
+	// MaxStreams is how many long-running requests (such as watches, followed logs, exec, attach
+	// and port-forward) one cluster may have. 0 means DefaultMaxStreams; less than 0 means no
+	// limit.
+	MaxStreams int
+	// Logger receives failures. Its zero value logs nothing.
+	Logger klog.Logger
+}
+
+func (c *Config) setDefaults() {
+	if c.RequestTimeout == 0 {
+		c.RequestTimeout = DefaultRequestTimeout
+	}
+	if c.DialTimeout == 0 {
+		c.DialTimeout = DefaultDialTimeout
+	}
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = DefaultMaxInFlight
+	}
+	if c.MaxStreams == 0 {
+		c.MaxStreams = DefaultMaxStreams
+	}
+}

@@ -1,0 +1,253 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/http/httputil"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	auditinternal "k8s.io/apiserver/pkg/apis/audit"
+	"k8s.io/apiserver/pkg/audit"
+)
+
+// exchange is one request to a managed cluster and its answer. It lives as long as the request.
+type exchange struct {
+	handler    *Handler
+	lease      lease
+	target     target
+	attributes attributes
+	proxy      httputil.ReverseProxy
+	progress   progress
+
+	// ctx ends when the request has to end; cancel ends it.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	// deadline ends an ordinary request; stopWaiting ends a long-running one's waiting for the
+	// shutdown.
+	deadline    *time.Timer
+	stopWaiting func() bool
+	// sendCtx is ctx with the trace that fills progress.
+	sendCtx context.Context
+	// code is the HTTP status of the answer, for metrics.
+	code int
+	// upgraded is the connection to the cluster after it has left HTTP.
+	upgraded io.Closer
+}
+
+var _ http.RoundTripper = (*exchange)(nil)
+
+// serve sends the request to the cluster and returns the answer. It releases the lease.
+func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
+	defer x.lease.release()
+	began := time.Now()
+	metrics, route := x.lease.slot.metrics, string(x.lease.cluster.Route)
+	metrics.requestStarted(route)
+	defer func() { metrics.requestEnded(route, x.attributes, x.code, time.Since(began)) }()
+
+	if x.lease.err != nil {
+		x.code = x.handler.refuse(w, req, unusable(x.lease))
+		return
+	}
+	if x.target.escapes(x.lease.cluster.Endpoint) {
+		x.code = x.handler.refuse(w, req, apierrors.NewBadRequest(fmt.Sprintf(
+			"invalid path: must not have \".\" or \"..\" segments, because the API server of cluster %q is served below a path of its host",
+			x.lease.cluster.Name)))
+		return
+	}
+	x.start(req.Context())
+	defer x.end()
+	x.sendCtx = x.progress.trace(x.ctx)
+	// The filters set this header for the gateway's own answers. The cluster decides how its
+	// answers may be cached.
+	w.Header().Del("Cache-Control")
+	req = req.WithContext(x.ctx)
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = &callerBody{ReadCloser: req.Body, progress: &x.progress}
+	}
+	x.proxy = httputil.ReverseProxy{
+		Rewrite:      x.rewrite,
+		Transport:    x,
+		ErrorHandler: x.handleError,
+		// FlushInterval stays 0. ReverseProxy then flushes an answer without Content-Length, such
+		// as a watch or a followed log, as it arrives, and sends others in as few pieces as
+		// possible.
+		BufferPool: x.handler.buffers,
+		ErrorLog:   x.handler.proxyLog,
+	}
+	complete := false
+	defer func() {
+		x.closeUpgraded()
+		if !complete { // ReverseProxy panics with http.ErrAbortHandler
+			x.code = x.abortedCode()
+		}
+	}()
+	x.proxy.ServeHTTP(w, req)
+	complete = true
+}
+
+// Codes in metrics that are not HTTP status codes.
+const (
+	// codeAborted is an answer that ended before it was complete.
+	codeAborted = 0
+	// codeClientGone is an answer that the client did not wait for.
+	codeClientGone = 499
+)
+
+// abortedCode returns the code of an answer that ReverseProxy could not complete.
+func (x *exchange) abortedCode() int {
+	switch {
+	case !errors.Is(context.Cause(x.ctx), context.Canceled):
+		return codeAborted
+	case x.attributes.longRunning:
+		return x.code // such a request ends normally when the client ends it
+	default:
+		return codeClientGone
+	}
+}
+
+// errDeadline is the cause of a context that ended because the request took too long.
+var errDeadline = errors.New("the request took too long")
+
+// errShuttingDown is the cause of a context that ended because the gateway shuts down.
+var errShuttingDown = errors.New("the gateway is shutting down")
+
+// start sets x.ctx. An ordinary request gets a deadline; a long-running one ends when the gateway
+// shuts down.
+func (x *exchange) start(parent context.Context) {
+	x.ctx, x.cancel = context.WithCancelCause(parent)
+	if x.attributes.longRunning {
+		x.handler.streams.Add(1)
+		x.stopWaiting = context.AfterFunc(x.handler.streamsCtx, func() { x.cancel(errShuttingDown) })
+	} else {
+		x.deadline = time.AfterFunc(x.handler.cfg.RequestTimeout, func() { x.cancel(errDeadline) })
+	}
+}
+
+// end releases what start acquired.
+func (x *exchange) end() {
+	if x.attributes.longRunning {
+		x.stopWaiting()
+		x.handler.streams.Add(-1)
+	} else {
+		x.deadline.Stop()
+	}
+	x.cancel(nil)
+}
+
+// rewrite turns the caller's request into the one that is sent to the cluster.
+func (x *exchange) rewrite(r *httputil.ProxyRequest) {
+	// Taken from the incoming request: ReverseProxy drops the parts of the outgoing query that it
+	// cannot parse.
+	r.Out.URL = x.target.onEndpoint(x.lease.cluster.Endpoint, r.In.URL)
+	r.Out.Host = ""
+	r.Out.Trailer = nil
+	stripRequest(r.Out.Header)
+	// The audit logs of the cluster and of the gateway then use the same ID for the request.
+	if id, ok := audit.AuditIDFrom(r.In.Context()); ok {
+		r.Out.Header.Set(auditinternal.HeaderAuditID, string(id))
+	}
+}
+
+// RoundTrip implements http.RoundTripper for x.proxy. It sends the request, and returns an answer
+// that can be passed on.
+func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
+	// sendCtx does not have the trace with which ReverseProxy forwards interim (1xx) answers: their
+	// headers would not be stripped, and the server in front of the handler asks the client to
+	// continue by itself.
+	req = req.WithContext(x.sendCtx)
+	rt := x.lease.transports.requests
+	if x.attributes.upgrade {
+		rt = x.lease.transports.upgrades
+	}
+	resp, err := rt.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	x.code = resp.StatusCode
+	if err := x.checkAnswer(resp); err != nil {
+		_ = resp.Body.Close() // the answer's fault is the error that matters
+		return nil, err
+	}
+	return resp, nil
+}
+
+// ErrCredentialRejected reports that the cluster answered 401. It is also in the chain of a
+// ProbeError.
+var ErrCredentialRejected = errors.New("the cluster rejected the gateway's credential")
+
+// errStatusCode reports a status code with which http.ResponseWriter.WriteHeader would panic.
+var errStatusCode = errors.New("it has an invalid HTTP status code")
+
+// checkAnswer checks the cluster's answer, and turns it into the one that the caller gets.
+func (x *exchange) checkAnswer(resp *http.Response) error {
+	if resp.StatusCode < 100 || resp.StatusCode > 999 {
+		return errStatusCode
+	}
+	switch resp.StatusCode {
+	case http.StatusUnauthorized:
+		if !x.attributes.relayed || !credentialAccepted(x.ctx, x.lease) {
+			return ErrCredentialRejected
+		}
+	case http.StatusSwitchingProtocols:
+		if err := x.switchProtocols(resp); err != nil {
+			return err
+		}
+	}
+	if x.attributes.verb == "watch" {
+		resp.Body = x.newWatchBody(resp.Body)
+	}
+	stripResponse(resp.Header)
+	return rewriteLocation(resp, x.lease.cluster.Endpoint, x.target.prefix)
+}
+
+// handleError answers a request that failed before the cluster's answer was returned.
+func (x *exchange) handleError(w http.ResponseWriter, req *http.Request, err error) {
+	status := x.handler.failureStatus(x.ctx, x.lease, &x.progress, err)
+	x.handler.cfg.Logger.V(2).Info("A proxied request failed", "cluster", x.lease.cluster.Name, "route", x.lease.cluster.Route,
+		"verb", x.attributes.verb, "code", status.ErrStatus.Code, "err", err)
+	// The filters set this header for the gateway's own answers, and serve has removed it.
+	w.Header().Set("Cache-Control", "no-cache, private")
+	x.code = x.handler.refuse(w, req, status)
+}
+
+// progress records how far a request has come. The transport sets it from goroutines of its own.
+type progress struct {
+	// connected and sent are set when the request has a connection, and when it was sent
+	// completely.
+	connected, sent atomic.Bool
+	// bodyFailed is set when the caller's body ended before it was complete.
+	bodyFailed  atomic.Bool
+	clientTrace httptrace.ClientTrace
+}
+
+// trace returns a context with which a request fills p. It is called once.
+func (p *progress) trace(ctx context.Context) context.Context {
+	p.clientTrace = httptrace.ClientTrace{
+		GotConn:      func(httptrace.GotConnInfo) { p.connected.Store(true) },
+		WroteRequest: func(info httptrace.WroteRequestInfo) { p.sent.Store(info.Err == nil) },
+	}
+	return httptrace.WithClientTrace(ctx, &p.clientTrace)
+}
+
+// callerBody is the body of a caller's request. It records when it fails.
+type callerBody struct {
+	io.ReadCloser
+	progress *progress
+}
+
+func (b *callerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // readers return it unwrapped
+		b.progress.bodyFailed.Store(true)
+	}
+	return n, err
+}

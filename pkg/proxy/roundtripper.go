@@ -1,0 +1,56 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+)
+
+// RoundTripper returns a RoundTripper for the gateway's own requests to a cluster. They use the
+// cluster's credential and the transport of proxied requests. Only the path and the query of their
+// URLs matter. The body of the answer must be closed.
+func (h *Handler) RoundTripper(name string) http.RoundTripper {
+	return internalRequests{handler: h, cluster: name}
+}
+
+type internalRequests struct {
+	handler *Handler
+	cluster string
+}
+
+func (r internalRequests) RoundTrip(req *http.Request) (*http.Response, error) {
+	l, err := r.handler.table.acquire(r.cluster, classInternal)
+	if err == nil && l.err != nil {
+		err = l.err
+		l.release()
+	}
+	if err != nil {
+		closeBody(req)
+		return nil, fmt.Errorf("cluster %q: %w", r.cluster, err)
+	}
+	t := target{cluster: r.cluster, rawPath: req.URL.EscapedPath()}
+	out := req.Clone(req.Context())
+	out.URL, out.Host = t.onEndpoint(l.cluster.Endpoint, req.URL), ""
+	resp, err := l.transports.requests.RoundTrip(out)
+	if err != nil {
+		l.release()
+		return nil, err
+	}
+	resp.Body = &leasedBody{ReadCloser: resp.Body, release: sync.OnceFunc(l.release)}
+	return resp, nil
+}
+
+// leasedBody keeps the transport until the answer has been read.
+type leasedBody struct {
+	io.ReadCloser
+	release func()
+}
+
+func (b *leasedBody) Close() error {
+	defer b.release()
+	return b.ReadCloser.Close()
+}
