@@ -1,14 +1,15 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package pki makes the certificates of the tunnel: its CA, the serving pair that agents verify, and the agents' own; and, from another CA, the
-// serving pair of the gateway's own HTTPS endpoint.
+// Package pki issues and renews the certificates of the tunnel: its CA, the serving certificate that agents verify, and the client
+// certificates of agents. From a second CA, it issues the serving certificate of the gateway's own HTTPS endpoint.
 //
-// A CA lives in a Secret of the hub ([CASecret], [GatewayCASecret]): tls.crt and tls.key are what signs now, ca.crt is what is trusted. It can
-// be the user's own: a Secret that is there is used as it is. [Ensure] makes it when it is not there; the gateway's
-// replicas and agent-bootstrap may do so at once, and all end up with the same one.
+// A CA is stored in a Secret on the hub ([CASecret], [GatewayCASecret]): tls.crt and tls.key hold the current CA, ca.crt holds the
+// bundle of all trusted CAs. Users can provide their own: an existing Secret is used as it is. [Ensure] creates the Secret if there
+// is none. Several replicas of the gateway and agent-bootstrap may call it at the same time, and all get the same CA.
 //
-// A CA that was made here is replaced before its end ([Authority.Rotated]) without anything being cut off. The new CA is signed
-// with the old one's key as well, and this cross-certificate follows every certificate that the new CA signs: so who trusts only the
-// old CA accepts these, too. The old CA stays in the bundle until it ends, so its certificates are accepted as well.
+// A CA that the gateway created is replaced before it expires ([Authority.Rotated]), and no connection is refused in the meantime.
+// The old CA cross-signs the new one, and every certificate that the new CA issues carries this cross-certificate in its chain. So a
+// peer that trusts only the old CA accepts the new certificates too. The old CA stays in the bundle until it expires, so its
+// certificates stay valid.
 package pki

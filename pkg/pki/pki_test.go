@@ -48,7 +48,7 @@ func leaf(t *testing.T, certPEM, keyPEM []byte) ([]*x509.Certificate, tls.Certif
 	return certs, pair
 }
 
-// verify checks a chain as a peer does that trusts the CAs of roots.
+// verify verifies a chain as a peer that trusts the roots.
 func verify(certs []*x509.Certificate, roots *x509.CertPool, usage x509.ExtKeyUsage, host string) error {
 	intermediates := x509.NewCertPool()
 	for _, c := range certs[1:] {
@@ -61,6 +61,7 @@ func verify(certs []*x509.Certificate, roots *x509.CertPool, usage x509.ExtKeyUs
 }
 
 func TestIssueAgent(t *testing.T) {
+	t.Parallel()
 	a := authority(t)
 	certPEM, keyPEM, err := a.IssueAgent("edge-1", time.Hour)
 	if err != nil {
@@ -68,26 +69,27 @@ func TestIssueAgent(t *testing.T) {
 	}
 	certs, _ := leaf(t, certPEM, keyPEM)
 	if name, err := tunnel.ClusterOf(certs[0]); err != nil || name != "edge-1" {
-		t.Errorf("the tunnel takes it for %q, %v", name, err)
+		t.Errorf("the tunnel reads the cluster %q, %v", name, err)
 	}
 	if err := verify(certs, a.Pool(), x509.ExtKeyUsageClientAuth, ""); err != nil {
 		t.Error(err)
 	}
 	if err := verify(certs, a.Pool(), x509.ExtKeyUsageServerAuth, ""); err == nil {
-		t.Error("an agent's certificate can serve")
+		t.Error("the certificate of an agent is a valid serving certificate")
 	}
 	if got := time.Until(certs[0].NotAfter); got > time.Hour || got < 50*time.Minute {
-		t.Errorf("it lives for %s", got)
+		t.Errorf("it expires in %s", got)
 	}
 	if time.Since(certs[0].NotBefore) < 5*time.Minute {
-		t.Errorf("it begins at %s: a clock that is behind would refuse it", certs[0].NotBefore)
+		t.Errorf("it is valid from %s: a peer whose clock is behind would refuse it", certs[0].NotBefore)
 	}
 	if _, _, err := a.IssueAgent("", time.Hour); err == nil {
-		t.Error("a certificate for no cluster")
+		t.Error("a certificate without a cluster was issued")
 	}
 }
 
 func TestIssueServing(t *testing.T) {
+	t.Parallel()
 	a := authority(t)
 	certPEM, keyPEM, err := a.IssueServing([]string{"tunnel.example.com", "192.0.2.7", "2001:db8::1"}, 0)
 	if err != nil {
@@ -100,14 +102,15 @@ func TestIssueServing(t *testing.T) {
 		}
 	}
 	if err := verify(certs, a.Pool(), x509.ExtKeyUsageClientAuth, ""); err == nil {
-		t.Error("a serving certificate can be an agent's")
+		t.Error("a serving certificate is a valid certificate of an agent")
 	}
 	if _, _, err := a.IssueServing(nil, 0); err == nil {
-		t.Error("a certificate for no host")
+		t.Error("a certificate without a host was issued")
 	}
 }
 
-func TestNothingOutlivesItsCA(t *testing.T) {
+func TestCertificatesExpireNoLaterThanTheirCA(t *testing.T) {
+	t.Parallel()
 	a, err := pki.NewAuthority(time.Minute)
 	if err != nil {
 		t.Fatal(err)
@@ -118,13 +121,13 @@ func TestNothingOutlivesItsCA(t *testing.T) {
 	}
 	certs, _ := leaf(t, certPEM, keyPEM)
 	if !certs[0].NotAfter.Equal(a.Certificate().NotAfter) {
-		t.Errorf("ends at %s, the CA at %s", certs[0].NotAfter, a.Certificate().NotAfter)
+		t.Errorf("it expires at %s, the CA at %s", certs[0].NotAfter, a.Certificate().NotAfter)
 	}
 }
 
-// TestRotated: across a change of the CA, old and new certificates are accepted by who trusts the old bundle and by who trusts
-// the new one, as far as that can be.
+// After the CA is replaced, peers that trust the old bundle and peers that trust the new one accept both old and new certificates.
 func TestRotated(t *testing.T) {
+	t.Parallel()
 	old := authority(t)
 	next, err := old.Rotated(0)
 	if err != nil {
@@ -139,13 +142,13 @@ func TestRotated(t *testing.T) {
 		by, trusted *pki.Authority
 		wantRefused bool
 	}{
-		{name: "old by old", by: old, trusted: old},
-		{name: "new by those who have heard of it", by: next, trusted: next},
-		{name: "new by those who have not", by: next, trusted: old},
-		{name: "old by those who trust the new bundle", by: old, trusted: next},
-		{name: "the one after", by: third, trusted: next},
-		{name: "the old one's, two later", by: old, trusted: third},
-		{name: "two later, to who missed one", by: third, trusted: old, wantRefused: true},
+		{name: "old certificate, old trust", by: old, trusted: old},
+		{name: "new certificate, new trust", by: next, trusted: next},
+		{name: "new certificate, old trust", by: next, trusted: old},
+		{name: "old certificate, new trust", by: old, trusted: next},
+		{name: "third certificate, new trust", by: third, trusted: next},
+		{name: "old certificate, trust of the third CA", by: old, trusted: third},
+		{name: "third certificate, old trust", by: third, trusted: old, wantRefused: true},
 	} {
 		certPEM, keyPEM, err := c.by.IssueServing([]string{"tunnel"}, time.Hour)
 		if err != nil {
@@ -163,7 +166,8 @@ func TestRotated(t *testing.T) {
 	}
 }
 
-func TestEnsureIsOneForAll(t *testing.T) {
+func TestEnsureReturnsOneCAToAll(t *testing.T) {
+	t.Parallel()
 	secrets := fake.NewClientset().CoreV1().Secrets(namespace)
 	got := make([]*pki.Authority, 8)
 	var wg sync.WaitGroup
@@ -196,6 +200,7 @@ func TestEnsureIsOneForAll(t *testing.T) {
 }
 
 func TestLoad(t *testing.T) {
+	t.Parallel()
 	secrets := fake.NewClientset().CoreV1().Secrets(namespace)
 	if _, err := pki.Load(t.Context(), secrets); !apierrors.IsNotFound(err) {
 		t.Errorf("without a Secret: %v", err)
@@ -218,13 +223,13 @@ func TestLoad(t *testing.T) {
 		change func(data map[string][]byte)
 		want   string // "": accepted
 	}{
-		{"as it is", func(map[string][]byte) {}, ""},
+		{"unchanged", func(map[string][]byte) {}, ""},
 		{"without a bundle", func(d map[string][]byte) { delete(d, "ca.crt") }, ""},
 		{"no certificate", func(d map[string][]byte) { delete(d, "tls.crt") }, "tls.crt"},
 		{"no key", func(d map[string][]byte) { delete(d, "tls.key") }, "tls.key"},
-		{"another CA's key", func(d map[string][]byte) { d["tls.key"] = other.Data["tls.key"] }, "is not the key of"},
-		{"no CA", func(d map[string][]byte) { d["tls.crt"], d["tls.key"] = agentCert, agentKey }, "is not a CA's"},
-		{"a bundle of nothing", func(d map[string][]byte) { d["ca.crt"] = []byte("x") }, "ca.crt"},
+		{"another CA's key", func(d map[string][]byte) { d["tls.key"] = other.Data["tls.key"] }, "does not belong to"},
+		{"not a CA", func(d map[string][]byte) { d["tls.crt"], d["tls.key"] = agentCert, agentKey }, "is not a CA certificate"},
+		{"no certificate in the bundle", func(d map[string][]byte) { d["ca.crt"] = []byte("x") }, "ca.crt"},
 	} {
 		secret := good.DeepCopy()
 		c.change(secret.Data)
@@ -233,7 +238,7 @@ func TestLoad(t *testing.T) {
 		case c.want == "" && err != nil:
 			t.Errorf("%s: %v", c.name, err)
 		case c.want == "" && !bytes.Equal(got.Bundle(), a.Bundle()):
-			t.Errorf("%s: another bundle", c.name)
+			t.Errorf("%s: the bundle differs", c.name)
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -241,6 +246,7 @@ func TestLoad(t *testing.T) {
 }
 
 func TestRotate(t *testing.T) {
+	t.Parallel()
 	ctx := context.Background()
 	secrets := fake.NewClientset().CoreV1().Secrets(namespace)
 	first, err := pki.Ensure(ctx, secrets, pki.Options{})
@@ -254,7 +260,7 @@ func TestRotate(t *testing.T) {
 	if next.Certificate().Equal(first.Certificate()) {
 		t.Fatal("it is the same CA")
 	}
-	// Who still holds the first one gets the second, and does not make a third.
+	// A process that still has the first CA gets the second. It does not create a third.
 	late, err := pki.Rotate(ctx, secrets, first, pki.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -270,12 +276,13 @@ func TestRotate(t *testing.T) {
 	if _, err := secrets.Update(ctx, secret, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pki.Rotate(ctx, secrets, next, pki.Options{}); !errors.Is(err, pki.ErrNotOurs) {
-		t.Errorf("a user's own CA: %v", err)
+	if _, err := pki.Rotate(ctx, secrets, next, pki.Options{}); !errors.Is(err, pki.ErrNotManaged) {
+		t.Errorf("a CA that the user provides: %v", err)
 	}
 }
 
 func TestKeyIsNotPrinted(t *testing.T) {
+	t.Parallel()
 	a := authority(t)
 	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%d"} {
 		for _, v := range []any{a, *a} {
@@ -287,11 +294,12 @@ func TestKeyIsNotPrinted(t *testing.T) {
 }
 
 func TestRenewAt(t *testing.T) {
+	t.Parallel()
 	a := authority(t)
 	cert := a.Certificate()
 	made := cert.NotBefore.Add(5 * time.Minute)
 	at := float64(pki.RenewAt(cert).Sub(made)) / float64(cert.NotAfter.Sub(made))
 	if at < 0.75 || at > 0.8 {
-		t.Errorf("renewed after %.3f of its life", at)
+		t.Errorf("renewed after %.3f of its lifetime", at)
 	}
 }

@@ -20,41 +20,43 @@ import (
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 )
 
-// Objects in the gateway's namespace on the hub.
+// Names of the objects in the gateway's namespace on the hub.
 const (
 	// CASecret holds the CA of the tunnel.
 	CASecret = "cluster-gateway-tunnel-ca"
-	// ServingSecret holds the serving pair of the tunnel that the gateway makes.
+	// ServingSecret holds the serving certificate of the tunnel and its key.
 	ServingSecret = "cluster-gateway-tunnel-serving"
-	// GatewayCASecret and GatewayServingSecret hold those of the gateway's own HTTPS endpoint.
+	// GatewayCASecret and GatewayServingSecret are the same for the gateway's own HTTPS endpoint.
 	GatewayCASecret      = "cluster-gateway-serving-ca"
 	GatewayServingSecret = "cluster-gateway-serving"
-	// ConfigMap tells where agents connect (KeyAddress) and what they trust (KeyBundle).
+	// ConfigMap holds the address that agents connect to (KeyAddress) and the CAs that they trust (KeyBundle).
 	ConfigMap = "cluster-gateway-tunnel"
 
-	// KeyAddress is host:port.
+	// KeyAddress is the key of the address, host:port.
 	KeyAddress = "address"
-	// KeyBundle is the bundle of the CA, in PEM.
+	// KeyBundle is the key of the CA bundle, in PEM.
 	KeyBundle = "ca.crt"
 )
 
 const (
 	labelManagedBy = "app.kubernetes.io/managed-by"
-	// ManagedBy is the value of app.kubernetes.io/managed-by on what is made here. Only such a CA is ever replaced.
+	// ManagedBy is the value of the label app.kubernetes.io/managed-by on the objects that the gateway creates. The gateway never
+	// replaces a CA without it.
 	ManagedBy = "cluster-gateway"
 )
 
-// Options say how a CA that is not there yet is made. The zero value is what is wanted but in tests.
+// Options configure a new CA. The zero value creates the CA of the tunnel with the default lifetime.
 type Options struct {
-	// Secret is the name of the CA's; empty means CASecret.
+	// Secret is the name of the Secret with the CA. Empty means CASecret.
 	Secret string
-	// Lifetime is the CA's; 0 means DefaultCALifetime.
+	// Lifetime is the lifetime of the CA. 0 means DefaultCALifetime.
 	Lifetime time.Duration
 }
 
 func (o Options) secret() string { return cmp.Or(o.Secret, CASecret) }
 
-// Ensure returns the CA, and makes it if there is none. Whoever is second takes the first one's.
+// Ensure returns the CA, and creates it if there is none. If another process creates it at the same time, Ensure returns the CA of
+// the first one.
 func Ensure(ctx context.Context, secrets corev1client.SecretInterface, o Options) (*Authority, error) {
 	a, err := load(ctx, secrets, o.secret())
 	if !apierrors.IsNotFound(err) {
@@ -62,9 +64,9 @@ func Ensure(ctx context.Context, secrets corev1client.SecretInterface, o Options
 	}
 	a, err = NewAuthority(o.Lifetime)
 	if err != nil {
-		return nil, fmt.Errorf("make the CA of the Secret %s: %w", o.secret(), err)
+		return nil, fmt.Errorf("create the CA for the Secret %s: %w", o.secret(), err)
 	}
-	secret, err := a.named(o.secret())
+	secret, err := a.secretNamed(o.secret())
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +80,7 @@ func Ensure(ctx context.Context, secrets corev1client.SecretInterface, o Options
 	return a, nil
 }
 
-// Load returns the CA of the tunnel. The error is a NotFound if there is none.
+// Load returns the CA of the tunnel. It returns a NotFound error if there is none.
 func Load(ctx context.Context, secrets corev1client.SecretInterface) (*Authority, error) {
 	return load(ctx, secrets, CASecret)
 }
@@ -91,13 +93,13 @@ func load(ctx context.Context, secrets corev1client.SecretInterface, name string
 	return FromSecret(secret)
 }
 
-// FromSecret reads the CA of a Secret.
+// FromSecret parses the CA in a Secret.
 func FromSecret(secret *corev1.Secret) (*Authority, error) {
 	a, err := parseAuthority(secret)
 	if err != nil {
-		return nil, fmt.Errorf("the Secret %s is no CA: %w", secret.Name, err)
+		return nil, fmt.Errorf("the Secret %s does not hold a valid CA: %w", secret.Name, err)
 	}
-	a.foreign = !ours(secret)
+	a.userProvided = !managed(secret)
 	return a, nil
 }
 
@@ -107,14 +109,14 @@ func parseAuthority(secret *corev1.Secret) (*Authority, error) {
 		return nil, fmt.Errorf("%s: %w", corev1.TLSCertKey, err)
 	}
 	if !chain[0].IsCA {
-		return nil, fmt.Errorf("%s: the certificate of %q is not a CA's", corev1.TLSCertKey, chain[0].Subject.CommonName)
+		return nil, fmt.Errorf("%s: the certificate of %q is not a CA certificate", corev1.TLSCertKey, chain[0].Subject.CommonName)
 	}
 	key, err := parseKey(secret.Data[corev1.TLSPrivateKeyKey])
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", corev1.TLSPrivateKeyKey, err)
 	}
 	if !sameKey(key, chain[0]) {
-		return nil, fmt.Errorf("%s is not the key of %s", corev1.TLSPrivateKeyKey, corev1.TLSCertKey)
+		return nil, fmt.Errorf("the key in %s does not belong to the certificate in %s", corev1.TLSPrivateKeyKey, corev1.TLSCertKey)
 	}
 	bundle := chain
 	if text := secret.Data[corev1.ServiceAccountRootCAKey]; len(text) > 0 {
@@ -130,10 +132,10 @@ func sameKey(key crypto.Signer, cert *x509.Certificate) bool {
 	return ok && public.Equal(key.Public())
 }
 
-// Secret is the CA of the tunnel as the hub keeps it, without a namespace.
-func (a *Authority) Secret() (*corev1.Secret, error) { return a.named(CASecret) }
+// Secret returns the Secret in which the hub stores the CA of the tunnel. It has no namespace.
+func (a *Authority) Secret() (*corev1.Secret, error) { return a.secretNamed(CASecret) }
 
-func (a *Authority) named(name string) (*corev1.Secret, error) {
+func (a *Authority) secretNamed(name string) (*corev1.Secret, error) {
 	keyPEM, err := encodeKey(a.reveal())
 	if err != nil {
 		return nil, err
@@ -149,11 +151,11 @@ func (a *Authority) named(name string) (*corev1.Secret, error) {
 	}, nil
 }
 
-// ErrNotOurs is that a CA was not made here, and so is not replaced here.
-var ErrNotOurs = errors.New("the CA is not managed by " + ManagedBy)
+// ErrNotManaged is the error of replacing a CA that the user provides.
+var ErrNotManaged = errors.New("the CA is not managed by " + ManagedBy)
 
-// Rotate replaces the CA by a new one, if it is still the one that signs in the Secret: of two that rotate at once, one wins, and the other
-// gets the winner's. It returns what is in the Secret afterwards.
+// Rotate replaces the current CA in its Secret with a successor, and returns the successor. If another process has already replaced
+// it, Rotate returns the CA that is in the Secret now.
 func Rotate(ctx context.Context, secrets corev1client.SecretInterface, current *Authority, o Options) (*Authority, error) {
 	secret, err := secrets.Get(ctx, o.secret(), metav1.GetOptions{})
 	if err != nil {
@@ -166,18 +168,18 @@ func Rotate(ctx context.Context, secrets corev1client.SecretInterface, current *
 	if !stored.Certificate().Equal(current.Certificate()) {
 		return stored, nil
 	}
-	if !ours(secret) {
-		return nil, ErrNotOurs
+	if !managed(secret) {
+		return nil, ErrNotManaged
 	}
 	next, err := stored.Rotated(o.Lifetime)
 	if err != nil {
 		return nil, err
 	}
-	made, err := next.named(o.secret())
+	created, err := next.secretNamed(o.secret())
 	if err != nil {
 		return nil, err
 	}
-	err = patchData(ctx, secrets, secret, made.Data)
+	err = patchData(ctx, secrets, secret, created.Data)
 	switch {
 	case apierrors.IsConflict(err):
 		return load(ctx, secrets, o.secret())
@@ -187,7 +189,7 @@ func Rotate(ctx context.Context, secrets corev1client.SecretInterface, current *
 	return next, nil
 }
 
-// patchData replaces keys of a Secret, unless it was changed since it was read: then it fails with a conflict.
+// patchData replaces keys of a Secret. It fails with a conflict if the Secret has changed since it was read.
 func patchData(ctx context.Context, secrets corev1client.SecretInterface, secret *corev1.Secret, data map[string][]byte) error {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": secret.UID, "resourceVersion": secret.ResourceVersion}, "data": data,
@@ -199,11 +201,11 @@ func patchData(ctx context.Context, secrets corev1client.SecretInterface, secret
 	return err
 }
 
-// annotationCertManager is on the Secrets that cert-manager keeps, also on such as were there before.
+// annotationCertManager is on each Secret that cert-manager manages, even on one that it did not create.
 const annotationCertManager = "cert-manager.io/certificate-name"
 
-// ours is whether a Secret was made here, and so may be changed here.
-func ours(secret *corev1.Secret) bool {
-	_, others := secret.Annotations[annotationCertManager]
-	return secret.Labels[labelManagedBy] == ManagedBy && !others
+// managed reports whether the gateway created a Secret and may change it.
+func managed(secret *corev1.Secret) bool {
+	_, certManager := secret.Annotations[annotationCertManager]
+	return secret.Labels[labelManagedBy] == ManagedBy && !certManager
 }

@@ -114,7 +114,7 @@ func (s *Server) makeServing(ctx context.Context) error {
 	if s.apiService != nil {
 		s.apiService.pair = s.serving.keeper
 	}
-	if err := s.serving.keeper.Make(ctx); err != nil {
+	if err := s.serving.keeper.LoadOrCreate(ctx); err != nil {
 		return fmt.Errorf("the serving certificate can be neither read nor made, and there is no --tls-cert-file: %w", err)
 	}
 	return nil
