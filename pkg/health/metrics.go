@@ -11,8 +11,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// Metrics are the measurements of a Monitor. Labels are clusters that are registered and fixed words; series of a cluster end with it,
-// and all of them with the term of the replica that leads.
+// Metrics are the metrics of a Monitor. The values of their labels are names of registered clusters and fixed words. The series of a
+// cluster are deleted when it is removed, and all series when the replica stops being the leader.
 type Metrics struct {
 	ready       *metrics.GaugeVec
 	credential  *metrics.GaugeVec
@@ -27,7 +27,7 @@ const (
 	certificateAgent     = "agent"
 )
 
-// NewMetrics makes the metrics; each of All must be registered with a registry before they are used.
+// NewMetrics returns new metrics. Register each of All before you use them.
 func NewMetrics() *Metrics {
 	gauge := func(name, help string, labels ...string) *metrics.GaugeVec {
 		return metrics.NewGaugeVec(&metrics.GaugeOpts{Namespace: "cluster_gateway", Name: name, Help: help, StabilityLevel: metrics.ALPHA}, labels)
@@ -36,12 +36,12 @@ func NewMetrics() *Metrics {
 		return metrics.NewCounterVec(&metrics.CounterOpts{Namespace: "cluster_gateway", Name: name, Help: help, StabilityLevel: metrics.ALPHA}, labels)
 	}
 	return &Metrics{
-		ready:      gauge("ready", "Whether the last probe of a cluster found it ready (1) or not (0). Told by the replica that leads.", "cluster"),
-		credential: gauge("credential_expiration_timestamp_seconds", "When the credential in a cluster's Secret ends, in Unix time; no series when it does not say. Told by the replica that leads.", "cluster"),
+		ready:      gauge("ready", "Whether the last probe of a cluster found it ready (1) or not (0). Only the leader reports it.", "cluster"),
+		credential: gauge("credential_expiration_timestamp_seconds", "When the credential in a cluster's Secret expires, in Unix time. There is no series if it is not known. Only the leader reports it.", "cluster"),
 		certificate: gauge("certificate_expiration_timestamp_seconds",
-			"When a certificate on the way to a cluster ends, in Unix time: that of its API server, or the first to end of its connected agents. Told by the replica that leads.", "cluster", "certificate"),
-		probes: counter("health_probes_total", "Probes of clusters that have ended, by outcome (success, failure).", "result"),
-		writes: counter("health_writes_total", "Patches of Secrets with the health of a cluster, by outcome (success, failure).", "result"),
+			"When a certificate of a cluster expires, in Unix time: the certificate of its API server, or of its connected agents the one that expires first. Only the leader reports it.", "cluster", "certificate"),
+		probes: counter("health_probes_total", "Finished probes of clusters, by outcome (success, failure).", "result"),
+		writes: counter("health_writes_total", "Writes of the health of a cluster to its Secret, by outcome (success, failure).", "result"),
 	}
 }
 
@@ -73,7 +73,7 @@ func (m *Metrics) probed(c *cluster.Cluster, o *observation) {
 	m.setCertificate(c.Name, certificateAgent, o.agent, false)
 }
 
-// setCertificate keeps what is known of a certificate while it cannot be asked.
+// setCertificate sets the metric of a certificate. If the certificate is not known, keep says whether the last value stays.
 func (m *Metrics) setCertificate(cluster, certificate string, cert *x509.Certificate, keep bool) {
 	switch {
 	case cert != nil:
@@ -92,8 +92,8 @@ func (m *Metrics) drop(cluster string) {
 	m.certificate.DeletePartialMatch(match)
 }
 
-// endTerm drops what another replica tells from now on.
-func (m *Metrics) endTerm() {
+// reset deletes the series that another replica reports from now on.
+func (m *Metrics) reset() {
 	m.ready.Reset()
 	m.credential.Reset()
 	m.certificate.Reset()

@@ -29,13 +29,13 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
 
-// patience is how long a test waits for what should come at once.
-const patience = 20 * time.Second
+// timeout is how long a test waits for something that should happen at once.
+const timeout = 20 * time.Second
 
-// hub is the hub's Secrets, the store of clusters over them, and the clusters themselves, in one.
+// hub fakes the Secrets on the hub, the store of clusters, and the clusters themselves.
 type hub struct {
-	// order is held over the change of a Secret and what the monitor is told of it: as of an informer, it hears of changes in the order in
-	// which they were made. It is taken before mu.
+	// order is held while a Secret changes and the monitor is called: as with an informer, it is called in the order of the changes. It is
+	// locked before mu.
 	order    sync.Mutex
 	mu       sync.Mutex
 	monitor  *Monitor
@@ -48,7 +48,7 @@ type hub struct {
 	probes   map[string]int
 	probing  int
 	most     int
-	// block, if set, holds up probes.
+	// block, if set, blocks probes until it is closed.
 	block chan struct{}
 }
 
@@ -62,7 +62,7 @@ func newHub(t *testing.T, configure func(*Config)) *hub {
 	}
 	cfg := Config{
 		Clusters: h, Prober: h, Agents: h, Secrets: secretsOf{h: h}, Events: eventsOf{h: h}, Metrics: all,
-		Interval: 40 * time.Millisecond, OverrideDuration: time.Hour, agentsReturn: time.Nanosecond,
+		Interval: 40 * time.Millisecond, OverrideDuration: time.Hour, agentReconnectTime: time.Nanosecond,
 	}
 	if configure != nil {
 		configure(&cfg)
@@ -71,15 +71,15 @@ func newHub(t *testing.T, configure func(*Config)) *hub {
 	return h
 }
 
-// run runs the monitor for as long as the test.
+// run runs the monitor until the test ends.
 func (h *hub) run(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- h.monitor.Run(ctx) }()
+	done := make(chan error)
+	go func() { done <- h.monitor.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-ended; err != nil {
+		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
@@ -138,7 +138,7 @@ func (h *hub) List() []*cluster.Cluster {
 	return all
 }
 
-// secretsOf and eventsOf are the hub's clients; what they do not define is not called.
+// secretsOf and eventsOf are the clients of the hub. Methods that they do not define must not be called.
 type (
 	secretsOf struct {
 		corev1client.SecretInterface
@@ -154,7 +154,7 @@ func (e eventsOf) Create(_ context.Context, event *corev1.Event, _ metav1.Create
 	e.h.mu.Lock()
 	defer e.h.mu.Unlock()
 	if event.Namespace != "default" || event.InvolvedObject.Kind != "ClusterGateway" || string(event.InvolvedObject.UID) != "uid-"+event.InvolvedObject.Name {
-		return nil, fmt.Errorf("a strange Event: %+v", event)
+		return nil, fmt.Errorf("an unexpected Event: %+v", event)
 	}
 	e.h.events = append(e.h.events, event.Type+" "+event.Reason+" "+event.InvolvedObject.Name)
 	return event, nil
@@ -228,7 +228,7 @@ func (h *hub) Version(context.Context, string) (string, error) { return "v1.37.2
 // eventually waits for a condition under the hub's lock.
 func (h *hub) eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(timeout)
 	for {
 		h.mu.Lock()
 		ok := condition()
@@ -239,7 +239,7 @@ func (h *hub) eventually(t *testing.T, what string, condition func() bool) {
 		if time.Now().After(deadline) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
-			t.Fatalf("%s: not within %s; %d patches, events %q", what, patience, h.patches, h.events)
+			t.Fatalf("%s: not within %s; %d patches, events %q", what, timeout, h.patches, h.events)
 		}
 		time.Sleep(time.Millisecond)
 	}
@@ -247,26 +247,26 @@ func (h *hub) eventually(t *testing.T, what string, condition func() bool) {
 
 func (h *hub) annotation(name, key string) string { return h.secrets[name].Annotations[key] }
 
-// probed is how many probes of a cluster have been made.
+// probed returns the number of probes of a cluster.
 func (h *hub) probed(name string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.probes[name]
 }
 
-// probedTimes waits for so many more probes of a cluster, which come by themselves.
+// probedTimes waits for n more probes of a cluster.
 func (h *hub) probedTimes(t *testing.T, name string, n int) {
 	t.Helper()
 	want := h.probed(name) + n
 	h.eventually(t, "probes", func() bool { return h.probes[name] >= want })
 }
 
-// TestTransitions: found well, failing, well again; each is written once and told once, and nothing in between.
+// A cluster becomes ready, fails, and becomes ready again. Each change is written once and reported once, and nothing else is.
 func TestTransitions(t *testing.T) {
 	h := newHub(t, nil)
-	h.set(tunnelled("a"))
+	h.set(tunneled("a"))
 	h.run(t)
-	h.eventually(t, "well", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
+	h.eventually(t, "ready", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
 	h.probedTimes(t, "a", 10)
 	h.mu.Lock()
 	if h.patches != 1 {
@@ -280,7 +280,7 @@ func TestTransitions(t *testing.T) {
 	})
 	h.probedTimes(t, "a", 10)
 	h.fail("a", nil)
-	h.eventually(t, "well again", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
+	h.eventually(t, "ready again", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
 	h.probedTimes(t, "a", 10)
 
 	h.mu.Lock()
@@ -293,12 +293,12 @@ func TestTransitions(t *testing.T) {
 	}
 }
 
-// TestOneFailureIsNotTold: it may have been a connection that broke.
-func TestOneFailureIsNotTold(t *testing.T) {
+// One failure may only be a broken connection.
+func TestOneFailureIsNotReported(t *testing.T) {
 	h := newHub(t, func(c *Config) { c.Interval = time.Hour })
-	h.set(tunnelled("a"))
+	h.set(tunneled("a"))
 	h.run(t)
-	h.eventually(t, "well", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
+	h.eventually(t, "ready", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
 	h.fail("a", errNoAgent)
 	before := h.probed("a")
 	h.monitor.Trigger("a")
@@ -313,81 +313,81 @@ func TestOneFailureIsNotTold(t *testing.T) {
 	}
 }
 
-// TestEventsAreFollowed: with an interval of an hour, only what the monitor is told makes it look.
-func TestEventsAreFollowed(t *testing.T) {
+// The interval is an hour, so that only a change can start a probe.
+func TestChangesStartProbes(t *testing.T) {
 	h := newHub(t, func(c *Config) { c.Interval = time.Hour })
 	h.run(t)
-	h.eventually(t, "the term", func() bool { return h.monitor.term() != nil })
-	h.set(tunnelled("a"))
+	h.eventually(t, "the run", func() bool { return h.monitor.currentRun() != nil })
+	h.set(tunneled("a"))
 	h.eventually(t, "a new cluster", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
 
-	for range failuresToTell { // it goes, and is not back when its next one comes and goes
+	for range failureThreshold {
 		h.fail("a", errNoAgent)
 		before := h.probed("a")
 		h.monitor.AgentsChanged("a")
 		h.eventually(t, "a probe", func() bool { return h.probes["a"] > before })
 	}
-	h.eventually(t, "an agent that has gone", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthyReason) == "NoAgent" })
+	h.eventually(t, "the missing agent", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthyReason) == "NoAgent" })
 	h.fail("a", nil)
 	h.monitor.AgentsChanged("a")
-	h.eventually(t, "an agent that is back", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
+	h.eventually(t, "the agent that is back", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
 
 	changed := h.copyOf("a")
 	delete(changed.Data, "token")
 	h.set(changed)
-	h.eventually(t, "a Secret that is invalid", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthyReason) == "InvalidSecret" })
+	h.eventually(t, "the invalid Secret", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthyReason) == "InvalidSecret" })
 	h.remove("a")
 	h.monitor.AgentsChanged("a")
-	h.set(tunnelled("b"))
+	h.set(tunneled("b"))
 	h.eventually(t, "another cluster", func() bool { return h.annotation("b", v1alpha1.AnnotationHealthy) == "true" })
 }
 
-// overtaken is a hub where Secrets change when the list of them has been taken and not yet been returned.
-type overtaken struct {
+// changingHub is a hub whose Secrets change after they were listed and before the list is returned.
+type changingHub struct {
 	*hub
 	changes func()
 }
 
-func (o overtaken) List() []*cluster.Cluster {
+func (o changingHub) List() []*cluster.Cluster {
 	all := o.hub.List()
-	told := make(chan struct{})
-	go func() { defer close(told); o.changes() }()
+	changed := make(chan struct{})
+	go func() { defer close(changed); o.changes() }()
 	select {
-	case <-told: // before the list
-	case <-time.After(100 * time.Millisecond): // it waits until the list has been taken over
+	case <-changed: // handled before the list
+	case <-time.After(100 * time.Millisecond): // the change waits until the list is handled
 	}
 	return all
 }
 
-// TestChangeDuringList: a Secret that changes while a term begins is followed like any other, and one that goes is forgotten.
+// A Secret that changes while the run starts is handled like any other change, and a deleted one is dropped.
 func TestChangeDuringList(t *testing.T) {
 	var h *hub
 	h = newHub(t, func(c *Config) {
-		c.Clusters = overtaken{hub: c.Clusters.(*hub), changes: func() {
+		c.Clusters = changingHub{hub: c.Clusters.(*hub), changes: func() {
 			changed := h.copyOf("a")
 			changed.Data["token"] = []byte("another-token")
 			h.set(changed)
 			h.remove("b")
 		}}
 	})
-	h.set(tunnelled("a"))
-	h.set(tunnelled("b"))
+	h.set(tunneled("a"))
+	h.set(tunneled("b"))
 	h.run(t)
-	h.eventually(t, "well", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
-	h.eventually(t, "the end of the other", func() bool {
-		running := h.monitor.term()
-		running.mu.Lock()
-		defer running.mu.Unlock()
-		return running.clusters["b"] == nil
+	h.eventually(t, "ready", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
+	h.eventually(t, "the removal of the other", func() bool {
+		current := h.monitor.currentRun()
+		current.mu.Lock()
+		defer current.mu.Unlock()
+		return current.clusters["b"] == nil
 	})
 }
 
-// TestOverride: an operator's word stands, and what was found is kept beside it.
+// Probes do not change an operator's override, but their results are kept beside it.
 func TestOverride(t *testing.T) {
 	h := newHub(t, func(c *Config) { c.OverrideDuration = time.Hour })
-	h.set(tunnelled("a"))
+	h.set(tunneled("a"))
 	h.run(t)
-	h.eventually(t, "well", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
+	h.eventually(t, "ready", func() bool { return h.annotation("a", v1alpha1.AnnotationHealthy) == "true" })
 	s := h.copyOf("a")
 	s.Annotations[v1alpha1.AnnotationHealthy], s.Annotations[v1alpha1.AnnotationHealthyReason] = "false", "UnderRepair"
 	s.Annotations[v1alpha1.AnnotationOverride] = time.Now().UTC().Format(time.RFC3339)
@@ -399,7 +399,7 @@ func TestOverride(t *testing.T) {
 	}
 	h.mu.Unlock()
 	h.fail("a", errNoAgent)
-	h.eventually(t, "what was found", func() bool { return h.patches == 2 })
+	h.eventually(t, "the result of the probe", func() bool { return h.patches == 2 })
 	h.mu.Lock()
 	conditions := cluster.ParseHealth(h.secrets["a"].Annotations).Conditions
 	if brief(conditions[:2]) != "Ready=False/NoAgent TunnelConnected=False/NoAgent" || h.annotation("a", v1alpha1.AnnotationHealthyReason) != "UnderRepair" {
@@ -409,16 +409,16 @@ func TestOverride(t *testing.T) {
 	s = h.copyOf("a")
 	s.Annotations[v1alpha1.AnnotationOverride] = "2026-01-01T00:00:00Z"
 	h.set(s)
-	h.eventually(t, "the end of the override", func() bool {
+	h.eventually(t, "the override to expire", func() bool {
 		_, there := h.secrets["a"].Annotations[v1alpha1.AnnotationOverride]
 		return !there && h.annotation("a", v1alpha1.AnnotationHealthyReason) == "NoAgent"
 	})
 }
 
-// TestAgentsReturn: a replica that has just started does not call clusters lost whose agents are on their way.
-func TestAgentsReturn(t *testing.T) {
-	h := newHub(t, func(c *Config) { c.agentsReturn = time.Hour })
-	s := tunnelled("a")
+// A replica that has just started waits for agents to connect before it reports that they are missing.
+func TestAgentsHaveTimeToReconnect(t *testing.T) {
+	h := newHub(t, func(c *Config) { c.agentReconnectTime = time.Hour })
+	s := tunneled("a")
 	s.Annotations[v1alpha1.AnnotationHealthy], s.Annotations[v1alpha1.AnnotationHealthyReason] = "true", "Healthy"
 	s.Annotations[v1alpha1.AnnotationConditions] = `[{"type":"Ready","status":"True","reason":"Healthy"}]`
 	h.fail("a", errNoAgent)
@@ -438,12 +438,12 @@ func TestAgentsReturn(t *testing.T) {
 	h.eventually(t, "all conditions", func() bool { return len(cluster.ParseHealth(h.secrets["a"].Annotations).Conditions) == 4 })
 }
 
-// TestConcurrency: stuck clusters do not make more probes than there may be, and Run waits for those under way.
+// Clusters that do not answer cause no more probes than the limit, and Run waits for the running probes.
 func TestConcurrency(t *testing.T) {
 	h := newHub(t, func(c *Config) { c.Concurrency = 3; c.Timeout = time.Hour })
 	h.block = make(chan struct{})
 	for i := range 20 {
-		h.set(tunnelled(fmt.Sprintf("c%d", i)))
+		h.set(tunneled(fmt.Sprintf("c%d", i)))
 	}
 	h.run(t)
 	h.eventually(t, "three probes", func() bool { return h.probing == 3 })
@@ -463,25 +463,25 @@ func TestConcurrency(t *testing.T) {
 	}
 }
 
-func TestRunsOnceAtATime(t *testing.T) {
+func TestRunFailsWhileRunning(t *testing.T) {
 	h := newHub(t, nil)
 	h.run(t)
-	h.eventually(t, "the term", func() bool { return h.monitor.term() != nil })
+	h.eventually(t, "the run", func() bool { return h.monitor.currentRun() != nil })
 	if err := h.monitor.Run(t.Context()); err == nil {
-		t.Error("a second Run")
+		t.Error("a second Run did not fail")
 	}
 }
 
-func TestAfter(t *testing.T) {
-	term := &term{cfg: &Config{Interval: 10 * time.Second}}
-	c := cluster.Parse(tunnelled("a"), cluster.ParseOptions{})
+func TestDelayAfter(t *testing.T) {
+	r := &run{cfg: &Config{Interval: 10 * time.Second}}
+	c := cluster.Parse(tunneled("a"), cluster.ParseOptions{})
 	for failures, want := range map[int]time.Duration{0: 10, 2: 2500 * time.Millisecond / time.Second, 5: 10, 31: 20, 200: 40} {
 		want *= time.Second
 		if failures == 2 {
 			want = 2500 * time.Millisecond
 		}
 		for range 100 {
-			if got := term.after(c, failures); got < want*9/10 || got > want*11/10 {
+			if got := r.delayAfter(c, failures); got < want*9/10 || got > want*11/10 {
 				t.Errorf("after %d failures: %s", failures, got)
 			}
 		}

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// queue orders clusters by when they are due.
+// queue orders clusters by the time of their next probe.
 type queue []*tracked
 
 var _ heap.Interface = (*queue)(nil)
@@ -36,7 +36,7 @@ func (q *queue) Pop() any {
 	return last
 }
 
-// schedule puts a cluster into the queue, or moves it there.
+// schedule adds a cluster to the queue, or changes its due time.
 func (q *queue) schedule(t *tracked, due time.Time) {
 	t.due = due
 	if t.index >= 0 {
@@ -46,14 +46,14 @@ func (q *queue) schedule(t *tracked, due time.Time) {
 	heap.Push(q, t)
 }
 
-// drop takes a cluster out of the queue.
+// drop removes a cluster from the queue.
 func (q *queue) drop(t *tracked) {
 	if t.index >= 0 {
 		heap.Remove(q, t.index)
 	}
 }
 
-// next returns the cluster that is due first; nil if there is none.
+// next returns the cluster that is due first, or nil if the queue is empty.
 func (q queue) next() *tracked {
 	if len(q) == 0 {
 		return nil

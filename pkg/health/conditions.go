@@ -15,31 +15,32 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 )
 
-// observation is everything that a probe came back with.
+// observation is the result of a probe.
 type observation struct {
 	cluster *cluster.Cluster
 	now     time.Time
-	// err is why the API server did not say that it is ready; nil when it did.
+	// err is nil if the API server is ready.
 	err error
-	// latency is how long the API server took to say so.
+	// latency is how long the API server took to answer.
 	latency time.Duration
-	// certificate is the API server's, agent the agent's; nil when not known.
+	// certificate is the certificate of the API server, agent that of the cluster's agent. They are nil if not known.
 	certificate, agent *x509.Certificate
-	// renewal is why something could not be renewed, by the type of the condition that it belongs to.
+	// renewal holds the errors of failed renewals, by the type of the condition that reports them.
 	renewal map[string]error
 }
 
-// Assess says how a cluster is whose probe ended with err, in one word and a sentence; nil is well.
+// Assess returns the status, the reason and the message of the condition Ready for a cluster whose probe returned err.
 func Assess(c *cluster.Cluster, err error) (healthy bool, reason, message string) {
 	ready := (&observation{cluster: c, err: err}).ready()
 	return ready.Status == metav1.ConditionTrue, ready.Reason, ready.Message
 }
 
-// assess is what the conditions say of an observation, Ready first. It sets no times.
+// assess returns the conditions that follow from an observation, Ready first. It sets no times.
 func assess(o *observation) []metav1.Condition {
 	conditions := []metav1.Condition{o.ready()}
 	if o.cluster.Err() != nil {
@@ -51,8 +52,8 @@ func assess(o *observation) []metav1.Condition {
 	return append(conditions, o.credential(), o.certificates())
 }
 
-func condition(kind string, status metav1.ConditionStatus, reason, message string) metav1.Condition {
-	return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message}
+func condition(conditionType string, status metav1.ConditionStatus, reason, message string) metav1.Condition {
+	return metav1.Condition{Type: conditionType, Status: status, Reason: reason, Message: message}
 }
 
 func (o *observation) ready() metav1.Condition {
@@ -60,21 +61,15 @@ func (o *observation) ready() metav1.Condition {
 	case o.cluster.Err() != nil:
 		return condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonInvalidSecret, o.cluster.Message())
 	case o.err == nil:
-		return condition(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonHealthy, "the API server says that it is ready")
+		return condition(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonHealthy, "the API server is ready")
 	}
 	return condition(v1alpha1.ConditionReady, metav1.ConditionFalse, reasonOf(o.err), message(o.err))
 }
 
-func message(err error) string {
-	const limit = 1024 // of an annotation that holds four
-	text := err.Error()
-	if len(text) > limit {
-		text = text[:limit]
-	}
-	return text
-}
+// message returns the text of an error. The error may quote the cluster, and all conditions have to fit into one annotation.
+func message(err error) string { return untrusted.Text(err.Error()) }
 
-// reasonOf names the stage that a probe ended at.
+// reasonOf returns the reason that stands for the stage at which a probe failed.
 func reasonOf(err error) string {
 	var probe *proxy.ProbeError
 	if !errors.As(err, &probe) {
@@ -127,7 +122,7 @@ func reasonOfTLS(err error) string {
 	}
 }
 
-// cause is the stage that the probe ended at; empty when it went well.
+// cause returns the stage at which the probe failed. It is empty if the probe succeeded.
 func (o *observation) cause() metav1.CauseType {
 	var probe *proxy.ProbeError
 	if errors.As(o.err, &probe) {
@@ -136,93 +131,95 @@ func (o *observation) cause() metav1.CauseType {
 	return ""
 }
 
-// notReached is for what comes after the stage that failed.
-func notReached(kind string) metav1.Condition {
-	return condition(kind, metav1.ConditionUnknown, v1alpha1.ReasonNotReached, "the last probe did not come far enough to tell")
+// notReached is the condition for a stage after the one that failed.
+func notReached(conditionType string) metav1.Condition {
+	return condition(conditionType, metav1.ConditionUnknown, v1alpha1.ReasonNotReached, "not known: the last probe failed before this could be checked")
 }
 
 func (o *observation) tunnel() metav1.Condition {
-	kind := v1alpha1.ConditionTunnelConnected
+	conditionType := v1alpha1.ConditionTunnelConnected
 	switch cause := o.cause(); {
 	case cause == proxy.CauseTunnel:
-		return condition(kind, metav1.ConditionFalse, reasonOf(o.err), message(o.err))
+		return condition(conditionType, metav1.ConditionFalse, reasonOf(o.err), message(o.err))
 	case cause == "" && o.err != nil:
-		return notReached(kind)
+		return notReached(conditionType)
 	default:
-		return condition(kind, metav1.ConditionTrue, v1alpha1.ReasonConnected, "an agent is connected")
+		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonConnected, "an agent is connected")
 	}
 }
 
 func (o *observation) credential() metav1.Condition {
-	kind := v1alpha1.ConditionCredentialValid
+	conditionType := v1alpha1.ConditionCredentialValid
 	expiry, expires := o.cluster.Credential.Expiry()
 	switch cause := o.cause(); {
 	case cause == proxy.CauseCredential:
-		return condition(kind, metav1.ConditionFalse, reasonOf(o.err), message(o.err))
+		return condition(conditionType, metav1.ConditionFalse, reasonOf(o.err), message(o.err))
 	case expires && !o.now.Before(expiry):
-		return condition(kind, metav1.ConditionFalse, v1alpha1.ReasonExpired, fmt.Sprintf("the %s ended at %s", o.cluster.Credential.Type, stamp(expiry)))
+		return condition(conditionType, metav1.ConditionFalse, v1alpha1.ReasonExpired, fmt.Sprintf("the %s expired at %s", o.cluster.Credential.Type, timestamp(expiry)))
 	case o.err != nil && cause != proxy.CauseResponse:
-		return notReached(kind)
+		return notReached(conditionType)
 	}
 	begin, _ := o.cluster.Credential.Begin()
-	if c, ends := o.ending(kind, "the "+string(o.cluster.Credential.Type), begin, expiry); ends {
+	if c, ok := o.renewalProblem(conditionType, "the "+string(o.cluster.Credential.Type), begin, expiry); ok {
 		return c
 	}
-	return condition(kind, metav1.ConditionTrue, v1alpha1.ReasonAccepted, "the API server accepts the gateway's credential")
+	return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonAccepted, "the API server accepts the gateway's credential")
 }
 
 func (o *observation) certificates() metav1.Condition {
-	kind := v1alpha1.ConditionCertificateValid
+	conditionType := v1alpha1.ConditionCertificateValid
 	switch cause := o.cause(); {
 	case cause == proxy.CauseTLS:
-		return condition(kind, metav1.ConditionFalse, reasonOf(o.err), message(o.err))
+		return condition(conditionType, metav1.ConditionFalse, reasonOf(o.err), message(o.err))
 	case o.err != nil && cause != proxy.CauseResponse && cause != proxy.CauseCredential:
-		return notReached(kind)
+		return notReached(conditionType)
 	}
 	for _, it := range []struct {
-		what string
+		name string
 		cert *x509.Certificate
 	}{{"the certificate of the cluster's agent", o.agent}, {"the certificate of the API server", o.certificate}} {
 		if it.cert == nil {
 			continue
 		}
-		if c, ends := o.ending(kind, it.what, it.cert.NotAfter.Add(-pki.Lifetime(it.cert)), it.cert.NotAfter); ends {
+		if c, ok := o.renewalProblem(conditionType, it.name, it.cert.NotAfter.Add(-pki.Lifetime(it.cert)), it.cert.NotAfter); ok {
 			return c
 		}
 	}
 	if o.cluster.Insecure {
-		return condition(kind, metav1.ConditionUnknown, v1alpha1.ReasonNotVerified, "the Secret has the verification of the API server's certificate switched off")
+		return condition(conditionType, metav1.ConditionUnknown, v1alpha1.ReasonNotVerified, "the Secret disables the verification of the API server's certificate")
 	}
-	return condition(kind, metav1.ConditionTrue, v1alpha1.ReasonVerified, "the API server's certificate is as the Secret wants it")
+	return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonVerified, "the API server's certificate is valid")
 }
 
-// What is renewed at 80 % of its life and still lives after 90 % has not been renewed. Without a known beginning, three days are soon.
+// A credential or certificate that is renewed at 80 % of its lifetime and is still the same at 90 % was not renewed. If it is not
+// known when it was issued, it is reported three days before it expires.
 const (
-	soonAfter = 0.9
-	soon      = 3 * 24 * time.Hour
+	expiresSoonAfter  = 0.9
+	expiresSoonBefore = 3 * 24 * time.Hour
 )
 
-// ending is for what still holds, and could not be renewed or ends soon.
-func (o *observation) ending(kind, what string, begin, expiry time.Time) (metav1.Condition, bool) {
-	if err := o.renewal[kind]; err != nil {
+// renewalProblem returns the condition for a valid credential or certificate that could not be renewed or that expires soon. name
+// describes it in the message.
+func (o *observation) renewalProblem(conditionType, name string, begin, expiry time.Time) (metav1.Condition, bool) {
+	if err := o.renewal[conditionType]; err != nil {
 		reason := v1alpha1.ReasonRenewalFailed
 		var reasoned interface{ Reason() string }
 		if errors.As(err, &reasoned) {
 			reason = reasoned.Reason()
 		}
-		return condition(kind, metav1.ConditionTrue, reason, message(err)), true
+		return condition(conditionType, metav1.ConditionTrue, reason, message(err)), true
 	}
 	if expiry.IsZero() {
 		return metav1.Condition{}, false
 	}
-	from := expiry.Add(-soon)
+	from := expiry.Add(-expiresSoonBefore)
 	if !begin.IsZero() && begin.Before(expiry) {
-		from = begin.Add(time.Duration(soonAfter * float64(expiry.Sub(begin))))
+		from = begin.Add(time.Duration(expiresSoonAfter * float64(expiry.Sub(begin))))
 	}
 	if o.now.Before(from) {
 		return metav1.Condition{}, false
 	}
-	return condition(kind, metav1.ConditionTrue, v1alpha1.ReasonExpiresSoon, what+" ends at "+stamp(expiry)), true
+	return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonExpiresSoon, name+" expires at "+timestamp(expiry)), true
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

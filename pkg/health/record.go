@@ -20,15 +20,15 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
 )
 
-// change is what is to be written about a cluster.
+// change is what has to be written about a cluster.
 type change struct {
-	// annotations are the Secret's; nil values are removed. Empty: there is nothing to write.
+	// annotations are written to the Secret. A nil value removes the annotation. If the map is empty, nothing is written.
 	annotations map[string]*string
-	// news are the conditions that Events are to tell of.
-	news []metav1.Condition
+	// reported are the conditions that Events are recorded for.
+	reported []metav1.Condition
 }
 
-// compare says what is to be written so that what is stored becomes what was found.
+// compare returns the change from the stored state to the observed state.
 func compare(stored cluster.Health, o *observation, version string, overrideDuration time.Duration) (change, error) {
 	conditions, changed := merge(stored.Conditions, assess(o), o.now)
 	ready := conditions[0]
@@ -38,7 +38,8 @@ func compare(stored cluster.Health, o *observation, version string, overrideDura
 
 	switch {
 	case overridden && stored.OverriddenAt.IsZero():
-		set(v1alpha1.AnnotationOverride, stamp(o.now)) // by who knows the annotations; it is to end as well
+		// Somebody set the annotations directly. With a start time, this override expires too.
+		set(v1alpha1.AnnotationOverride, timestamp(o.now))
 	case overridden:
 	case stored.Overridden:
 		c.annotations[v1alpha1.AnnotationOverride] = nil
@@ -58,17 +59,18 @@ func compare(stored cluster.Health, o *observation, version string, overrideDura
 		set(v1alpha1.AnnotationConditions, string(text))
 	}
 	if len(c.annotations) > 0 {
-		set(v1alpha1.AnnotationLastProbeTime, stamp(o.now))
+		set(v1alpha1.AnnotationLastProbeTime, timestamp(o.now))
 		set(v1alpha1.AnnotationLatency, o.latency.Round(10*time.Microsecond).String())
 		if o.err != nil {
 			c.annotations[v1alpha1.AnnotationLatency] = nil
 		}
 	}
-	c.news = news(changed)
+	c.reported = worthAnEvent(changed)
 	return c, nil
 }
 
-// merge gives what was found the times of its transitions, and returns what has another status or reason than before, or is new.
+// merge sets the transition times of the conditions that were found. It also returns those that are new or have another status or
+// reason than before.
 func merge(stored, found []metav1.Condition, now time.Time) (all, changed []metav1.Condition) {
 	for _, c := range found {
 		c.LastTransitionTime = metav1.NewTime(now.UTC().Truncate(time.Second))
@@ -84,8 +86,9 @@ func merge(stored, found []metav1.Condition, now time.Time) (all, changed []meta
 	return all, changed
 }
 
-// news is what people want to be told: of Ready, which sums it up; of others when Ready is as it was.
-func news(changed []metav1.Condition) []metav1.Condition {
+// worthAnEvent selects the changed conditions that Events are recorded for. If Ready has changed, it is the only one, because it sums
+// up the others.
+func worthAnEvent(changed []metav1.Condition) []metav1.Condition {
 	var others []metav1.Condition
 	for _, c := range changed {
 		switch {
@@ -98,47 +101,47 @@ func news(changed []metav1.Condition) []metav1.Condition {
 	return others
 }
 
-// tell writes what is new to the Secret, and makes Events of it.
-func (t *term) tell(ctx context.Context, k *tracked, o *observation) error {
-	c, err := compare(o.cluster.Health, o, k.version, t.cfg.OverrideDuration)
+// record writes what has changed to the Secret, and records Events and log lines.
+func (r *run) record(ctx context.Context, k *tracked, o *observation) error {
+	c, err := compare(o.cluster.Health, o, k.version, r.cfg.OverrideDuration)
 	if err != nil || len(c.annotations) == 0 {
 		return err
 	}
-	if t.cfg.Secrets != nil {
-		err := t.patch(ctx, o.cluster, c.annotations)
-		t.cfg.Metrics.wrote(err)
+	if r.cfg.Secrets != nil {
+		err := r.patch(ctx, o.cluster, c.annotations)
+		r.cfg.Metrics.wrote(err)
 		switch {
 		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-			// It was deleted or changed meanwhile, which the store has not seen yet. The next probe starts from that.
+			// The Secret was deleted or changed, and the store does not know yet. The next probe starts from the new state.
 			return nil
 		case err != nil:
 			return err
 		}
 	}
-	for _, n := range c.news {
-		t.cfg.Logger.Info("The health of a cluster has changed", "cluster", k.name, "condition", n.Type, "status", n.Status, "reason", n.Reason, "message", n.Message)
-		if err := events.Write(ctx, t.cfg.Events, event(o.cluster, n, o.now)); err != nil {
-			t.cfg.Logger.Info("An Event could not be recorded", "cluster", k.name, "reason", n.Reason, "err", err)
+	for _, n := range c.reported {
+		r.cfg.Logger.Info("The health of a cluster has changed", "cluster", k.name, "condition", n.Type, "status", n.Status, "reason", n.Reason, "message", n.Message)
+		if err := events.Write(ctx, r.cfg.Events, eventFor(o.cluster, n, o.now)); err != nil {
+			r.cfg.Logger.Info("Failed to record an Event", "cluster", k.name, "reason", n.Reason, "err", err)
 		}
 	}
 	return nil
 }
 
-// patch changes the annotations of the Secret that the cluster was parsed from, and of no later one: an operator's word or another
-// cluster of this name must not be written over.
-func (t *term) patch(ctx context.Context, c *cluster.Cluster, annotations map[string]*string) error {
+// patch changes the annotations of the Secret that the cluster was parsed from. It fails with a conflict if the Secret has changed, so
+// that it overwrites neither an operator's override nor the state of another cluster with the same name.
+func (r *run) patch(ctx context.Context, c *cluster.Cluster, annotations map[string]*string) error {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid": c.UID, "resourceVersion": c.ResourceVersion, "annotations": annotations,
 	}})
 	if err != nil {
 		return err
 	}
-	_, err = t.cfg.Secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "cluster-gateway-health"})
+	_, err = r.cfg.Secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "cluster-gateway-health"})
 	return err
 }
 
-// event returns the Event that reports a condition.
-func event(c *cluster.Cluster, condition metav1.Condition, now time.Time) events.Event {
+// eventFor returns the Event that reports a condition.
+func eventFor(c *cluster.Cluster, condition metav1.Condition, now time.Time) events.Event {
 	return events.Event{
 		Cluster: c.Name, UID: c.UID, Time: now, Reason: condition.Reason,
 		Message: fmt.Sprintf("%s=%s: %s", condition.Type, condition.Status, condition.Message),

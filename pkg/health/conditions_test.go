@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,7 +26,7 @@ import (
 
 const namespace = "cluster-gateway-system"
 
-// secretOf is a cluster's Secret. Its API server goes unverified, unless ca is given.
+// secretOf returns the Secret of a cluster.
 func secretOf(name string, endpoint v1alpha1.EndpointType) *corev1.Secret {
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
@@ -40,7 +41,7 @@ func secretOf(name string, endpoint v1alpha1.EndpointType) *corev1.Secret {
 	}
 }
 
-func tunnelled(name string) *corev1.Secret {
+func tunneled(name string) *corev1.Secret {
 	s := secretOf(name, v1alpha1.EndpointTypeClusterProxy)
 	s.Annotations[v1alpha1.AnnotationInsecureSkipTLSVerify] = "true"
 	return s
@@ -52,7 +53,7 @@ func probeError(code int32, cause metav1.CauseType, err error) error {
 
 var errNoAgent = probeError(503, proxy.CauseTunnel, &dialer.Error{Stage: dialer.StageTunnel, Err: &dialer.NoAgentError{}})
 
-// brief writes conditions as TYPE=STATUS/REASON.
+// brief formats conditions as TYPE=STATUS/REASON.
 func brief(conditions []metav1.Condition) string {
 	var all []string
 	for _, c := range conditions {
@@ -64,7 +65,7 @@ func brief(conditions []metav1.Condition) string {
 func TestAssess(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	direct := cluster.Parse(secretOf("a", v1alpha1.EndpointTypeConst), cluster.ParseOptions{})
-	edge := cluster.Parse(tunnelled("a"), cluster.ParseOptions{})
+	edge := cluster.Parse(tunneled("a"), cluster.ParseOptions{})
 	invalid := secretOf("a", v1alpha1.EndpointTypeConst)
 	delete(invalid.Data, "token")
 	const reached = " CredentialValid=Unknown/NotReached CertificateValid=Unknown/NotReached"
@@ -92,11 +93,11 @@ func TestAssess(t *testing.T) {
 		{"401", observation{cluster: direct, err: probeError(502, proxy.CauseCredential, proxy.ErrCredentialRejected)}, "Ready=False/CredentialRejected CredentialValid=False/CredentialRejected CertificateValid=True/Verified"},
 		{"a plugin", observation{cluster: direct, err: probeError(502, proxy.CauseCredential, errors.New("x"))}, "Ready=False/CredentialPluginFailed CredentialValid=False/CredentialPluginFailed CertificateValid=True/Verified"},
 		{"not ready", observation{cluster: direct, err: probeError(502, proxy.CauseResponse, errors.New("x"))}, "Ready=False/APIServerNotReady CredentialValid=True/Accepted CertificateValid=True/Verified"},
-		{"whatever", observation{cluster: direct, err: errors.New("x")}, "Ready=False/Unhealthy" + reached},
-		{"soon over", observation{cluster: direct, certificate: &x509.Certificate{NotBefore: now.Add(-99 * time.Hour), NotAfter: now.Add(time.Hour)}}, "Ready=True/Healthy CredentialValid=True/Accepted CertificateValid=True/ExpiresSoon"},
-		{"the agent's is soon over", observation{cluster: edge, agent: &x509.Certificate{NotBefore: now.Add(-99 * time.Hour), NotAfter: now.Add(time.Hour)}}, "Ready=True/Healthy TunnelConnected=True/Connected CredentialValid=True/Accepted CertificateValid=True/ExpiresSoon"},
+		{"another error", observation{cluster: direct, err: errors.New("x")}, "Ready=False/Unhealthy" + reached},
+		{"expires soon", observation{cluster: direct, certificate: &x509.Certificate{NotBefore: now.Add(-99 * time.Hour), NotAfter: now.Add(time.Hour)}}, "Ready=True/Healthy CredentialValid=True/Accepted CertificateValid=True/ExpiresSoon"},
+		{"the certificate of the agent expires soon", observation{cluster: edge, agent: &x509.Certificate{NotBefore: now.Add(-99 * time.Hour), NotAfter: now.Add(time.Hour)}}, "Ready=True/Healthy TunnelConnected=True/Connected CredentialValid=True/Accepted CertificateValid=True/ExpiresSoon"},
 		{
-			"short-lived, and new", observation{cluster: edge, agent: &x509.Certificate{NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour)}},
+			"short-lived and new", observation{cluster: edge, agent: &x509.Certificate{NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour)}},
 			"Ready=True/Healthy TunnelConnected=True/Connected CredentialValid=True/Accepted CertificateValid=Unknown/NotVerified",
 		},
 		{
@@ -135,7 +136,6 @@ func TestAssessExpired(t *testing.T) {
 	}
 }
 
-// TestCompare: what is stored, what is found, and what is written of it.
 func TestCompare(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	const h, r, v, c, o = v1alpha1.AnnotationHealthy, v1alpha1.AnnotationHealthyReason, v1alpha1.AnnotationVersion, v1alpha1.AnnotationConditions, v1alpha1.AnnotationOverride
@@ -148,35 +148,35 @@ func TestCompare(t *testing.T) {
 		stored map[string]string
 		err    error
 		want   map[string]string // "-": removed; "*": anything
-		news   string
+		events string
 	}{
-		{name: "never seen", want: map[string]string{h: "true", r: "Healthy", v: "v1.37.2", c: "*"}, news: "Ready=True/Healthy"},
-		{name: "as before", stored: map[string]string{h: "true", r: "Healthy", v: "v1.37.2", c: ready}},
+		{name: "first probe", want: map[string]string{h: "true", r: "Healthy", v: "v1.37.2", c: "*"}, events: "Ready=True/Healthy"},
+		{name: "unchanged", stored: map[string]string{h: "true", r: "Healthy", v: "v1.37.2", c: ready}},
 		{name: "upgraded", stored: map[string]string{h: "true", r: "Healthy", v: "v1.36.0", c: ready}, want: map[string]string{v: "v1.37.2"}},
 		{
 			name: "down", stored: map[string]string{h: "true", r: "Healthy", v: "v1.37.2", c: ready}, err: down,
-			want: map[string]string{h: "false", r: "APIServerUnreachable", c: "*"}, news: "Ready=False/APIServerUnreachable",
+			want: map[string]string{h: "false", r: "APIServerUnreachable", c: "*"}, events: "Ready=False/APIServerUnreachable",
 		},
 		{
 			name: "from the predecessor", stored: map[string]string{h: "false", r: "MissingHealthyReply"},
-			want: map[string]string{h: "true", r: "Healthy", v: "v1.37.2", c: "*"}, news: "Ready=True/Healthy",
+			want: map[string]string{h: "true", r: "Healthy", v: "v1.37.2", c: "*"}, events: "Ready=True/Healthy",
 		},
 		{name: "overridden", stored: map[string]string{h: "false", r: "UnderRepair", v: "v1.37.2", c: ready, o: "2026-05-01T11:30:00Z"}},
 		{
-			name: "overridden, and down", stored: map[string]string{h: "true", r: "Trust", v: "v1.37.2", c: ready, o: "2026-05-01T11:30:00Z"}, err: down,
-			want: map[string]string{c: "*"}, news: "Ready=False/APIServerUnreachable",
+			name: "overridden and down", stored: map[string]string{h: "true", r: "Trust", v: "v1.37.2", c: ready, o: "2026-05-01T11:30:00Z"}, err: down,
+			want: map[string]string{c: "*"}, events: "Ready=False/APIServerUnreachable",
 		},
 		{
-			name: "an override that is over", stored: map[string]string{h: "false", r: "UnderRepair", v: "v1.37.2", c: ready, o: "2026-05-01T10:30:00Z"},
+			name: "expired override", stored: map[string]string{h: "false", r: "UnderRepair", v: "v1.37.2", c: ready, o: "2026-05-01T10:30:00Z"},
 			want: map[string]string{h: "true", r: "Healthy", o: "-"},
 		},
 		{
-			name: "overridden by who knows the annotations", stored: map[string]string{h: "false", r: "UnderRepair", v: "v1.37.2", c: ready},
+			name: "overridden without a time", stored: map[string]string{h: "false", r: "UnderRepair", v: "v1.37.2", c: ready},
 			want: map[string]string{o: "2026-05-01T12:00:00Z"},
 		},
 		{
-			name: "an override of what nobody has seen", stored: map[string]string{h: "false", r: "UnderRepair", o: "2026-05-01T11:30:00Z"},
-			want: map[string]string{v: "v1.37.2", c: "*"}, news: "Ready=True/Healthy",
+			name: "overridden before the first probe", stored: map[string]string{h: "false", r: "UnderRepair", o: "2026-05-01T11:30:00Z"},
+			want: map[string]string{v: "v1.37.2", c: "*"}, events: "Ready=True/Healthy",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -205,13 +205,13 @@ func TestCompare(t *testing.T) {
 			if len(got.annotations) != len(test.want) {
 				t.Errorf("wrote %d annotations, want %d", len(got.annotations), len(test.want))
 			}
-			if brief(got.news) != test.news {
-				t.Errorf("news: %s", brief(got.news))
+			if brief(got.reported) != test.events {
+				t.Errorf("events: %s", brief(got.reported))
 			}
 			if len(got.annotations) == 0 {
 				return
 			}
-			// What was written is found as it is: the next probe writes nothing.
+			// The next probe finds what was written, and writes nothing.
 			for key, value := range got.annotations {
 				if value == nil {
 					delete(secret.Annotations, key)
@@ -238,10 +238,21 @@ func TestTransitionTimes(t *testing.T) {
 		{Type: "CredentialValid", Status: "True", Reason: "Accepted", LastTransitionTime: before},
 	}
 	all, changed := merge(stored, []metav1.Condition{
-		{Type: "Ready", Status: "False", Reason: "APIServerUnreachable"}, // the same status for another reason
+		{Type: "Ready", Status: "False", Reason: "APIServerUnreachable"}, // the same status with another reason
 		{Type: "CredentialValid", Status: "Unknown", Reason: "NotReached"},
 	}, now)
 	if !all[0].LastTransitionTime.Equal(&before) || !all[1].LastTransitionTime.Time.Equal(now) || len(changed) != 2 {
 		t.Errorf("%+v", all)
+	}
+}
+
+// What a cluster says must not fill the hub or control a terminal.
+func TestMessagesArePrintableAndBounded(t *testing.T) {
+	c := cluster.Parse(secretOf("a", v1alpha1.EndpointTypeConst), cluster.ParseOptions{})
+	err := errors.New("it answered \x1b[2J\n" + strings.Repeat("é", 60<<10))
+	for _, got := range assess(&observation{cluster: c, err: probeError(502, proxy.CauseTLS, err), renewal: map[string]error{v1alpha1.ConditionCredentialValid: err}}) {
+		if len(got.Message) > 1024 || strings.ContainsAny(got.Message, "\x1b\n") || !utf8.ValidString(got.Message) {
+			t.Errorf("%s: message of %d bytes: %.80q", got.Type, len(got.Message), got.Message)
+		}
 	}
 }
