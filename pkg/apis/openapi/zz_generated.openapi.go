@@ -90,18 +90,18 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterAccess(ref common.ReferenceCallback
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "ClusterAccess is the endpoint of a cluster and the kind of credential that is presented to it.",
+				Description: "ClusterAccess contains the endpoint of a cluster and the type of the credential that the gateway presents to it.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"endpoint": {
 						SchemaProps: spec.SchemaProps{
-							Description: "endpoint is where the cluster's API server is.",
+							Description: "endpoint describes where the cluster's API server is and how the gateway reaches it.",
 							Ref:         ref(v1alpha1.ClusterEndpoint{}.OpenAPIModelName()),
 						},
 					},
 					"credential": {
 						SchemaProps: spec.SchemaProps{
-							Description: "credential is what the gateway presents to the cluster's API server, without its secret parts.",
+							Description: "credential describes the credential that the gateway presents to the cluster's API server, without its secret parts.",
 							Ref:         ref(v1alpha1.ClusterAccessCredential{}.OpenAPIModelName()),
 						},
 					},
@@ -130,7 +130,7 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterAccessCredential(ref common.Referen
 					},
 					"x509": {
 						SchemaProps: spec.SchemaProps{
-							Description: "x509 is the client certificate, when the type is X509Certificate.",
+							Description: "x509 contains the client certificate if the type is X509Certificate.",
 							Ref:         ref(v1alpha1.X509{}.OpenAPIModelName()),
 						},
 					},
@@ -147,12 +147,12 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterEndpoint(ref common.ReferenceCallba
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "ClusterEndpoint is where a cluster's API server is.",
+				Description: "ClusterEndpoint describes where a cluster's API server is and how the gateway reaches it.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"type": {
 						SchemaProps: spec.SchemaProps{
-							Description: "type is Const (dialled directly) or ClusterProxy (through a Konnectivity tunnel).",
+							Description: "type is Const (a direct connection) or ClusterProxy (through a Konnectivity tunnel).",
 							Default:     "",
 							Type:        []string{"string"},
 							Format:      "",
@@ -160,7 +160,7 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterEndpoint(ref common.ReferenceCallba
 					},
 					"const": {
 						SchemaProps: spec.SchemaProps{
-							Description: "const is the address. With a tunnel it is the address that the agent dials.",
+							Description: "const contains the address of the API server. With a tunnel, it is the address that the agent connects to.",
 							Ref:         ref(v1alpha1.ClusterEndpointConst{}.OpenAPIModelName()),
 						},
 					},
@@ -177,33 +177,33 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterEndpointConst(ref common.ReferenceC
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "ClusterEndpointConst is the address of an API server and how it is verified.",
+				Description: "ClusterEndpointConst contains the address of an API server and how the gateway verifies it.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"address": {
 						SchemaProps: spec.SchemaProps{
-							Description: "address is a URL, as in https://10.0.0.1:6443.",
+							Description: "address is the URL of the API server, for example https://10.0.0.1:6443.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"caBundle": {
 						SchemaProps: spec.SchemaProps{
-							Description: "caBundle is the certificate authorities that the API server is verified with, in PEM. Without it, those of the system.",
+							Description: "caBundle contains the CA certificates that verify the API server, in PEM. If it is empty, the gateway uses the CAs of its operating system.",
 							Type:        []string{"string"},
 							Format:      "byte",
 						},
 					},
 					"insecure": {
 						SchemaProps: spec.SchemaProps{
-							Description: "insecure is true when the API server's certificate is not verified.",
+							Description: "insecure is true if the gateway does not verify the API server's certificate.",
 							Type:        []string{"boolean"},
 							Format:      "",
 						},
 					},
 					"proxy-url": {
 						SchemaProps: spec.SchemaProps{
-							Description: "proxy-url is the proxy that the gateway dials through, without its user and password.",
+							Description: "proxy-url is the proxy that the gateway connects through, without user name and password.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -218,7 +218,7 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGateway(ref common.ReferenceCallbac
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "ClusterGateway is a managed cluster that can be reached through the gateway: requests to its proxy subresource are sent to the cluster's API server. It is read-only: each one is converted from a Secret of the hub, which is where clusters are registered, changed and removed. Private keys, tokens and exec configurations are never part of it.",
+				Description: "ClusterGateway is a managed cluster that the gateway can reach. Requests to its proxy subresource are sent to the cluster's API server. It is read-only and represents a Secret on the hub: to register, change or remove a cluster, create, change or delete its Secret. It never contains private keys, tokens or exec configurations.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -237,21 +237,21 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGateway(ref common.ReferenceCallbac
 					},
 					"metadata": {
 						SchemaProps: spec.SchemaProps{
-							Description: "metadata is that of the Secret, without its namespace.",
+							Description: "metadata is the metadata of the Secret, without the namespace.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1.ObjectMeta{}.OpenAPIModelName()),
 						},
 					},
 					"spec": {
 						SchemaProps: spec.SchemaProps{
-							Description: "spec is how the cluster is reached.",
+							Description: "spec describes how the gateway reaches the cluster.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.ClusterGatewaySpec{}.OpenAPIModelName()),
 						},
 					},
 					"status": {
 						SchemaProps: spec.SchemaProps{
-							Description: "status is what is known of the cluster.",
+							Description: "status is the observed state of the cluster.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.ClusterGatewayStatus{}.OpenAPIModelName()),
 						},
@@ -268,7 +268,7 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewayList(ref common.ReferenceCal
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "ClusterGatewayList is a list of ClusterGateways. Its resource version is that of the Secrets it was converted from.",
+				Description: "ClusterGatewayList is a list of ClusterGateways. Its resource version is the one of the list of Secrets.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"kind": {
@@ -293,7 +293,7 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewayList(ref common.ReferenceCal
 					},
 					"items": {
 						SchemaProps: spec.SchemaProps{
-							Description: "items are the ClusterGateways.",
+							Description: "items is the list of ClusterGateways.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -351,19 +351,19 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewaySpec(ref common.ReferenceCal
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "ClusterGatewaySpec is how a cluster is reached.",
+				Description: "ClusterGatewaySpec describes how the gateway reaches a cluster.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"provider": {
 						SchemaProps: spec.SchemaProps{
-							Description: "provider names who runs the cluster. It is informational.",
+							Description: "provider names the provider of the cluster. It is informational.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"access": {
 						SchemaProps: spec.SchemaProps{
-							Description: "access is the endpoint and the kind of credential.",
+							Description: "access contains the endpoint of the cluster and the type of the credential.",
 							Default:     map[string]interface{}{},
 							Ref:         ref(v1alpha1.ClusterAccess{}.OpenAPIModelName()),
 						},
@@ -381,12 +381,12 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewayStatus(ref common.ReferenceC
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "ClusterGatewayStatus is what is known of a cluster.",
+				Description: "ClusterGatewayStatus is the observed state of a cluster.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"healthy": {
 						SchemaProps: spec.SchemaProps{
-							Description: "healthy is whether the last probe succeeded, or what an operator set. It is false as well while nobody has looked yet, which healthyReason NotProbed and the condition Ready, Unknown, tell.",
+							Description: "healthy is true if the last probe succeeded, unless an operator has set it. It is also false if the cluster has not been probed yet. In this case, healthyReason is NotProbed and the condition Ready is Unknown.",
 							Default:     false,
 							Type:        []string{"boolean"},
 							Format:      "",
@@ -394,7 +394,7 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewayStatus(ref common.ReferenceC
 					},
 					"healthyReason": {
 						SchemaProps: spec.SchemaProps{
-							Description: "healthyReason is one word that says why.",
+							Description: "healthyReason is the reason for the value of healthy, one word in CamelCase.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
@@ -409,7 +409,7 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewayStatus(ref common.ReferenceC
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions holds Ready: False with the reason InvalidSecret when the Secret cannot be used, otherwise the last probe's outcome, and Unknown when there was none; and what the last probe found out about why: TunnelConnected, CredentialValid and CertificateValid.",
+							Description: "conditions contains Ready, which is False if the Secret is invalid (reason InvalidSecret), Unknown if the cluster has not been probed yet, and otherwise the outcome of the last probe. TunnelConnected, CredentialValid and CertificateValid contain details of the last probe.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
@@ -429,26 +429,26 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewayStatus(ref common.ReferenceC
 					},
 					"route": {
 						SchemaProps: spec.SchemaProps{
-							Description: "route is how requests reach the cluster: direct or tunnel.",
+							Description: "route is the route of requests to the cluster: direct or tunnel.",
 							Type:        []string{"string"},
 							Format:      "",
 						},
 					},
 					"lastProbeTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "lastProbeTime is when healthy was found out.",
+							Description: "lastProbeTime is the time of the last probe that changed the status.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
 					"latency": {
 						SchemaProps: spec.SchemaProps{
-							Description: "latency is how long that probe took.",
+							Description: "latency is the response time of the API server in that probe.",
 							Ref:         ref(v1.Duration{}.OpenAPIModelName()),
 						},
 					},
 					"credentialExpirationTime": {
 						SchemaProps: spec.SchemaProps{
-							Description: "credentialExpirationTime is when the credential stops being valid, when it says so.",
+							Description: "credentialExpirationTime is when the credential expires. It is empty if that is not known.",
 							Ref:         ref(v1.Time{}.OpenAPIModelName()),
 						},
 					},
@@ -464,7 +464,7 @@ func schema_pkg_apis_cluster_v1alpha1_X509(ref common.ReferenceCallback) common.
 	return common.OpenAPIDefinition{
 		Schema: spec.Schema{
 			SchemaProps: spec.SchemaProps{
-				Description: "X509 is a client certificate. Its key is never served.",
+				Description: "X509 contains a client certificate, without its key.",
 				Type:        []string{"object"},
 				Properties: map[string]spec.Schema{
 					"certificate": {

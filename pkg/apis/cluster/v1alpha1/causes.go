@@ -7,26 +7,26 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// StatusReasonBadGateway is the reason of a 502, for which metav1 has none.
+// StatusReasonBadGateway is the reason of a 502. metav1 does not define one.
 const StatusReasonBadGateway metav1.StatusReason = "BadGateway"
 
-// Types of the cause in the details of a Status that the gateway itself answers (details.causes[].type): the stage at which a request
-// to the proxy subresource ended.
+// Types of the cause (details.causes[].type) in a Status that comes from the gateway and not from the managed cluster. The type is the
+// stage at which a request to the proxy subresource failed.
 const (
-	// CauseInvalidSecret: the Secret cannot be used.
+	// CauseInvalidSecret: the Secret is invalid.
 	CauseInvalidSecret metav1.CauseType = "InvalidSecret"
-	// CauseTunnel: there is no tunnel to the cluster, or it broke.
+	// CauseTunnel: there is no tunnel to the cluster, or the tunnel failed.
 	CauseTunnel metav1.CauseType = "Tunnel"
 	// CauseAgent: the agent cannot connect to the API server.
 	CauseAgent metav1.CauseType = "Agent"
 	// CauseEndpoint: the gateway cannot connect to the API server.
 	CauseEndpoint metav1.CauseType = "Endpoint"
-	// CauseTLS: the API server's certificate is not what the Secret says.
+	// CauseTLS: the TLS handshake with the API server failed.
 	CauseTLS metav1.CauseType = "TLS"
 	// CauseCredential: there is no credential, or the cluster rejected it.
 	CauseCredential metav1.CauseType = "Credential"
-	// CauseRequest: the request was not sent.
+	// CauseRequest: the request was not sent to the API server.
 	CauseRequest metav1.CauseType = "Request"
-	// CauseResponse: the request was sent, and its answer is missing or broken.
+	// CauseResponse: the request was sent, but the response is missing or incomplete.
 	CauseResponse metav1.CauseType = "Response"
 )

@@ -18,26 +18,26 @@ const (
 	GroupName = "cluster.core.oam.dev"
 	// Version is the API version of this package.
 	Version = "v1alpha1"
-	// ResourceName is the resource, as it is written in a URL.
+	// ResourceName is the name of the resource, as in URLs.
 	ResourceName = "clustergateways"
 	// KindName is the kind of the resource.
 	KindName = "ClusterGateway"
 )
 
-// SchemeGroupVersion is the group and version that the types of this package are registered under. It is never written to.
+// SchemeGroupVersion is the group and version of the types in this package. Do not change it.
 var SchemeGroupVersion = schema.GroupVersion{Group: GroupName, Version: Version}
 
-// Resource qualifies a resource's name with the group.
+// Resource adds the group to the name of a resource.
 func Resource(resource string) schema.GroupResource {
 	return SchemeGroupVersion.WithResource(resource).GroupResource()
 }
 
-// Kind qualifies a kind with the group.
+// Kind adds the group to a kind.
 func Kind(kind string) schema.GroupKind {
 	return SchemeGroupVersion.WithKind(kind).GroupKind()
 }
 
-// AddToScheme registers the types, the conversion of a proxy request's query, and the field labels that a selector may name.
+// AddToScheme registers the types, the conversion of the query of proxy requests, and the fields that a field selector can use.
 func AddToScheme(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(SchemeGroupVersion, &ClusterGateway{}, &ClusterGatewayList{}, &ClusterGatewayProxyOptions{})
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
@@ -53,12 +53,12 @@ func AddToScheme(scheme *runtime.Scheme) error {
 	return nil
 }
 
-// convertURLValuesToProxyOptions takes the path alone: every other parameter belongs to the managed cluster's API server.
+// convertURLValuesToProxyOptions reads the path only: all other parameters are for the managed cluster's API server.
 func convertURLValuesToProxyOptions(in *url.Values, out *ClusterGatewayProxyOptions) {
 	out.Path = in.Get("path")
 }
 
-// convertFieldLabel admits the field selectors that can be answered by the hub, which knows only the Secret's labels and name.
+// convertFieldLabel accepts the field selectors that the hub can evaluate, which knows only the labels and the name of the Secret.
 func convertFieldLabel(label, value string) (string, string, error) {
 	switch label {
 	case FieldName, FieldEndpointType, FieldCredentialType:

@@ -7,26 +7,26 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// ClusterGateway is a managed cluster that can be reached through the gateway: requests to its proxy subresource are sent to
-// the cluster's API server. It is read-only: each one is converted from a Secret of the hub, which is where clusters are
-// registered, changed and removed. Private keys, tokens and exec configurations are never part of it.
+// ClusterGateway is a managed cluster that the gateway can reach. Requests to its proxy subresource are sent to the cluster's API
+// server. It is read-only and represents a Secret on the hub: to register, change or remove a cluster, create, change or delete its
+// Secret. It never contains private keys, tokens or exec configurations.
 //
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 type ClusterGateway struct {
 	metav1.TypeMeta `json:",inline"`
-	// metadata is that of the Secret, without its namespace.
+	// metadata is the metadata of the Secret, without the namespace.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec is how the cluster is reached.
+	// spec describes how the gateway reaches the cluster.
 	// +optional
 	Spec ClusterGatewaySpec `json:"spec,omitempty"`
-	// status is what is known of the cluster.
+	// status is the observed state of the cluster.
 	// +optional
 	Status ClusterGatewayStatus `json:"status,omitempty"`
 }
 
-// ClusterGatewayList is a list of ClusterGateways. Its resource version is that of the Secrets it was converted from.
+// ClusterGatewayList is a list of ClusterGateways. Its resource version is the one of the list of Secrets.
 //
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 type ClusterGatewayList struct {
@@ -34,76 +34,77 @@ type ClusterGatewayList struct {
 	// +optional
 	metav1.ListMeta `json:"metadata,omitempty"`
 
-	// items are the ClusterGateways.
+	// items is the list of ClusterGateways.
 	Items []ClusterGateway `json:"items"`
 }
 
-// ClusterGatewaySpec is how a cluster is reached.
+// ClusterGatewaySpec describes how the gateway reaches a cluster.
 type ClusterGatewaySpec struct {
-	// provider names who runs the cluster. It is informational.
+	// provider names the provider of the cluster. It is informational.
 	// +optional
 	Provider string `json:"provider,omitempty"`
-	// access is the endpoint and the kind of credential.
+	// access contains the endpoint of the cluster and the type of the credential.
 	Access ClusterAccess `json:"access"`
 }
 
-// ClusterAccess is the endpoint of a cluster and the kind of credential that is presented to it.
+// ClusterAccess contains the endpoint of a cluster and the type of the credential that the gateway presents to it.
 type ClusterAccess struct {
-	// endpoint is where the cluster's API server is.
+	// endpoint describes where the cluster's API server is and how the gateway reaches it.
 	// +optional
 	Endpoint *ClusterEndpoint `json:"endpoint,omitempty"`
-	// credential is what the gateway presents to the cluster's API server, without its secret parts.
+	// credential describes the credential that the gateway presents to the cluster's API server, without its secret parts.
 	// +optional
 	Credential *ClusterAccessCredential `json:"credential,omitempty"`
 }
 
-// EndpointType says how the gateway reaches a cluster's API server.
+// EndpointType is the route by which the gateway reaches a cluster's API server.
 type EndpointType string
 
 const (
-	// EndpointTypeConst is an address that the gateway dials itself.
+	// EndpointTypeConst means that the gateway connects to the API server directly.
 	EndpointTypeConst EndpointType = "Const"
-	// EndpointTypeClusterProxy is a Konnectivity tunnel: the cluster's agent dials out to the gateway, and the gateway's
-	// connections go through it.
+	// EndpointTypeClusterProxy means that the gateway connects through a Konnectivity tunnel, which the cluster's agent opens to the
+	// gateway.
 	EndpointTypeClusterProxy EndpointType = "ClusterProxy"
 )
 
-// ClusterEndpoint is where a cluster's API server is.
+// ClusterEndpoint describes where a cluster's API server is and how the gateway reaches it.
 type ClusterEndpoint struct {
-	// type is Const (dialled directly) or ClusterProxy (through a Konnectivity tunnel).
+	// type is Const (a direct connection) or ClusterProxy (through a Konnectivity tunnel).
 	Type EndpointType `json:"type"`
-	// const is the address. With a tunnel it is the address that the agent dials.
+	// const contains the address of the API server. With a tunnel, it is the address that the agent connects to.
 	// +optional
 	Const *ClusterEndpointConst `json:"const,omitempty"`
 }
 
-// ClusterEndpointConst is the address of an API server and how it is verified.
+// ClusterEndpointConst contains the address of an API server and how the gateway verifies it.
 type ClusterEndpointConst struct {
-	// address is a URL, as in https://10.0.0.1:6443.
+	// address is the URL of the API server, for example https://10.0.0.1:6443.
 	// +optional
 	Address string `json:"address,omitempty"`
-	// caBundle is the certificate authorities that the API server is verified with, in PEM. Without it, those of the system.
+	// caBundle contains the CA certificates that verify the API server, in PEM. If it is empty, the gateway uses the CAs of its
+	// operating system.
 	// +optional
 	CABundle []byte `json:"caBundle,omitempty"`
-	// insecure is true when the API server's certificate is not verified.
+	// insecure is true if the gateway does not verify the API server's certificate.
 	// +optional
 	Insecure *bool `json:"insecure,omitempty"`
-	// proxy-url is the proxy that the gateway dials through, without its user and password.
+	// proxy-url is the proxy that the gateway connects through, without user name and password.
 	// +optional
 	ProxyURL *string `json:"proxy-url,omitempty"`
 }
 
-// CredentialType says which kind of credential the gateway presents to a cluster.
+// CredentialType is the type of the credential that the gateway presents to a cluster.
 type CredentialType string
 
 const (
-	// CredentialTypeX509 is a client certificate and its key.
+	// CredentialTypeX509 means a client certificate and its key.
 	CredentialTypeX509 CredentialType = "X509Certificate"
-	// CredentialTypeX509Alias is another way to write CredentialTypeX509 in a Secret's label.
+	// CredentialTypeX509Alias is another value for CredentialTypeX509 in the label of a Secret.
 	CredentialTypeX509Alias CredentialType = "X509"
-	// CredentialTypeServiceAccountToken is a bearer token.
+	// CredentialTypeServiceAccountToken means a bearer token.
 	CredentialTypeServiceAccountToken CredentialType = "ServiceAccountToken"
-	// CredentialTypeDynamic is whatever a client-go credential plugin says at the time.
+	// CredentialTypeDynamic means that a client-go credential plugin provides the credential.
 	CredentialTypeDynamic CredentialType = "Dynamic"
 )
 
@@ -111,12 +112,12 @@ const (
 type ClusterAccessCredential struct {
 	// type is X509Certificate, ServiceAccountToken or Dynamic.
 	Type CredentialType `json:"type"`
-	// x509 is the client certificate, when the type is X509Certificate.
+	// x509 contains the client certificate if the type is X509Certificate.
 	// +optional
 	X509 *X509 `json:"x509,omitempty"`
 }
 
-// X509 is a client certificate. Its key is never served.
+// X509 contains a client certificate, without its key.
 type X509 struct {
 	// certificate is the client certificate and its chain, in PEM.
 	// +optional
@@ -125,80 +126,79 @@ type X509 struct {
 
 // Types of conditions.
 const (
-	// ConditionReady says whether requests can be served for the cluster.
+	// ConditionReady reports whether the gateway can serve requests for the cluster.
 	ConditionReady = "Ready"
-	// ConditionTunnelConnected says whether an agent of the cluster can be talked to. Clusters on the direct route do not have it.
+	// ConditionTunnelConnected reports whether an agent of the cluster is connected. Only clusters behind a tunnel have it.
 	ConditionTunnelConnected = "TunnelConnected"
-	// ConditionCredentialValid says whether the cluster accepts the gateway's credential.
+	// ConditionCredentialValid reports whether the cluster accepts the gateway's credential.
 	ConditionCredentialValid = "CredentialValid"
-	// ConditionCertificateValid says whether the certificates on the way hold: the API server's, as the Secret wants it
-	// verified, and that of the cluster's agents.
+	// ConditionCertificateValid reports whether the certificates of the API server and of the cluster's agents are valid.
 	ConditionCertificateValid = "CertificateValid"
 )
 
-// Reasons of conditions. An operator's override of the condition Ready has the reason that the operator gave.
+// Reasons of conditions. If an operator overrides the condition Ready, its reason is the operator's.
 const (
-	// ReasonInvalidSecret: the Secret cannot be used; the message names each key and what is wrong with it.
+	// ReasonInvalidSecret: the Secret is invalid. The message lists what is wrong with which key.
 	ReasonInvalidSecret = "InvalidSecret"
-	// ReasonNotProbed: nobody has looked yet.
+	// ReasonNotProbed: the cluster has not been probed yet.
 	ReasonNotProbed = "NotProbed"
 	// ReasonHealthy: the last probe succeeded.
 	ReasonHealthy = "Healthy"
 	// ReasonUnhealthy: the last probe failed.
 	ReasonUnhealthy = "Unhealthy"
 
-	// ReasonNotReached: the probe did not come far enough to tell.
+	// ReasonNotReached: the probe failed before this could be checked.
 	ReasonNotReached = "NotReached"
 	// ReasonNoAgent: no agent of the cluster is connected to the tunnel.
 	ReasonNoAgent = "NoAgent"
-	// ReasonTunnelFailed: the tunnel itself does not work.
+	// ReasonTunnelFailed: the tunnel does not work.
 	ReasonTunnelFailed = "TunnelFailed"
-	// ReasonAgentFailed: an agent is connected, and did not do what it was asked to.
+	// ReasonAgentFailed: an agent is connected, but failed to connect to the API server.
 	ReasonAgentFailed = "AgentFailed"
 	// ReasonConnected: an agent is connected.
 	ReasonConnected = "Connected"
-	// ReasonAPIServerUnreachable: nothing answers at the endpoint.
+	// ReasonAPIServerUnreachable: the endpoint cannot be reached.
 	ReasonAPIServerUnreachable = "APIServerUnreachable"
 	// ReasonAPIServerTimeout: the API server did not answer in time.
 	ReasonAPIServerTimeout = "APIServerTimeout"
-	// ReasonAPIServerNotReady: the API server answered that it is not ready, or broke off.
+	// ReasonAPIServerNotReady: the API server reported that it is not ready, or its response was incomplete.
 	ReasonAPIServerNotReady = "APIServerNotReady"
-	// ReasonTLSFailed: TLS with the API server failed for another reason than the ones below.
+	// ReasonTLSFailed: the TLS handshake with the API server failed for a reason that is not listed below.
 	ReasonTLSFailed = "TLSFailed"
-	// ReasonUnknownAuthority: the API server's certificate is not signed by a CA in the Secret.
+	// ReasonUnknownAuthority: the API server's certificate is signed by an unknown CA.
 	ReasonUnknownAuthority = "UnknownAuthority"
 	// ReasonWrongName: the API server's certificate is for another name.
 	ReasonWrongName = "WrongName"
-	// ReasonExpired: the credential or certificate has ended.
+	// ReasonExpired: the credential or certificate has expired.
 	ReasonExpired = "Expired"
-	// ReasonExpiresSoon: it still holds, has not been renewed, and ends soon; the condition is still True.
+	// ReasonExpiresSoon: the credential or certificate is valid, but expires soon and was not renewed. The condition is still True.
 	ReasonExpiresSoon = "ExpiresSoon"
-	// ReasonVerified: the certificate is as the Secret wants it.
+	// ReasonVerified: the certificate is valid.
 	ReasonVerified = "Verified"
-	// ReasonNotVerified: the Secret has the verification switched off.
+	// ReasonNotVerified: the Secret disables the verification.
 	ReasonNotVerified = "NotVerified"
 	// ReasonCredentialRejected: the API server answered 401.
 	ReasonCredentialRejected = "CredentialRejected"
-	// ReasonCredentialPluginFailed: the program that is to give the credential failed.
+	// ReasonCredentialPluginFailed: the credential plugin failed.
 	ReasonCredentialPluginFailed = "CredentialPluginFailed"
 	// ReasonAccepted: the API server accepts the credential.
 	ReasonAccepted = "Accepted"
-	// ReasonRenewalFailed: it still holds, and could not be renewed; the message says why.
+	// ReasonRenewalFailed: the credential or certificate is valid, but its renewal failed. The message contains the error.
 	ReasonRenewalFailed = "RenewalFailed"
 )
 
-// ClusterGatewayStatus is what is known of a cluster.
+// ClusterGatewayStatus is the observed state of a cluster.
 type ClusterGatewayStatus struct {
-	// healthy is whether the last probe succeeded, or what an operator set. It is false as well while nobody has looked yet, which
-	// healthyReason NotProbed and the condition Ready, Unknown, tell.
+	// healthy is true if the last probe succeeded, unless an operator has set it. It is also false if the cluster has not been probed
+	// yet. In this case, healthyReason is NotProbed and the condition Ready is Unknown.
 	// +optional
 	Healthy bool `json:"healthy"`
-	// healthyReason is one word that says why.
+	// healthyReason is the reason for the value of healthy, one word in CamelCase.
 	// +optional
 	HealthyReason string `json:"healthyReason,omitempty"`
-	// conditions holds Ready: False with the reason InvalidSecret when the Secret cannot be used, otherwise the last probe's
-	// outcome, and Unknown when there was none; and what the last probe found out about why: TunnelConnected, CredentialValid
-	// and CertificateValid.
+	// conditions contains Ready, which is False if the Secret is invalid (reason InvalidSecret), Unknown if the cluster has not been
+	// probed yet, and otherwise the outcome of the last probe. TunnelConnected, CredentialValid and CertificateValid contain details of
+	// the last probe.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -206,16 +206,16 @@ type ClusterGatewayStatus struct {
 	// version is the version of the cluster's API server.
 	// +optional
 	Version string `json:"version,omitempty"`
-	// route is how requests reach the cluster: direct or tunnel.
+	// route is the route of requests to the cluster: direct or tunnel.
 	// +optional
 	Route string `json:"route,omitempty"`
-	// lastProbeTime is when healthy was found out.
+	// lastProbeTime is the time of the last probe that changed the status.
 	// +optional
 	LastProbeTime *metav1.Time `json:"lastProbeTime,omitempty"`
-	// latency is how long that probe took.
+	// latency is the response time of the API server in that probe.
 	// +optional
 	Latency *metav1.Duration `json:"latency,omitempty"`
-	// credentialExpirationTime is when the credential stops being valid, when it says so.
+	// credentialExpirationTime is when the credential expires. It is empty if that is not known.
 	// +optional
 	CredentialExpirationTime *metav1.Time `json:"credentialExpirationTime,omitempty"`
 }

@@ -3,38 +3,38 @@
 
 package v1alpha1
 
-// Labels of a Secret that is a cluster. They are kept on the ClusterGateway that is served for it.
+// Labels of the Secret of a cluster. The ClusterGateway has them too.
 const (
-	// LabelCredentialType makes a Secret a cluster, and says which credential it holds: a CredentialType.
+	// LabelCredentialType marks a Secret as a cluster. Its value is the CredentialType.
 	LabelCredentialType = GroupName + "/cluster-credential-type"
-	// LabelEndpointType says how the cluster is reached: an EndpointType. Without it, EndpointTypeConst.
+	// LabelEndpointType is the EndpointType. If it is missing, the type is EndpointTypeConst.
 	LabelEndpointType = GroupName + "/cluster-endpoint-type"
 )
 
-// Annotations of a Secret that is a cluster.
+// Annotations of the Secret of a cluster.
 const (
-	// AnnotationInsecureSkipTLSVerify, with the value "true", switches off the verification of the managed API server's
-	// certificate. There is no other way to do so.
+	// AnnotationInsecureSkipTLSVerify, with the value "true", disables the verification of the managed API server's certificate. There
+	// is no other way to disable it.
 	AnnotationInsecureSkipTLSVerify = GroupName + "/insecure-skip-tls-verify"
 
-	// AnnotationHealthy is "true" or "false": the outcome of the last probe, or an operator's override.
+	// AnnotationHealthy is the outcome of the last probe or an operator's override, "true" or "false".
 	AnnotationHealthy = "status." + GroupName + "/healthy"
-	// AnnotationHealthyReason is one word in CamelCase that says why.
+	// AnnotationHealthyReason is the reason for it, one word in CamelCase.
 	AnnotationHealthyReason = "status." + GroupName + "/healthy-reason"
-	// AnnotationVersion is the managed API server's version, as in "v1.37.2".
+	// AnnotationVersion is the version of the managed API server, for example "v1.37.2".
 	AnnotationVersion = "status." + GroupName + "/version"
-	// AnnotationLastProbeTime is when AnnotationHealthy was found out, in RFC 3339.
+	// AnnotationLastProbeTime is the time of the last probe that changed the state, in RFC 3339.
 	AnnotationLastProbeTime = "status." + GroupName + "/last-probe-time"
-	// AnnotationLatency is how long the probe took, as in "12ms".
+	// AnnotationLatency is the response time of the API server in that probe, for example "12ms".
 	AnnotationLatency = "status." + GroupName + "/latency"
-	// AnnotationConditions is what the last probe found, as a JSON list of conditions. It is not changed by an override.
+	// AnnotationConditions contains the conditions that the last probe found, as a JSON list. An override does not change it.
 	AnnotationConditions = "status." + GroupName + "/conditions"
-	// AnnotationOverride is when an operator set AnnotationHealthy and AnnotationHealthyReason, in RFC 3339. Without it, probes set
-	// them.
+	// AnnotationOverride is the time at which an operator set AnnotationHealthy and AnnotationHealthyReason, in RFC 3339. If it is
+	// missing, probes set them.
 	AnnotationOverride = "status." + GroupName + "/override"
 )
 
-// Field labels that a field selector may name.
+// Fields that a field selector can use.
 const (
 	FieldName           = "metadata.name"
 	FieldEndpointType   = "spec.access.endpoint.type"
