@@ -147,16 +147,16 @@ func (s *clusterClient) identify(ctx context.Context) error {
 	return nil
 }
 
-// kubeconfigCluster is what the kubeconfig says of the cluster, if there is one.
+// kubeconfigCluster is what the kubeconfig says about reaching the cluster, if there is a kubeconfig.
 func (s *clusterClient) kubeconfigCluster() *clientcmdapi.Cluster {
 	if s.raw == nil {
 		return nil
 	}
-	kubecontext := s.raw.Contexts[s.raw.CurrentContext]
-	if kubecontext == nil {
+	current, err := contextOf(s.raw)
+	if err != nil { // client-go has read it, so this is a configuration from inside a Pod
 		return nil
 	}
-	return s.raw.Clusters[kubecontext.Cluster]
+	return current.cluster
 }
 
 // explain makes of an error what a person can act on.

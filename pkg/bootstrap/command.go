@@ -166,6 +166,11 @@ func checkName(name string) error {
 	return nil
 }
 
+// notRegistered is the error for a cluster that the hub does not know.
+func notRegistered(name string) error {
+	return fmt.Errorf("cluster %q is not registered. To list the registered clusters: agent-bootstrap list", name)
+}
+
 // connectHub reaches the hub, without a need for rights there.
 func (a *app) connectHub(ctx context.Context) (*clusterClient, error) {
 	config, raw, err := loadKubeconfig("--kubeconfig", a.hub.kubeconfig, a.hub.context)

@@ -4,81 +4,122 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
-	"github.com/oam-dev/cluster-gateway/pkg/client"
 )
 
+// Values of --endpoint.
 const (
 	endpointHub     = "hub"
 	endpointGateway = "gateway"
-
-	// stdout is the file's name that means the standard output.
-	stdout = "-"
 )
 
+// stdout is the name of a file that means the standard output.
+const stdout = "-"
+
 type kubeconfigOptions struct {
-	endpoint, address, caFile, file string
-	merge, dryRun                   bool
+	endpoint, address, caFile, file, entry string
+	merge, force, dryRun                   bool
 }
 
 func (a *app) kubeconfigCommand() *cobra.Command {
 	o := &kubeconfigOptions{endpoint: endpointHub}
 	cmd := &cobra.Command{
 		Use:   "kubeconfig NAME",
-		Short: "Print a kubeconfig that reaches a cluster through the gateway",
-		Long: `kubeconfig prints a kubeconfig with one context, NAME. Its credential is your own for the hub: what the hub's kubeconfig has,
-exec plugins and client certificates included. With --merge the context is added to a kubeconfig that exists, and its current
-context stays as it is.`,
-		Example: `  agent-bootstrap kubeconfig edge-1 -o edge-1.kubeconfig
+		Short: "Print a kubeconfig for a cluster, or add the cluster to yours",
+		Long: `kubeconfig prints a kubeconfig that reaches the cluster NAME through the gateway. It has one cluster, one
+user and one context. The user is your own on the hub: the command copies all that the hub's kubeconfig
+says about you and about reaching the hub. It embeds certificates and keys. Token files and exec plugins
+are still used from where they are.
+
+With --merge, the command adds the entries to your kubeconfig, or to the file in -o. The current context
+does not change if there is one. Running the command again updates the entries. It never overwrites an
+entry that is not for this cluster of this hub, unless you give --force. Before it changes a file, it
+keeps a backup beside it (FILE.agent-bootstrap.bak).
+
+The server in the kubeconfig is a URL with a path. kubectl, client-go and Helm support that. "kubectl
+proxy" needs the flag --append-server-path: without it, "kubectl proxy" serves the objects of the hub, not
+those of the cluster.`,
+		Example: `  # Write a file of its own.
+  agent-bootstrap kubeconfig edge-1 -o edge-1.kubeconfig
   kubectl --kubeconfig edge-1.kubeconfig get nodes
 
-  # Into your own kubeconfig.
+  # Add the cluster to your own kubeconfig.
   agent-bootstrap kubeconfig edge-1 --merge
   kubectl --context edge-1 get nodes
 
-  # Past the hub's API server, one hop less.
+  # Show what --merge would change.
+  agent-bootstrap kubeconfig edge-1 --merge --dry-run
+
+  # Two hubs have a cluster edge-1: choose another name in your kubeconfig.
+  agent-bootstrap kubeconfig edge-1 --merge --name hub-2-edge-1
+
+  # kubectl proxy
+  kubectl --context edge-1 proxy --append-server-path
+
+  # Bypass the hub's API server: one hop less.
   agent-bootstrap kubeconfig edge-1 --endpoint gateway --gateway-address gateway.example.com:8443`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.kubeconfig(cmd.Context(), args[0], o) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "hub: by the hub's API server. gateway: by the gateway's own endpoint.")
-	fs.StringVar(&o.address, "gateway-address", o.address, "host:port of the gateway's own endpoint; with --endpoint=gateway.")
-	fs.StringVar(&o.caFile, "gateway-ca-file", o.caFile, "CA of the gateway's own endpoint, PEM. Default: the one that the hub has for it.")
-	fs.StringVarP(&o.file, "output", "o", o.file, "Write to this file instead of the standard output, which is -.")
-	fs.BoolVar(&o.merge, "merge", o.merge, "Add it to the file in -o, or to your own kubeconfig.")
-	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Write no file, and say what would be.")
+	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "Where requests are sent: hub for the hub's API server, gateway for the gateway's own endpoint.")
+	fs.StringVar(&o.address, "gateway-address", o.address, "host:port of the gateway's own endpoint. Only for --endpoint=gateway.")
+	fs.StringVar(&o.caFile, "gateway-ca-file", o.caFile, "File with the CA of the gateway's own endpoint, in PEM. Default: the CA in the gateway's APIService on the hub.")
+	fs.StringVarP(&o.file, "output", "o", o.file, "File to write to, or - for the standard output. Default: the standard output; with --merge, your own kubeconfig.")
+	fs.BoolVar(&o.merge, "merge", o.merge, "Add the entries to a kubeconfig, and keep what it has.")
+	fs.StringVar(&o.entry, "name", o.entry, "Name of the entries (cluster, user and context) in the kubeconfig. Default: NAME.")
+	fs.BoolVar(&o.force, "force", o.force, "Overwrite entries that are not for this cluster of this hub. The previous file is kept as a backup.")
+	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Write no file, and show what would be changed or refused.")
 	return cmd
 }
 
-func (a *app) kubeconfig(ctx context.Context, name string, o *kubeconfigOptions) error {
+func (o *kubeconfigOptions) validate(name string) error {
+	var errs []error
+	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if err := checkName(name); err != nil {
-		return err
+		errs = append(errs, err)
 	}
 	switch {
 	case o.endpoint != endpointHub && o.endpoint != endpointGateway:
-		return fmt.Errorf("--endpoint must be hub or gateway, and is %q", o.endpoint)
+		add("invalid --endpoint %q: must be hub or gateway", o.endpoint)
 	case o.endpoint == endpointGateway && o.address == "":
-		return errors.New("--endpoint=gateway needs --gateway-address HOST:PORT: where the gateway's own endpoint is reached from here")
+		add("--endpoint=gateway requires --gateway-address HOST:PORT, the address of the gateway's own endpoint as you reach it")
 	case o.endpoint == endpointHub && (o.address != "" || o.caFile != ""):
-		return errors.New("--gateway-address and --gateway-ca-file are for --endpoint=gateway")
-	case o.merge && o.file == stdout:
-		return errors.New("--merge needs a file: give -o FILE, or leave -o out for your own kubeconfig")
+		add("--gateway-address and --gateway-ca-file require --endpoint=gateway")
+	}
+	if o.merge && o.file == stdout {
+		add("invalid --output %q: --merge needs a file. Leave -o out to use your own kubeconfig", o.file)
+	}
+	if o.force && !o.merge && (o.file == "" || o.file == stdout) {
+		add("--force requires --merge or -o FILE: there is nothing to overwrite")
+	}
+	return errors.Join(errs...)
+}
+
+func (a *app) kubeconfig(ctx context.Context, name string, o *kubeconfigOptions) error {
+	if err := o.validate(name); err != nil {
+		return err
 	}
 	config, raw, err := loadKubeconfig("--kubeconfig", a.hub.kubeconfig, a.hub.context)
 	if err != nil {
@@ -91,96 +132,102 @@ func (a *app) kubeconfig(ctx context.Context, name string, o *kubeconfigOptions)
 	if err := a.checkExists(ctx, hub, name); err != nil {
 		return err
 	}
-	made, err := clusterKubeconfig(raw, name)
+	entries, err := newClusterEntries(config, raw, name, cmp.Or(o.entry, name))
 	if err != nil {
-		return err
+		return fmt.Errorf("--kubeconfig: %w", err)
 	}
 	if o.endpoint == endpointGateway {
-		if err := useGateway(ctx, hub, made.Clusters[name], name, o); err != nil {
+		if err := useGatewayEndpoint(ctx, hub, entries.cluster, name, o); err != nil {
 			return err
 		}
 	}
-	return a.writeKubeconfig(made, name, o)
+	return a.writeKubeconfig(ctx, entries, o)
 }
 
-// checkExists warns of a name that is not registered, and says so if that can be known.
+// checkExists fails if the cluster is not registered, as far as the caller may know.
 func (a *app) checkExists(ctx context.Context, hub *clusterClient, name string) error {
 	_, err := hub.clusterGateway(ctx, name)
 	switch {
 	case apierrors.IsNotFound(err):
-		return fmt.Errorf("cluster %q is not registered: agent-bootstrap list shows what is", name)
-	case apierrors.IsForbidden(err): // may use it, and not look at it
+		return notRegistered(name)
+	case apierrors.IsForbidden(err): // the caller may be allowed to use the cluster all the same
 		return nil
 	default:
 		return hub.explain(err)
 	}
 }
 
-// clusterKubeconfig makes of the hub's kubeconfig one of a cluster, which stands on its own: files are part of it.
-func clusterKubeconfig(hub *clientcmdapi.Config, name string) (*clientcmdapi.Config, error) {
-	own := hub.DeepCopy()
-	if err := clientcmdapi.MinifyConfig(own); err != nil {
-		return nil, fmt.Errorf("--kubeconfig: %w", err)
+// newClusterEntries returns the entries that reach a cluster with the hub's kubeconfig. config and raw
+// are the same kubeconfig, as client-go uses it and as it is written.
+func newClusterEntries(config *rest.Config, raw *clientcmdapi.Config, name, entry string) (*clusterEntries, error) {
+	hub, err := contextOf(raw)
+	if err != nil {
+		return nil, err
 	}
-	// Paths in it are absolute already: loading it did that.
-	hubContext := own.Contexts[own.CurrentContext]
-	endpoint, user := own.Clusters[hubContext.Cluster], own.AuthInfos[hubContext.AuthInfo]
-	if endpoint == nil {
-		return nil, fmt.Errorf("--kubeconfig: its context %q has no cluster", own.CurrentContext)
+	// From config, since the server in a kubeconfig may lack the scheme.
+	base, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, err
 	}
-	if user == nil {
-		user = clientcmdapi.NewAuthInfo()
+	if err := hub.embedFiles(); err != nil {
+		return nil, err
 	}
-	endpoint.Server = strings.TrimSuffix(endpoint.Server, "/") + client.ProxyPath(name)
-	if _, err := url.Parse(endpoint.Server); err != nil {
-		return nil, fmt.Errorf("--kubeconfig: %w", err)
+	server := strings.TrimSuffix(base.String(), "/")
+	entries := &clusterEntries{name: entry, owner: entryOwner{Hub: server, Cluster: name}, kubeconfigContext: *hub}
+	if ca := hub.cluster.CertificateAuthorityData; len(ca) > 0 {
+		sum := sha256.Sum256(ca)
+		entries.owner.HubCA = "sha256:" + hex.EncodeToString(sum[:])
 	}
-	made := clientcmdapi.NewConfig()
-	made.Clusters[name] = endpoint
-	made.AuthInfos[name] = user
-	made.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
-	made.CurrentContext = name
-	// A token file and an exec plugin's command stay files, and are renewed by who made them.
-	if err := clientcmdapi.FlattenConfig(made); err != nil {
-		return nil, fmt.Errorf("--kubeconfig: %w", err)
-	}
-	for _, o := range []*string{&endpoint.LocationOfOrigin, &user.LocationOfOrigin} {
-		*o = ""
-	}
-	return made, nil
+	entries.cluster.Server = server + v1alpha1.ProxyPath(name)
+	return entries, nil
 }
 
-// useGateway leads to the gateway's own endpoint.
-func useGateway(ctx context.Context, hub *clusterClient, endpoint *clientcmdapi.Cluster, name string, o *kubeconfigOptions) error {
-	service, ca, err := gatewayTrust(ctx, hub)
-	if err != nil && o.caFile == "" {
-		return err
-	}
-	if o.caFile != "" {
-		if ca, err = os.ReadFile(o.caFile); err != nil {
-			return fmt.Errorf("--gateway-ca-file: %w", err)
-		}
-		service = ""
-	}
+// useGatewayEndpoint makes a cluster entry for the hub one for the gateway's own endpoint. What does
+// not depend on the server stays: the proxy, compression, and the extensions with the settings of an
+// exec plugin.
+func useGatewayEndpoint(ctx context.Context, hub *clusterClient, cluster *clientcmdapi.Cluster, name string, o *kubeconfigOptions) error {
 	address := strings.TrimSuffix(o.address, "/")
 	if !strings.Contains(address, "://") {
 		address = "https://" + address
 	}
 	if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("--gateway-address must be host:port, and is %q", o.address)
+		return fmt.Errorf("invalid --gateway-address %q: must be host:port", o.address)
 	}
-	*endpoint = clientcmdapi.Cluster{Server: address + client.ProxyPath(name), CertificateAuthorityData: ca, TLSServerName: service}
+	var serverName string
+	var ca []byte
+	var err error
+	if o.caFile == "" {
+		serverName, ca, err = gatewayTrust(ctx, hub)
+	} else {
+		ca, err = readCAFile(o.caFile)
+	}
+	if err != nil {
+		return err
+	}
+	cluster.Server, cluster.TLSServerName = address+v1alpha1.ProxyPath(name), serverName
+	cluster.CertificateAuthority, cluster.CertificateAuthorityData, cluster.InsecureSkipTLSVerify = "", ca, false
 	return nil
 }
 
-// gatewayTrust is what the hub verifies the gateway with.
+func readCAFile(file string) ([]byte, error) {
+	ca, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("--gateway-ca-file: %w", err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(ca) {
+		return nil, fmt.Errorf("invalid --gateway-ca-file %q: it has no certificate in PEM", file)
+	}
+	return ca, nil
+}
+
+// gatewayTrust returns the name and the CA by which the hub verifies the gateway.
 func gatewayTrust(ctx context.Context, hub *clusterClient) (serverName string, ca []byte, err error) {
 	gvr := schema.GroupVersionResource{Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"}
 	o, err := hub.dyn.Resource(gvr).Get(ctx, v1alpha1.SchemeGroupVersion.Version+"."+v1alpha1.GroupName, metav1.GetOptions{})
 	if err != nil {
-		return "", nil, fmt.Errorf("the gateway's CA is not known: give --gateway-ca-file (%w)", err)
+		return "", nil, fmt.Errorf("cannot read the gateway's CA from its APIService on the hub: %w\nUse --gateway-ca-file", err)
 	}
-	var spec struct {
+	var service struct {
 		Spec struct {
 			CABundle []byte `json:"caBundle"`
 			Service  struct {
@@ -189,75 +236,118 @@ func gatewayTrust(ctx context.Context, hub *clusterClient) (serverName string, c
 			} `json:"service"`
 		} `json:"spec"`
 	}
-	if err := fromUnstructured(o, &spec); err != nil {
+	if err := fromUnstructured(o, &service); err != nil {
 		return "", nil, err
 	}
-	if len(spec.Spec.CABundle) == 0 {
-		return "", nil, errors.New("the gateway's CA is not known: the APIService on the hub has no caBundle. Give --gateway-ca-file")
+	if len(service.Spec.CABundle) == 0 {
+		return "", nil, errors.New("the gateway's APIService on the hub has no caBundle: use --gateway-ca-file")
 	}
-	return spec.Spec.Service.Name + "." + spec.Spec.Service.Namespace + ".svc", spec.Spec.CABundle, nil
+	return service.Spec.Service.Name + "." + service.Spec.Service.Namespace + ".svc", service.Spec.CABundle, nil
 }
 
-func (a *app) writeKubeconfig(made *clientcmdapi.Config, name string, o *kubeconfigOptions) error {
-	if o.merge {
-		return a.mergeKubeconfig(made, name, o)
+func (a *app) writeKubeconfig(ctx context.Context, entries *clusterEntries, o *kubeconfigOptions) error {
+	file, others := o.file, []string(nil)
+	if file == "" && o.merge {
+		file, others = ownKubeconfig(entries.name)
 	}
-	data, err := clientcmd.Write(*made)
+	if file == "" || file == stdout || !o.merge && isStream(file) {
+		return a.printKubeconfig(entries, file, o)
+	}
+	w := &kubeconfigWriter{entries: entries, file: file, others: others, merge: o.merge, force: o.force, dryRun: o.dryRun, now: a.Now}
+	result, err := w.write(ctx)
+	if o.dryRun && result != nil && len(result.changes) > 0 {
+		a.printChanges(file, result)
+	}
+	if err != nil {
+		return err
+	}
+	if !o.dryRun {
+		a.printWritten(entries.name, w, result)
+	}
+	return nil
+}
+
+// printKubeconfig writes the entries to the standard output, or to a file that is not a regular one,
+// such as a pipe.
+func (a *app) printKubeconfig(entries *clusterEntries, file string, o *kubeconfigOptions) error {
+	config := clientcmdapi.NewConfig()
+	if _, err := entries.addTo(config, false); err != nil {
+		return err
+	}
+	config.CurrentContext = entries.name
+	text, err := clientcmd.Write(*config)
 	if err != nil {
 		return err
 	}
 	switch {
-	case o.file == "" || o.file == stdout:
-		_, err = a.Out.Write(data)
-		return err
+	case file == "" || file == stdout:
+		_, err = a.Out.Write(text)
 	case o.dryRun:
-		a.say("A kubeconfig with the context %q would be written to %s. Nothing was changed.", name, o.file)
-		return nil
+		a.say("Dry run: the kubeconfig would be written to %s.", file)
+	default:
+		err = putFile(file, text, 0o600)
 	}
-	if err := putFile(o.file, data, 0o600); err != nil {
-		return fmt.Errorf("-o: %w", err)
-	}
-	a.say("kubectl --kubeconfig %s get namespaces", o.file)
-	return nil
+	return err
 }
 
-// mergeKubeconfig adds the context to a kubeconfig that exists, or to a new one.
-func (a *app) mergeKubeconfig(made *clientcmdapi.Config, name string, o *kubeconfigOptions) error {
-	file := o.file
-	if file == "" {
-		file = clientcmd.NewDefaultPathOptions().GetDefaultFilename()
+// isStream reports whether a file exists and is not a regular one.
+func isStream(file string) bool {
+	info, err := os.Stat(file)
+	return err == nil && !info.Mode().IsRegular()
+}
+
+// ownKubeconfig returns the file that kubectl config would write to, and the other files that kubectl
+// reads. An entry that exists is written where it is.
+func ownKubeconfig(entry string) (file string, others []string) {
+	options := clientcmd.NewDefaultPathOptions()
+	file = options.GetDefaultFilename()
+	files := slices.Compact(options.GetEnvVarFiles())
+	for _, other := range files {
+		if config, err := clientcmd.LoadFromFile(other); err == nil && config.Contexts[entry] != nil {
+			file = other
+			break
+		}
 	}
-	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("--merge: %s is no file that a kubeconfig can be read from and written to", file)
+	for _, other := range files {
+		if other != "" && filepath.Clean(other) != filepath.Clean(file) {
+			others = append(others, other)
+		}
 	}
-	into, err := clientcmd.LoadFromFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		into, err = clientcmdapi.NewConfig(), nil
+	return file, others
+}
+
+// printChanges shows what a dry run found.
+func (a *app) printChanges(file string, result *writeResult) {
+	a.say("Dry run: nothing was changed. In %s:", file)
+	text := map[entryAction]string{
+		actionAdd: "would be added", actionUpdate: "would be updated", actionKeep: "is up to date", actionRefuse: "would be refused",
+		actionOverwrite: "would be overwritten", actionRemove: "would be removed",
 	}
-	if err != nil {
-		return fmt.Errorf("--merge: %w", err)
+	for _, c := range result.changes {
+		reason := ""
+		if c.action == actionRefuse || c.action == actionOverwrite {
+			reason = ": " + c.reason
+		}
+		a.say("  %s %q %s%s", c.kind, c.name, text[c.action], reason)
 	}
-	if other, exists := into.Clusters[name]; exists && !strings.HasSuffix(other.Server, client.ProxyPath(name)) {
-		return fmt.Errorf("--merge: %s has another cluster %q already (%s): use -o with a file of its own", file, name, other.Server)
+	if result.currentContext {
+		a.say("  current-context would be set")
 	}
-	into.Clusters[name], into.AuthInfos[name], into.Contexts[name] = made.Clusters[name], made.AuthInfos[name], made.Contexts[name]
-	if into.CurrentContext == "" {
-		into.CurrentContext = name
+}
+
+// printWritten shows what was written, and how to use it.
+func (a *app) printWritten(entry string, w *kubeconfigWriter, result *writeResult) {
+	kubectl := "kubectl --context " + entry
+	if !w.merge {
+		kubectl = "kubectl --kubeconfig " + w.file
 	}
-	data, err := clientcmd.Write(*into)
-	if err != nil {
-		return err
+	if result.unchanged() {
+		a.say("The context %q in %s is up to date.", entry, w.file)
+	} else {
+		a.say("The context %q is in %s.", entry, w.file)
 	}
-	if o.dryRun {
-		a.say("Context %q would be in %s. Nothing was changed.", name, file)
-		return nil
+	if result.backup != "" {
+		a.say("The previous file is kept in %s.", result.backup)
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return fmt.Errorf("--merge: %w", err)
-	}
-	if err := putFile(file, data, 0o600); err != nil {
-		return fmt.Errorf("--merge: %w", err)
-	}
-	a.say("Context %q is in %s:\n  kubectl --context %s get namespaces", name, file, name)
-	return nil
+	a.say("To use it:\n  %s get namespaces\nkubectl proxy needs another flag, or it serves the objects of the hub:\n  %s proxy --append-server-path", kubectl, kubectl)
 }

@@ -239,7 +239,7 @@ func TestKubeconfig(t *testing.T) {
 			}
 			merge := []string{"kubeconfig", "near-1", "--kubeconfig", hub, "--context", "hub", "--merge", "-o"}
 			_, said := must(ctx, t, append(merge, own, "--dry-run")...)
-			if !strings.Contains(said, "would be in "+own) || !bytes.Equal(must2(os.ReadFile(own)), must2(os.ReadFile(hub))) {
+			if !strings.Contains(said, "In "+own+":") || !strings.Contains(said, `context "near-1" would be added`) || !bytes.Equal(must2(os.ReadFile(own)), must2(os.ReadFile(hub))) {
 				t.Errorf("a dry run changed %s, or does not say what it would do:\n%s", own, said)
 			}
 			link := filepath.Join(t.TempDir(), "link")
