@@ -16,8 +16,8 @@ type block struct {
 	next          *block
 }
 
-// Blocks is a pool of blocks for backlogs. Connections share it, because one that kept blocks of its
-// own would hold them unused most of the time. Its zero value is ready for use. It is safe for
+// Blocks is a pool of blocks for backlogs. Connections share it, because one that kept blocks of
+// its own would hold them unused most of the time. Its zero value is ready for use. It is safe for
 // concurrent use; a nil *Blocks allocates each block.
 type Blocks struct{ pool sync.Pool }
 
@@ -44,8 +44,8 @@ type backlog struct {
 	bytes       int
 }
 
-// write appends a copy of p. It fills a block before it takes another one. A peer that sends one byte
-// at a time therefore cannot make the backlog take much more memory than its bytes.
+// write appends a copy of p. It fills a block before it takes another one. A peer that sends one
+// byte at a time therefore cannot make the backlog take much more memory than its bytes.
 func (b *backlog) write(p []byte) {
 	b.bytes += len(p)
 	for len(p) > 0 {

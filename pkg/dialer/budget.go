@@ -19,8 +19,8 @@ const (
 
 // Budget bounds the sum of the receive buffers of one cluster's connections: four full buffers. A
 // user of one cluster who opens connections and does not read from them must not take the memory
-// that other clusters need. A connection that is read keeps working when others have used the budget
-// up: each may always hold 1 MiB.
+// that other clusters need. A connection that is read keeps working when others have used the
+// budget up: each may always hold 1 MiB.
 //
 // It is safe for concurrent use. A nil *Budget is no bound.
 type Budget struct {
@@ -116,7 +116,8 @@ func (b *Budgets) release(cluster string) {
 	}
 }
 
-// budgetedDialer gives up its share of a Budget when it is closed. Its connections hold nothing then.
+// budgetedDialer gives up its share of a Budget when it is closed. Its connections hold nothing
+// then.
 type budgetedDialer struct {
 	Dialer
 	release func()

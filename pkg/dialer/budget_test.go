@@ -30,7 +30,8 @@ func fill(t *testing.T, c *dialer.BufferedConn, n int) int {
 	return n
 }
 
-// Connections that nobody reads share one bound. A connection that is read keeps working beside them.
+// Connections that nobody reads share one bound. A connection that is read keeps working beside
+// them.
 func TestBudget(t *testing.T) {
 	t.Parallel()
 	const each = 4 << 20

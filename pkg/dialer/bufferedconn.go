@@ -48,9 +48,9 @@ type BufferedConnConfig struct {
 // working deadlines, non-nil addresses, and a Close that unblocks Read and Write.
 //
 // The other end is the carrier: the code that moves the bytes through the tunnel. The carrier calls
-// Deliver and CloseRemote for what comes in, and TakeOutgoing for what goes out, each time that Ready
-// has been called. None of these three blocks. A slow client therefore never blocks a carrier that
-// serves other connections, too.
+// Deliver and CloseRemote for what comes in, and TakeOutgoing for what goes out, each time that
+// Ready has been called. None of these three blocks. A slow client therefore never blocks a carrier
+// that serves other connections, too.
 //
 // All methods are safe for concurrent use. Use NewBufferedConn.
 type BufferedConn struct {
@@ -117,8 +117,8 @@ func (c *BufferedConn) readLocked(p []byte) int {
 	return n
 }
 
-// Write implements net.Conn. As with a socket, it returns when all of p has been accepted for sending.
-// A later failure is the error of the next call.
+// Write implements net.Conn. As with a socket, it returns when all of p has been accepted for
+// sending. A later failure is the error of the next call.
 func (c *BufferedConn) Write(p []byte) (n int, err error) {
 	c.mu.Lock()
 	for c.writing && c.writeErrLocked() == nil {
@@ -166,8 +166,8 @@ func (c *BufferedConn) writeErrLocked() error {
 }
 
 // Close implements net.Conn. Read and Write fail with net.ErrClosed from then on. What has been
-// written is still sent, as far as the tunnel allows it; see BufferedConnConfig.Linger. Close does not
-// wait for that.
+// written is still sent, as far as the tunnel allows it; see BufferedConnConfig.Linger. Close does
+// not wait for that.
 func (c *BufferedConn) Close() error {
 	c.mu.Lock()
 	if c.closed {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
 func newConn(receiveBuffer int) *dialer.BufferedConn {
@@ -56,8 +57,8 @@ func TestBufferedConnOutgoing(t *testing.T) {
 	}
 }
 
-// TakeOutgoing reports the end once, even if the carrier asks again. It does not report it after the
-// other end has closed the connection.
+// TakeOutgoing reports the end once, even if the carrier asks again. It does not report it after
+// the other end has closed the connection.
 func TestBufferedConnEnd(t *testing.T) {
 	t.Parallel()
 	c := newConn(0)
@@ -76,8 +77,37 @@ func TestBufferedConnEnd(t *testing.T) {
 	}
 }
 
-// A carrier that delivers one byte at a time can fill the buffer like one that delivers large packets,
-// and the reader gets all of it in order. (Not parallel: it counts allocations.)
+// The end of a connection waits for Linger after its last bytes have been taken. Then Ready is called,
+// and TakeOutgoing reports the end.
+func TestBufferedConnLinger(t *testing.T) {
+	t.Parallel()
+	const linger = 20 * time.Millisecond
+	ready := make(chan struct{}, 10)
+	c := dialer.NewBufferedConn(dialer.BufferedConnConfig{
+		Local: dialer.Addr{Name: "near"}, Remote: dialer.Addr{Name: "far"},
+		Linger: linger, Ready: func() { ready <- struct{}{} },
+	})
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	<-ready
+	_ = c.Close()
+	<-ready
+	taken := time.Now()
+	if p, more, end := c.TakeOutgoing(); string(p) != "x" || more || end {
+		t.Fatalf("%q, more %v, end %v; want the last byte and no end yet", p, more, end)
+	}
+	dialertest.Within(t, ready, "the end of the connection")
+	if _, _, end := c.TakeOutgoing(); !end {
+		t.Error("Ready was called, and TakeOutgoing does not report the end")
+	}
+	if after := time.Since(taken); after < linger {
+		t.Errorf("the end was reported after %s, want at least %s", after, linger)
+	}
+}
+
+// A carrier that delivers one byte at a time can fill the buffer like one that delivers large
+// packets, and the reader gets all of it in order. (Not parallel: it counts allocations.)
 func TestBufferedConnSmallPackets(t *testing.T) {
 	const limit = 100_000
 	c := newConn(limit)
@@ -109,8 +139,8 @@ func TestBufferedConnSmallPackets(t *testing.T) {
 	}
 }
 
-// A connection whose buffer overflows drops what it holds at once. Deliver reports the overflow only
-// once.
+// A connection whose buffer overflows drops what it holds at once. Deliver reports the overflow
+// only once.
 func TestBufferedConnFull(t *testing.T) {
 	t.Parallel()
 	c := newConn(10)

@@ -10,9 +10,9 @@ import (
 
 // The methods of this file are the carrier's side of a BufferedConn.
 
-// Deliver gives the reader a copy of p. It never blocks. If the buffer is full, it ends the connection
-// and returns ErrBufferFull; TakeOutgoing then tells the carrier to close it. On a connection that has
-// already ended it does nothing.
+// Deliver gives the reader a copy of p. It never blocks. If the buffer is full, it ends the
+// connection and returns ErrBufferFull; TakeOutgoing then tells the carrier to close it. On a
+// connection that has already ended it does nothing.
 func (c *BufferedConn) Deliver(p []byte) error {
 	if len(p) == 0 {
 		return nil
@@ -39,8 +39,8 @@ func (c *BufferedConn) Deliver(p []byte) error {
 	return ErrBufferFull
 }
 
-// CloseRemote reports that the other end has closed the connection. The reader gets what is buffered,
-// and then err (nil: io.EOF). Writes fail at once.
+// CloseRemote reports that the other end has closed the connection. The reader gets what is
+// buffered, and then err (nil: io.EOF). Writes fail at once.
 func (c *BufferedConn) CloseRemote(err error) {
 	if err == nil {
 		err = io.EOF
@@ -55,9 +55,9 @@ func (c *BufferedConn) CloseRemote(err error) {
 	c.mu.Unlock()
 }
 
-// TakeOutgoing returns the next bytes to send, at most MaxPacket. more reports whether there is more
-// to take. end is true, once only, when this side has ended the connection and the carrier has to
-// close it.
+// TakeOutgoing returns the next bytes to send, at most MaxPacket. more reports whether there is
+// more to take. end is true, once only, when this side has ended the connection and the carrier has
+// to close it.
 func (c *BufferedConn) TakeOutgoing() (p []byte, more, end bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

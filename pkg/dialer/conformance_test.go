@@ -161,7 +161,8 @@ func proxyAuth(req *http.Request) (string, string, bool) {
 	return req.BasicAuth()
 }
 
-// serveSOCKS5 serves one connection as a SOCKS5 proxy with password authentication (RFC 1928, RFC 1929).
+// serveSOCKS5 serves one connection as a SOCKS5 proxy with password authentication (RFC 1928, RFC
+// 1929).
 func serveSOCKS5(c net.Conn) error {
 	br := bufio.NewReader(c)
 	methods, err := counted(br, 1)
@@ -229,8 +230,8 @@ func counted(br *bufio.Reader, skip int) ([]byte, error) {
 	return p, err
 }
 
-// relay dials address, calls answer with the outcome, and copies both ways until one side ends. If the
-// client disconnects, the dial is canceled.
+// relay dials address, calls answer with the outcome, and copies both ways until one side ends. If
+// the client disconnects, the dial is canceled.
 func relay(c net.Conn, br *bufio.Reader, address string, answer func(error) error) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

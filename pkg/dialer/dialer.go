@@ -30,9 +30,9 @@ type Dialer interface {
 // DialFunc opens one connection. ctx bounds establishment only.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// New returns a Dialer that uses dial. It adds Close, and for that it keeps track of the dials under
-// way and of the open connections. If an error of dial is not an *Error, it becomes the cause of one
-// at StageEndpoint.
+// New returns a Dialer that uses dial. It adds Close, and for that it keeps track of the dials
+// under way and of the open connections. If an error of dial is not an *Error, it becomes the cause
+// of one at StageEndpoint.
 //
 // dial must return soon after its ctx has ended, and Close of its connections must not wait for the
 // peer.

@@ -13,14 +13,15 @@ import (
 	"golang.org/x/net/proxy"
 )
 
-// directKeepAlive is the interval of TCP keepalive probes on direct connections. The kernel gives up
-// after nine unanswered probes by default, so a peer that has vanished is noticed after two and a
-// half minutes.
+// directKeepAlive is the interval of TCP keepalive probes on direct connections. The kernel gives
+// up after nine unanswered probes by default, so a peer that has vanished is noticed after two and
+// a half minutes.
 const directKeepAlive = 15 * time.Second
 
-// NewDirect returns a Dialer that connects to the API server of cluster from this process. If proxyURL
-// is not nil, it connects through that proxy: with CONNECT for the schemes http and https, or with
-// SOCKS5 for socks5 and socks5h. With both SOCKS5 schemes the proxy resolves the name of the server.
+// NewDirect returns a Dialer that connects to the API server of cluster from this process. If
+// proxyURL is not nil, it connects through that proxy: with CONNECT for the schemes http and https,
+// or with SOCKS5 for socks5 and socks5h. With both SOCKS5 schemes the proxy resolves the name of
+// the server.
 func NewDirect(cluster string, proxyURL *url.URL) (Dialer, error) {
 	forward := &net.Dialer{KeepAlive: directKeepAlive}
 	if proxyURL == nil {

@@ -17,8 +17,8 @@
 // buffer of its own. When that buffer is full, only this one connection ends, with [ErrBufferFull].
 // The buffers of one cluster's connections have a common bound as well; see [Budgets].
 //
-// A failed dial returns an *[Error]. It carries the cluster, the stage at which the dial failed, and
-// the cause.
+// A failed dial returns an *[Error]. It carries the cluster, the stage at which the dial failed,
+// and the cause.
 //
 // The package knows nothing about HTTP, TLS to the API server or Kubernetes objects. It must not
 // import k8s.io/apiserver.

@@ -51,8 +51,8 @@ type KonnectivityConfig struct {
 }
 
 // Konnectivity keeps one gRPC connection to each of several stock konnectivity-servers and makes
-// Dialers that share them. Each connection to an API server is a stream of its own, which is what the
-// servers expect. It is safe for concurrent use. Use NewKonnectivity.
+// Dialers that share them. Each connection to an API server is a stream of its own, which is what
+// the servers expect. It is safe for concurrent use. Use NewKonnectivity.
 //
 // It implements the protocol of konnectivity-client itself and does not use that module's tunnel.
 // There, a connection that ends, or whose first bytes arrive, just after the answer to the dial is
@@ -79,9 +79,9 @@ type konnectivityServer struct {
 	conn *grpc.ClientConn
 }
 
-// NewKonnectivity returns a Konnectivity whose connections to the servers are made in the background.
-// A server that is down therefore does not keep the gateway from starting, and it is used again when
-// it comes back. The connections end with ctx or with Close.
+// NewKonnectivity returns a Konnectivity whose connections to the servers are made in the
+// background. A server that is down therefore does not keep the gateway from starting, and it is
+// used again when it comes back. The connections end with ctx or with Close.
 func NewKonnectivity(ctx context.Context, cfg KonnectivityConfig) (*Konnectivity, error) {
 	if len(cfg.Servers) == 0 {
 		return nil, errors.New("no konnectivity-server is given")

@@ -32,8 +32,8 @@ type konnectivityDialer struct {
 	lastUsed atomic.Int64
 }
 
-// dial tries one server after the other while a server, or its path to an agent, is not available: an
-// agent may be connected to some of the servers only.
+// dial tries one server after the other while a server, or its path to an agent, is not available:
+// an agent may be connected to some of the servers only.
 func (d *konnectivityDialer) dial(ctx context.Context, _, requested string, budget *Budget) (net.Conn, error) {
 	if requested != d.address {
 		return nil, &Error{Cluster: d.cluster, Stage: StageTunnel, Address: requested, Err: ErrAddressNotAllowed}
@@ -89,8 +89,8 @@ func (d *konnectivityDialer) dialOver(ctx context.Context, server *konnectivityS
 	return d.newConn(stream, cancel, id, server.name, budget), "", nil
 }
 
-// request opens a stream, sends the dial request and waits for the answer. It returns the connection
-// ID, or an error and its stage.
+// request opens a stream, sends the dial request and waits for the answer. It returns the
+// connection ID, or an error and its stage.
 func (d *konnectivityDialer) request(ctx context.Context, server *konnectivityServer) (client.ProxyService_ProxyClient, int64, Stage, error) {
 	stream, err := client.NewProxyServiceClient(server.conn).Proxy(ctx)
 	if err != nil {

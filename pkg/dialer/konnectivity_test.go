@@ -129,7 +129,8 @@ func TestKonnectivityStages(t *testing.T) {
 	}
 }
 
-// A server that is down, or that has no agent, is skipped. No dial fails while another server works.
+// A server that is down, or that has no agent, is skipped. No dial fails while another server
+// works.
 func TestKonnectivityTriesAllServers(t *testing.T) {
 	t.Parallel()
 	k := newKonnectivity(t, dialer.KonnectivityConfig{Servers: []string{
@@ -190,8 +191,8 @@ func TestKonnectivityEnds(t *testing.T) {
 	}
 }
 
-// Close of a dialer waits neither for a server that hangs nor for an agent that does not confirm the
-// end of a connection. What it leaves behind ends with the Konnectivity.
+// Close of a dialer waits neither for a server that hangs nor for an agent that does not confirm
+// the end of a connection. What it leaves behind ends with the Konnectivity.
 func TestKonnectivityCloseDoesNotWait(t *testing.T) {
 	t.Parallel()
 	// hungServer accepts connections and does not even answer with HTTP/2 settings.
@@ -288,8 +289,8 @@ func TestKonnectivityConfig(t *testing.T) {
 	}
 }
 
-// A server that never answers, because its agent has died during the dial, is given up after a time if
-// there is another one.
+// A server that never answers, because its agent has died during the dial, is given up after a time
+// if there is another one.
 func TestKonnectivitySilentServer(t *testing.T) {
 	t.Parallel()
 	asked := make(chan struct{})
@@ -297,7 +298,8 @@ func TestKonnectivitySilentServer(t *testing.T) {
 		close(asked)
 		return untilReset(s, id)
 	})
-	// The first dial begins at the second server. The server that works comes last, so it has no limit.
+	// The first dial begins at the second server. The server that works comes last, so it has no
+	// limit.
 	cfg := dialer.KonnectivityConfig{Servers: []string{startFake(t, acceptAndHang), silent}}.WithTimes(time.Second, 0)
 	mustDial(t, newKonnectivity(t, cfg).Dialer(cluster, registered))
 	dialertest.Within(t, asked, "the silent server")

@@ -4,8 +4,8 @@
 package dialer
 
 // MaxPacket is the largest number of bytes that TakeOutgoing returns at once. The stock agent reads
-// from its connections in pieces of 4 KiB. Larger pieces cost fewer packets on this side, and they are
-// small enough for the connections of an agent to take turns.
+// from its connections in pieces of 4 KiB. Larger pieces cost fewer packets on this side, and they
+// are small enough for the connections of an agent to take turns.
 const MaxPacket = 32 << 10
 
 // outgoing is a queue of bytes to send, in pieces of at most MaxPacket bytes. It is not safe for

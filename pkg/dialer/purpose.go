@@ -4,7 +4,8 @@
 package dialer
 
 // Purpose is what a connection carries. The proxy keeps one transport, and the embedded tunnel one
-// stream per agent, for each purpose. Upgraded connections therefore cannot block ordinary requests.
+// stream per agent, for each purpose. Upgraded connections therefore cannot block ordinary
+// requests.
 type Purpose int
 
 // The purposes of a connection. The zero value is ForRequests.
@@ -17,3 +18,11 @@ const (
 	// Purposes is the number of purposes.
 	Purposes
 )
+
+// String returns "requests" or "upgrades".
+func (p Purpose) String() string {
+	if p == ForUpgrades {
+		return "upgrades"
+	}
+	return "requests"
+}

@@ -13,8 +13,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// BenchmarkRoundTrips bounces a small message off an endpoint, through the embedded tunnel with the real agent, and straight over
-// TCP in the same run: "x-tcp" is how many times longer the tunnel takes.
+// BenchmarkRoundTrips bounces a small message off an endpoint, through the embedded tunnel with the
+// real agent, and straight over TCP in the same run: "x-tcp" is how many times longer the tunnel
+// takes.
 func BenchmarkRoundTrips(b *testing.B) {
 	message := make([]byte, 256)
 	measure := func(b *testing.B, c net.Conn) time.Duration {
@@ -41,7 +42,8 @@ func BenchmarkRoundTrips(b *testing.B) {
 	b.ReportMetric(through.Seconds()/straight.Seconds(), "x-tcp")
 }
 
-// BenchmarkUpload and BenchmarkDownload move bytes one way: "x-tcp" is how many times longer the tunnel takes than TCP.
+// BenchmarkUpload and BenchmarkDownload move bytes one way: "x-tcp" is how many times longer the
+// tunnel takes than TCP.
 func BenchmarkUpload(b *testing.B) {
 	benchmarkBytes(b, func(near, far net.Conn) (io.Writer, io.Reader) { return near, far })
 }

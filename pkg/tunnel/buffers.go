@@ -9,21 +9,24 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// packetBuffer holds what the stock agent sends as one message: 4 KiB of a connection, and what goes around them.
+// packetBuffer is the size of a buffer for one message of the stock agent, in bytes: 4 KiB of a
+// connection's data, and its envelope.
 const packetBuffer = 5 << 10
 
-// buffers lends gRPC the memory that messages are received in. gRPC's own pool has no size between 4 and 16 KiB, and clears all of a
-// buffer each time: for an agent's packets that was a tenth of what a download cost the gateway.
+// buffers is the pool from which gRPC takes buffers for the messages that it receives. gRPC's own
+// pool has no size between 4 and 16 KiB, and clears the whole buffer each time. For an agent's
+// packets, that was a tenth of a download's cost. Its zero value is ready for use. It is safe for
+// concurrent use.
 type buffers struct {
 	packets, frames sync.Pool
 }
 
 var _ mem.BufferPool = (*buffers)(nil)
 
-// frameBuffer is the largest HTTP/2 frame that gRPC reads.
+// frameBuffer is the size of the largest HTTP/2 frame that gRPC reads, in bytes.
 const frameBuffer = 16 << 10
 
-// Get implements mem.BufferPool. What is in the buffer is not cleared: gRPC writes over it before it reads it.
+// Get implements mem.BufferPool. The buffer is not cleared: gRPC overwrites it before it reads it.
 func (b *buffers) Get(length int) *[]byte {
 	switch {
 	case length <= packetBuffer:

@@ -13,15 +13,15 @@ import (
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 )
 
-// inbound is what was received. Its zero value is empty; release gives back what it holds.
+// inbound is a packet that was received. Its zero value is empty. release returns its memory.
 type inbound struct {
-	// packet is nil when it is DATA, which most are: those cost no allocation.
+	// packet is nil for DATA. Most packets are DATA, and they cost no allocation.
 	packet *client.Packet
-	// connectID and data are those of DATA.
+	// connectID and data are the fields of DATA. data is part of message.
 	connectID int64
 	data      []byte
 
-	message mem.Buffer // that data is part of
+	message mem.Buffer
 }
 
 func (in *inbound) release() {
@@ -31,14 +31,14 @@ func (in *inbound) release() {
 	*in = inbound{}
 }
 
-// packetStream is what a session needs of the gRPC stream.
+// packetStream is the part of a gRPC stream that a session uses.
 type packetStream interface {
 	Send(p *client.Packet) error
-	// Recv releases what is in in and fills it anew.
+	// Recv releases in and fills it with the next packet.
 	Recv(in *inbound) error
 }
 
-// packets makes a gRPC stream, of a server with packetCodec, a packetStream.
+// packets is the packetStream of a gRPC stream. The server must use packetCodec.
 type packets struct{ grpc.ServerStream }
 
 func (p packets) Send(packet *client.Packet) error { return p.SendMsg(packet) }
@@ -48,7 +48,7 @@ func (p packets) Recv(in *inbound) error {
 	return p.RecvMsg(in)
 }
 
-// packetCodec is gRPC's codec for protocol buffers that also decodes into inbound.
+// packetCodec is gRPC's codec for protocol buffers. It can also decode into an *inbound.
 type packetCodec struct{ encoding.CodecV2 }
 
 func newPacketCodec() packetCodec { return packetCodec{encoding.GetCodecV2(proto.Name)} }
@@ -71,7 +71,7 @@ func (c packetCodec) Unmarshal(message mem.BufferSlice, v any) error {
 	return err
 }
 
-// The numbers of fields, from konnectivity-client's client.proto.
+// Field numbers from konnectivity-client's client.proto.
 const (
 	fieldType      protowire.Number = 1 // Packet.type
 	fieldData      protowire.Number = 4 // Packet.data
@@ -79,11 +79,12 @@ const (
 	fieldBytes     protowire.Number = 3 // Data.data
 )
 
-// decodeData decodes a DATA packet in the form that it has from every known agent: its fields in order, each once, and no other. The
-// bytes are part of raw. ok is false for anything else, which is not to say that it is wrong.
+// decodeData decodes a DATA packet in the form in which every known agent sends it: with its fields
+// in order, each once, and no others. data is part of raw. If ok is false, the packet may still be
+// valid in another form.
 func decodeData(raw []byte) (connectID int64, data []byte, ok bool) {
-	kind, raw, ok := takeVarint(raw, fieldType)
-	if !ok || client.PacketType(kind) != client.PacketType_DATA {
+	packetType, raw, ok := takeVarint(raw, fieldType)
+	if !ok || client.PacketType(packetType) != client.PacketType_DATA {
 		return 0, nil, false
 	}
 	raw, rest, ok := takeBytes(raw, fieldData)
@@ -98,9 +99,10 @@ func decodeData(raw []byte) (connectID int64, data []byte, ok bool) {
 	return int64(id), data, ok && len(rest) == 0 //nolint:gosec // this is how protocol buffers encode an int64
 }
 
+// takeVarint decodes a varint field at the start of b.
 func takeVarint(b []byte, field protowire.Number) (value uint64, rest []byte, ok bool) {
-	number, kind, n := protowire.ConsumeTag(b)
-	if n < 0 || number != field || kind != protowire.VarintType {
+	number, wireType, n := protowire.ConsumeTag(b)
+	if n < 0 || number != field || wireType != protowire.VarintType {
 		return 0, nil, false
 	}
 	value, m := protowire.ConsumeVarint(b[n:])
@@ -110,9 +112,10 @@ func takeVarint(b []byte, field protowire.Number) (value uint64, rest []byte, ok
 	return value, b[n+m:], true
 }
 
+// takeBytes decodes a field of bytes at the start of b.
 func takeBytes(b []byte, field protowire.Number) (value, rest []byte, ok bool) {
-	number, kind, n := protowire.ConsumeTag(b)
-	if n < 0 || number != field || kind != protowire.BytesType {
+	number, wireType, n := protowire.ConsumeTag(b)
+	if n < 0 || number != field || wireType != protowire.BytesType {
 		return nil, nil, false
 	}
 	value, m := protowire.ConsumeBytes(b[n:])

@@ -12,7 +12,8 @@ import (
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 )
 
-// Whatever is received is decoded to what the protocol buffers' own decoder makes of it, or to its error.
+// The codec decodes every message to the same packet, or error, as the decoder of protocol buffers
+// does.
 func FuzzCodec(f *testing.F) {
 	for _, p := range []*client.Packet{
 		{}, data(1, []byte("x")), data(-1, nil), data(0, []byte("y")), closeResponse(1, "no"), dialResponse(1, 1, ""),
@@ -24,7 +25,7 @@ func FuzzCodec(f *testing.F) {
 			f.Fatal(err)
 		}
 		f.Add(raw)
-		f.Add(append(raw, raw...)) // fields may come again
+		f.Add(append(raw, raw...)) // fields may be repeated
 		f.Add(raw[:max(len(raw)-1, 0)])
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -53,8 +54,9 @@ func FuzzCodec(f *testing.F) {
 	})
 }
 
-// What every packet of a download goes through allocates nothing.
+// A DATA packet, which is every packet of a download, is decoded without a copy.
 func TestDataIsDecodedInPlace(t *testing.T) {
+	t.Parallel()
 	raw, err := proto.Marshal(data(7, make([]byte, 4096)))
 	if err != nil {
 		t.Fatal(err)

@@ -13,27 +13,29 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// maxConnections bounds the connections of one cluster's agents, with and without a stream: agents that have reached maxSessions, and try
-// again and again, must not take the gateway's descriptors. It leaves room for those that are refused, which agents soon close.
-const maxConnections = 2 * maxSessions
-
-// connections counts the connections by the subject of their certificate. It is safe for concurrent use.
+// connections bounds the connections of one cluster's agents, with and without a stream, by the
+// subject of their certificate. Agents that are refused for MaxStreams and try again and again must
+// not use up the gateway's file descriptors. The limit leaves room for such connections, which
+// agents soon close. It is safe for concurrent use.
 //
-// Those that are closed are found by looking, and not by a wrapper's Close: gRPC does not close what it was given in all cases, and
-// with anything but a *net.TCPConn it sets no TCP_USER_TIMEOUT.
+// Closed connections are found by testing them. A wrapper's Close would not do: gRPC does not
+// always close the connection that it was given, and it sets no TCP_USER_TIMEOUT on anything but a
+// *net.TCPConn.
 type connections struct {
+	limit int
+
 	mu   sync.Mutex
 	open map[string][]net.Conn
 }
 
-// admit is whether there is room for one more.
+// admit counts a connection, or returns an error if there are too many with this subject.
 func (c *connections) admit(subject string, conn net.Conn) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	open := slices.DeleteFunc(c.open[subject], closed)
-	if len(open) >= maxConnections {
+	open := slices.DeleteFunc(c.open[subject], isClosed)
+	if len(open) >= c.limit {
 		c.open[subject] = open
-		return fmt.Errorf("there are %d connections with certificates of %q already", len(open), subject)
+		return fmt.Errorf("there are already %d connections with certificates of %q, which is the limit", len(open), subject)
 	}
 	if c.open == nil {
 		c.open = map[string][]net.Conn{}
@@ -42,12 +44,13 @@ func (c *connections) admit(subject string, conn net.Conn) error {
 	return nil
 }
 
-// forget drops what is closed, so that subjects which do not come back take no memory.
-func (c *connections) forget() {
+// removeClosed removes closed connections, so that subjects that do not connect again use no
+// memory.
+func (c *connections) removeClosed() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for subject, conns := range c.open {
-		if open := slices.DeleteFunc(conns, closed); len(open) > 0 {
+		if open := slices.DeleteFunc(conns, isClosed); len(open) > 0 {
 			c.open[subject] = open
 		} else {
 			delete(c.open, subject)
@@ -55,23 +58,25 @@ func (c *connections) forget() {
 	}
 }
 
-// closed is whether a connection has been closed on this side.
-func closed(conn net.Conn) bool {
+// isClosed reports whether a connection has been closed on this side.
+func isClosed(conn net.Conn) bool {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
-		return true // it cannot be told, so it is not counted; every TCP connection can
+		return true // not a TCP connection: it cannot be tested, so it is not counted
 	}
 	raw, err := sc.SyscallConn()
 	return err != nil || raw.Control(func(uintptr) {}) != nil
 }
 
-// bounded refuses connections in the TLS handshake, which ends them.
-type bounded struct {
+// boundedCredentials refuse connections in excess of the limit at the end of the TLS handshake.
+// There is no stream yet, so the agent learns no reason: it sees its connection end.
+type boundedCredentials struct {
 	credentials.TransportCredentials
 	server *Server
 }
 
-func (b bounded) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+// ServerHandshake implements credentials.TransportCredentials.
+func (b boundedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := b.TransportCredentials.ServerHandshake(raw)
 	if err != nil {
 		return conn, info, err
@@ -81,14 +86,15 @@ func (b bounded) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, 
 		return conn, info, nil // identify refuses it
 	}
 	if err := b.server.connections.admit(auth.State.PeerCertificates[0].Subject.String(), raw); err != nil {
-		b.server.cfg.Logger.Info("Refused a connection", "address", raw.RemoteAddr().String(), "reason", err.Error())
-		_ = conn.Close() // as raw is by gRPC
+		b.server.refused.Add(1)
+		b.server.cfg.Logger.Info("Refused a connection of an agent", "address", raw.RemoteAddr().String(), "reason", err.Error())
+		_ = conn.Close() // gRPC closes raw
 		return nil, nil, err
 	}
 	return conn, info, nil
 }
 
 // Clone implements credentials.TransportCredentials.
-func (b bounded) Clone() credentials.TransportCredentials {
-	return bounded{b.TransportCredentials.Clone(), b.server}
+func (b boundedCredentials) Clone() credentials.TransportCredentials {
+	return boundedCredentials{b.TransportCredentials.Clone(), b.server}
 }

@@ -12,10 +12,11 @@ import (
 	"golang.org/x/net/http2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// connectOnly makes a connection, as HTTP/2 has it, and no stream. It returns when the server has said that it accepts it, or the error
-// with which it ended.
+// connectOnly opens an HTTP/2 connection without a stream. It returns when the server has accepted
+// the connection, or with the error that ended it.
 func (g *gateway) connectOnly(t *testing.T, cfg *tls.Config) (*tls.Conn, error) {
 	t.Helper()
 	cfg = cfg.Clone()
@@ -24,8 +25,8 @@ func (g *gateway) connectOnly(t *testing.T, cfg *tls.Config) (*tls.Conn, error) 
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(func() { _ = conn.Close() }) // many are closed already
-	if err := conn.SetDeadline(time.Now().Add(hang)); err != nil {
+	t.Cleanup(func() { _ = conn.Close() }) // the test has closed some of them
+	if err := conn.SetDeadline(time.Now().Add(dialertest.HangTimeout)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
@@ -39,53 +40,79 @@ func (g *gateway) connectOnly(t *testing.T, cfg *tls.Config) (*tls.Conn, error) 
 	return conn, err
 }
 
-// A holder of an agent's certificate cannot take the gateway's descriptors by connecting and doing nothing. Those of other clusters
-// connect meanwhile, and its own do again when there is room.
+// A client with an agent's certificate cannot use up the gateway's file descriptors by connecting
+// and doing nothing. Agents of other clusters can still connect, and those of its own cluster when
+// there is room again.
 func TestMaxConnections(t *testing.T) {
-	g := startGateway(t, nil)
+	t.Parallel()
+	const limit = 2 * 8
+	g := startGateway(t, func(c *Config) { c.MaxStreams = limit / 2 })
 	g.connect(t, "east", "before").goEcho(nil)
 	cfg := g.tls(t, "east")
 	var open []*tls.Conn
-	for range maxConnections - 1 {
+	for range limit - 1 {
 		conn, err := g.connectOnly(t, cfg)
 		if err != nil {
 			t.Fatalf("connection %d: %v", len(open)+2, err)
 		}
 		open = append(open, conn)
 	}
-	// The bound is not one certificate's, but its subject's: another one of the same name counts.
+	// The bound is for a subject, not for a certificate: another certificate of the same name counts.
 	if _, err := g.connectOnly(t, g.tls(t, "east")); err == nil {
-		t.Error("one too many was let in")
+		t.Error("the server accepted one connection too many")
 	}
-	mustEcho(t, mustDial(t, g.dialer(t, "east", dialer.ForRequests)), "an agent that was there before is served")
+	if n := g.LimitRefusals(); n != 1 {
+		t.Errorf("%d refusals are counted, want 1", n)
+	}
+	mustEcho(t, mustDial(t, g.dialer(t, "east", dialer.ForRequests)), "an agent that connected before is served")
 	g.startStockAgent(t, "west", "west")
 
 	for _, conn := range open[:len(open)/2] {
 		_ = conn.Close()
 	}
-	eventually(t, "room for another", func() bool { _, err := g.connectOnly(t, cfg); return err == nil })
+	dialertest.Eventually(t, "room for another", func() bool { _, err := g.connectOnly(t, cfg); return err == nil })
 	g.startStockAgent(t, "east", "after")
 }
 
-// A connection that has no stream ends; that of an agent does not.
+// A connection without a stream is ended. The connection of an agent is not.
 func TestIdleConnections(t *testing.T) {
-	g := startGateway(t, func(c *Config) { c.maxIdle, c.watchInterval = 2*time.Second, 10*time.Millisecond }) // an agent must never take as long to make its stream
+	t.Parallel()
+	g := startGateway(t, func(c *Config) {
+		c.maxIdle = time.Second // an agent must never take that long to open its stream
+		c.checkInterval = 10 * time.Millisecond
+	})
 	g.startStockAgent(t, "east", "a")
 	conn, err := g.connectOnly(t, g.tls(t, "east"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Its end, after what it is told before.
-	if _, err := io.Copy(io.Discard, conn); err != nil {
-		t.Errorf("the connection ended with %v", err)
+	if err := answerPings(conn); err != io.EOF {
+		t.Errorf("the connection ended with %v, want io.EOF", err)
 	}
 	if n := g.streams("east", "a"); n != int(dialer.Purposes) {
 		t.Errorf("the agent has %d streams, want %d", n, dialer.Purposes)
 	}
-	// What is closed is not counted, nor remembered.
+	// Closed connections are neither counted nor kept.
 	g.stop()
-	g.connections.forget()
+	g.connections.removeClosed()
 	if n := len(g.connections.open); n != 0 {
-		t.Errorf("connections of %d subjects are remembered", n)
+		t.Errorf("the server keeps connections of %d subjects", n)
+	}
+}
+
+// answerPings answers the server's pings until the connection ends. The server waits for an answer,
+// or five seconds, before it closes an idle connection.
+func answerPings(conn *tls.Conn) error {
+	framer := http2.NewFramer(conn, conn)
+	for {
+		f, err := framer.ReadFrame()
+		if err != nil {
+			return err
+		}
+		if ping, ok := f.(*http2.PingFrame); ok && !ping.IsAck() {
+			if err := framer.WritePing(true, ping.Data); err != nil {
+				return err
+			}
+		}
 	}
 }

@@ -15,9 +15,10 @@ import (
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// nowhere is a packetStream that takes everything and brings nothing.
+// nowhere is a packetStream that discards what is sent and receives nothing.
 type nowhere struct{ ended <-chan struct{} }
 
 func (nowhere) Send(*client.Packet) error { return nil }
@@ -27,8 +28,8 @@ func (n nowhere) Recv(*inbound) error {
 	return io.EOF
 }
 
-// Whatever packets an agent sends, in whatever state: handle does not panic, does not block, and keeps its books; and the end of
-// the session ends every dial and connection.
+// handle neither panics nor blocks, whatever packets an agent sends in whatever state, and its
+// counts stay consistent. The end of the session ends every dial and connection.
 func FuzzHandle(f *testing.F) {
 	for _, p := range []*client.Packet{
 		{}, data(1, []byte("x")), data(-1, nil), closeResponse(1, "no"), dialResponse(1, 1, ""), dialResponse(2, 1, ""), dialResponse(3, 0, "no"),
@@ -43,10 +44,10 @@ func FuzzHandle(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, script []byte) {
 		ended := make(chan struct{})
-		s := newSession(&peerIdentity{cluster: "east"}, "a", dialer.ForRequests, nowhere{ended}, 64, time.Second, klog.Logger{})
+		s := newSession(&Config{ReceiveBuffer: 64, attemptTimeout: time.Second}, &peerIdentity{cluster: "east"}, "a", dialer.ForRequests, nowhere{ended}, klog.Logger{})
 		sent := make(chan struct{})
 		go func() { defer close(sent); s.sendLoop() }()
-		// Some dials under the IDs that the corpus knows, and an open connection.
+		// Some dials with the IDs in the corpus, and an open connection.
 		answers := make([]chan dialAnswer, 0, 4)
 		s.mu.Lock()
 		for id := int64(1); id <= 4; id++ {
@@ -80,7 +81,7 @@ func FuzzHandle(f *testing.F) {
 		s.end(errAgentGone)
 		<-sent
 		for i, answer := range answers {
-			a := within(t, answer, "a dial")
+			a := dialertest.Within(t, answer, "a dial")
 			c, err := a.result()
 			if (c == nil) == (err == nil) {
 				t.Fatalf("dial %d: %v, %v", i+1, c, err)
@@ -88,7 +89,7 @@ func FuzzHandle(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			if err := within(t, readError(c), "a connection"); err == nil || errors.Is(err, context.Canceled) {
+			if err := dialertest.Within(t, readError(c), "a connection"); err == nil || errors.Is(err, context.Canceled) {
 				continue // ended by the agent, cleanly
 			} else if !errors.Is(err, errAgentGone) && !errors.Is(err, dialer.ErrBufferFull) && err.Error() == "" {
 				t.Errorf("connection %d: %v", i+1, err)
@@ -97,7 +98,7 @@ func FuzzHandle(f *testing.F) {
 		if _, err := s.dial(t.Context(), apiServer, nil); !errors.Is(err, errAgentGone) {
 			t.Errorf("a dial after the end: %v", err)
 		}
-		// Packets that are still handled after the end do nothing.
+		// Packets that are handled after the end have no effect.
 		for _, p := range []*client.Packet{data(1, nil), closeResponse(1, ""), dialResponse(1, 1, "")} {
 			if err := s.handle(p); err != nil {
 				t.Errorf("after the end: %v", err)

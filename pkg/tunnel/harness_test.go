@@ -25,23 +25,22 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// hang is how long a step may take before the test calls it a hang.
-const hang = 30 * time.Second
-
-// apiServer is the registered address of tests whose agents are fakes.
+// apiServer is the registered address in tests with fake agents.
 const apiServer = "10.0.0.1:6443"
 
 func TestMain(m *testing.M) { dialertest.Main(m) }
 
-// gateway is a Server that serves, with the CA of its agents.
+// gateway is a running Server with the CA of its agents.
 type gateway struct {
 	*Server
 	ca      *dialertest.CA
 	address string
-	// stop ends Serve and waits. It is called at the end of the test.
+	// stop ends Serve and waits for it. The test calls it at its end at the latest.
 	stop func()
 }
 
+// startGateway starts a Server. change, if not nil, changes its configuration.
+// startGateway starts a Server. change, if not nil, changes its configuration.
 func startGateway(t testing.TB, change func(*Config), subscribe ...func(*Server)) *gateway {
 	t.Helper()
 	g := &gateway{ca: dialertest.NewCA(t, "tunnel")}
@@ -62,7 +61,7 @@ func startGateway(t testing.TB, change func(*Config), subscribe ...func(*Server)
 	g.stop = func() {
 		once.Do(func() {
 			cancel()
-			if err := within(t, served, "Serve"); err != nil {
+			if err := dialertest.Within(t, served, "Serve"); err != nil {
 				t.Errorf("Serve: %v", err)
 			}
 		})
@@ -71,11 +70,13 @@ func startGateway(t testing.TB, change func(*Config), subscribe ...func(*Server)
 	return g
 }
 
-// tls is what an agent of cluster presents.
+// tls is the configuration of an agent of cluster.
 func (g *gateway) tls(t testing.TB, cluster string) *tls.Config {
 	return g.ca.ClientTLS(g.ca.Client(t, cluster, v1alpha1.AgentOrganization))
 }
 
+// startStockAgent starts a real agent and waits for its streams.
+// startStockAgent starts a real agent and waits for its streams.
 func (g *gateway) startStockAgent(t testing.TB, cluster, id string) *dialertest.Agent {
 	t.Helper()
 	a := dialertest.StartAgent(t, dialertest.AgentConfig{
@@ -88,9 +89,11 @@ func (g *gateway) startStockAgent(t testing.TB, cluster, id string) *dialertest.
 // awaitStreams waits until the agent has n streams.
 func (g *gateway) awaitStreams(t testing.TB, cluster, id string, n int) {
 	t.Helper()
-	eventually(t, "the agent's streams", func() bool { return g.streams(cluster, id) == n })
+	dialertest.Eventually(t, "the agent's streams", func() bool { return g.streams(cluster, id) == n })
 }
 
+// streams returns the number of the agent's streams.
+// streams returns the number of the agent's streams.
 func (g *gateway) streams(cluster, id string) (n int) {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
@@ -104,23 +107,24 @@ func (g *gateway) streams(cluster, id string) (n int) {
 	return n
 }
 
-func (g *gateway) dialer(t testing.TB, cluster string, lane dialer.Purpose) dialer.Dialer {
+func (g *gateway) dialer(t testing.TB, cluster string, purpose dialer.Purpose) dialer.Dialer {
 	t.Helper()
-	d := g.Dialer(cluster, apiServer, lane)
-	t.Cleanup(func() { _ = d.Close() }) // errors are the subject of the conformance suite
+	d := g.Dialer(cluster, apiServer, purpose)
+	t.Cleanup(func() { _ = d.Close() }) // the conformance suite tests its error
 	return d
 }
 
-// fakeAgent speaks the protocol by hand, over a connection of its own.
+// fakeAgent is an agent whose packets the test sends and receives. It has a connection of its own.
 type fakeAgent struct {
-	t      testing.TB
-	conn   *grpc.ClientConn
-	stream agent.AgentService_ConnectClient
-	cancel context.CancelFunc
-	lane   dialer.Purpose
+	t       testing.TB
+	conn    *grpc.ClientConn
+	stream  agent.AgentService_ConnectClient
+	cancel  context.CancelFunc
+	purpose dialer.Purpose
 }
 
-// connect returns when the gateway has the agent in its table: the header comes after that.
+// connect opens a stream. It returns when the agent is in the gateway's table: the header comes
+// after that.
 func (g *gateway) connect(t testing.TB, cluster, id string) *fakeAgent {
 	t.Helper()
 	a, err := g.tryConnect(t, g.tls(t, cluster), id)
@@ -130,6 +134,8 @@ func (g *gateway) connect(t testing.TB, cluster, id string) *fakeAgent {
 	return a
 }
 
+// tryConnect is connect with an error.
+// tryConnect is connect with an error.
 func (g *gateway) tryConnect(t testing.TB, cfg *tls.Config, id string) (*fakeAgent, error) {
 	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+g.address, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
@@ -151,17 +157,18 @@ func (g *gateway) tryConnect(t testing.TB, cfg *tls.Config, id string) (*fakeAge
 	if len(ids) == 0 {
 		return nil, a.end()
 	}
-	a.lane = dialer.Purpose(ids[0][len(ids[0])-1] - '0')
+	a.purpose = dialer.Purpose(ids[0][len(ids[0])-1] - '0')
 	return a, nil
 }
 
-// kill cuts the agent's connection.
+// kill cuts the agent's connection. It may be called more than once. It may be called more than
+// once.
 func (a *fakeAgent) kill() {
 	a.cancel()
-	_ = a.conn.Close() // a second time at the end of the test
+	_ = a.conn.Close() // fails the second time
 }
 
-// end returns why the gateway ended the stream.
+// end returns the error with which the gateway ended the stream.
 func (a *fakeAgent) end() error {
 	for {
 		if _, err := a.stream.Recv(); err != nil {
@@ -170,6 +177,8 @@ func (a *fakeAgent) end() error {
 	}
 }
 
+// send sends packets to the gateway.
+// send sends packets to the gateway.
 func (a *fakeAgent) send(packets ...*client.Packet) {
 	a.t.Helper()
 	for _, p := range packets {
@@ -179,7 +188,8 @@ func (a *fakeAgent) send(packets ...*client.Packet) {
 	}
 }
 
-// expect returns the next packet, which must be of that type. What precedes each dial is left out.
+// expect returns the next packet, which must be of that type. It skips the packet that precedes
+// each dial.
 func (a *fakeAgent) expect(want client.PacketType) *client.Packet {
 	a.t.Helper()
 	p, err := a.stream.Recv()
@@ -202,7 +212,8 @@ func (a *fakeAgent) accept(id int64) {
 	a.send(dialResponse(a.expect(client.PacketType_DIAL_REQ).GetDialRequest().GetRandom(), id, ""))
 }
 
-// echo answers everything until the stream ends, and tells the address of each dial.
+// echo answers dials and closes and sends data back, until the stream ends. If dials is not nil, it
+// gets the address of each dial.
 func (a *fakeAgent) echo(dials chan<- string) {
 	var next int64
 	for {
@@ -228,11 +239,11 @@ func (a *fakeAgent) echo(dials chan<- string) {
 	}
 }
 
-// goEcho is echo in the background until the end of the test.
+// goEcho runs echo in the background until the end of the test.
 func (a *fakeAgent) goEcho(dials chan<- string) *fakeAgent {
 	done := make(chan struct{})
 	go func() { defer close(done); a.echo(dials) }()
-	a.t.Cleanup(func() { a.kill(); within(a.t, done, "the fake agent") })
+	a.t.Cleanup(func() { a.kill(); dialertest.Within(a.t, done, "the fake agent") })
 	return a
 }
 
@@ -250,24 +261,24 @@ func data(id int64, p []byte) *client.Packet {
 	return &client.Packet{Type: client.PacketType_DATA, Payload: &client.Packet_Data{Data: &client.Data{ConnectID: id, Data: p}}}
 }
 
-// dialled is the outcome of a dial.
-type dialled struct {
+// dialed is the outcome of a dial.
+type dialed struct {
 	conn net.Conn
 	err  error
 }
 
-func goDial(ctx context.Context, d dialer.Dialer) <-chan dialled {
-	out := make(chan dialled, 1)
+func goDial(ctx context.Context, d dialer.Dialer) <-chan dialed {
+	out := make(chan dialed, 1)
 	go func() {
 		c, err := d.DialContext(ctx, "tcp", apiServer)
-		out <- dialled{c, err}
+		out <- dialed{c, err}
 	}()
 	return out
 }
 
 func mustDial(t testing.TB, d dialer.Dialer) net.Conn {
 	t.Helper()
-	got := within(t, goDial(t.Context(), d), "the dial")
+	got := dialertest.Within(t, goDial(t.Context(), d), "the dial")
 	if got.err != nil {
 		t.Fatal(got.err)
 	}
@@ -276,7 +287,7 @@ func mustDial(t testing.TB, d dialer.Dialer) net.Conn {
 
 func mustEcho(t testing.TB, c net.Conn, text string) {
 	t.Helper()
-	if err := c.SetDeadline(time.Now().Add(hang)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(dialertest.HangTimeout)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.WriteString(c, text); err != nil {
@@ -296,25 +307,4 @@ func readError(c net.Conn) <-chan error {
 		out <- err
 	}()
 	return out
-}
-
-func within[T any](t testing.TB, ch <-chan T, what string) T {
-	t.Helper()
-	select {
-	case v := <-ch:
-		return v
-	case <-time.After(hang):
-		t.Fatalf("%s hangs", what)
-		panic("unreachable")
-	}
-}
-
-// eventually polls what no channel tells.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for begin := time.Now(); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Since(begin) > hang {
-			t.Fatalf("waiting for %s: it hangs", what)
-		}
-	}
 }

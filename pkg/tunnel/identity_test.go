@@ -26,6 +26,7 @@ import (
 )
 
 func TestClusterOf(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name          string
 		organizations []string
@@ -34,10 +35,10 @@ func TestClusterOf(t *testing.T) {
 	}{
 		{"agent", []string{v1alpha1.AgentOrganization}, "east", "east", ""},
 		{"dotted", []string{v1alpha1.AgentOrganization}, "east.example.org", "east.example.org", ""},
-		{"one of several organisations", []string{"acme", v1alpha1.AgentOrganization}, "east", "east", ""},
-		{"no organisation", nil, "east", "", "organisation"},
-		{"another organisation", []string{"system:masters"}, "east", "", "organisation"},
-		{"organisation with a suffix", []string{v1alpha1.AgentOrganization + ":x"}, "east", "", "organisation"},
+		{"one of several organizations", []string{"acme", v1alpha1.AgentOrganization}, "east", "east", ""},
+		{"no organization", nil, "east", "", "organization"},
+		{"another organization", []string{"system:masters"}, "east", "", "organization"},
+		{"organization with a suffix", []string{v1alpha1.AgentOrganization + ":x"}, "east", "", "organization"},
 		{"no name", []string{v1alpha1.AgentOrganization}, "", "", "common name"},
 		{"path", []string{v1alpha1.AgentOrganization}, "../east", "", "common name"},
 		{"upper case", []string{v1alpha1.AgentOrganization}, "East", "", "common name"},
@@ -57,28 +58,29 @@ func TestClusterOf(t *testing.T) {
 }
 
 func TestRefusedAgents(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, nil)
-	foreign := dialertest.NewCA(t, "foreign")
+	unknown := dialertest.NewCA(t, "unknown")
 	for _, test := range []struct {
 		name string
 		cfg  *tls.Config
 		want string
 		code codes.Code
 	}{
-		{"wrong organisation", g.ca.ClientTLS(g.ca.Client(t, "east", "system:masters")), v1alpha1.AgentOrganization, codes.PermissionDenied},
-		{"no cluster", g.ca.ClientTLS(g.ca.Client(t, "NOT A NAME", v1alpha1.AgentOrganization)), "common name", codes.PermissionDenied},
+		{"wrong organization", g.ca.ClientTLS(g.ca.Client(t, "east", "system:masters")), v1alpha1.AgentOrganization, codes.PermissionDenied},
+		{"invalid name", g.ca.ClientTLS(g.ca.Client(t, "NOT A NAME", v1alpha1.AgentOrganization)), "common name", codes.PermissionDenied},
 		{"serving certificate", g.ca.ClientTLS(g.ca.Server(t)), "", codes.Unavailable},
 		{"no certificate", g.ca.ClientTLS(), "certificate required", codes.Unavailable},
-		{"foreign CA", g.ca.ClientTLS(foreign.Client(t, "east", v1alpha1.AgentOrganization)), "", codes.Unavailable},
+		{"unknown CA", g.ca.ClientTLS(unknown.Client(t, "east", v1alpha1.AgentOrganization)), "", codes.Unavailable},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := g.tryConnect(t, test.cfg, "a")
 			if err == nil {
-				t.Fatal("it was let in")
+				t.Fatal("the server accepted it")
 			}
-			// What TLS 1.3 refuses, the client may see as a bare end of the connection.
+			// With TLS 1.3, the client may see a refused handshake as the mere end of the connection.
 			if status.Code(err) != test.code || test.code == codes.PermissionDenied && !strings.Contains(err.Error(), test.want) {
-				t.Errorf("%v; want %s that says %q", err, test.code, test.want)
+				t.Errorf("%v; want %s with %q", err, test.code, test.want)
 			}
 			if n, _ := g.Agents("east"); n != 0 {
 				t.Errorf("%d agents are in the table", n)
@@ -87,8 +89,10 @@ func TestRefusedAgents(t *testing.T) {
 	}
 }
 
-// An agent with west's certificate that claims east's ID and identifiers gets what is for west, and nothing else.
+// An agent with west's certificate that claims east's ID and identifiers gets the dials for west
+// and nothing else.
 func TestCertificateDecides(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, nil)
 	eastDials, westDials := make(chan string, 10), make(chan string, 10)
 	g.connect(t, "west", "east").goEcho(westDials)
@@ -112,8 +116,9 @@ func TestCertificateDecides(t *testing.T) {
 	}
 }
 
-// What west's agent says about IDs of east's dials and connections does nothing to east.
-func TestForeignIDs(t *testing.T) {
+// Packets of west's agent with the IDs of east's dials and connections have no effect on east.
+func TestIDsOfAnotherCluster(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, nil)
 	east, west := g.connect(t, "east", "a"), g.connect(t, "west", "b")
 
@@ -123,9 +128,9 @@ func TestForeignIDs(t *testing.T) {
 		dialResponse(random, 1, ""), dialResponse(random, 0, "no"),
 		&client.Packet{Type: client.PacketType_DIAL_CLS, Payload: &client.Packet_CloseDial{CloseDial: &client.CloseDial{Random: random}}},
 	)
-	west.expect(client.PacketType_CLOSE_REQ) // of the connection that west claims: all of the above has been handled
+	west.expect(client.PacketType_CLOSE_REQ) // for the connection that west claims: all packets above have been handled
 	east.send(dialResponse(random, 1, ""))
-	got := within(t, pending, "the dial")
+	got := dialertest.Within(t, pending, "the dial")
 	if got.err != nil {
 		t.Fatal(got.err)
 	}
@@ -139,6 +144,7 @@ func TestForeignIDs(t *testing.T) {
 }
 
 func TestOnlyTheRegisteredAddress(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, nil)
 	dials := make(chan string, 10)
 	g.connect(t, "east", "a").goEcho(dials)
@@ -154,7 +160,8 @@ func TestOnlyTheRegisteredAddress(t *testing.T) {
 	}
 }
 
-func TestServeInsistsOnClientCertificates(t *testing.T) {
+func TestServeRequiresClientCertificates(t *testing.T) {
+	t.Parallel()
 	ca := dialertest.NewCA(t, "ca")
 	for name, change := range map[string]func(*tls.Config) *tls.Config{
 		"none":             func(*tls.Config) *tls.Config { return nil },
@@ -165,17 +172,18 @@ func TestServeInsistsOnClientCertificates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			lis := dialertest.Listen(t)
 			if err := New(Config{TLS: change(ca.ServerTLS(t))}).Serve(t.Context(), lis); err == nil {
-				t.Error("it serves")
+				t.Error("the server serves")
 			}
 			if _, err := lis.Accept(); !errors.Is(err, net.ErrClosed) {
-				t.Errorf("the listener is left open: %v", err)
+				t.Errorf("the listener is still open: %v", err)
 			}
 		})
 	}
 }
 
-// The serving pair and the CA of agents are those of the moment of the handshake.
+// Each handshake uses the current serving certificate and the current CA of agents.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	var current atomic.Pointer[tls.Config]
 	g := startGateway(t, func(c *Config) {
 		current.Store(c.TLS)
@@ -190,7 +198,7 @@ func TestReload(t *testing.T) {
 	next := dialertest.NewCA(t, "next")
 	current.Store(next.ServerTLS(t))
 	if _, err := g.tryConnect(t, g.tls(t, "east"), "old CA"); err == nil {
-		t.Error("an agent of the old CA was let in")
+		t.Error("the server accepted an agent of the old CA")
 	}
 	nextTLS := next.ClientTLS(next.Client(t, "east", v1alpha1.AgentOrganization))
 	after, err := g.tryConnect(t, nextTLS, "after")
@@ -198,56 +206,58 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	after.goEcho(nil)
-	mustEcho(t, c, "the old stream lives until it is verified anew")
+	mustEcho(t, c, "the old stream works until it is verified again")
 
 	g.Reverify(x509.VerifyOptions{Roots: next.Pool()})
-	if err := within(t, readError(c), "the connection of an agent whose CA went"); err == nil || !strings.Contains(err.Error(), "no longer accepted") {
-		t.Errorf("Read: %v; want that the certificate is no longer accepted", err)
+	if err := dialertest.Within(t, readError(c), "the connection of an agent whose CA was removed"); err == nil || !strings.Contains(err.Error(), "no longer accepted") {
+		t.Errorf("Read: %v; want the reason that the certificate is no longer accepted", err)
 	}
-	eventually(t, "the table", func() bool { return g.streams("east", "before") == 0 })
+	dialertest.Eventually(t, "the table", func() bool { return g.streams("east", "before") == 0 })
 	mustEcho(t, mustDial(t, d), "through the agent of the new CA")
 
-	// A reload that would let anybody in lets nobody in.
+	// A reloaded configuration that does not verify agents admits none.
 	open := next.ServerTLS(t)
 	open.ClientAuth = tls.NoClientCert
 	current.Store(open)
 	if _, err := g.tryConnect(t, nextTLS, "unverified"); err == nil {
-		t.Error("an agent was let in without verification")
+		t.Error("the server accepted an agent without verification")
 	}
 }
 
-// An agent whose certificate has ended, and that nobody has replaced, is not entitled to its stream any more.
+// The stream of an agent whose certificate has expired ends after a grace period.
 func TestExpiredCertificate(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, nil)
 	g.connect(t, "east", "forgotten").goEcho(nil)
 	c := mustDial(t, g.dialer(t, "east", dialer.ForRequests))
 	end := g.AgentCertificate("east").NotAfter
 	g.endFaulty(end.Add(expiryGrace - time.Minute))
 	g.Reverify(x509.VerifyOptions{Roots: g.ca.Pool(), CurrentTime: end.Add(time.Minute)})
-	mustEcho(t, c, "one that has been replaced drains")
+	mustEcho(t, c, "an agent that has been replaced drains")
 	g.endFaulty(end.Add(expiryGrace + time.Minute))
-	if err := within(t, readError(c), "the connection of an agent whose certificate has ended"); err == nil || !strings.Contains(err.Error(), "its certificate ended at") {
-		t.Errorf("Read: %v; want that its certificate has ended", err)
+	if err := dialertest.Within(t, readError(c), "the connection of an agent whose certificate has expired"); err == nil || !strings.Contains(err.Error(), "its certificate expired at") {
+		t.Errorf("Read: %v; want the reason that its certificate has expired", err)
 	}
-	eventually(t, "the table", func() bool { return g.streams("east", "forgotten") == 0 })
+	dialertest.Eventually(t, "the table", func() bool { return g.streams("east", "forgotten") == 0 })
 }
 
 func TestShutdownEndsEverything(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, nil)
 	a := g.connect(t, "east", "a")
 	d := g.dialer(t, "east", dialer.ForRequests)
 	open := goDial(t.Context(), d)
 	a.accept(1)
-	c := within(t, open, "the dial").conn
+	c := dialertest.Within(t, open, "the dial").conn
 	pending := goDial(context.Background(), d)
 	a.expect(client.PacketType_DIAL_REQ)
 	g.stop()
 	var de *dialer.Error
-	if got := within(t, pending, "the dial"); !errors.As(got.err, &de) || de.Stage != dialer.StageAgent {
+	if got := dialertest.Within(t, pending, "the dial"); !errors.As(got.err, &de) || de.Stage != dialer.StageAgent {
 		t.Errorf("the dial under way: %v", got.err)
 	}
-	if err := within(t, readError(c), "Read"); err == nil || !strings.Contains(err.Error(), "shutting down") {
-		t.Errorf("Read: %v; want that the gateway is shutting down", err)
+	if err := dialertest.Within(t, readError(c), "Read"); err == nil || !strings.Contains(err.Error(), "shutting down") {
+		t.Errorf("Read: %v; want the reason that the gateway is shutting down", err)
 	}
 	var none *dialer.NoAgentError
 	if _, err := d.DialContext(t.Context(), "tcp", apiServer); !errors.As(err, &none) || none.LastSeen.IsZero() {

@@ -39,8 +39,8 @@ type Agent struct {
 	stop   func()
 }
 
-// StartAgent starts the real Konnectivity agent in a process of its own. The agent is stopped at the end
-// of the test at the latest.
+// StartAgent starts the real Konnectivity agent in a process of its own. The agent is stopped at
+// the end of the test at the latest.
 func StartAgent(t testing.TB, cfg AgentConfig) *Agent {
 	t.Helper()
 	key, err := x509.MarshalPKCS8PrivateKey(cfg.Pair.PrivateKey)
@@ -78,8 +78,8 @@ func StartAgent(t testing.TB, cfg AgentConfig) *Agent {
 // Stop kills the agent, which cuts all its connections. It may be called more than once.
 func (a *Agent) Stop() { a.stop() }
 
-// Drain asks the agent to drain, and returns when the agent has been asked. The agent reports it to the
-// server after the next packet of each stream.
+// Drain asks the agent to drain, and returns when the agent has been asked. The agent reports it to
+// the server after the next packet of each stream.
 func (a *Agent) Drain() {
 	a.t.Helper()
 	err := a.stdin.Close()

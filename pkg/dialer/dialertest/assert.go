@@ -30,8 +30,8 @@ func readError(c net.Conn) error {
 	return err
 }
 
-// mustBeError checks what every failed dial has to report: the type, the cluster, a stage, the address
-// and a cause. If want is not nil, the error must wrap it.
+// mustBeError checks what every failed dial has to report: the type, the cluster, a stage, the
+// address and a cause. If want is not nil, the error must wrap it.
 func mustBeError(t testing.TB, s Subject, err error, address string, want error) *dialer.Error {
 	t.Helper()
 	var de *dialer.Error
@@ -68,8 +68,8 @@ func mustEcho(t testing.TB, c net.Conn, p []byte) {
 	}
 }
 
-// echo is an endpoint that echoes n bytes of c and then closes it. Because the endpoint closes first,
-// the tunneled connections of a test do not linger.
+// echo is an endpoint that echoes n bytes of c and then closes it. Because the endpoint closes
+// first, the tunneled connections of a test do not linger.
 func echo(c net.Conn, n int) {
 	_, _ = io.CopyN(c, c, int64(n)) // the client notices
 	_ = c.Close()

@@ -60,8 +60,8 @@ func open(t testing.TB, s Subject, address string) dialer.Dialer {
 	return d
 }
 
-// Unanswering returns an address that neither accepts nor refuses connections: a listener whose queue
-// is full.
+// Unanswering returns an address that neither accepts nor refuses connections: a listener whose
+// queue is full.
 func Unanswering(t testing.TB) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)

@@ -26,9 +26,9 @@ const agentVariable = "DIALERTEST_AGENT"
 // Main is the TestMain of packages that use StartAgent. It runs the tests and then looks for leaked
 // goroutines. In a process that StartAgent has started, it runs the agent instead.
 //
-// The agent runs in a second process of the test binary for two reasons. Its code closes a channel that
-// it still sends on and recovers from the panic (pkg/agent, endpointConn.send), which the race detector
-// rightly reports. And it cannot be stopped in a way that waits for its goroutines.
+// The agent runs in a second process of the test binary for two reasons. Its code closes a channel
+// that it still sends on and recovers from the panic (pkg/agent, endpointConn.send), which the race
+// detector rightly reports. And it cannot be stopped in a way that waits for its goroutines.
 func Main(m *testing.M) {
 	cfg := os.Getenv(agentVariable)
 	if cfg == "" {
@@ -41,8 +41,8 @@ func Main(m *testing.M) {
 	}
 }
 
-// runAgent runs the agent until the process is killed. When standard input is closed, it makes the agent
-// drain and closes standard output.
+// runAgent runs the agent until the process is killed. When standard input is closed, it makes the
+// agent drain and closes standard output.
 func runAgent(raw []byte) error {
 	var env agentEnvironment
 	if err := json.Unmarshal(raw, &env); err != nil {

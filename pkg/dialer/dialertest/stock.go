@@ -27,9 +27,9 @@ type StockServer struct {
 	Stop func()
 }
 
-// StartServer starts the real konnectivity-server in this process, in the way of its own command. It
-// accepts agents on a port of its own with mutual TLS, and the gateway on each listener of frontends,
-// with that listener's options. It closes the listeners.
+// StartServer starts the real konnectivity-server in this process, in the way of its own command.
+// It accepts agents on a port of its own with mutual TLS, and the gateway on each listener of
+// frontends, with that listener's options. It closes the listeners.
 func StartServer(t testing.TB, agents *tls.Config, frontends map[net.Listener][]grpc.ServerOption) *StockServer {
 	t.Helper()
 	proxy := stockserver.NewProxyServer("stock", []proxystrategies.ProxyStrategy{proxystrategies.ProxyStrategyDestHost}, 1,
@@ -72,8 +72,8 @@ func StartServer(t testing.TB, agents *tls.Config, frontends map[net.Listener][]
 	return &StockServer{AgentAddress: lis.Addr().String(), AgentConnected: connected, Stop: stop}
 }
 
-// announcedStream reports when the server has put the agent into its table: the server reads from the
-// stream only after that.
+// announcedStream reports when the server has put the agent into its table: the server reads from
+// the stream only after that.
 type announcedStream struct {
 	grpc.ServerStream
 	once      sync.Once

@@ -21,10 +21,11 @@ type Subject struct {
 	Tunneled bool
 }
 
-// TestDialer tests what every Dialer promises. The API server is always a TCP listener of the suite.
+// TestDialer tests what every Dialer promises. The API server is always a TCP listener of the
+// suite.
 //
-// It checks for leaked goroutines after each of its tests, so it must not run in parallel with other
-// tests.
+// It checks for leaked goroutines after each of its tests, so it must not run in parallel with
+// other tests.
 func TestDialer(t *testing.T, s Subject) {
 	// The subject's tunnel starts goroutines when it is first used.
 	if ok := t.Run("Warm", func(t *testing.T) {

@@ -28,8 +28,8 @@ func Within[T any](t testing.TB, ch <-chan T, what string) T {
 	}
 }
 
-// Eventually waits until ok returns true, for events that no channel reports. It ends the test if that
-// hangs; what names the awaited state.
+// Eventually waits until ok returns true, for events that no channel reports. It ends the test if
+// that hangs; what names the awaited state.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for begin := time.Now(); !ok(); time.Sleep(2 * time.Millisecond) {

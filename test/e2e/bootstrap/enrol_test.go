@@ -69,7 +69,7 @@ func newVisit(ctx context.Context, t *testing.T, c *lab.Cluster, file string) *v
 }
 
 func (v *visit) enrol(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, tunnel.EnrolmentTimeout)
+	ctx, cancel := context.WithTimeout(ctx, tunnel.EnrollmentTimeout)
 	defer cancel()
 	_, err := enrollment.New(v.config).Enroll(ctx, v.invited)
 	return err

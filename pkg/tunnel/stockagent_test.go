@@ -15,12 +15,13 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// An upgraded connection whose API server never reads blocks the real agent's stream for upgrades. Ordinary requests go on while it
-// does, and the agent comes back.
+// An upgraded connection whose API server never reads blocks the real agent's stream for upgrades.
+// Ordinary requests continue meanwhile, and the agent opens a new stream.
 func TestBlockedUpgrade(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, func(c *Config) {
-		c.stallTimeout = 2 * time.Second
-		c.watchInterval = 20 * time.Millisecond
+		c.stallTimeout = time.Second
+		c.checkInterval = 20 * time.Millisecond
 	})
 	g.startStockAgent(t, "east", "a")
 	endpoint := echoEndpoint(t)
@@ -32,81 +33,85 @@ func TestBlockedUpgrade(t *testing.T) {
 		}
 	}()
 	requests := mustDialAddress(t, g, endpoint, dialer.ForRequests)
-	neighbour := mustDialAddress(t, g, endpoint, dialer.ForUpgrades)
+	neighbor := mustDialAddress(t, g, endpoint, dialer.ForUpgrades)
 	upgrade := mustDialAddress(t, g, deaf.Addr().String(), dialer.ForUpgrades)
-	held := within(t, accepted, "the endpoint")
+	held := dialertest.Within(t, accepted, "the endpoint")
 	defer func() { _ = held.Close() }()
 
 	written := make(chan error, 1)
 	go func() {
-		_, err := upgrade.Write(make([]byte, 256<<20)) // more than any buffers on the way
+		_, err := upgrade.Write(make([]byte, 256<<20)) // more than all buffers on the way hold
 		written <- err
 	}()
 	blocked := func() bool {
 		candidates, _ := g.candidates("east", dialer.ForUpgrades)
 		for _, se := range candidates {
-			if se.lane == dialer.ForUpgrades && se.stalled(time.Now(), 100*time.Millisecond) {
+			if se.purpose == dialer.ForUpgrades && se.stalled(time.Now(), 100*time.Millisecond) {
 				return true
 			}
 		}
 		return false
 	}
-	eventually(t, "the upload to block the stream", blocked)
+	dialertest.Eventually(t, "the upload to block the stream", blocked)
 	for range 20 {
-		mustEcho(t, requests, "while the upgrade is stuck")
+		mustEcho(t, requests, "while the upgrade is blocked")
 	}
-	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForRequests), "also a new one")
+	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForRequests), "a new connection as well")
 
-	if err := within(t, written, "the blocked upload"); !errors.Is(err, errStalled) {
+	if err := dialertest.Within(t, written, "the blocked upload"); !errors.Is(err, errStalled) {
 		t.Errorf("Write: %v, want %v", err, errStalled)
 	}
-	if err := within(t, readError(neighbour), "the other upgrade"); !errors.Is(err, errStalled) {
+	if err := dialertest.Within(t, readError(neighbor), "the other upgrade"); !errors.Is(err, errStalled) {
 		t.Errorf("Read of the other connection of the stream: %v, want %v", err, errStalled)
 	}
 	g.awaitStreams(t, "east", "a", int(dialer.Purposes))
-	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForUpgrades), "the agent is back, though its endpoint still does not read")
-	mustEcho(t, requests, "and the requests never noticed")
+	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForUpgrades), "the agent is back, though the endpoint still does not read")
+	mustEcho(t, requests, "and the requests were not affected")
 }
 
-// The real agent, told to go: what it has stays until it ends, and what is new goes through another.
+// A real agent that drains keeps its connections until it ends. New connections use another agent.
 func TestStockAgentDrains(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, nil)
 	endpoint := echoEndpoint(t)
 	a := g.startStockAgent(t, "east", "going")
 	c := mustDialAddress(t, g, endpoint, dialer.ForRequests)
 	g.startStockAgent(t, "east", "staying")
 	a.Drain()
-	mustEcho(t, c, "between two packets it looks at the signal")
-	mustEcho(t, c, "and says so, on this one of its streams")
-	for lane := range dialer.Purposes {
-		candidates, _ := g.candidates("east", lane)
+	mustEcho(t, c, "the agent looks at the signal between two packets")
+	mustEcho(t, c, "and reports it on this one of its streams")
+	for purpose := range dialer.Purposes {
+		candidates, _ := g.candidates("east", purpose)
 		for i, se := range candidates {
-			if going := se.agentID == `"going"`; se.drains() != going || going != (i >= int(dialer.Purposes)) {
-				t.Errorf("candidate %d of lane %d is a stream of agent %s, which drains: %t", i, lane, se.agentID, se.drains())
+			if going := se.agentID == `"going"`; se.isDraining() != going || going != (i >= int(dialer.Purposes)) {
+				t.Errorf("candidate %d for %s is a stream of agent %s; draining: %t", i, purpose, se.agentID, se.isDraining())
 			}
 		}
 	}
 	a.Stop()
 	g.awaitStreams(t, "east", "going", 0)
-	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForRequests), "through the one that stays")
+	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForRequests), "through the agent that stays")
 }
 
-// A stock agent that is told to go while its streams are quiet says so with the next dial, which then goes through another agent.
+// A stock agent that begins to drain while its streams are quiet reports it with the next dial.
+// That dial then uses another agent.
 func TestQuietAgentDrains(t *testing.T) {
-	for name, lane := range map[string]dialer.Purpose{"requests": dialer.ForRequests, "upgrades": dialer.ForUpgrades} {
+	t.Parallel()
+	for name, purpose := range map[string]dialer.Purpose{"requests": dialer.ForRequests, "upgrades": dialer.ForUpgrades} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := startGateway(t, nil)
 			endpoint := echoEndpoint(t)
 			going := g.startStockAgent(t, "east", "going")
-			mustEcho(t, mustDialAddress(t, g, endpoint, lane), "an agent alone")
+			mustEcho(t, mustDialAddress(t, g, endpoint, purpose), "an agent alone")
 			g.startStockAgent(t, "east", "staying")
 			going.Drain()
 			const dials = 6
 			for range dials {
-				mustEcho(t, mustDialAddress(t, g, endpoint, lane), "another agent")
+				mustEcho(t, mustDialAddress(t, g, endpoint, purpose), "another agent")
 			}
 			open := map[string]int{}
-			candidates, _ := g.candidates("east", lane)
+			candidates, _ := g.candidates("east", purpose)
 			for _, se := range candidates {
 				n, _, _ := se.load()
 				open[se.agentID] += n
@@ -118,26 +123,29 @@ func TestQuietAgentDrains(t *testing.T) {
 	}
 }
 
-// Where all agents drain, they are used: both have been asked, and say so only then.
+// If all agents drain, they are used all the same. Both report it only when they are asked to dial.
 func TestAllQuietAgentsDrain(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, nil)
 	endpoint := echoEndpoint(t)
 	g.startStockAgent(t, "east", "a").Drain()
 	g.startStockAgent(t, "east", "b").Drain()
 	for range 4 {
-		mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForUpgrades), "better than none")
+		mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForUpgrades), "a draining agent is better than none")
 	}
 }
 
-// An agent that comes back after the gateway's restart finds its lanes again.
+// When an agent ends, its connections end with an error and dials fail. When it connects again, it
+// gets both streams again.
 func TestAgentComesBack(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, nil)
 	endpoint := echoEndpoint(t)
 	a := g.startStockAgent(t, "east", "a")
 	c := mustDialAddress(t, g, endpoint, dialer.ForRequests)
 	a.Stop()
-	if err := within(t, readError(c), "Read"); err == nil {
-		t.Error("the end of the agent looks like that of the connection")
+	if err := dialertest.Within(t, readError(c), "Read"); err == nil {
+		t.Error("the end of the agent looks like a clean end of the connection")
 	}
 	g.awaitStreams(t, "east", "a", 0)
 	var none *dialer.NoAgentError
@@ -149,7 +157,7 @@ func TestAgentComesBack(t *testing.T) {
 	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForRequests), "back")
 }
 
-// echoEndpoint returns the address of an API server that echoes.
+// echoEndpoint returns the address of a server that echoes.
 func echoEndpoint(t testing.TB) string {
 	t.Helper()
 	lis := dialertest.Listen(t)
@@ -168,9 +176,9 @@ func echoEndpoint(t testing.TB) string {
 	return lis.Addr().String()
 }
 
-func mustDialAddress(t testing.TB, g *gateway, address string, lane dialer.Purpose) net.Conn {
+func mustDialAddress(t testing.TB, g *gateway, address string, purpose dialer.Purpose) net.Conn {
 	t.Helper()
-	d := g.Dialer("east", address, lane)
+	d := g.Dialer("east", address, purpose)
 	t.Cleanup(func() { _ = d.Close() })
 	c, err := d.DialContext(t.Context(), "tcp", address)
 	if err != nil {

@@ -27,16 +27,20 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// enrollerFunc is an Enroller.
+// enrollerFunc is an Enroller. An invitation never serves as an agent's certificate. An invitation
+// never serves as an agent's certificate.
 type enrollerFunc func(ctx context.Context, invited Invited) error
 
 func (f enrollerFunc) Enroll(ctx context.Context, invited Invited) (bool, error) {
 	return false, f(ctx, invited)
 }
 
-func (enrollerFunc) Serves(context.Context, Invited) error { return errors.New("it does not") }
+func (enrollerFunc) Serves(context.Context, Invited) error {
+	return errors.New("the invitation does not serve")
+}
 
-// invitedTLS is what the agent of an invited cluster presents: the invitation, and another certificate along with it.
+// invitedTLS is the configuration of an invited cluster's agent: it presents the invitation, and
+// another certificate in its chain.
 func (g *gateway) invitedTLS(t *testing.T, name string) *tls.Config {
 	t.Helper()
 	pair := g.ca.Client(t, name, v1alpha1.InvitationOrganization)
@@ -45,7 +49,7 @@ func (g *gateway) invitedTLS(t *testing.T, name string) *tls.Config {
 	return g.ca.ClientTLS(pair)
 }
 
-// connectInvited opens a stream with a token. It does not wait for the header.
+// connectInvited opens a stream with a token, and does not wait for the header.
 func (g *gateway) connectInvited(t *testing.T, cfg *tls.Config, token string) *fakeAgent {
 	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+g.address, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
@@ -62,12 +66,15 @@ func (g *gateway) connectInvited(t *testing.T, cfg *tls.Config, token string) *f
 	return a
 }
 
-// TestInvited shows what the enroller is given, that its connections go where they are meant to, and how the stream ends.
+// TestInvited shows what the Enroller gets, that its connections reach the right address, and how
+// the stream ends.
 func TestInvited(t *testing.T) {
-	for _, outcome := range []error{nil, errors.New("it is not wanted")} {
+	t.Parallel()
+	for _, outcome := range []error{nil, errors.New("the cluster is not wanted")} {
 		seen := make(chan Invited, 1)
 		echoed := make(chan error, 1)
 		g := startGateway(t, func(c *Config) {
+			c.refusalPause = 10 * time.Millisecond
 			c.Enroller = enrollerFunc(func(ctx context.Context, invited Invited) error {
 				seen <- invited
 				conn, err := invited.Dial(ctx, apiServer)
@@ -87,25 +94,25 @@ func TestInvited(t *testing.T) {
 			a.echo(dials)
 			ended <- a.end()
 		}()
-		invited := within(t, seen, "the enroller")
+		invited := dialertest.Within(t, seen, "the enroller")
 		if invited.Name != "east" || invited.Token != "secret" || len(invited.Chain) != 1 || invited.Certificate.Subject.CommonName != "east" ||
 			invited.Chain[0].Subject.CommonName != "any" {
-			t.Errorf("the enroller was given %q, a token of %d bytes and %d further certificates", invited.Name, len(invited.Token), len(invited.Chain))
+			t.Errorf("the enroller got %q, a token of %d bytes and %d further certificates", invited.Name, len(invited.Token), len(invited.Chain))
 		}
-		if err := within(t, echoed, "the enroller's connection"); err != nil {
+		if err := dialertest.Within(t, echoed, "the enroller's connection"); err != nil {
 			t.Error(err)
 		}
-		if address := within(t, dials, "the dial"); address != apiServer {
-			t.Errorf("the agent was told to dial %s", address)
+		if address := dialertest.Within(t, dials, "the dial"); address != apiServer {
+			t.Errorf("the agent was asked to dial %s", address)
 		}
-		err := within(t, ended, "the end of the stream")
+		err := dialertest.Within(t, ended, "the end of the stream")
 		if outcome == nil && !errors.Is(err, io.EOF) {
 			t.Errorf("the stream ended with %v", err)
 		}
 		if outcome != nil && (status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), outcome.Error())) {
 			t.Errorf("the stream ended with %v; want %v", err, outcome)
 		}
-		eventually(t, "the end of the enrolment", func() bool {
+		dialertest.Eventually(t, "the end of the enrollment", func() bool {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			return len(g.enrolling) == 0
@@ -114,13 +121,15 @@ func TestInvited(t *testing.T) {
 	}
 }
 
-// TestInvitedIsNoAgent shows that nobody's request goes over the stream of an invited cluster, whatever it sends.
-func TestInvitedIsNoAgent(t *testing.T) {
+// TestInvitedIsNotAnAgent shows that no request uses the stream of an invited cluster, whatever the
+// peer sends.
+func TestInvitedIsNotAnAgent(t *testing.T) {
+	t.Parallel()
 	entered, release := make(chan struct{}, 1), make(chan struct{})
 	g := startGateway(t, func(c *Config) {
 		c.Enroller = enrollerFunc(func(ctx context.Context, invited Invited) error {
 			if _, err := invited.Dial(ctx, apiServer); err == nil {
-				t.Error("the agent did not answer, and yet there is a connection")
+				t.Error("there is a connection, but the agent refused the dial")
 			}
 			entered <- struct{}{}
 			select {
@@ -131,7 +140,8 @@ func TestInvitedIsNoAgent(t *testing.T) {
 		})
 	})
 	a := g.connectInvited(t, g.invitedTLS(t, "east"), "x")
-	// It behaves as an agent would that wants to be used: data for connections that there are not, and a refusal of the one there is.
+	// The peer behaves like an agent that wants to be used: it sends data for connections that do not
+	// exist, and it refuses the one dial.
 	a.send(data(1, []byte("GET / HTTP/1.1")), data(2, nil), closeResponse(3, "x"), dialResponse(4, 5, ""), &client.Packet{Type: client.PacketType_DRAIN})
 	for {
 		p, err := a.stream.Recv()
@@ -143,15 +153,15 @@ func TestInvitedIsNoAgent(t *testing.T) {
 			break
 		}
 	}
-	within(t, entered, "the enroller")
+	dialertest.Within(t, entered, "the enroller")
 	if n, _ := g.Agents("east"); n != 0 {
 		t.Errorf("%d agents", n)
 	}
 	var none *dialer.NoAgentError
 	if _, err := g.dialer(t, "east", dialer.ForRequests).DialContext(t.Context(), "tcp", apiServer); !errors.As(err, &none) {
-		t.Errorf("a request's dial: %v; want that there is no agent", err)
+		t.Errorf("a request's dial: %v; want NoAgentError", err)
 	}
-	// Of two streams with one invitation, the second waits for another time.
+	// A second stream with the same invitation is refused for now.
 	if err := g.connectInvited(t, g.invitedTLS(t, "east"), "x").end(); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("a second stream: %v", err)
 	}
@@ -161,16 +171,17 @@ func TestInvitedIsNoAgent(t *testing.T) {
 	}
 }
 
-// TestInvitedIsBounded shows that nothing keeps an enrolment for longer than it may take: not an agent that does not answer, nor one that is
-// not taken further, and that a shutdown ends it.
+// TestInvitedIsBounded shows that an enrollment ends in time with an agent that does not answer,
+// with an Enroller that waits, with a connection that receives nothing, and at a shutdown.
 func TestInvitedIsBounded(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		enroll enrollerFunc
 	}{
 		{"silent agent", func(ctx context.Context, invited Invited) error { _, err := invited.Dial(ctx, apiServer); return err }},
 		{"enroller that waits", func(ctx context.Context, _ Invited) error { <-ctx.Done(); return context.Cause(ctx) }},
-		{"connection that nothing comes from", func(ctx context.Context, invited Invited) error {
+		{"connection that receives nothing", func(ctx context.Context, invited Invited) error {
 			conn, err := invited.Dial(ctx, apiServer)
 			if err != nil {
 				return err
@@ -180,13 +191,15 @@ func TestInvitedIsBounded(t *testing.T) {
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			g := startGateway(t, func(cfg *Config) { cfg.Enroller, cfg.enrolmentTimeout = c.enroll, 100*time.Millisecond })
+			g := startGateway(t, func(cfg *Config) {
+				cfg.Enroller, cfg.enrollmentTimeout, cfg.refusalPause = c.enroll, 100*time.Millisecond, 10*time.Millisecond
+			})
 			a := g.connectInvited(t, g.invitedTLS(t, "east"), "x")
 			ended := make(chan error, 1)
 			go func() {
 				p, err := a.stream.Recv()
 				if err == nil && strings.HasPrefix(c.name, "connection") {
-					// The enrolment may have ended by now. The reason is what the stream ends with.
+					// This fails if the enrollment has ended by now. The stream's end has the reason.
 					_ = a.stream.Send(dialResponse(p.GetDialRequest().GetRandom(), 1, ""))
 				}
 				if err == nil {
@@ -194,7 +207,7 @@ func TestInvitedIsBounded(t *testing.T) {
 				}
 				ended <- err
 			}()
-			if err := within(t, ended, "the enrolment"); status.Code(err) != codes.PermissionDenied {
+			if err := dialertest.Within(t, ended, "the enrollment"); status.Code(err) != codes.PermissionDenied {
 				t.Errorf("the stream ended with %v", err)
 			}
 		})
@@ -205,7 +218,7 @@ func TestInvitedIsBounded(t *testing.T) {
 			cfg.Enroller = enrollerFunc(func(ctx context.Context, _ Invited) error { close(entered); <-ctx.Done(); return ctx.Err() })
 		})
 		a := g.connectInvited(t, g.invitedTLS(t, "east"), "x")
-		within(t, entered, "the enroller")
+		dialertest.Within(t, entered, "the enroller")
 		g.stop()
 		if err := a.end(); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("the stream ended with %v", err)
@@ -213,8 +226,9 @@ func TestInvitedIsBounded(t *testing.T) {
 	})
 }
 
-// TestInvitedRefused shows whom the enroller never sees.
+// TestInvitedRefused shows which peers are refused without asking the Enroller.
 func TestInvitedRefused(t *testing.T) {
+	t.Parallel()
 	g := startGateway(t, func(c *Config) {
 		c.Enroller = enrollerFunc(func(context.Context, Invited) error { t.Error("the enroller was called"); return nil })
 	})
@@ -224,7 +238,7 @@ func TestInvitedRefused(t *testing.T) {
 	}{
 		{"upper case", g.ca.Client(t, "East", v1alpha1.InvitationOrganization)},
 		{"path", g.ca.Client(t, "../east", v1alpha1.InvitationOrganization)},
-		{"more than an invitation", g.ca.Client(t, "east", v1alpha1.InvitationOrganization, "system:masters")},
+		{"a second organization", g.ca.Client(t, "east", v1alpha1.InvitationOrganization, "system:masters")},
 	} {
 		if err := g.connectInvited(t, g.ca.ClientTLS(c.pair), "x").end(); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("%s: %v", c.name, err)
@@ -236,7 +250,7 @@ func TestInvitedRefused(t *testing.T) {
 	}
 }
 
-// servingEnroller lets invitations serve until it is told otherwise.
+// servingEnroller lets invitations serve as agents' certificates until they are revoked.
 type servingEnroller struct{ revoked atomic.Bool }
 
 func (e *servingEnroller) Enroll(ctx context.Context, invited Invited) (bool, error) {
@@ -245,15 +259,19 @@ func (e *servingEnroller) Enroll(ctx context.Context, invited Invited) (bool, er
 
 func (e *servingEnroller) Serves(context.Context, Invited) error {
 	if e.revoked.Load() {
-		return errors.New("it has been revoked")
+		return errors.New("the invitation was revoked")
 	}
 	return nil
 }
 
-// TestInvitedServes shows that an invitation can be an agent's certificate when the enroller says so, and not for longer.
+// TestInvitedServes shows that an agent can use its invitation as its certificate for as long as
+// the Enroller allows it.
 func TestInvitedServes(t *testing.T) {
+	t.Parallel()
 	e := &servingEnroller{}
-	g := startGateway(t, func(c *Config) { c.Enroller, c.servesInterval = e, 10*time.Millisecond })
+	g := startGateway(t, func(c *Config) {
+		c.Enroller, c.servesInterval, c.refusalPause = e, 10*time.Millisecond, 10*time.Millisecond
+	})
 	a, err := g.tryConnect(t, g.invitedTLS(t, "east"), "process")
 	if err != nil {
 		t.Fatal(err)
@@ -264,13 +282,13 @@ func TestInvitedServes(t *testing.T) {
 		ended <- a.end()
 	}()
 	c := mustDial(t, g.dialer(t, "east", dialer.ForRequests))
-	mustEcho(t, c, "as any agent")
+	mustEcho(t, c, "like any agent")
 	var none *dialer.NoAgentError
 	if _, err := g.dialer(t, "west", dialer.ForRequests).DialContext(t.Context(), "tcp", apiServer); !errors.As(err, &none) {
 		t.Errorf("a dial for another cluster: %v", err)
 	}
 	e.revoked.Store(true)
-	if err := within(t, ended, "the end of the stream"); err == nil || !strings.Contains(err.Error(), "revoked") {
+	if err := dialertest.Within(t, ended, "the end of the stream"); err == nil || !strings.Contains(err.Error(), "revoked") {
 		t.Errorf("the stream ended with %v", err)
 	}
 	if err := g.connectInvited(t, g.invitedTLS(t, "east"), "x").end(); status.Code(err) != codes.PermissionDenied {

@@ -1,0 +1,135 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/go-logr/logr/funcr"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
+)
+
+// A cluster can have MaxStreams streams. An agent that is refused learns why, and the refusal is
+// logged and counted. Other clusters are not affected.
+func TestMaxStreams(t *testing.T) {
+	t.Parallel()
+	const limit = 6
+	logged := make(chan string, 100)
+	g := startGateway(t, func(c *Config) {
+		c.MaxStreams = limit
+		c.Logger = funcr.New(func(_, args string) { logged <- args }, funcr.Options{})
+	})
+	for i := range limit {
+		g.connect(t, "east", fmt.Sprint(i/2))
+	}
+	const reason = `cluster "east" already has 6 streams of 3 agents at this replica of the gateway, which is the limit`
+	_, err := g.tryConnect(t, g.tls(t, "east"), "one too many")
+	if status.Code(err) != codes.ResourceExhausted || status.Convert(err).Message() != reason {
+		t.Errorf("%v, want ResourceExhausted: %s", err, reason)
+	}
+	for line := range logged {
+		if strings.Contains(line, "Refused an agent") {
+			if !strings.Contains(line, strconv.Quote(reason)) {
+				t.Errorf("the log line %s does not have the reason", line)
+			}
+			break
+		}
+		if len(logged) == 0 {
+			t.Error("the refusal was not logged")
+			break
+		}
+	}
+	if n := g.LimitRefusals(); n != 1 {
+		t.Errorf("%d refusals are counted, want 1", n)
+	}
+	g.connect(t, "west", "another cluster's")
+	if n, _ := g.Agents("east"); n != limit/2 {
+		t.Errorf("%d agents, want %d", n, limit/2)
+	}
+}
+
+// A subscriber of OnAgentsChange may call the Server. It is called for changes only, and the last
+// call has the last number.
+func TestAgentsChanged(t *testing.T) {
+	t.Parallel()
+	type change struct {
+		cluster string
+		n       int
+	}
+	changes := make(chan change, 100)
+	g := startGateway(t, nil, func(s *Server) {
+		s.OnAgentsChange(func(cluster string, n int) {
+			s.Agents(cluster)
+			changes <- change{cluster, n}
+		})
+	})
+	expect := func(n int) {
+		t.Helper()
+		if got, want := dialertest.Within(t, changes, "OnAgentsChange"), (change{"east", n}); got != want {
+			t.Errorf("the subscriber got %v, want %v", got, want)
+		}
+	}
+	kill := func(a *fakeAgent) {
+		left := g.sessionCount()
+		a.kill()
+		dialertest.Eventually(t, "the table", func() bool { return g.sessionCount() == left-1 })
+	}
+	// A call comes after the table has changed, and reports all changes until then. So each change
+	// waits for the call of the previous one.
+	a1 := g.connect(t, "east", "a")
+	expect(1)
+	a2 := g.connect(t, "east", "a")
+	b := g.connect(t, "east", "b")
+	expect(2)
+	if a1.purpose == a2.purpose {
+		t.Errorf("both streams of an agent are for %s", a1.purpose)
+	}
+	kill(a1)
+	kill(b)
+	expect(1)
+	kill(a2)
+	expect(0)
+	g.stop()
+	if len(changes) != 0 {
+		t.Errorf("the subscriber also got %v", <-changes)
+	}
+}
+
+func (g *gateway) sessionCount() int {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return len(g.sessionsLocked())
+}
+
+// An agent with a broken stream that has not been noticed yet gets a stream for the missing purpose
+// after a few attempts.
+func TestPurposesTakeTurns(t *testing.T) {
+	t.Parallel()
+	c := &clusterAgents{}
+	add := func(id string) dialer.Purpose {
+		purpose := c.purposeFor(id)
+		c.sessions = append(c.sessions, &session{agentID: id, purpose: purpose})
+		return purpose
+	}
+	if a, b := add("a"), add("a"); a != dialer.ForRequests || b != dialer.ForUpgrades {
+		t.Errorf("purposes %s and %s, want each once", a, b)
+	}
+	seen := map[dialer.Purpose]bool{}
+	for range dialer.Purposes {
+		seen[c.purposeFor("a")] = true
+	}
+	if len(seen) != int(dialer.Purposes) {
+		t.Errorf("only %v are given out in turn", seen)
+	}
+	if got := add("b"); got != dialer.ForRequests {
+		t.Errorf("purpose %s, want another agent to begin with requests", got)
+	}
+}

@@ -1,0 +1,92 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package tunnel
+
+import (
+	"cmp"
+	"crypto/tls"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+const (
+	// DefaultMaxStreams is the default of Config.MaxStreams: 32 agents with two streams each.
+	DefaultMaxStreams = 64
+
+	// EnrollmentTimeout bounds the enrollment of one invited cluster, from the start of its stream.
+	EnrollmentTimeout = time.Minute
+
+	// keepaliveTime and keepaliveTimeout bound how long an agent that has vanished stays in the table.
+	// Their sum must stay below the 45 s that the gateway promises.
+	keepaliveTime    = 15 * time.Second
+	keepaliveTimeout = 15 * time.Second
+
+	// defaultAttemptTimeout is how long a dial waits for one agent while there is another one to try.
+	// The stock agent limits a dial to 5 s and then answers (dialTimeout in its pkg/agent/client.go).
+	// This is one second more.
+	defaultAttemptTimeout = 6 * time.Second
+
+	// defaultStallTimeout is how long an agent may accept no packet at all before its stream is ended.
+	// The stock agent stops reading when it holds about 150 packets for one connection whose API
+	// server does not read. This side cannot see which connection that is.
+	defaultStallTimeout = 15 * time.Second
+
+	// defaultCheckInterval is how often the server looks for streams to end.
+	defaultCheckInterval = 2 * time.Second
+
+	// defaultMaxIdle is how long a peer may be connected without a stream.
+	defaultMaxIdle = time.Minute
+
+	// defaultServesInterval is how often the Enroller is asked whether an agent may still use its
+	// invitation as its certificate.
+	defaultServesInterval = 10 * time.Second
+
+	// defaultRefusalPause is how long a refused enrollment takes at least. It limits how often one
+	// invitation can make the gateway ask the hub.
+	defaultRefusalPause = time.Second
+)
+
+// Config configures a Server. It must not change after New.
+type Config struct {
+	// ServerID identifies this replica to agents. It is required, and no two replicas may have the
+	// same one.
+	ServerID string
+	// ServerCount is the number of replicas that every agent has to connect to. 0 means 1.
+	ServerCount int
+	// TLS is the serving configuration. It must require client certificates and verify them against
+	// its own ClientCAs; otherwise [Server.Serve] fails. GetConfigForClient is used if it is set, so
+	// that certificates and CAs can be reloaded. The same is required of what it returns.
+	TLS *tls.Config
+	// ReceiveBuffer is how many bytes each connection buffers; all connections of a cluster buffer at
+	// most four times as many. 0 means dialer.DefaultReceiveBuffer.
+	ReceiveBuffer int
+	// MaxStreams bounds the streams of one cluster's agents. Each agent has two. There may be twice as
+	// many connections, with or without a stream. A leaked certificate, or an agent that restarts
+	// again and again, must not use up the gateway's memory. 0 means DefaultMaxStreams.
+	MaxStreams int
+	// Enroller enrolls clusters that connect with an invitation. If it is nil, they are refused.
+	Enroller Enroller
+	// Logger logs the connections of agents. Its zero value logs nothing.
+	Logger klog.Logger
+
+	// The constants default… above and EnrollmentTimeout, unless a test of this package sets another
+	// value.
+	attemptTimeout, stallTimeout, checkInterval, maxIdle time.Duration
+	enrollmentTimeout, servesInterval, refusalPause      time.Duration
+}
+
+// withDefaults returns cfg with the default of each field that is zero.
+func (cfg Config) withDefaults() Config {
+	cfg.ServerCount = max(cfg.ServerCount, 1)
+	cfg.MaxStreams = cmp.Or(cfg.MaxStreams, DefaultMaxStreams)
+	cfg.attemptTimeout = cmp.Or(cfg.attemptTimeout, defaultAttemptTimeout)
+	cfg.stallTimeout = cmp.Or(cfg.stallTimeout, defaultStallTimeout)
+	cfg.checkInterval = cmp.Or(cfg.checkInterval, defaultCheckInterval)
+	cfg.maxIdle = cmp.Or(cfg.maxIdle, defaultMaxIdle)
+	cfg.servesInterval = cmp.Or(cfg.servesInterval, defaultServesInterval)
+	cfg.refusalPause = cmp.Or(cfg.refusalPause, defaultRefusalPause)
+	cfg.enrollmentTimeout = cmp.Or(cfg.enrollmentTimeout, EnrollmentTimeout)
+	return cfg
+}
