@@ -6,10 +6,10 @@ package proxy
 import (
 	"net/http"
 	"net/url"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/server/filters"
 )
 
 // attributes describe a request as the managed cluster's API server sees it.
@@ -35,41 +35,45 @@ var knownVerbs = sets.New("get", "list", "watch", "create", "update", "patch", "
 var relayingResources = sets.New("services", "pods", "nodes")
 
 // classifier works out the attributes of requests.
-type classifier struct{ resolver request.RequestInfoResolver }
-
-func newClassifier() classifier {
-	return classifier{&request.RequestInfoFactory{
-		APIPrefixes:          sets.NewString("api", "apis"),
-		GrouplessAPIPrefixes: sets.NewString("api"),
-	}}
+type classifier struct {
+	resolver    request.RequestInfoResolver
+	longRunning request.LongRunningRequestCheck
 }
 
-// classify returns the attributes of a request that is sent to onCluster, its URL on the managed
-// cluster.
-func (c classifier) classify(req *http.Request, onCluster *url.URL) attributes {
-	info, err := c.resolver.NewRequestInfo(&http.Request{Method: req.Method, URL: onCluster, Header: req.Header})
-	relayed := err == nil && info.IsResourceRequest && info.APIGroup == "" && info.Subresource == "proxy" &&
-		relayingResources.Has(info.Resource)
-	if isUpgrade(req.Header) {
-		return attributes{verb: "connect", longRunning: true, upgrade: true, relayed: relayed}
+// newClassifier returns a classifier that treats as long-running exactly what kube-apiserver does
+// (k8s.io/kubernetes, pkg/controlplane/apiserver/config.go: BuildGenericConfig). kube-apiserver has
+// no deadline for such a request, so neither may the gateway.
+func newClassifier() classifier {
+	return classifier{
+		resolver: &request.RequestInfoFactory{
+			APIPrefixes:          sets.NewString("api", "apis"),
+			GrouplessAPIPrefixes: sets.NewString("api"),
+		},
+		longRunning: filters.BasicLongRunningRequestCheck(
+			sets.NewString("watch", "proxy"),
+			sets.NewString("attach", "exec", "proxy", "log", "portforward"),
+		),
 	}
-	if err != nil || !knownVerbs.Has(info.Verb) {
-		return attributes{verb: "other"}
+}
+
+// classify returns the attributes of a request whose URL on the managed cluster is u.
+func (c classifier) classify(req *http.Request, u *url.URL) attributes {
+	onCluster := &http.Request{Method: req.Method, URL: u, Header: req.Header}
+	info, err := c.resolver.NewRequestInfo(onCluster)
+	if err != nil {
+		info = &request.RequestInfo{}
 	}
-	a := attributes{verb: info.Verb, relayed: relayed}
-	if !info.IsResourceRequest {
-		return a
+	a := attributes{
+		verb:        info.Verb,
+		longRunning: c.longRunning(onCluster, info),
+		relayed: info.IsResourceRequest && info.APIGroup == "" && info.Subresource == "proxy" &&
+			relayingResources.Has(info.Resource),
 	}
-	switch info.Subresource {
-	case "exec", "attach", "portforward", "proxy":
-		a.longRunning = true
-	case "log":
-		// Read as the API server reads a boolean (apimachinery, pkg/runtime:
-		// Convert_Slice_string_To_bool).
-		follow, given := onCluster.Query()["follow"]
-		a.longRunning = given && follow[0] != "0" && !strings.EqualFold(follow[0], "false")
-	default:
-		a.longRunning = info.Verb == "watch"
+	switch {
+	case isUpgrade(req.Header):
+		a.verb, a.longRunning, a.upgrade = "connect", true, true
+	case !knownVerbs.Has(a.verb):
+		a.verb = "other"
 	}
 	return a
 }

@@ -40,7 +40,7 @@ type Config struct {
 	// MaxInFlight is how many requests that are not long-running one cluster may have in flight. 0
 	// means DefaultMaxInFlight; less than 0 means no limit.
 	MaxInFlight int
-	// MaxStreams is how many long-running requests (such as watches, followed logs, exec, attach
+	// MaxStreams is how many long-running requests (such as watches, logs, exec, attach
 	// and port-forward) one cluster may have. 0 means DefaultMaxStreams; less than 0 means no
 	// limit.
 	MaxStreams int

@@ -43,7 +43,7 @@ func (e *limitError) Error() string {
 // String names requests of the class, as part of a sentence.
 func (c class) String() string {
 	if c == classStream {
-		return "long-running requests (such as watches, exec, attach, port-forward and followed logs)"
+		return "long-running requests (such as watches, logs, exec, attach and port-forward)"
 	}
 	return "requests in flight"
 }

@@ -78,7 +78,7 @@ func TestTooManyStreams(t *testing.T) {
 		defer resp.Body.Close()
 		<-entered
 	}
-	const message = `cluster "busy" already has 2 long-running requests (such as watches, exec, attach, port-forward and followed logs) through this gateway, which is the limit; try again later`
+	const message = `cluster "busy" already has 2 long-running requests (such as watches, logs, exec, attach and port-forward) through this gateway, which is the limit; try again later`
 	resp, got := g.status("busy", "/api/v1/pods?watch=1")
 	diff(t, "Status of a watch", failure(429, metav1.StatusReasonTooManyRequests, "busy", CauseRequest, 1, message), got)
 	diff(t, "Retry-After", "1", resp.Header.Get("Retry-After"))

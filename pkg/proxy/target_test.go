@@ -207,6 +207,6 @@ func FuzzRewrite(f *testing.F) {
 				t.Errorf("%q: %s got lost in %s", uri, escaped, sent)
 			}
 		}
-		_ = (classifier{resolver}).classify(&http.Request{Method: "GET", URL: u, Header: http.Header{}}, parsed.onEndpoint(&url.URL{}, u))
+		_ = newClassifier().classify(&http.Request{Method: "GET", URL: u, Header: http.Header{}}, parsed.onEndpoint(&url.URL{}, u))
 	})
 }
