@@ -20,7 +20,8 @@ type attributes struct {
 	verb string
 	// longRunning requests have no deadline.
 	longRunning bool
-	// upgrade requests ask to leave HTTP.
+	// upgrade requests ask to leave HTTP. They are ordinary requests until the cluster answers, and
+	// long-running from then on if it accepts.
 	upgrade bool
 	// relayed requests are for an application behind the API server, which returns the
 	// application's answer.
@@ -71,9 +72,21 @@ func (c classifier) classify(req *http.Request, u *url.URL) attributes {
 	}
 	switch {
 	case isUpgrade(req.Header):
-		a.verb, a.longRunning, a.upgrade = "connect", true, true
+		a.verb, a.upgrade = "connect", true
 	case !knownVerbs.Has(a.verb):
 		a.verb = "other"
 	}
 	return a
+}
+
+// class returns the class of a request that the cluster has not answered yet.
+func (a attributes) class() class {
+	switch {
+	case a.upgrade:
+		return classUpgrade
+	case a.longRunning:
+		return classStream
+	default:
+		return classRequest
+	}
 }

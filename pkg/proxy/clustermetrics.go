@@ -32,12 +32,12 @@ func (c *clusterMetrics) requestStarted(route string) {
 	c.record(func(m *Metrics) { m.inFlight.WithLabelValues(c.cluster, route).Inc() })
 }
 
-func (c *clusterMetrics) requestEnded(route string, a attributes, code int, elapsed time.Duration) {
+func (c *clusterMetrics) requestEnded(route string, x *exchange, elapsed time.Duration) {
 	c.record(func(m *Metrics) {
 		m.inFlight.WithLabelValues(c.cluster, route).Dec()
-		m.requests.WithLabelValues(c.cluster, route, a.verb, strconv.Itoa(code)).Inc()
-		if !a.longRunning {
-			m.requestDuration.WithLabelValues(c.cluster, route, a.verb).Observe(elapsed.Seconds())
+		m.requests.WithLabelValues(c.cluster, route, x.attributes.verb, strconv.Itoa(x.code)).Inc()
+		if !x.streaming {
+			m.requestDuration.WithLabelValues(c.cluster, route, x.attributes.verb).Observe(elapsed.Seconds())
 		}
 	})
 }

@@ -37,12 +37,13 @@ type Config struct {
 	RequestTimeout time.Duration
 	// DialTimeout limits the time to establish a connection. 0 means DefaultDialTimeout.
 	DialTimeout time.Duration
-	// MaxInFlight is how many requests that are not long-running one cluster may have in flight. 0
-	// means DefaultMaxInFlight; less than 0 means no limit.
+	// MaxInFlight is how many requests that are not long-running one cluster may have in flight. An
+	// upgrade counts until the cluster has answered it. 0 means DefaultMaxInFlight; less than 0
+	// means no limit.
 	MaxInFlight int
-	// MaxStreams is how many long-running requests (such as watches, logs, exec, attach
-	// and port-forward) one cluster may have. 0 means DefaultMaxStreams; less than 0 means no
-	// limit.
+	// MaxStreams is how many long-running requests (such as watches, logs, exec, attach and
+	// port-forward) one cluster may have, including upgrades that it has not answered yet. 0 means
+	// DefaultMaxStreams; less than 0 means no limit.
 	MaxStreams int
 	// Logger receives failures. Its zero value logs nothing.
 	Logger klog.Logger

@@ -25,15 +25,28 @@ type connector struct {
 	// of the request that needs the connection.
 	timeout time.Duration
 	metrics *clusterMetrics
+	// gate limits the dials to the cluster.
+	gate dialGate
+	// perRequest is set if a connection serves only the request for which it is made. A dial then
+	// ends with its request.
+	perRequest bool
 	// open counts the established connections.
 	open atomic.Int64
 }
 
 // dialTLS is an http.Transport's DialTLSContext.
 func (c *connector) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+	request := requestContext(ctx)
+	if err := c.gate.enter(request, c.timeout); err != nil {
+		return nil, err
+	}
+	defer c.gate.leave()
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	if c.perRequest {
+		defer context.AfterFunc(request, cancel)()
+	}
 	conn, err := c.connect(ctx, network, address)
 	stage, result := "", "success"
 	if err != nil {

@@ -31,6 +31,8 @@ type exchange struct {
 	// ctx ends when the request has to end; cancel ends it.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	// streaming is set when the request has no deadline any more.
+	streaming bool
 	// deadline ends an ordinary request; stopWaiting ends a long-running one's waiting for the
 	// shutdown.
 	deadline    *time.Timer
@@ -51,10 +53,10 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 	began := time.Now()
 	metrics, route := x.lease.slot.metrics, string(x.lease.cluster.Route)
 	metrics.requestStarted(route)
-	defer func() { metrics.requestEnded(route, x.attributes, x.code, time.Since(began)) }()
+	defer func() { metrics.requestEnded(route, x, time.Since(began)) }()
 
 	if x.lease.err != nil {
-		x.code = x.handler.refuse(w, req, unusable(x.lease))
+		x.code = x.handler.refuse(w, req, unusable(&x.lease))
 		return
 	}
 	if x.target.escapes(x.lease.cluster.Endpoint) {
@@ -69,10 +71,6 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 	// The filters set this header for the gateway's own answers. The cluster decides how its
 	// answers may be cached.
 	w.Header().Del("Cache-Control")
-	req = req.WithContext(x.ctx)
-	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &callerBody{ReadCloser: req.Body, progress: &x.progress}
-	}
 	x.proxy = httputil.ReverseProxy{
 		Rewrite:      x.rewrite,
 		Transport:    x,
@@ -107,7 +105,7 @@ func (x *exchange) abortedCode() int {
 	switch {
 	case !errors.Is(context.Cause(x.ctx), context.Canceled):
 		return codeAborted
-	case x.attributes.longRunning:
+	case x.streaming:
 		return x.code // such a request ends normally when the client ends it
 	default:
 		return codeClientGone
@@ -120,21 +118,26 @@ var errDeadline = errors.New("the request took too long")
 // errShuttingDown is the cause of a context that ended because the gateway shuts down.
 var errShuttingDown = errors.New("the gateway is shutting down")
 
-// start sets x.ctx. An ordinary request gets a deadline; a long-running one ends when the gateway
-// shuts down.
+// start sets x.ctx. A request gets a deadline, unless it is a stream.
 func (x *exchange) start(parent context.Context) {
 	x.ctx, x.cancel = context.WithCancelCause(parent)
-	if x.attributes.longRunning {
-		x.handler.streams.Add(1)
-		x.stopWaiting = context.AfterFunc(x.handler.streamsCtx, func() { x.cancel(errShuttingDown) })
+	if x.attributes.class() == classStream {
+		x.startStream()
 	} else {
 		x.deadline = time.AfterFunc(x.handler.cfg.RequestTimeout, func() { x.cancel(errDeadline) })
 	}
 }
 
-// end releases what start acquired.
+// startStream makes the exchange end when the gateway shuts down.
+func (x *exchange) startStream() {
+	x.streaming = true
+	x.handler.streams.Add(1)
+	x.stopWaiting = context.AfterFunc(x.handler.streamsCtx, func() { x.cancel(errShuttingDown) })
+}
+
+// end releases what start and becomeStream acquired.
 func (x *exchange) end() {
-	if x.attributes.longRunning {
+	if x.streaming {
 		x.stopWaiting()
 		x.handler.streams.Add(-1)
 	} else {
@@ -164,6 +167,9 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	// headers would not be stripped, and the server in front of the handler asks the client to
 	// continue by itself.
 	req = req.WithContext(x.sendCtx)
+	if req.Body != nil {
+		req.Body = &callerBody{Reader: req.Body, progress: &x.progress}
+	}
 	rt := x.lease.transports.requests
 	if x.attributes.upgrade {
 		rt = x.lease.transports.upgrades
@@ -194,11 +200,17 @@ func (x *exchange) checkAnswer(resp *http.Response) error {
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
-		if !x.attributes.relayed || !credentialAccepted(x.ctx, x.lease) {
+		if !x.attributes.relayed || !credentialAccepted(x.ctx, &x.lease) {
 			return ErrCredentialRejected
 		}
 	case http.StatusSwitchingProtocols:
 		if err := x.switchProtocols(resp); err != nil {
+			return err
+		}
+	}
+	// Without the upgrade, the request may still be a long-running one.
+	if x.attributes.upgrade && (resp.StatusCode == http.StatusSwitchingProtocols || x.attributes.longRunning) {
+		if err := x.becomeStream(); err != nil {
 			return err
 		}
 	}
@@ -211,7 +223,7 @@ func (x *exchange) checkAnswer(resp *http.Response) error {
 
 // handleError answers a request that failed before the cluster's answer was returned.
 func (x *exchange) handleError(w http.ResponseWriter, req *http.Request, err error) {
-	status := x.handler.failureStatus(x.ctx, x.lease, &x.progress, err)
+	status := x.handler.failureStatus(x.ctx, &x.lease, &x.progress, err)
 	x.handler.cfg.Logger.V(2).Info("A proxied request failed", "cluster", x.lease.cluster.Name, "route", x.lease.cluster.Route,
 		"verb", x.attributes.verb, "code", status.ErrStatus.Code, "err", err)
 	// The filters set this header for the gateway's own answers, and serve has removed it.
@@ -235,17 +247,19 @@ func (p *progress) trace(ctx context.Context) context.Context {
 		GotConn:      func(httptrace.GotConnInfo) { p.connected.Store(true) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) { p.sent.Store(info.Err == nil) },
 	}
-	return httptrace.WithClientTrace(ctx, &p.clientTrace)
+	return httptrace.WithClientTrace(withRequestContext(ctx), &p.clientTrace)
 }
 
-// callerBody is the body of a caller's request. It records when it fails.
+// callerBody is the body of a caller's request. It records when it fails. ReverseProxy closes it.
 type callerBody struct {
-	io.ReadCloser
+	io.Reader
 	progress *progress
 }
 
+func (b *callerBody) Close() error { return nil }
+
 func (b *callerBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
+	n, err := b.Reader.Read(p)
 	if err != nil && err != io.EOF { //nolint:errorlint // readers return it unwrapped
 		b.progress.bodyFailed.Store(true)
 	}

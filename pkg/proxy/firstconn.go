@@ -91,7 +91,7 @@ func (f *firstConnection) dial(a *attempt, req *http.Request) (*http.Response, e
 	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { end(nil) }})
 	resp, err := f.next.RoundTrip(req.WithContext(ctx))
 	var de *dialer.Error
-	if errors.As(err, &de) && req.Context().Err() == nil {
+	if (errors.As(err, &de) || errors.Is(err, errTooManyDials)) && req.Context().Err() == nil {
 		end(err)
 	}
 	return resp, err

@@ -61,9 +61,9 @@ func NewHandler(cfg Config) *Handler {
 	h.streamsCtx, h.endStreams = context.WithCancel(context.Background())
 	h.table = &table{
 		clusters: cfg.Clusters, metrics: cfg.Metrics, logger: cfg.Logger, slots: map[string]*slot{},
-		limits: limits{classRequest: cfg.MaxInFlight, classStream: cfg.MaxStreams},
-		build: func(c *cluster.Cluster, m *clusterMetrics) (*transports, error) {
-			return newTransports(c, cfg.Dialers, cfg.DialTimeout, m)
+		limits: limits{requests: cfg.MaxInFlight, streams: cfg.MaxStreams},
+		build: func(c *cluster.Cluster, m *clusterMetrics, gate dialGate) (*transports, error) {
+			return newTransports(c, cfg.Dialers, cfg.DialTimeout, m, gate)
 		},
 	}
 	return h
@@ -120,11 +120,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	// The attributes do not depend on the path of the cluster's endpoint, so the cluster need not
 	// be known yet.
 	a := h.classifier.classify(req, t.onEndpoint(&url.URL{}, req.URL))
-	as := classRequest
-	if a.longRunning {
-		as = classStream
-	}
-	l, err := h.table.acquire(t.cluster, as)
+	l, err := h.table.acquire(t.cluster, a.class())
 	var limit *limitError
 	switch {
 	case errors.Is(err, errNoCluster):

@@ -9,7 +9,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// class decides which limit a request counts against.
+// class decides which limits a request counts against.
 type class int
 
 const (
@@ -17,17 +17,45 @@ const (
 	classRequest class = iota
 	// classStream is a long-running request.
 	classStream
+	// classUpgrade is an upgrade that the cluster has not answered yet. It counts as a request, and
+	// it also has a place among the streams, so that it need not be cut off when the cluster
+	// accepts it.
+	classUpgrade
 	// classInternal is a request of the gateway's own. These have no limit.
 	classInternal
 
 	classes
 )
 
-// limits are how many requests of each class one cluster may have at a time. 0 or less means no
-// limit.
-type limits [classes]int
+// String names requests of the class, as part of a sentence.
+func (c class) String() string {
+	if c == classStream {
+		return "long-running requests (such as watches, logs, exec, attach and port-forward)"
+	}
+	return "requests in flight"
+}
 
-// limitError is a request that was refused because its cluster has too many of its class.
+// limits are how many requests and streams one cluster may have at a time. 0 or less means no
+// limit.
+type limits struct{ requests, streams int }
+
+// counts are how many requests of each class a cluster has.
+type counts [classes]int
+
+// exceeded returns the limit that one more request of the class would exceed.
+func (l limits) exceeded(n counts, as class) (limited class, limit int, exceeded bool) {
+	requests, streams := n[classRequest]+n[classUpgrade], n[classStream]+n[classUpgrade]
+	switch {
+	case (as == classRequest || as == classUpgrade) && l.requests > 0 && requests >= l.requests:
+		return classRequest, l.requests, true
+	case (as == classStream || as == classUpgrade) && l.streams > 0 && streams >= l.streams:
+		return classStream, l.streams, true
+	default:
+		return 0, 0, false
+	}
+}
+
+// limitError is a request that was refused because its cluster has too many like it.
 type limitError struct {
 	cluster *cluster.Cluster
 	class   class
@@ -38,12 +66,4 @@ type limitError struct {
 
 func (e *limitError) Error() string {
 	return fmt.Sprintf("cluster %q already has %d %s through this gateway, which is the limit", e.cluster.Name, e.limit, e.class)
-}
-
-// String names requests of the class, as part of a sentence.
-func (c class) String() string {
-	if c == classStream {
-		return "long-running requests (such as watches, logs, exec, attach and port-forward)"
-	}
-	return "requests in flight"
 }

@@ -6,10 +6,12 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -101,5 +103,99 @@ func TestTooManyStreams(t *testing.T) {
 	eventually(t, "the limit is not reached any more", func() bool {
 		resp, _ := g.get("busy", "/api/v1/pods?watch=1")
 		return resp.StatusCode == 200
+	})
+}
+
+// startUpgrade sends an upgrade request and returns the connection on which its answer comes.
+func (g *gateway) startUpgrade(name, path string) *tls.Conn {
+	g.t.Helper()
+	return g.raw("GET " + basePath + name + "/proxy" + path + " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n")
+}
+
+// readStatus returns the code of the answer on a connection, and its body if it has a length.
+func readStatus(t testing.TB, conn *tls.Conn) (int, string) {
+	t.Helper()
+	_ = conn.SetReadDeadline(time.Now().Add(maxWait))
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.ContentLength <= 0 {
+		return resp.StatusCode, ""
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+// The header Upgrade does not take a request out of the limits: until the cluster answers, it has
+// the deadline and the place of any other.
+func TestUpgradeRequestIsLimited(t *testing.T) {
+	entered := make(chan struct{}, 10)
+	s := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) {
+		entered <- struct{}{}
+		<-r.Context().Done()
+	})
+	g := newGateway(t, func(c *Config) { c.MaxInFlight, c.RequestTimeout = 1, 2*time.Second })
+	g.set(s.secret("a"))
+	first := g.startUpgrade("a", "/api/v1/secrets")
+	<-entered
+	for _, path := range []string{"/api/v1/secrets", "/api/v1/namespaces/n/pods/p/exec"} {
+		code, body := readStatus(t, g.startUpgrade("a", path))
+		if code != http.StatusTooManyRequests || !strings.Contains(body, "already has 1 requests in flight") {
+			t.Errorf("a second upgrade, %s: %d: %s", path, code, body)
+		}
+	}
+	if resp, body := g.get("a", "/"); resp.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("an ordinary request beside it: %s: %s", resp.Status, body)
+	}
+	if code, body := readStatus(t, first); code != http.StatusGatewayTimeout {
+		t.Errorf("an upgrade that is not answered: %d: %s", code, body)
+	}
+}
+
+// An accepted upgrade is a stream: it has no deadline, and leaves its place to other requests.
+func TestAcceptedUpgradeIsStream(t *testing.T) {
+	const limit = time.Second
+	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/refused":
+			w.WriteHeader(http.StatusForbidden)
+		case strings.HasSuffix(r.URL.Path, "/proxy"): // refused, but long-running all the same
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(2 * limit)
+			_, _ = io.WriteString(w, "still here")
+		default:
+			echoUpgrade(w, r)
+		}
+	})
+	g := newGateway(t, func(c *Config) { c.MaxInFlight, c.MaxStreams, c.RequestTimeout = 1, 2, limit })
+	g.set(s.secret("a"))
+	conn, br, resp := g.upgrade("a", "/accepted")
+	wantCode(t, resp, "", http.StatusSwitchingProtocols)
+	_, _, other := g.upgrade("a", "/api/v1/namespaces/n/services/s/proxy")
+	wantCode(t, other, "", http.StatusOK)
+	if n := g.handler.streams.Load(); n != 2 {
+		t.Errorf("%d streams, want 2", n)
+	}
+	if code, body := readStatus(t, g.startUpgrade("a", "/accepted")); code != http.StatusTooManyRequests || !strings.Contains(body, "already has 2 long-running requests") {
+		t.Errorf("one stream too many: %d: %s", code, body)
+	}
+	if body, err := io.ReadAll(other.Body); err != nil || string(body) != "still here" {
+		t.Errorf("a long-running answer to a refused upgrade: %q, %v", body, err)
+	}
+	if _, err := io.WriteString(conn, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := br.ReadByte(); err != nil || b != 'x' {
+		t.Errorf("after the deadline of a request: %q, %v", b, err)
+	}
+	_, _, refused := g.upgrade("a", "/refused")
+	wantCode(t, refused, "", http.StatusForbidden)
+	eventually(t, "the refused upgrade leaves its place", func() bool {
+		resp, _ := g.get("a", "/refused")
+		return resp.StatusCode == http.StatusForbidden
 	})
 }

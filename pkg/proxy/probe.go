@@ -125,7 +125,7 @@ func (h *Handler) ask(ctx context.Context, name, path string, check func(*http.R
 	}
 	defer l.release()
 	if l.err != nil {
-		return probeError(unusable(l), l.err)
+		return probeError(unusable(&l), l.err)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, h.cfg.RequestTimeout, errDeadline)
 	defer cancel()
@@ -149,7 +149,7 @@ func (h *Handler) ask(ctx context.Context, name, path string, check func(*http.R
 		// has left.
 		return probeError(timeoutStatus(l.cluster, &p, time.Since(start).Round(time.Second)), err)
 	default:
-		return probeError(h.failureStatus(ctx, l, &p, err), err)
+		return probeError(h.failureStatus(ctx, &l, &p, err), err)
 	}
 }
 
@@ -160,7 +160,7 @@ const acceptedTimeout = 5 * time.Second
 // used after a 401 that may come from an application behind the API server. That answer cannot
 // decide it: an application's answer may look exactly like the API server's. A credential that is
 // not accepted gets a 401 for every path, including those that are open to everyone.
-func credentialAccepted(ctx context.Context, l lease) bool {
+func credentialAccepted(ctx context.Context, l *lease) bool {
 	ctx, cancel := context.WithTimeout(ctx, acceptedTimeout)
 	defer cancel()
 	t := target{cluster: l.cluster.Name, rawPath: "/version"}

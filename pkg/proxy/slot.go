@@ -15,6 +15,7 @@ import (
 // version than it, or a request before it, has seen.
 type slot struct {
 	metrics *clusterMetrics
+	gate    dialGate
 
 	mu      sync.Mutex
 	current *entry
@@ -24,7 +25,7 @@ type slot struct {
 	// draining are the entries that were replaced and still serve requests.
 	draining map[*entry]struct{}
 	// inFlight counts the requests of each class.
-	inFlight [classes]int
+	inFlight counts
 }
 
 // retireLocked takes the current entry out of use. It returns the entry if no request uses it any
@@ -79,14 +80,23 @@ type lease struct {
 }
 
 // gone reports whether the cluster was deleted since. It may be registered again.
-func (l lease) gone() bool {
+func (l *lease) gone() bool {
 	l.slot.mu.Lock()
 	defer l.slot.mu.Unlock()
 	return l.slot.gone
 }
 
+// becomeStream moves the lease of an accepted upgrade from the requests to the streams.
+func (l *lease) becomeStream() {
+	l.slot.mu.Lock()
+	defer l.slot.mu.Unlock()
+	l.slot.inFlight[l.class]--
+	l.class = classStream
+	l.slot.inFlight[l.class]++
+}
+
 // release returns the entry.
-func (l lease) release() {
+func (l *lease) release() {
 	l.slot.mu.Lock()
 	l.refs--
 	l.slot.inFlight[l.class]--

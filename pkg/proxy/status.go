@@ -70,7 +70,7 @@ func rejectedCredential(c *cluster.Cluster) *apierrors.StatusError {
 }
 
 // unusable is the Status of a cluster that has no transports.
-func unusable(l lease) *apierrors.StatusError {
+func unusable(l *lease) *apierrors.StatusError {
 	if l.cluster.Err() != nil {
 		return invalidSecret(l.cluster)
 	}
@@ -81,6 +81,12 @@ func unusable(l lease) *apierrors.StatusError {
 func tooManyRequests(e *limitError) *apierrors.StatusError {
 	return newStatus(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, e.cluster.Name, CauseRequest,
 		e.Error()+"; try again later")
+}
+
+func tooManyDials(c *cluster.Cluster) *apierrors.StatusError {
+	return newStatus(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, c.Name, CauseRequest,
+		fmt.Sprintf("cluster %q already has %d connections being established through this gateway, which is the limit; try again later",
+			c.Name, maxDials))
 }
 
 func shuttingDown(name string) *apierrors.StatusError {
@@ -111,7 +117,7 @@ func invalidAnswer(c *cluster.Cluster, err error) *apierrors.StatusError {
 }
 
 // failureStatus returns the Status for a request that failed with err.
-func (h *Handler) failureStatus(ctx context.Context, l lease, p *progress, err error) *apierrors.StatusError {
+func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, err error) *apierrors.StatusError {
 	c := l.cluster
 	var plugin *pluginError
 	var dial *dialer.Error
@@ -138,6 +144,8 @@ func (h *Handler) failureStatus(ctx context.Context, l lease, p *progress, err e
 		return invalidAnswer(c, err)
 	case ctx.Err() != nil && !deadline:
 		return clientGone(c)
+	case errors.Is(err, errTooManyDials):
+		return tooManyDials(c)
 	case errors.As(err, &dial):
 		return dialStatus(c, dial)
 	case deadline:

@@ -24,7 +24,7 @@ var errNoCluster = errors.New("there is no such cluster")
 // which holds an entry for each version of it.
 type table struct {
 	clusters ClusterGetter
-	build    func(*cluster.Cluster, *clusterMetrics) (*transports, error)
+	build    func(*cluster.Cluster, *clusterMetrics, dialGate) (*transports, error)
 	limits   limits
 	metrics  *Metrics
 	logger   klog.Logger
@@ -58,9 +58,9 @@ func (t *table) acquire(name string, as class) (lease, error) {
 			t.dropUnused(name, s)
 			return lease{}, errNoCluster
 		}
-		if limit := t.limits[as]; limit > 0 && s.inFlight[as] >= limit {
+		if limited, limit, exceeded := t.limits.exceeded(s.inFlight, as); exceeded {
 			s.mu.Unlock()
-			return lease{}, &limitError{cluster: c, class: as, limit: limit, metrics: s.metrics}
+			return lease{}, &limitError{cluster: c, class: limited, limit: limit, metrics: s.metrics}
 		}
 		idle := t.updateLocked(s, c)
 		e := s.current
@@ -86,7 +86,7 @@ func (t *table) slot(name string) *slot {
 		return nil
 	}
 	if s = t.slots[name]; s == nil {
-		s = &slot{metrics: &clusterMetrics{metrics: t.metrics, cluster: name}}
+		s = &slot{metrics: &clusterMetrics{metrics: t.metrics, cluster: name}, gate: newDialGate()}
 		t.slots[name] = s
 	}
 	return s
@@ -114,7 +114,7 @@ func (t *table) updateLocked(s *slot, c *cluster.Cluster) *entry {
 	idle := s.retireLocked()
 	e := newEntry(c)
 	if e.err == nil {
-		if e.transports, e.err = t.build(c, s.metrics); e.err == nil {
+		if e.transports, e.err = t.build(c, s.metrics, s.gate); e.err == nil {
 			t.metrics.transports.Inc()
 		}
 	}

@@ -41,7 +41,7 @@ type transports struct {
 	http               []*http.Transport
 }
 
-func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.Duration, m *clusterMetrics) (t *transports, err error) {
+func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.Duration, m *clusterMetrics, gate dialGate) (t *transports, err error) {
 	t = &transports{}
 	defer func() {
 		if err != nil {
@@ -72,7 +72,10 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 				return cert, err
 			}
 		}
-		conn := &connector{cluster: c, dial: d.DialContext, tls: config, timeout: dialTimeout, metrics: m}
+		conn := &connector{
+			cluster: c, dial: d.DialContext, tls: config, timeout: dialTimeout, metrics: m,
+			gate: gate, perRequest: purpose == dialer.ForUpgrades,
+		}
 		if auth.track != nil {
 			if conn.dial, err = auth.track(d.DialContext); err != nil {
 				return t, err

@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -35,11 +36,27 @@ func (x *exchange) switchProtocols(resp *http.Response) error {
 	if !isUpgrade(resp.Request.Header) || !isUpgrade(resp.Header) {
 		return errUnexpectedUpgrade
 	}
+	context.AfterFunc(x.ctx, x.closeUpgraded)
 	return nil
 }
 
-// closeUpgraded closes the connection to the cluster. ReverseProxy does not when it fails to take
-// over the client's connection.
+// becomeStream lifts the deadline of an upgrade that the cluster has answered, and counts it among
+// the streams.
+func (x *exchange) becomeStream() error {
+	if !x.deadline.Stop() {
+		return errDeadline // it has just passed, and x.ctx ends
+	}
+	x.lease.becomeStream()
+	x.startStream()
+	if x.handler.streamsCtx.Err() != nil {
+		x.cancel(errShuttingDown)
+		return errShuttingDown
+	}
+	return nil
+}
+
+// closeUpgraded closes the connection to the cluster when the exchange ends. ReverseProxy does not
+// close it when it fails to take over the client's connection.
 func (x *exchange) closeUpgraded() {
 	if x.upgraded != nil {
 		_ = x.upgraded.Close()
