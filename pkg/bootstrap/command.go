@@ -17,19 +17,22 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// Config is what the commands run with.
+// Config configures the commands. The zero value works: its output is discarded.
 type Config struct {
-	// Out is for what was asked for, ErrOut for what happens on the way. Nil means nobody reads it.
+	// Out receives results, such as tables and YAML. ErrOut receives progress and hints. Nil means that the
+	// output is discarded.
 	Out, ErrOut io.Writer
-	// Now is the clock; nil means the system's.
+	// Now is the clock. Nil means the system's clock.
 	Now func() time.Time
-	// AfterStep is told of each step that is done, and ends the command with the error it returns. Nil means nobody is.
+	// AfterStep is called after each step of a command, with the name of the step. If it returns an error,
+	// the command ends with that error. Nil means that it is not called.
 	AfterStep func(step string) error
 }
 
-// app is shared by the commands.
+// app is what the commands share.
 type app struct {
 	Config
 	hub hubOptions
@@ -37,18 +40,18 @@ type app struct {
 	output string
 }
 
-// hubOptions say where the hub is.
+// hubOptions are the flags that say where the hub is.
 type hubOptions struct {
 	kubeconfig, context, namespace string
 }
 
 func (o *hubOptions) addFlags(fs *pflag.FlagSet) {
-	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Kubeconfig file of the hub. Empty: as kubectl does.")
-	fs.StringVar(&o.context, "context", o.context, "Context of the hub in that file. Empty: the current one.")
-	fs.StringVar(&o.namespace, "secret-namespace", o.namespace, "Namespace of the hub that the gateway reads its clusters in.")
+	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Kubeconfig file of the hub. Default: as for kubectl, KUBECONFIG or ~/.kube/config.")
+	fs.StringVar(&o.context, "context", o.context, "Context in that file. Default: the current context.")
+	fs.StringVar(&o.namespace, "secret-namespace", o.namespace, "Namespace on the hub with the Secrets of the clusters, as the gateway has it.")
 }
 
-// NewCommand returns agent-bootstrap. Its context ends what it does.
+// NewCommand returns the command agent-bootstrap. To interrupt it, cancel the context that it runs with.
 func NewCommand(config Config) *cobra.Command {
 	if config.Out == nil {
 		config.Out = io.Discard
@@ -63,20 +66,22 @@ func NewCommand(config Config) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "agent-bootstrap",
 		Short: "Register clusters with a Cluster Gateway",
-		Long: `agent-bootstrap registers clusters with a Cluster Gateway, those behind a firewall included, and finds out what is
-wrong with one that cannot be reached. Every command can be repeated: it goes on where it was interrupted, and changes nothing that
-is as it should be.`,
-		Example: `  # A cluster behind a firewall: applies the agent there, and waits until it can be reached.
+		Long: `agent-bootstrap registers clusters with a Cluster Gateway. The gateway runs in the hub, which is a Kubernetes
+cluster too. A registered cluster can be reached through the hub, also if it is behind a firewall.
+
+You can run every command again: it continues where it was interrupted, and does not change what is
+already right.`,
+		Example: `  # Register a cluster behind a firewall: install the agent there, and wait until the cluster is reachable.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig
 
-  # Only the hub is at hand: a file for whoever has the cluster's kubeconfig, and kubectl apply.
+  # Without the cluster's kubeconfig: create a file that someone who has it applies with kubectl.
   agent-bootstrap invite edge-1 > invite.yaml
 
-  # Use it, with your own credential for the hub.
+  # Use the cluster, with your own credential for the hub.
   agent-bootstrap kubeconfig edge-1 --merge
   kubectl --context edge-1 get nodes
 
-  # Why does it not answer?
+  # Find out why a cluster cannot be reached.
   agent-bootstrap doctor edge-1`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -91,19 +96,19 @@ is as it should be.`,
 	return cmd
 }
 
-// addOutput adds -o.
+// addOutput adds the flag -o. what names the objects that it prints.
 func (a *app) addOutput(fs *pflag.FlagSet, what string) {
-	fs.StringVarP(&a.output, "output", "o", a.output, "Print "+what+" as yaml or json.")
+	fs.StringVarP(&a.output, "output", "o", a.output, "Print "+what+" in this format: yaml or json.")
 }
 
 func (a *app) checkOutput() error {
 	if a.output != "" && a.output != "yaml" && a.output != "json" {
-		return fmt.Errorf("-o must be yaml or json, and is %q", a.output)
+		return fmt.Errorf("invalid --output %q: must be yaml or json", a.output)
 	}
 	return nil
 }
 
-// print writes documents as -o says.
+// print writes documents in the format of -o.
 func (a *app) print(documents ...any) error {
 	for i, d := range documents {
 		if a.output == "json" {
@@ -129,10 +134,10 @@ func (a *app) print(documents ...any) error {
 	return nil
 }
 
-// say tells a person what happens.
+// say writes a line for the person who runs the command.
 func (a *app) say(format string, args ...any) { fmt.Fprintf(a.ErrOut, format+"\n", args...) }
 
-// step says that a step is done, and tells AfterStep.
+// step reports a step that is done. It returns an error if the command is to end here.
 func (a *app) step(ctx context.Context, name, format string, args ...any) error {
 	a.say("  %-12s %s", name, fmt.Sprintf(format, args...))
 	if a.AfterStep != nil {
@@ -141,29 +146,26 @@ func (a *app) step(ctx context.Context, name, format string, args ...any) error 
 		}
 	}
 	if ctx.Err() != nil {
-		return errors.New("interrupted; run the same command again to go on from here")
+		return errors.New("interrupted: to continue, run the same command again")
 	}
 	return nil
 }
 
-// oneName is the arguments of a command that takes the name of a cluster.
+// oneName requires one argument, the name of a cluster.
 func oneName(cmd *cobra.Command, args []string) error {
 	switch len(args) {
 	case 0:
-		return fmt.Errorf("%s needs the name of a cluster: %[1]s NAME", cmd.CommandPath())
+		return fmt.Errorf("missing the name of the cluster: %s NAME", cmd.CommandPath())
 	case 1:
 		return nil
 	default:
-		return fmt.Errorf("%s takes the name of one cluster, and was given %d: %q", cmd.CommandPath(), len(args), args)
+		return fmt.Errorf("invalid arguments %q: %s takes the name of one cluster", args, cmd.CommandPath())
 	}
 }
 
-// checkName refuses what cannot be the name of a cluster.
+// checkName checks the name of a cluster.
 func checkName(name string) error {
-	if faults := v1alpha1.ValidateClusterName(name); len(faults) > 0 {
-		return fmt.Errorf("%q cannot be the name of a cluster: %s", name, faults[0])
-	}
-	return nil
+	return registration.ValidateName(name)
 }
 
 // notRegistered is the error for a cluster that the hub does not know.
@@ -171,7 +173,7 @@ func notRegistered(name string) error {
 	return fmt.Errorf("cluster %q is not registered. To list the registered clusters: agent-bootstrap list", name)
 }
 
-// connectHub reaches the hub, without a need for rights there.
+// connectHub connects to the hub. The caller needs no rights there.
 func (a *app) connectHub(ctx context.Context) (*clusterClient, error) {
 	config, raw, err := loadKubeconfig("--kubeconfig", a.hub.kubeconfig, a.hub.context)
 	if err != nil {
@@ -184,15 +186,15 @@ func (a *app) connectHub(ctx context.Context) (*clusterClient, error) {
 	return hub, hub.connect(ctx, a.Now)
 }
 
-// clusterOptions say how a managed cluster is reached without the gateway.
+// clusterOptions are the flags that say how to reach a managed cluster without the gateway.
 type clusterOptions struct{ kubeconfig, context string }
 
 func (o *clusterOptions) addFlags(fs *pflag.FlagSet, why string) {
 	fs.StringVar(&o.kubeconfig, "cluster-kubeconfig", o.kubeconfig, "Kubeconfig file of the cluster"+why+".")
-	fs.StringVar(&o.context, "cluster-context", o.context, "Context of the cluster in that file. Empty: the current one.")
+	fs.StringVar(&o.context, "cluster-context", o.context, "Context in that file. Default: the current context.")
 }
 
-// connectCluster reaches a managed cluster by its own kubeconfig, without a need for rights there.
+// connectCluster connects to a managed cluster with its own kubeconfig. The caller needs no rights there.
 func (a *app) connectCluster(ctx context.Context, name string, o clusterOptions) (*clusterClient, error) {
 	config, raw, err := loadKubeconfig("--cluster-kubeconfig", o.kubeconfig, o.context)
 	if err != nil {
@@ -205,7 +207,7 @@ func (a *app) connectCluster(ctx context.Context, name string, o clusterOptions)
 	return s, s.connect(ctx, a.Now)
 }
 
-// identifyCluster is connectCluster for commands that have to know which cluster it is.
+// identifyCluster connects to a managed cluster, and finds out which one it is.
 func (a *app) identifyCluster(ctx context.Context, name string, o clusterOptions) (*clusterClient, error) {
 	s, err := a.connectCluster(ctx, name, o)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// TestArguments shows that a command that lacks the cluster's name says so, and that each command that could change something can be run dry.
+// TestArguments shows that a command without the cluster's name says so, and that each command that
+// changes something has --dry-run.
 func TestArguments(t *testing.T) {
 	root := NewCommand(Config{})
 	named := 0
@@ -22,13 +23,13 @@ func TestArguments(t *testing.T) {
 			continue
 		}
 		named++
-		want := "agent-bootstrap " + cmd.Name() + " needs the name of a cluster: agent-bootstrap " + cmd.Name() + " NAME"
+		want := "missing the name of the cluster: agent-bootstrap " + cmd.Name() + " NAME"
 		for _, c := range []struct {
 			args []string
 			want string
 		}{
 			{[]string{cmd.Name()}, want},
-			{[]string{cmd.Name(), "edge-1", "edge-2"}, `takes the name of one cluster, and was given 2: ["edge-1" "edge-2"]`},
+			{[]string{cmd.Name(), "edge-1", "edge-2"}, `invalid arguments ["edge-1" "edge-2"]: agent-bootstrap ` + cmd.Name() + ` takes the name of one cluster`},
 		} {
 			root.SetArgs(c.args)
 			if err := root.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -26,6 +26,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 // Values of --endpoint.
@@ -97,7 +98,7 @@ those of the cluster.`,
 func (o *kubeconfigOptions) validate(name string) error {
 	var errs []error
 	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if err := checkName(name); err != nil {
+	if err := registration.ValidateName(name); err != nil {
 		errs = append(errs, err)
 	}
 	switch {

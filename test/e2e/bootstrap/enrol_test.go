@@ -202,7 +202,7 @@ func TestEnrolmentRefused(t *testing.T) {
 	if !strings.Contains(out, "open, expires in") || !strings.Contains(out, "last refusal: ") {
 		t.Errorf("status says\n%s", out)
 	}
-	if out, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "near-1"); err == nil || !strings.Contains(out, "is invited, and not registered yet") {
+	if out, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "near-1"); err == nil || !strings.Contains(out, "is invited, but it is not registered yet") {
 		t.Errorf("doctor: %v\n%s", err, out)
 	}
 	if out, _ := must(ctx, t, "list"); !strings.Contains(out, "INVITATION") || !strings.Contains(out, "near-1") {

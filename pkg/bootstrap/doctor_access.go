@@ -1,0 +1,79 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
+)
+
+// checkAccess asks the cluster whether the gateway's credential has the rights that --access says.
+func (e *examination) checkAccess(ctx context.Context) {
+	target, err := throughGateway(e.hub, e.name)
+	if err != nil {
+		e.unknown(StageRBAC, "%v", err)
+		return
+	}
+	account := target.whoami(ctx)
+	access := e.gateway.Annotations[v1alpha1.AnnotationAccess]
+	right, known := map[string]authorizationv1.ResourceAttributes{
+		registration.AccessAdmin:       {Verb: "*", Group: "*", Resource: "*"},
+		registration.AccessView:        {Verb: "list", Resource: "pods"},
+		registration.AccessImpersonate: {Verb: "impersonate", Resource: "users"},
+	}[access]
+	if !known {
+		e.checkAnyAccess(ctx, target, account, access)
+		return
+	}
+	allowed, err := target.may(ctx, right)
+	switch {
+	case err != nil:
+		e.unknown(StageRBAC, "%v", err)
+	case !allowed:
+		e.broken(StageRBAC, fmt.Sprintf("the gateway is %q in the cluster, and may not %s. It was registered with --access=%s", account, rightText(right), access), e.accessAdvice())
+	default:
+		e.ok(StageRBAC, "%q has --access=%s", account, access)
+	}
+}
+
+// accessAdvice says how to restore the gateway's rights in the cluster.
+func (e *examination) accessAdvice() string {
+	access := e.gateway.Annotations[v1alpha1.AnnotationAccess]
+	if access == "" {
+		access = "ROLE"
+	}
+	return "bind the role again. To do so, " + e.registerAgain() + " --access " + access
+}
+
+// checkAnyAccess checks for any right in the cluster, beyond those of every account. It is for a
+// ClusterRole whose rights are not known here.
+func (e *examination) checkAnyAccess(ctx context.Context, target *clusterClient, account, access string) {
+	review := &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: metav1.NamespaceDefault}}
+	answer, err := target.kube.AuthorizationV1().SelfSubjectRulesReviews().Create(ctx, review, metav1.CreateOptions{})
+	if err != nil {
+		e.unknown(StageRBAC, "%v", target.explain(err))
+		return
+	}
+	for _, rule := range answer.Status.ResourceRules {
+		for _, resource := range rule.Resources {
+			if strings.HasPrefix(resource, "selfsubject") { // every account has these
+				continue
+			}
+			role := ""
+			if access != "" {
+				role = " (ClusterRole " + access + ")"
+			}
+			e.ok(StageRBAC, "%q has rights in the cluster%s", account, role)
+			return
+		}
+	}
+	e.broken(StageRBAC, fmt.Sprintf("the gateway is %q in the cluster, and has no rights there", account), e.accessAdvice())
+}
