@@ -204,7 +204,8 @@ func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 	})
 }
 
-// TestAgentCertificateByHand runs what docs/operating.md says, as it is written there, and starts an agent with what comes of it.
+// TestAgentCertificateByHand runs the commands in docs/operating.md as they are written there, and
+// starts an agent with the certificate that they create.
 func TestAgentCertificateByHand(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("there is no openssl")
@@ -214,7 +215,7 @@ func TestAgentCertificateByHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, found := strings.Cut(string(text), "An agent's certificate by hand")
+	_, rest, found := strings.Cut(string(text), "### Issue an agent's certificate by hand")
 	_, rest, opened := strings.Cut(rest, "```sh\n")
 	script, _, closed := strings.Cut(rest, "```")
 	if !found || !opened || !closed || !strings.Contains(script, "openssl") {
