@@ -1,0 +1,120 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package docs
+
+import (
+	"bytes"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/component-base/metrics"
+
+	"github.com/oam-dev/cluster-gateway/pkg/health"
+	"github.com/oam-dev/cluster-gateway/pkg/proxy"
+)
+
+// metric is one line of the reference.
+type metric struct{ name, kind, labels, help string }
+
+var description = regexp.MustCompile(`^Desc\{fqName: "([^"]+)", help: "(.*)", constLabels: \{([^}]*)\}, variableLabels: \{([^}]*)\}\}$`)
+
+func gatewayMetrics(t *testing.T) []metric {
+	t.Helper()
+	registry := metrics.NewKubeRegistry()
+	var all []metric
+	for _, m := range slices.Concat(proxy.NewMetrics().All(), health.NewMetrics().All()) {
+		if err := registry.Register(m); err != nil {
+			t.Fatal(err)
+		}
+		ch := make(chan *prometheus.Desc, 1)
+		m.Describe(ch)
+		match := description.FindStringSubmatch((<-ch).String())
+		if match == nil {
+			t.Fatalf("the description of %s cannot be read", m.FQName())
+		}
+		kind := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%T", m), "*metrics."), "Vec"))
+		all = append(all, metric{match[1], kind, strings.ReplaceAll(match[4], ",", ", "), strings.TrimPrefix(match[2], "[ALPHA] ")})
+	}
+	return append(all, certificateMetrics...)
+}
+
+// certificateMetrics are those of pkg/server, which makes them only for a server that runs.
+var certificateMetrics = []metric{
+	{"cluster_gateway_tunnel_certificate_expiration_timestamp_seconds", "gauge", "certificate",
+		"When the tunnel server's serving certificate (serving) or the tunnel CA (ca) expires, in Unix time; 0 while it has not been read."},
+	{"cluster_gateway_serving_certificate_expiration_timestamp_seconds", "gauge", "certificate",
+		"When the certificate (serving) or the CA (ca) of the gateway's own HTTPS endpoint expires, in Unix time; 0 while it has not been read."},
+}
+
+var metricConstructor = regexp.MustCompile(`(?:metrics|prometheus)\.New(?:Counter|Gauge|Histogram|Summary|Timing|Desc)\w*\(`)
+
+// TestMetricsAreKnown finds metrics that gatewayMetrics does not have: all are made in these files, and those of pkg/server are listed
+// above.
+func TestMetricsAreKnown(t *testing.T) {
+	found := map[string]int{}
+	for _, s := range goFiles(t) {
+		if strings.HasPrefix(s.path, "pkg/") && !strings.HasSuffix(s.path, "_test.go") {
+			if n := len(metricConstructor.FindAll(s.text, -1)); n > 0 {
+				found[s.path] = n
+			}
+			if s.path == "pkg/server/metrics.go" {
+				for _, part := range []string{`+ "_certificate_expiration_timestamp_seconds"`, `gauge("tunnel",`, `gauge("serving",`} {
+					if !bytes.Contains(s.text, []byte(part)) {
+						t.Errorf("%s has no %s: bring certificateMetrics up to date", s.path, part)
+					}
+				}
+			}
+		}
+	}
+	for path, n := range found {
+		switch {
+		case path == "pkg/proxy/metrics.go", path == "pkg/health/metrics.go", path == "pkg/server/metrics.go" && n == 1:
+		default:
+			t.Errorf("%s makes %d metrics that docs/reference/metrics.md does not have: add them to gatewayMetrics", path, n)
+		}
+	}
+}
+
+var metricInText = regexp.MustCompile(`\bcluster_gateway_[a-z_]+\b`)
+
+// TestMetricsInPagesExist checks that each metric a page names exists.
+func TestMetricsInPagesExist(t *testing.T) {
+	known := map[string]bool{}
+	for _, m := range gatewayMetrics(t) {
+		known[m.name] = true
+		if m.kind == "histogram" {
+			known[m.name+"_bucket"], known[m.name+"_sum"], known[m.name+"_count"] = true, true, true
+		}
+	}
+	for _, p := range pages(t) {
+		for _, l := range p.lines {
+			for _, name := range metricInText.FindAllString(l.text, -1) {
+				if !known[name] {
+					t.Errorf("%s:%d: there is no metric %s", p.path, l.number, name)
+				}
+			}
+		}
+	}
+}
+
+// TestMetricReference compares docs/reference/metrics.md with the metrics of the gateway.
+func TestMetricReference(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("# Metrics of the gateway\n\n" + generatedBy)
+	b.WriteString("The gateway serves these at `/metrics`, together with those of every Kubernetes API server.\n" +
+		"[Operating the gateway](../operating.md#metrics-and-probes) says what to watch.\n\n" +
+		"| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n")
+	for _, m := range gatewayMetrics(t) {
+		labels := m.labels
+		if labels == "" {
+			labels = "–"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.name, m.kind, labels, strings.ReplaceAll(m.help, "|", `\|`))
+	}
+	compareGenerated(t, "docs/reference/metrics.md", b.String())
+}
