@@ -23,6 +23,9 @@ const (
 	// DefaultMaxStreams is half of the streams that the hub's one connection has by default
 	// (--http2-max-streams-per-connection), so that no single cluster can use them all.
 	DefaultMaxStreams = 4000
+	// DefaultKeptBodyBytes is enough for the largest bodies that are kept of 64 requests at a time,
+	// or for some thousand of ordinary size.
+	DefaultKeptBodyBytes = 64 << 20
 )
 
 // Config is what a Handler needs.
@@ -45,6 +48,10 @@ type Config struct {
 	// port-forward) one cluster may have, including upgrades that it has not answered yet. 0 means
 	// DefaultMaxStreams; less than 0 means no limit.
 	MaxStreams int
+	// KeptBodyBytes limits the memory for bodies that are kept in case the request has to be sent
+	// again, over all clusters. If it is used up, bodies are passed on without being kept. 0 means
+	// DefaultKeptBodyBytes; less than 0 means that none is kept.
+	KeptBodyBytes int64
 	// Logger receives failures. Its zero value logs nothing.
 	Logger klog.Logger
 }
@@ -61,5 +68,8 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxStreams == 0 {
 		c.MaxStreams = DefaultMaxStreams
+	}
+	if c.KeptBodyBytes == 0 {
+		c.KeptBodyBytes = DefaultKeptBodyBytes
 	}
 }

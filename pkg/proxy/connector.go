@@ -36,7 +36,7 @@ type connector struct {
 
 // dialTLS is an http.Transport's DialTLSContext.
 func (c *connector) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
-	request := requestContext(ctx)
+	request := requestContextOf(ctx)
 	if err := c.gate.enter(request, c.timeout); err != nil {
 		return nil, err
 	}

@@ -45,19 +45,24 @@ func (g dialGate) enter(request context.Context, limit time.Duration) error {
 
 func (g dialGate) leave() { <-g }
 
-// requestContextKey is the key of a request's own context among its values. http.Transport dials
-// with a context that has the request's values but does not end with it.
+// requestContext is the context of a request, which it makes available to the dial that is made for
+// the request. http.Transport dials with a context that has the values of the request's, but does
+// not end with it.
+type requestContext struct{ context.Context }
+
 type requestContextKey struct{}
 
-// withRequestContext makes ctx available to the dial of a request that is sent with the returned
-// context.
-func withRequestContext(ctx context.Context) context.Context {
-	return context.WithValue(ctx, requestContextKey{}, ctx)
+// Value implements context.Context.
+func (r *requestContext) Value(key any) any {
+	if key == (requestContextKey{}) {
+		return r.Context
+	}
+	return r.Context.Value(key)
 }
 
-// requestContext returns the context of the request for which a dial is made. It never ends if that
-// is not known.
-func requestContext(dialCtx context.Context) context.Context {
+// requestContextOf returns the context of the request for which a dial is made. It never ends if
+// that is not known.
+func requestContextOf(dialCtx context.Context) context.Context {
 	if ctx, ok := dialCtx.Value(requestContextKey{}).(context.Context); ok {
 		return ctx
 	}

@@ -39,6 +39,8 @@ type exchange struct {
 	stopWaiting func() bool
 	// sendCtx is ctx with the trace that fills progress.
 	sendCtx context.Context
+	// body is the caller's body, or nil if there is none.
+	body *keptBody
 	// code is the HTTP status of the answer, for metrics.
 	code int
 	// upgraded is the connection to the cluster after it has left HTTP.
@@ -167,14 +169,15 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	// headers would not be stripped, and the server in front of the handler asks the client to
 	// continue by itself.
 	req = req.WithContext(x.sendCtx)
-	if req.Body != nil {
-		req.Body = &callerBody{Reader: req.Body, progress: &x.progress}
-	}
+	x.keepBody(req)
 	rt := x.lease.transports.requests
 	if x.attributes.upgrade {
 		rt = x.lease.transports.upgrades
 	}
 	resp, err := rt.RoundTrip(req)
+	if x.body != nil {
+		x.body.drop()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +242,7 @@ type progress struct {
 	// bodyFailed is set when the caller's body ended before it was complete.
 	bodyFailed  atomic.Bool
 	clientTrace httptrace.ClientTrace
+	requestCtx  requestContext
 }
 
 // trace returns a context with which a request fills p. It is called once.
@@ -247,21 +251,6 @@ func (p *progress) trace(ctx context.Context) context.Context {
 		GotConn:      func(httptrace.GotConnInfo) { p.connected.Store(true) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) { p.sent.Store(info.Err == nil) },
 	}
-	return httptrace.WithClientTrace(withRequestContext(ctx), &p.clientTrace)
-}
-
-// callerBody is the body of a caller's request. It records when it fails. ReverseProxy closes it.
-type callerBody struct {
-	io.Reader
-	progress *progress
-}
-
-func (b *callerBody) Close() error { return nil }
-
-func (b *callerBody) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // readers return it unwrapped
-		b.progress.bodyFailed.Store(true)
-	}
-	return n, err
+	p.requestCtx = requestContext{ctx}
+	return httptrace.WithClientTrace(&p.requestCtx, &p.clientTrace)
 }

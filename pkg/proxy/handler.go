@@ -34,6 +34,7 @@ type Handler struct {
 	classifier classifier
 	table      *table
 	buffers    *bufferPool
+	bodies     *bodyBudget
 	proxyLog   *log.Logger
 	serializer runtime.NegotiatedSerializer
 
@@ -55,6 +56,7 @@ func NewHandler(cfg Config) *Handler {
 		cfg:        cfg,
 		classifier: newClassifier(),
 		buffers:    newBufferPool(),
+		bodies:     newBodyBudget(cfg.KeptBodyBytes),
 		proxyLog:   log.New(logWriter{cfg.Logger}, "", 0),
 		serializer: serializer.NewCodecFactory(scheme).WithoutConversion(),
 	}

@@ -142,6 +142,8 @@ func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, err 
 		return redirected(c)
 	case errors.Is(err, errStatusCode), errors.Is(err, errUnexpectedUpgrade):
 		return invalidAnswer(c, err)
+	case errors.Is(err, errNotProcessed):
+		return notProcessed(c, errNotProcessed)
 	case ctx.Err() != nil && !deadline:
 		return clientGone(c)
 	case errors.Is(err, errTooManyDials):
@@ -154,6 +156,11 @@ func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, err 
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseResponse,
 			fmt.Sprintf("the connection to cluster %q broke before its answer was complete: %s", c.Name, brief(err)))
 	}
+}
+
+func notProcessed(c *cluster.Cluster, err error) *apierrors.StatusError {
+	return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, c.Name, CauseResponse,
+		fmt.Sprintf("cluster %q: the request was not carried out: %v, perhaps because it is restarting; try again", c.Name, err))
 }
 
 // brief returns an error's text. It is shortened, because part of it may come from the cluster.

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/net/http2"
+
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
@@ -81,7 +83,10 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 				return t, err
 			}
 		}
-		plain := newHTTPTransport(conn, purpose)
+		plain, err := newHTTPTransport(conn, purpose)
+		if err != nil {
+			return t, err
+		}
 		t.http = append(t.http, plain)
 		if purpose == dialer.ForRequests {
 			t.requests = auth.wrap(&firstConnection{next: plain, open: &conn.open})
@@ -93,7 +98,7 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 }
 
 // newHTTPTransport returns a transport for the purpose. It sets the protocols in conn.tls.
-func newHTTPTransport(conn *connector, purpose dialer.Purpose) *http.Transport {
+func newHTTPTransport(conn *connector, purpose dialer.Purpose) (*http.Transport, error) {
 	t := &http.Transport{
 		DialTLSContext: conn.dialTLS,
 		// Compression is between the client and the cluster.
@@ -111,14 +116,22 @@ func newHTTPTransport(conn *connector, purpose dialer.Purpose) *http.Transport {
 		// A refused upgrade leaves a usable connection, perhaps through an agent that is about to
 		// stop. Each upgrade dials anew instead, because the dialer knows which agents are.
 		t.MaxIdleConnsPerHost = -1
-	} else {
-		t.Protocols.SetHTTP2(true)
-		t.ForceAttemptHTTP2 = true
-		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: receiveWindow}
-		t.MaxIdleConnsPerHost = 64 // for an endpoint that only speaks HTTP/1.1
-		conn.tls.NextProtos = []string{"h2", "http/1.1"}
+		return t, nil
 	}
-	return t
+	t.Protocols.SetHTTP2(true)
+	t.ForceAttemptHTTP2 = true
+	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: receiveWindow}
+	t.MaxIdleConnsPerHost = 64 // for an endpoint that only speaks HTTP/1.1
+	// The HTTP/2 client of x/net, which client-go uses too. Unlike net/http's own (Go 1.26), it
+	// does not send a request again after a PROTOCOL_ERROR: that does not mean that the request was
+	// not processed, and a write must not be done twice.
+	h2, err := http2.ConfigureTransports(t) //nolint:staticcheck // deprecated in favor of net/http
+	if err != nil {
+		return nil, err
+	}
+	h2.MaxHeaderListSize = maxResponseHeader
+	conn.tls.NextProtos = []string{"h2", "http/1.1"}
+	return t, nil
 }
 
 // close closes all connections at once, including those in use.
