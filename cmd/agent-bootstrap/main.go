@@ -1,7 +1,8 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command agent-bootstrap registers clusters with a Cluster Gateway, and says what is wrong with those that cannot be reached.
+// Command agent-bootstrap registers clusters with a Cluster Gateway, and finds out why a cluster cannot
+// be reached.
 package main
 
 import (
@@ -11,6 +12,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	_ "k8s.io/client-go/plugin/pkg/client/auth" // kubeconfigs with an auth-provider, as kubectl supports them
+
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 )
 
@@ -19,7 +22,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends it, whatever it waits for
+	context.AfterFunc(ctx, stop) // after the first signal, so that a second one ends the process at once
 	cmd := bootstrap.NewCommand(bootstrap.Config{Out: os.Stdout, ErrOut: os.Stderr})
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)

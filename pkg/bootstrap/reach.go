@@ -19,10 +19,11 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/client"
 )
 
-// reach asks a cluster for its version through the hub and the gateway. An error is an *apierrors.StatusError if somebody answered.
+// reach asks a cluster for its version, through the hub and the gateway. If the hub, the gateway or the
+// cluster answered with an error, the error is an *apierrors.StatusError.
 func (s *clusterClient) reach(ctx context.Context, name string) (string, error) {
 	request := s.kube.Discovery().RESTClient().Get().AbsPath(client.ProxyPath(name), "version").MaxRetries(0)
-	result := request.Do(ctx) // not DoRaw, which does not read the Status of an error
+	result := request.Do(ctx) // not DoRaw, which ignores the Status in the body of an error
 	if err := result.Error(); err != nil {
 		return "", err
 	}
@@ -32,12 +33,12 @@ func (s *clusterClient) reach(ctx context.Context, name string) (string, error) 
 	}
 	var info version.Info
 	if err := json.Unmarshal(data, &info); err != nil {
-		return "", fmt.Errorf("what cluster %q answered is no version: %w", name, err)
+		return "", fmt.Errorf("cluster %q did not answer with a version: %w", name, err)
 	}
 	return info.GitVersion, nil
 }
 
-// causeOf is the stage at which the gateway says that a request ended, or "".
+// causeOf returns the stage at which a request ended according to the gateway, or "".
 func causeOf(err error) metav1.CauseType {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || status.Status().Details == nil {
@@ -53,7 +54,8 @@ func causeOf(err error) metav1.CauseType {
 	return ""
 }
 
-// throughGateway is the managed cluster as the hub's gateway reaches it: with the gateway's rights there.
+// throughGateway returns a client of a managed cluster that goes through the gateway. It has the
+// gateway's rights in the cluster.
 func throughGateway(hub *clusterClient, name string) (*clusterClient, error) {
 	config, err := client.ForCluster(hub.config, name)
 	if err != nil {
@@ -62,37 +64,38 @@ func throughGateway(hub *clusterClient, name string) (*clusterClient, error) {
 	return newClusterClient(fmt.Sprintf("cluster %q (through the gateway)", name), "--kubeconfig", rest.CopyConfig(config), nil)
 }
 
-// pollInterval is how often a cluster is asked that does not answer yet.
+// pollInterval is the time between two requests to a cluster that does not answer yet.
 const pollInterval = 250 * time.Millisecond
 
-// waitReachable waits until the cluster answers as asked. done is what has been done by then, and missing what has not when the time is over.
+// waitReachable calls ask until it succeeds or --wait has passed. For the error, done says what the
+// command has done so far, and missing what did not happen in time.
 func (r *registerRun) waitReachable(ctx context.Context, done, missing string, ask func(context.Context) (version string, err error)) error {
 	began := time.Now()
-	patience, cancel := context.WithTimeout(ctx, r.o.wait)
+	waitCtx, cancel := context.WithTimeout(ctx, r.o.wait)
 	defer cancel()
 	var last error
-	said := false
+	reported := false
 	for {
-		got, err := ask(patience)
+		got, err := ask(waitCtx)
 		if err == nil {
-			return r.step(ctx, "reachable", "%s answered through the gateway after %s", got, time.Since(began).Round(100*time.Millisecond))
+			return r.step(ctx, "reachable", "the cluster (%s) answered through the gateway after %s", got, time.Since(began).Round(100*time.Millisecond))
 		}
-		if last == nil || patience.Err() == nil { // an answer says more than that the time is over
+		if last == nil || waitCtx.Err() == nil { // an answer says more than "deadline exceeded"
 			last = err
 		}
 		if causeOf(err) == v1alpha1.CauseInvalidSecret {
-			if err := r.invalid(patience); err != nil {
+			if err := r.invalid(waitCtx); err != nil {
 				return err
 			}
 		}
 		if apierrors.IsForbidden(err) && causeOf(err) == "" {
-			return fmt.Errorf("%s, but you may not use the cluster: %w. On the hub, you need get (and for more, create, update, patch, delete) of clustergateways/proxy", done, err)
+			return fmt.Errorf("%s, but your account may not use it: %w\nOn the hub, it needs the verb get on clustergateways/proxy; to write, also create, update, patch and delete", done, err)
 		}
-		if !said && time.Since(began) > 2*time.Second {
-			r.say("  %-12s waiting: %v", "reachable", err)
-			said = true
+		if !reported && time.Since(began) > 2*time.Second {
+			r.say("  %-12s waiting for the cluster: %v", "reachable", err)
+			reported = true
 		}
-		if pause(patience, pollInterval) != nil {
+		if pause(waitCtx, pollInterval) != nil {
 			break
 		}
 	}
