@@ -61,7 +61,7 @@ func (r *registerRun) removeAgent(ctx context.Context) error {
 	}
 	var removed, unseen []string
 	for _, o := range all {
-		found, err := r.cluster.remove(ctx, o, r.o.dryRun)
+		found, err := registration.Remove(ctx, r.cluster.dyn, o, r.o.dryRun)
 		name := o.GetKind() + " " + o.GetName()
 		switch {
 		case err != nil && !found && apierrors.IsForbidden(err): // who registers without an agent needs no right to look at one
@@ -117,7 +117,7 @@ func readAgentSecret(ctx context.Context, s *clusterClient) (*registration.Agent
 // pair keeps a certificate that is still good, or issues one.
 func (r *registerRun) pair(current *registration.AgentPair) (registration.AgentPair, string, error) {
 	if current != nil {
-		cert, err := checkAgentPair(current.Certificate, current.Key, r.tunnel.bundle, r.name, r.Now())
+		cert, err := current.Verify(r.tunnel.bundle, r.name, r.Now())
 		if err == nil && r.Now().Before(pki.RenewAt(cert)) {
 			current.CA = r.tunnel.bundle
 			return *current, fmt.Sprintf("unchanged, until %s", day(cert.NotAfter)), nil
@@ -130,15 +130,11 @@ func (r *registerRun) pair(current *registration.AgentPair) (registration.AgentP
 }
 
 func (r *registerRun) issue() (registration.AgentPair, string, error) {
-	cert, key, err := r.authority.IssueAgent(r.name, r.o.agentLifetime)
+	pair, issued, err := registration.IssueAgentPair(r.authority, r.name, r.o.agentLifetime, r.Now())
 	if err != nil {
-		return registration.AgentPair{}, "", fmt.Errorf("issuing the agent's certificate: %w", err)
+		return registration.AgentPair{}, "", err
 	}
-	issued, err := checkAgentPair(cert, key, r.tunnel.bundle, r.name, r.Now())
-	if err != nil {
-		return registration.AgentPair{}, "", fmt.Errorf("the agent's certificate that was just issued is wrong: %w", err)
-	}
-	return registration.AgentPair{Certificate: cert, Key: key, CA: r.tunnel.bundle}, fmt.Sprintf("issued for %q, until %s", r.name, day(issued.NotAfter)), nil
+	return pair, fmt.Sprintf("issued for %q, until %s", r.name, day(issued.NotAfter)), nil
 }
 
 func day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") }

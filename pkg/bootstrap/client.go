@@ -16,20 +16,16 @@ import (
 	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-	"k8s.io/utils/ptr"
 
-	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
@@ -278,122 +274,15 @@ func rightText(r authorizationv1.ResourceAttributes) string {
 	return text
 }
 
-// resourceOf knows the kinds that are applied.
-func resourceOf(gvk schema.GroupVersionKind) (gvr schema.GroupVersionResource, namespaced bool, err error) {
-	resource, known := map[string]struct {
-		plural     string
-		namespaced bool
-	}{
-		"Namespace":           {"namespaces", false},
-		"ServiceAccount":      {"serviceaccounts", true},
-		"Secret":              {"secrets", true},
-		"ConfigMap":           {"configmaps", true},
-		"Role":                {"roles", true},
-		"RoleBinding":         {"rolebindings", true},
-		"ClusterRole":         {"clusterroles", false},
-		"ClusterRoleBinding":  {"clusterrolebindings", false},
-		"PriorityClass":       {"priorityclasses", false},
-		"Deployment":          {"deployments", true},
-		"PodDisruptionBudget": {"poddisruptionbudgets", true},
-		"NetworkPolicy":       {"networkpolicies", true},
-	}[gvk.Kind]
-	if !known {
-		return gvr, false, fmt.Errorf("there is no way to apply a %s", gvk.Kind)
-	}
-	return gvk.GroupVersion().WithResource(resource.plural), resource.namespaced, nil
-}
-
-func (s *clusterClient) resource(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
-	gvr, namespaced, err := resourceOf(o.GroupVersionKind())
-	if err != nil {
-		return nil, err
-	}
-	if namespaced {
-		return s.dyn.Resource(gvr).Namespace(o.GetNamespace()), nil
-	}
-	return s.dyn.Resource(gvr), nil
-}
-
-// outcome is what applying an object did, or would do.
-type outcome string
-
-const (
-	created   outcome = "created"
-	changed   outcome = "changed"
-	unchanged outcome = "unchanged"
-)
-
-// apply makes an object as it should be. The result is what the server has then; with dryRun, what it would have.
-func (s *clusterClient) apply(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (outcome, *unstructured.Unstructured, error) {
-	client, err := s.resource(o)
-	if err != nil {
-		return "", nil, err
-	}
-	before, err := client.Get(ctx, o.GetName(), metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		before = nil
-	case err != nil:
-		return "", nil, s.explain(err)
-	}
-	options := metav1.ApplyOptions{FieldManager: registration.FieldManager, Force: true}
-	if dryRun {
-		options.DryRun = []string{metav1.DryRunAll}
-	}
-	after, err := client.Apply(ctx, o.GetName(), o, options)
-	switch {
-	case dryRun && before == nil && apierrors.IsNotFound(err):
-		return created, o, nil // its namespace does not exist yet either
-	case err != nil:
-		return "", nil, s.explain(err)
-	case before == nil:
-		return created, after, nil
-	case sameObject(before, after):
-		return unchanged, after, nil
-	default:
-		return changed, after, nil
-	}
-}
-
-// remove deletes an object that agent-bootstrap has applied, and tells whether there is one.
-func (s *clusterClient) remove(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (found bool, err error) {
-	client, err := s.resource(o)
-	if err != nil {
-		return false, err
-	}
-	current, err := client.Get(ctx, o.GetName(), metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-		return false, nil
-	case err != nil:
-		return false, s.explain(err)
-	case current.GetLabels()[v1alpha1.LabelManagedBy] != registration.FieldManager:
-		return false, nil // somebody else's
-	}
-	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: ptr.To(current.GetUID())}, PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}
-	if dryRun {
-		options.DryRun = []string{metav1.DryRunAll}
-	}
-	if err := client.Delete(ctx, o.GetName(), options); err != nil && !apierrors.IsNotFound(err) {
-		return true, s.explain(err)
-	}
-	return true, nil
-}
-
-// sameObject compares what is said of an object, not who said it and when: a dry run makes that up.
-func sameObject(a, b *unstructured.Unstructured) bool {
-	a, b = a.DeepCopy(), b.DeepCopy()
-	for _, o := range []*unstructured.Unstructured{a, b} {
-		for _, field := range []string{"managedFields", "resourceVersion", "generation"} {
-			unstructured.RemoveNestedField(o.Object, "metadata", field)
-		}
-	}
-	return equality.Semantic.DeepEqual(a.Object, b.Object)
+// apply applies an object. Its result is what the server has then, or in a dry run would have.
+func (c *clusterClient) apply(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (registration.Outcome, *unstructured.Unstructured, error) {
+	outcome, after, err := registration.Apply(ctx, c.dyn, o, dryRun)
+	return outcome, after, c.explain(err)
 }
 
 // gone waits until an object does not exist.
 func (s *clusterClient) gone(ctx context.Context, o *unstructured.Unstructured) error {
-	client, err := s.resource(o)
+	client, err := registration.ResourceFor(s.dyn, o)
 	if err != nil {
 		return err
 	}

@@ -88,7 +88,7 @@ func (e *examination) checkCertificate(ctx context.Context, reached bool) {
 		return
 	}
 	bundle, bundleErr := e.tunnelCA(ctx)
-	cert, err := checkAgentPair(pair.Certificate, pair.Key, bundle, e.name, e.Now())
+	cert, err := pair.Verify(bundle, e.name, e.Now())
 	switch {
 	case err != nil:
 		e.broken(StageCertificate, fmt.Sprintf("%s: %v", where, err), "create a new certificate, and restart the agent. To do so, "+e.registerAgain())

@@ -37,7 +37,7 @@ type inviteOptions struct {
 }
 
 func (a *app) inviteCommand() *cobra.Command {
-	o := &registerOptions{route: routeTunnel, access: registration.AccessAdmin, tokenLifetime: defaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
+	o := &registerOptions{route: routeTunnel, access: registration.AccessAdmin, tokenLifetime: registration.DefaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
 	own := inviteOptions{ttl: 24 * time.Hour}
 	cmd := &cobra.Command{
 		Use:   "invite NAME [flags] > invite.yaml",
@@ -95,6 +95,9 @@ func (i *invitation) validate() error {
 	o := *i.o
 	o.cluster.kubeconfig = "-"
 	errs := []error{o.validate(i.name), i.checkOutput()}
+	if registration.ValidateName(i.name) == nil {
+		errs = append(errs, registration.ValidateInvitationName(i.name))
+	}
 	if i.own.ttl < minTTL || i.own.ttl > maxTTL {
 		errs = append(errs, fmt.Errorf("--ttl must be between %s and %s, and is %s", minTTL, maxTTL, i.own.ttl))
 	}
@@ -212,7 +215,7 @@ func (i *invitation) invite(ctx context.Context) ([]*unstructured.Unstructured, 
 		}
 	}
 	return all, i.step(ctx, "invitation", "Secret %s/%s on the hub: %s; good for one cluster, until %s", o.GetNamespace(), o.GetName(),
-		summary(map[outcome]int{result: 1}, i.o.dryRun), day(record.Expires))
+		summary(map[registration.Outcome]int{result: 1}, i.o.dryRun), day(record.Expires))
 }
 
 // Further files of an agent that is to enrol its cluster: what makes them is said to who runs invite.

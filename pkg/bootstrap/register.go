@@ -47,7 +47,7 @@ const accessHelp = "What the gateway, and so everybody whom the hub lets use it,
 	"to act as other users, which the gateway does not, and nothing else."
 
 func (a *app) registerCommand() *cobra.Command {
-	o := &registerOptions{route: routeTunnel, access: registration.AccessAdmin, wait: 2 * time.Minute, tokenLifetime: defaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
+	o := &registerOptions{route: routeTunnel, access: registration.AccessAdmin, wait: 2 * time.Minute, tokenLifetime: registration.DefaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
 	cmd := &cobra.Command{
 		Use:   "register NAME --cluster-kubeconfig FILE",
 		Short: "Register a cluster, and wait until it can be reached",
@@ -241,18 +241,11 @@ func (r *registerRun) checkRegistered() error {
 	if r.registered == nil {
 		return nil
 	}
-	uid, known := r.registered.Annotations[v1alpha1.AnnotationClusterUID]
+	err := registration.CheckName(r.registered, r.cluster.uid)
+	var taken *registration.NameTakenError
 	switch {
-	case known && uid != string(r.cluster.uid):
-		return fmt.Errorf("the name %q is taken: it is registered to another cluster (%s, and this one is %s). Choose another name, or remove that one first: agent-bootstrap unregister %s",
-			r.name, uid, r.cluster.uid, r.name)
-	case !known && !r.o.adopt:
-		what := "a cluster that was registered by hand"
-		if !cluster.IsCluster(r.registered) {
-			what = "no cluster at all"
-		}
-		return fmt.Errorf("there is a Secret %s/%s on the hub already, which is %s. Choose another name, or take it over with --adopt",
-			r.registered.Namespace, r.name, what)
+	case errors.As(err, &taken) && (taken.Holder == registration.HolderOtherCluster || !r.o.adopt):
+		return err
 	case r.registered.Type != corev1.SecretTypeOpaque:
 		return fmt.Errorf("the Secret %s/%s on the hub is of type %s, which cannot be changed: delete it first", r.registered.Namespace, r.name, r.registered.Type)
 	}
@@ -281,21 +274,7 @@ func (r *registerRun) checkNamespace(ctx context.Context) error {
 		defer cancel()
 		return r.cluster.gone(ctx, u)
 	}
-	return checkOwner(namespace, r.name, r.hub.uid)
-}
-
-// checkOwner finds out whether a managed cluster's namespace belongs to a registration.
-func checkOwner(namespace *corev1.Namespace, name string, hub types.UID) error {
-	owner, uid := namespace.Annotations[v1alpha1.AnnotationClusterName], namespace.Annotations[v1alpha1.AnnotationHubUID]
-	switch {
-	case owner == "" || owner == name && uid == string(hub):
-		return nil
-	case uid == string(hub):
-		return fmt.Errorf("this cluster is registered already, as %q: use that, or remove it first: agent-bootstrap unregister %s", owner, owner)
-	default:
-		return fmt.Errorf("this cluster is registered already, as %q with another hub (%s): remove it there first, or, if that hub is gone, delete namespace %s in the cluster",
-			owner, uid, registration.AgentNamespace)
-	}
+	return registration.CheckNamespace(namespace, r.name, r.hub.uid)
 }
 
 // externalNote is for what only the embedded tunnel server puts on the hub.
@@ -344,7 +323,7 @@ func (s *clusterClient) tunnel(ctx context.Context, namespace, address string) (
 
 // applyAll applies objects to a cluster and sums up the outcomes.
 func (r *registerRun) applyAll(ctx context.Context, s *clusterClient, all []*unstructured.Unstructured) (string, error) {
-	count := map[outcome]int{}
+	count := map[registration.Outcome]int{}
 	for _, o := range all {
 		result, _, err := s.apply(ctx, o, r.o.dryRun)
 		if err != nil {
@@ -356,9 +335,9 @@ func (r *registerRun) applyAll(ctx context.Context, s *clusterClient, all []*uns
 	return summary(count, r.o.dryRun), nil
 }
 
-func summary(count map[outcome]int, dryRun bool) string {
+func summary(count map[registration.Outcome]int, dryRun bool) string {
 	var parts []string
-	for _, o := range []outcome{created, changed, unchanged} {
+	for _, o := range []registration.Outcome{registration.Created, registration.Changed, registration.Unchanged} {
 		switch n := count[o]; {
 		case n == 0:
 		case n == 1 && len(count) == 1:
@@ -368,7 +347,7 @@ func summary(count map[outcome]int, dryRun bool) string {
 		}
 	}
 	text := strings.Join(parts, ", ")
-	if dryRun && count[created]+count[changed] > 0 {
+	if dryRun && count[registration.Created]+count[registration.Changed] > 0 {
 		text = "would be " + text
 	}
 	return text
@@ -384,10 +363,10 @@ func (r *registerRun) applyNamespace(ctx context.Context) error {
 		return err
 	}
 	r.applied = append(r.applied, registration.Redacted(o).Object)
-	if !r.o.dryRun || result != created {
+	if !r.o.dryRun || result != registration.Created {
 		r.namespaceUID = after.GetUID()
 	}
-	return r.step(ctx, "namespace", "%s: %s", registration.AgentNamespace, summary(map[outcome]int{result: 1}, r.o.dryRun))
+	return r.step(ctx, "namespace", "%s: %s", registration.AgentNamespace, summary(map[registration.Outcome]int{result: 1}, r.o.dryRun))
 }
 
 func (r *registerRun) applyAccount(ctx context.Context) error {

@@ -98,7 +98,7 @@ func (r *registerRun) clusterRights(ctx context.Context) ([]right, error) {
 		}
 	}
 	for _, o := range all {
-		gvr, namespaced, err := resourceOf(o.GroupVersionKind())
+		gvr, namespaced, err := registration.ResourceOf(o.GroupVersionKind())
 		if err != nil {
 			return nil, err
 		}
@@ -196,7 +196,7 @@ func (r *registerRun) agentRemoval(ctx context.Context) ([]right, error) {
 	}
 	var rights []right
 	for _, o := range all {
-		client, err := r.cluster.resource(o)
+		client, err := registration.ResourceFor(r.cluster.dyn, o)
 		if err != nil {
 			return nil, err
 		}
@@ -207,7 +207,7 @@ func (r *registerRun) agentRemoval(ctx context.Context) ([]right, error) {
 		case err != nil:
 			return nil, r.cluster.explain(err)
 		}
-		gvr, _, err := resourceOf(o.GroupVersionKind())
+		gvr, _, err := registration.ResourceOf(o.GroupVersionKind())
 		if err != nil {
 			return nil, err
 		}

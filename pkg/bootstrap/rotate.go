@@ -5,7 +5,6 @@ package bootstrap
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -101,8 +100,8 @@ func (r *renewal) validate() error {
 			errs = append(errs, fmt.Errorf("--tunnel-address %q: %w", r.o.tunnelAddress, err))
 		}
 	}
-	if r.o.tokenLifetime != 0 && r.o.tokenLifetime < minTokenLifetime {
-		errs = append(errs, fmt.Errorf("--token-lifetime must be at least %s, which is what Kubernetes gives out, and is %s", minTokenLifetime, r.o.tokenLifetime))
+	if r.o.tokenLifetime != 0 && r.o.tokenLifetime < registration.MinTokenLifetime {
+		errs = append(errs, fmt.Errorf("--token-lifetime must be at least %s, which is what Kubernetes gives out, and is %s", registration.MinTokenLifetime, r.o.tokenLifetime))
 	}
 	if r.o.agentLifetime < 0 {
 		errs = append(errs, errors.New("--certificate-lifetime must not be negative"))
@@ -139,12 +138,14 @@ func (r *renewal) rotateToken(ctx context.Context) error {
 		return err
 	}
 	r.used = token
-	_, end, _ := tokenLife(token)
-	return r.step(ctx, "token", "new, until %s", day(end))
+	return r.step(ctx, "token", "new, until %s", day(registration.ParseToken(token).Expires))
 }
 
 func (r *renewal) storeToken(ctx context.Context, token string) error {
-	patch, err := json.Marshal(map[string]any{"data": map[string][]byte{v1alpha1.SecretKeyToken: []byte(token)}})
+	// The gateway writes the cluster's health to the Secret, so its resource version does not matter: only
+	// that it is still the same registration.
+	read := &metav1.ObjectMeta{UID: r.registered.UID}
+	patch, err := registration.MergePatch(read, map[string]any{"data": map[string][]byte{v1alpha1.SecretKeyToken: []byte(token)}})
 	if err != nil {
 		return err
 	}
@@ -199,11 +200,11 @@ func (r *renewal) tokenLifetime() time.Duration {
 	if r.o.tokenLifetime != 0 {
 		return r.o.tokenLifetime
 	}
-	begin, end, ok := tokenLife(string(r.registered.Data[v1alpha1.SecretKeyToken]))
-	if !ok {
-		return defaultTokenLifetime
+	claims := registration.ParseToken(string(r.registered.Data[v1alpha1.SecretKeyToken]))
+	if claims.Expires.IsZero() {
+		return registration.DefaultTokenLifetime
 	}
-	return max(end.Sub(begin), minTokenLifetime)
+	return max(claims.Expires.Sub(claims.IssuedAt), registration.MinTokenLifetime)
 }
 
 // certificateLifetime is that of the agent's certificate which is replaced, but for one that was cut short by the end of its CA. 0: there is none that
@@ -223,12 +224,8 @@ func (r *renewal) certificateLifetime(ctx context.Context) (time.Duration, error
 	if err != nil {
 		return 0, nil //nolint:nilerr // it is replaced, whatever it is
 	}
-	for _, ca := range r.authority.Certificates() {
-		if chain[0].NotAfter.Equal(ca.NotAfter) {
-			return 0, nil
-		}
-	}
-	return pki.Lifetime(chain[0]), nil
+	lifetime, _ := registration.CertificateLifetime(chain[0], r.authority)
+	return lifetime, nil
 }
 
 // waitUsed waits until the cluster answers, and knows the gateway by the new token.
@@ -237,7 +234,7 @@ func (r *renewal) waitUsed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	id := claimsOf(r.used).ID
+	id := registration.ParseToken(r.used).ID
 	return r.waitReachable(ctx, "the credentials are new", "the cluster was not reached with them", func(ctx context.Context) (string, error) {
 		version, err := r.hub.reach(ctx, r.name)
 		if err != nil {

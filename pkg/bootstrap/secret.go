@@ -9,11 +9,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
@@ -34,7 +32,7 @@ func (r *registerRun) applySecret(ctx context.Context) (err error) {
 		return err
 	}
 	r.applied = append(r.applied, registration.Redacted(o).Object)
-	text := summary(map[outcome]int{result: 1}, r.o.dryRun)
+	text := summary(map[registration.Outcome]int{result: 1}, r.o.dryRun)
 	if len(removed) > 0 {
 		text += "; of before, removed: " + strings.Join(removed, ", ")
 	}
@@ -45,7 +43,7 @@ func (r *registerRun) applySecret(ctx context.Context) (err error) {
 const secretAttempts = 10
 
 // writeSecret writes to what was read only: of two that take a name at the same time, the second is told so.
-func (r *registerRun) writeSecret(ctx context.Context) (result outcome, removed []string, err error) {
+func (r *registerRun) writeSecret(ctx context.Context) (result registration.Outcome, removed []string, err error) {
 	secrets := r.hub.kube.CoreV1().Secrets(r.secret.Namespace)
 	for range secretAttempts {
 		current, err := secrets.Get(ctx, r.name, metav1.GetOptions{})
@@ -58,7 +56,7 @@ func (r *registerRun) writeSecret(ctx context.Context) (result outcome, removed 
 		if err := r.checkMeanwhile(current); err != nil {
 			return "", nil, err
 		}
-		result, removed, err = r.tryWriteSecret(ctx, current)
+		_, result, removed, err = r.secret.Write(ctx, secrets, current, r.o.dryRun)
 		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) && !apierrors.IsNotFound(err) {
 			return result, removed, r.hub.explain(err)
 		}
@@ -77,33 +75,6 @@ func (r *registerRun) checkMeanwhile(current *corev1.Secret) error {
 			r.name, err, r.cluster.uid, registration.AgentNamespace)
 	}
 	return nil
-}
-
-func (r *registerRun) tryWriteSecret(ctx context.Context, current *corev1.Secret) (outcome, []string, error) {
-	secrets := r.hub.kube.CoreV1().Secrets(r.secret.Namespace)
-	var dryRun []string
-	if r.o.dryRun {
-		dryRun = []string{metav1.DryRunAll}
-	}
-	if current == nil {
-		_, err := secrets.Create(ctx, r.secret.Secret(), metav1.CreateOptions{FieldManager: registration.FieldManager, DryRun: dryRun})
-		return created, nil, err
-	}
-	patch, removed, err := r.secret.Patch(current)
-	if err != nil {
-		return "", nil, err
-	}
-	after, err := secrets.Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager, DryRun: dryRun})
-	if err != nil {
-		return "", nil, err
-	}
-	same := func(a, b *corev1.Secret) bool {
-		return equality.Semantic.DeepEqual([]any{a.Labels, a.Annotations, a.Data}, []any{b.Labels, b.Annotations, b.Data})
-	}
-	if same(current, after) {
-		return unchanged, removed, nil
-	}
-	return changed, removed, nil
 }
 
 // describe finds out all that the Secret will hold but the token, and whether the gateway can use that.

@@ -173,7 +173,7 @@ func (a *app) printAgent(ctx context.Context, hub *clusterClient, name string, o
 	if err != nil || pair == nil {
 		return
 	}
-	cert, err := checkAgentPair(pair.Certificate, pair.Key, nil, name, a.Now())
+	cert, err := pair.Verify(nil, name, a.Now())
 	if err != nil {
 		table.row("Certificate", "%v", err)
 		return

@@ -214,7 +214,7 @@ func (u *unregistration) deleteNamespace(ctx context.Context, target *clusterCli
 	if err := u.hub.identify(ctx); err != nil {
 		return err
 	}
-	if err := checkOwner(namespace, u.name, u.hub.uid); err != nil {
+	if err := registration.CheckNamespace(namespace, u.name, u.hub.uid); err != nil {
 		return err
 	}
 	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &namespace.UID}, PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)}

@@ -149,7 +149,7 @@ func (c *Cluster) servedCredential() *v1alpha1.ClusterAccessCredential {
 
 // serveHealth shows the state that is stored on the Secret, where the gateway's replicas and operators write it.
 func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGatewayStatus) {
-	h := c.Health
+	h := c.currentHealth()
 	status.Healthy = h.Known && h.Healthy && c.err == nil
 	status.HealthyReason = h.Reason
 	switch {
@@ -179,10 +179,27 @@ func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGat
 	}
 }
 
+// currentHealth returns the stored state, unless a probe stored it about an earlier version of the Secret:
+// that it was invalid. Whether this version is invalid is known without a probe. So a condition with the
+// reason InvalidSecret is about the Secret that the ClusterGateway was read from, at its resource version,
+// and a client that has just replaced an invalid Secret gets no answer about the one before.
+func (c *Cluster) currentHealth() Health {
+	h := c.Health
+	if c.err != nil || !h.Known || h.Healthy || h.Overridden || h.Reason != v1alpha1.ReasonInvalidSecret {
+		return h
+	}
+	// With more conditions than Ready, a probe found that something else keeps a valid Secret from being
+	// used.
+	if len(h.Conditions) > 1 {
+		return h
+	}
+	return Health{}
+}
+
 // ready is the condition. An invalid Secret outweighs every probe: no request can be served. An operator's word outweighs what
 // was probed, which the message tells as well.
 func (c *Cluster) ready(secret *corev1.Secret) metav1.Condition {
-	h := c.Health
+	h := c.currentHealth()
 	condition := metav1.Condition{Type: v1alpha1.ConditionReady, LastTransitionTime: lastWrite(secret)}
 	found := meta.FindStatusCondition(h.Conditions, v1alpha1.ConditionReady)
 	switch {

@@ -261,6 +261,18 @@ func TestRenderConditions(t *testing.T) {
 			message: "set by an operator; the last probe found Ready=False, NoAgent: no agent is connected",
 		},
 		{name: "an invalid Secret", invalid: true, annotations: annotations(), want: "Ready=False/InvalidSecret", message: "token: is missing; it must be a bearer token"},
+		{
+			name: "a Secret that was invalid when it was probed, and is not any more",
+			annotations: annotations(v1alpha1.AnnotationHealthyReason, "InvalidSecret", v1alpha1.AnnotationConditions,
+				`[{"type":"Ready","status":"False","reason":"InvalidSecret","message":"token: is missing"}]`),
+			want: "Ready=Unknown/NotProbed", message: "the cluster has not been probed yet",
+		},
+		{
+			name: "a valid Secret that a probe could not use",
+			annotations: annotations(v1alpha1.AnnotationHealthyReason, "InvalidSecret", v1alpha1.AnnotationConditions,
+				`[{"type":"Ready","status":"False","reason":"InvalidSecret","message":"no dialer"},{"type":"CredentialValid","status":"Unknown","reason":"NotProbed"}]`),
+			want: "Ready=False/InvalidSecret CredentialValid=Unknown/NotProbed", message: "no dialer",
+		},
 		{name: "no JSON", annotations: annotations(v1alpha1.AnnotationConditions, "{"), want: "Ready=False/NoAgent", message: "as found by the last probe or set by an operator"},
 		{
 			name: "a secret in a message", annotations: annotations(v1alpha1.AnnotationConditions, strings.ReplaceAll(found, "no agent is connected", "Bearer "+string(tokenSecret(nil).Data["token"]))),

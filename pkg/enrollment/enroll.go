@@ -5,7 +5,6 @@ package enrollment
 
 import (
 	"context"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -20,7 +19,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
-	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
@@ -218,12 +216,9 @@ func (a *attempt) registered(ctx context.Context) (*corev1.Secret, error) {
 		return nil, nil
 	case err != nil:
 		return nil, a.hubFault("find out whether the name is free", err)
-	case !cluster.IsCluster(secret) || secret.Annotations[v1alpha1.AnnotationClusterUID] == "":
-		return nil, fmt.Errorf("the name %q is taken on the hub, by what agent-bootstrap did not make: ask for an invitation to another name", name)
-	case a.record.ClusterUID == "":
-		return nil, fmt.Errorf("the name %q has been taken since by another registration: ask for an invitation to another name", name)
-	case secret.Annotations[v1alpha1.AnnotationClusterUID] != string(a.record.ClusterUID):
-		return nil, fmt.Errorf("the name %q is registered to another cluster (%s): ask for an invitation to another name", name, secret.Annotations[v1alpha1.AnnotationClusterUID])
+	}
+	if err := registration.CheckName(secret, a.record.ClusterUID); err != nil {
+		return nil, err
 	}
 	return secret, nil
 }
@@ -279,27 +274,14 @@ func (a *attempt) connect(ctx context.Context) (err error) {
 
 // checkRegistrations refuses a cluster that is registered already, by this name or another, here or elsewhere.
 func (a *attempt) checkRegistrations(ctx context.Context) error {
-	owner, hub := a.namespace.Annotations[v1alpha1.AnnotationClusterName], a.namespace.Annotations[v1alpha1.AnnotationHubUID]
-	switch {
-	case owner != "" && hub != string(a.record.HubUID):
-		return fmt.Errorf("this cluster is registered as %q with another hub (%s): remove it there first", owner, hub)
-	case owner != "" && owner != a.invited.Name:
-		return registeredAs(owner)
+	if err := registration.CheckNamespace(a.namespace, a.invited.Name, a.record.HubUID); err != nil {
+		return err
 	}
 	list, err := a.cfg.Secrets.List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelCredentialType})
 	if err != nil {
 		return a.hubFault("find out whether the cluster is registered", err)
 	}
-	for _, s := range list.Items {
-		if s.Name != a.invited.Name && s.Annotations[v1alpha1.AnnotationClusterUID] == string(a.target.uid) {
-			return registeredAs(s.Name)
-		}
-	}
-	return nil
-}
-
-func registeredAs(name string) error {
-	return fmt.Errorf("this cluster is registered as %q: use that, or remove it first (agent-bootstrap unregister %s)", name, name)
+	return registration.CheckSecrets(list.Items, a.invited.Name, a.target.uid)
 }
 
 // errChanged is that somebody else wrote to the record.
@@ -343,9 +325,7 @@ func (a *attempt) errRevoked() error {
 
 // writeRecord writes what became of the invitation, unless the record has changed since it was read: then it fails with a conflict.
 func (a *attempt) writeRecord(ctx context.Context) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": a.read.UID, "resourceVersion": a.read.ResourceVersion, "annotations": a.record.Annotations(),
-	}})
+	patch, err := registration.MergePatch(a.read, map[string]any{"metadata": map[string]any{"annotations": a.record.Annotations()}})
 	if err != nil {
 		return err
 	}
@@ -368,9 +348,7 @@ func (a *attempt) claimNamespace(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
-		"uid": a.namespace.UID, "resourceVersion": a.namespace.ResourceVersion, "labels": o.GetLabels(), "annotations": o.GetAnnotations(),
-	}})
+	patch, err := registration.MergePatch(a.namespace, map[string]any{"metadata": map[string]any{"labels": o.GetLabels(), "annotations": o.GetAnnotations()}})
 	if err != nil {
 		return err
 	}
@@ -380,7 +358,7 @@ func (a *attempt) claimNamespace(ctx context.Context) error {
 
 // requestToken asks for a token that does not end with the Pod that the one at hand is bound to.
 func (a *attempt) requestToken(ctx context.Context) (err error) {
-	a.token, err = a.target.requestToken(ctx, a.record.TokenLifetime)
+	a.token, err = registration.RequestToken(ctx, a.target.kube, a.record.TokenLifetime)
 	return a.target.explain("ask for a token of the gateway's account", err)
 }
 
@@ -393,18 +371,18 @@ func (a *attempt) applyAgent(ctx context.Context) error {
 	if err != nil {
 		return a.hubFault("read the CA of the tunnel", err)
 	}
-	cert, key, err := authority.IssueAgent(a.invited.Name, a.record.CertificateLifetime)
+	pair, _, err := registration.IssueAgentPair(authority, a.invited.Name, a.record.CertificateLifetime, a.cfg.Now())
 	if err != nil {
-		return fmt.Errorf("the agent's certificate cannot be issued: %w", err)
+		return err
 	}
-	all, err := registration.Agent(a.record.Address, registration.AgentPair{Certificate: cert, Key: key, CA: authority.Bundle()})
+	all, err := registration.Agent(a.record.Address, pair)
 	if err != nil {
 		return err
 	}
 	for _, o := range all {
 		switch o.GetKind() {
 		case "ConfigMap", "Secret", "Deployment": // the others came with the invitation
-			if err := a.target.apply(ctx, o); err != nil {
+			if _, err := registration.ServerSideApply(ctx, a.target.dyn, o, false); err != nil {
 				return a.target.explain(fmt.Sprintf("apply %s %s", o.GetKind(), o.GetName()), err)
 			}
 		}
@@ -438,23 +416,15 @@ func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
 	if err != nil {
 		return "", err
 	}
-	if current == nil {
-		made, err := a.cfg.Secrets.Create(ctx, wanted.Secret(), metav1.CreateOptions{FieldManager: registration.FieldManager})
-		switch {
-		case apierrors.IsAlreadyExists(err):
-			return "", errors.New("the cluster's Secret has just been made by somebody else; it is looked at when the cluster comes again")
-		case err != nil:
-			return "", a.hubFault("write the cluster's Secret", err)
-		}
-		return made.UID, nil
+	// If there is one, an earlier attempt that was interrupted wrote it, or another replica.
+	written, _, _, err := wanted.Write(ctx, a.cfg.Secrets, current, false)
+	switch {
+	case apierrors.IsAlreadyExists(err), current != nil && (apierrors.IsConflict(err) || apierrors.IsNotFound(err)):
+		return "", errors.New("the cluster's Secret has just been written by somebody else; it is checked when the cluster connects again")
+	case err != nil:
+		return "", a.hubFault("write the cluster's Secret", err)
 	}
-	// By an attempt that ended here, or another replica.
-	patch, _, err := wanted.Patch(current)
-	if err != nil {
-		return "", err
-	}
-	_, err = a.cfg.Secrets.Patch(ctx, a.invited.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager})
-	return current.UID, a.hubFault("write the cluster's Secret", err)
+	return written.UID, nil
 }
 
 // confirm reads the record again, and takes the cluster's Secret back if the invitation has been revoked or replaced. Nobody would do so later: it insists

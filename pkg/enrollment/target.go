@@ -8,17 +8,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"time"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -137,16 +134,6 @@ func (t *target) explain(what string, err error) error {
 	}
 }
 
-func (t *target) requestToken(ctx context.Context, lifetime time.Duration) (string, error) {
-	answer, err := t.kube.CoreV1().ServiceAccounts(registration.AgentNamespace).CreateToken(ctx, registration.GatewayAccount, &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To(int64(lifetime.Seconds()))},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		return "", err
-	}
-	return answer.Status.Token, nil
-}
-
 // Resources that are applied or changed.
 var (
 	clusterRoles        = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"}
@@ -157,13 +144,6 @@ var (
 	jobs                = schema.GroupVersionResource{Group: "batch", Version: "v1", Resource: "jobs"}
 	secrets             = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 )
-
-// apply makes an object as it should be.
-func (t *target) apply(ctx context.Context, o *unstructured.Unstructured) error {
-	resource := schema.GroupVersionResource{Group: o.GroupVersionKind().Group, Version: o.GroupVersionKind().Version, Resource: strings.ToLower(o.GetKind()) + "s"}
-	_, err := t.dyn.Resource(resource).Namespace(o.GetNamespace()).Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: registration.FieldManager, Force: true})
-	return err
-}
 
 // own sets owners: the namespace for what is registered, the ClusterRoleBinding of the enrolment for all that is of the enrolment.
 func (t *target) own(ctx context.Context, record *registration.Invitation, namespace types.UID) error {
@@ -211,7 +191,7 @@ func (t *target) own(ctx context.Context, record *registration.Invitation, names
 }
 
 func (t *target) setOwner(ctx context.Context, resource schema.GroupVersionResource, namespace, name string, owner metav1.OwnerReference) (*unstructured.Unstructured, error) {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"ownerReferences": []metav1.OwnerReference{owner}}})
+	patch, err := registration.MergePatch(nil, map[string]any{"metadata": map[string]any{"ownerReferences": []metav1.OwnerReference{owner}}})
 	if err != nil {
 		return nil, err
 	}

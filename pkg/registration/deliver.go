@@ -5,7 +5,6 @@ package registration
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,11 +24,11 @@ const RenewalFieldManager = "cluster-gateway-rotation"
 // not nil and the agent's Secret is no longer as it was read, the error is a Conflict. If no agent runs as
 // Pods, it is a NotFound.
 func DeliverAgentCertificate(ctx context.Context, client kubernetes.Interface, read *corev1.Secret, pair AgentPair) error {
-	change := map[string]any{"data": pair.Data()}
+	var guard metav1.Object
 	if read != nil {
-		change["metadata"] = map[string]any{"uid": read.UID, "resourceVersion": read.ResourceVersion}
+		guard = read
 	}
-	patch, err := json.Marshal(change)
+	patch, err := MergePatch(guard, map[string]any{"data": pair.Data()})
 	if err != nil {
 		return err
 	}
@@ -44,7 +43,7 @@ func DeliverAgentCertificate(ctx context.Context, client kubernetes.Interface, r
 // RollAgent replaces the agent's Pods by Pods that have read the pair: an agent reads it only when it
 // starts. If all Pods have read it already, nothing happens.
 func RollAgent(ctx context.Context, client kubernetes.Interface, pair AgentPair) error {
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
+	patch, err := MergePatch(nil, map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
 		"annotations": map[string]string{v1alpha1.AnnotationAgentCertificate: pair.Hash()},
 	}}}})
 	if err != nil {

@@ -4,11 +4,13 @@
 package registration
 
 import (
-	"encoding/json"
+	"context"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
@@ -85,9 +87,32 @@ func (c ClusterSecret) Patch(current *corev1.Secret) (patch []byte, removed []st
 		annotations[v1alpha1.AnnotationInsecureSkipTLSVerify] = nil
 		removed = append(removed, "annotation "+v1alpha1.AnnotationInsecureSkipTLSVerify)
 	}
-	patch, err = json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": current.UID, "resourceVersion": current.ResourceVersion, "labels": wanted.Labels, "annotations": annotations},
-		"data":     data,
+	patch, err = MergePatch(current, map[string]any{
+		"metadata": map[string]any{"labels": wanted.Labels, "annotations": annotations}, "data": data,
 	})
 	return patch, removed, err
+}
+
+// Write writes the Secret over what was read, or creates it if current is nil, and returns what the hub
+// has then. If the Secret is no longer as it was read, the error is a Conflict, an AlreadyExists or a
+// NotFound. Errors are those of the client.
+func (c ClusterSecret) Write(ctx context.Context, secrets corev1client.SecretInterface, current *corev1.Secret, dryRun bool) (after *corev1.Secret, outcome Outcome, removed []string, err error) {
+	if current == nil {
+		after, err = secrets.Create(ctx, c.Secret(), metav1.CreateOptions{FieldManager: FieldManager, DryRun: DryRunOption(dryRun)})
+		return after, Created, nil, err
+	}
+	patch, removed, err := c.Patch(current)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	after, err = secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: FieldManager, DryRun: DryRunOption(dryRun)})
+	if err != nil {
+		return nil, "", nil, err
+	}
+	if equality.Semantic.DeepEqual(
+		[]any{current.Labels, current.Annotations, current.Data}, []any{after.Labels, after.Annotations, after.Data},
+	) {
+		return after, Unchanged, removed, nil
+	}
+	return after, Changed, removed, nil
 }

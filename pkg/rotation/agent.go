@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -259,52 +258,37 @@ func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificat
 		}
 		return cert, authority, registration.RollAgent(ctx, client, pair) // where an earlier attempt failed
 	}
-	if err := issuedBy(authority, c.Name, chain, now); err != nil {
+	if err := checkReplaceable(authority, c.Name, chain, now); err != nil {
 		return nil, authority, err
 	}
-	next := registration.AgentPair{CA: authority.Bundle()}
-	if next.Certificate, next.Key, err = authority.IssueAgent(c.Name, a.lifetime(cert, authority)); err != nil {
+	next, issued, err := registration.IssueAgentPair(authority, c.Name, a.lifetime(cert, authority), now)
+	if err != nil {
 		return nil, authority, err
 	}
 	if err := registration.DeliverAgentCertificate(ctx, client, secret, next); err != nil {
 		return nil, authority, err
 	}
-	if chain, err = pki.ParseCertificates(next.Certificate); err != nil {
-		return nil, authority, err
-	}
-	a.cfg.Logger.Info("The certificate of a cluster's agent has been renewed, and the agent is being rolled", "cluster", c.Name, "until", chain[0].NotAfter)
-	return chain[0], authority, nil
+	a.cfg.Logger.Info("The certificate of a cluster's agent has been renewed, and the agent is being rolled", "cluster", c.Name, "until", issued.NotAfter)
+	return issued, authority, nil
 }
 
-// issuedBy refuses to replace a certificate by one of another CA: whoever accepts the one need not accept the other. That it may have
-// ended does not matter here.
-func issuedBy(authority *pki.Authority, name string, chain []*x509.Certificate, now time.Time) error {
-	cert := chain[0]
-	if cert.Subject.CommonName != name || !slices.Contains(cert.Subject.Organization, v1alpha1.AgentOrganization) {
-		return fmt.Errorf("the Secret %s/%s of the cluster holds a certificate of %q, which is not that of the cluster's agent: agent-bootstrap rotate %s puts another there",
-			registration.AgentNamespace, registration.AgentName, cert.Subject, name)
+// checkReplaceable refuses to replace a certificate that is not the agent's, or that another CA issued: a
+// server that accepts that CA need not accept this one. An expired certificate may be replaced.
+func checkReplaceable(authority *pki.Authority, name string, chain []*x509.Certificate, now time.Time) error {
+	if now.After(chain[0].NotAfter) {
+		now = chain[0].NotAfter
 	}
-	intermediates := x509.NewCertPool()
-	for _, link := range chain[1:] {
-		intermediates.AddCert(link)
-	}
-	if now.After(cert.NotAfter) {
-		now = cert.NotAfter
-	}
-	if _, err := cert.Verify(x509.VerifyOptions{
-		Roots: authority.Pool(), Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}); err != nil {
-		return fmt.Errorf("the agent's certificate is of another CA than that in the hub's Secret %s: %w", pki.CASecret, err)
+	if err := registration.VerifyAgentCertificate(chain, authority.Pool(), name, now); err != nil {
+		return fmt.Errorf("the certificate in the Secret %s/%s of the cluster is not replaced: %w (replace it with agent-bootstrap rotate %s)",
+			registration.AgentNamespace, registration.AgentName, err, name)
 	}
 	return nil
 }
 
-// lifetime is that of the certificate which is to be followed, but for one that was cut short by the end of its CA.
+// lifetime returns the lifetime of the certificate that replaces cert.
 func (a *Agents) lifetime(cert *x509.Certificate, authority *pki.Authority) time.Duration {
-	for _, ca := range authority.Certificates() {
-		if cert.NotAfter.Equal(ca.NotAfter) {
-			return a.cfg.Lifetime
-		}
+	if lifetime, ok := registration.CertificateLifetime(cert, authority); ok {
+		return min(a.cfg.Lifetime, lifetime)
 	}
-	return min(a.cfg.Lifetime, pki.Lifetime(cert))
+	return a.cfg.Lifetime
 }

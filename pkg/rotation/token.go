@@ -5,27 +5,21 @@ package rotation
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"time"
 
-	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/ptr"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
-
-// minLifetime is the shortest that kube-apiserver gives out.
-const minLifetime = 10 * time.Minute
 
 // TokensConfig is what Tokens needs.
 type TokensConfig struct {
@@ -108,18 +102,14 @@ func (t *Tokens) renew(ctx context.Context, c *cluster.Cluster) error {
 	}
 	begin, _ := c.Credential.Begin()
 	end, _ := c.Credential.Expiry()
-	lifetime := max(end.Sub(begin), minLifetime)
-	answer, err := client.CoreV1().ServiceAccounts(registration.AgentNamespace).CreateToken(ctx, registration.GatewayAccount, &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To(int64(lifetime.Seconds()))},
-	}, metav1.CreateOptions{})
+	lifetime := max(end.Sub(begin), registration.MinTokenLifetime)
+	token, err := registration.RequestToken(ctx, client, lifetime)
 	if err != nil {
 		return fmt.Errorf("the token, which ends at %s, could not be renewed: %w", end.UTC().Format(time.RFC3339), err)
 	}
 	// Only on the Secret that the old token is from: whoever has changed it since knows better.
-	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"uid": c.UID, "resourceVersion": c.ResourceVersion},
-		"data":     map[string][]byte{"token": []byte(answer.Status.Token)},
-	})
+	read := &metav1.ObjectMeta{UID: c.UID, ResourceVersion: c.ResourceVersion}
+	patch, err := registration.MergePatch(read, map[string]any{"data": map[string][]byte{v1alpha1.SecretKeyToken: []byte(token)}})
 	if err != nil {
 		return err
 	}
@@ -130,6 +120,6 @@ func (t *Tokens) renew(ctx context.Context, c *cluster.Cluster) error {
 	case err != nil:
 		return fmt.Errorf("the renewed token could not be stored: %w", err)
 	}
-	t.cfg.Logger.Info("The token of a cluster has been renewed", "cluster", c.Name, "until", answer.Status.ExpirationTimestamp)
+	t.cfg.Logger.Info("The token of a cluster has been renewed", "cluster", c.Name, "until", registration.ParseToken(token).Expires)
 	return nil
 }

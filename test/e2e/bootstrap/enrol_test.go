@@ -277,7 +277,7 @@ func TestInvitationOfAnother(t *testing.T) {
 	before := dump(ctx, t, shared.nearby)
 	apply(ctx, t, shared.nearby, file)
 	err := newVisit(ctx, t, shared.nearby, file).enrol(ctx)
-	if err == nil || !strings.Contains(err.Error(), `this cluster is registered as "near-1"`) {
+	if err == nil || !strings.Contains(err.Error(), `this cluster is registered already, as "near-1"`) {
 		t.Fatalf("%v", err)
 	}
 	unregistered(ctx, t, "other")
@@ -297,7 +297,7 @@ func TestInvitationOfAnother(t *testing.T) {
 	if _, err := shared.nearby.Kubectl(ctx, "annotate", "namespace", agentNamespace, "cluster.core.oam.dev/cluster-name-", "cluster.core.oam.dev/hub-uid-").Output(); err != nil {
 		t.Fatal(err)
 	}
-	if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err == nil || !strings.Contains(err.Error(), `this cluster is registered as "near-1"`) {
+	if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err == nil || !strings.Contains(err.Error(), `this cluster is registered already, as "near-1"`) {
 		t.Errorf("by the hub's Secret alone: %v", err)
 	}
 }

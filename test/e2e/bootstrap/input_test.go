@@ -45,11 +45,11 @@ func TestBadInput(t *testing.T) {
 		now  func() time.Time
 		want []string // in the error
 	}{
-		{"name", []string{"register", "Edge_1", "--cluster-kubeconfig", shared.nearbyFile}, nil, []string{`"Edge_1" cannot be the name of a cluster`}},
-		{"name with a dot", []string{"register", "a.b", "--cluster-kubeconfig", shared.nearbyFile}, nil, []string{"cannot be the name"}},
-		{"long name", []string{"kubeconfig", strings.Repeat("x", 64)}, nil, []string{"cannot be the name"}},
+		{"name", []string{"register", "Edge_1", "--cluster-kubeconfig", shared.nearbyFile}, nil, []string{`invalid cluster name "Edge_1"`}},
+		{"name of a record", []string{"register", "invitation.b", "--cluster-kubeconfig", shared.nearbyFile}, nil, []string{"reserved for the records of invitations"}},
+		{"long name", []string{"kubeconfig", strings.Repeat("x", 254)}, nil, []string{"invalid cluster name"}},
 		{"no kubeconfig", []string{"register", "near-1"}, nil, []string{"--cluster-kubeconfig is required"}},
-		{"all faults at once", []string{"register", "Near", "--route", "over"}, nil, []string{"cannot be the name", "--cluster-kubeconfig is required", "--route must be tunnel or direct"}},
+		{"all faults at once", []string{"register", "Near", "--route", "over"}, nil, []string{"invalid cluster name", "--cluster-kubeconfig is required", "--route must be tunnel or direct"}},
 		{"missing kubeconfig", []string{"register", "near-1", "--cluster-kubeconfig", "/no/such/file"}, nil, []string{"--cluster-kubeconfig", "/no/such/file"}},
 		{"kubeconfig of nowhere", []string{"register", "near-1", "--cluster-kubeconfig", nowhere}, nil, []string{"points to https://127.0.0.1:1", "nothing answers"}},
 		{"kubeconfig of no host", []string{"register", "near-1", "--cluster-kubeconfig", noHost}, nil, []string{"no-such-host.invalid"}},

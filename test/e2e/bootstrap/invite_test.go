@@ -184,7 +184,7 @@ func TestInviteOfRegistered(t *testing.T) {
 	before := refusals(ctx, t, "second")
 	t.Cleanup(func() { must(context.WithoutCancel(ctx), t, "invite", "second", "--revoke") })
 	agent := enrol(ctx, t, shared.edge, file, job)
-	const refusal = `this cluster is registered as "edge-1"`
+	const refusal = `this cluster is registered already, as "edge-1"`
 	labtest.Within(t, time.Minute, "the refusal in the agent's log", func() error {
 		log, err := os.ReadFile(agent.LogFile())
 		if err == nil && !strings.Contains(string(log), strings.ReplaceAll(refusal, `"`, `\"`)) && !strings.Contains(string(log), refusal) {
@@ -277,8 +277,9 @@ func TestInviteInput(t *testing.T) {
 		now  func() time.Time
 		want string
 	}{
-		{"no label", []string{"Edge_1"}, nil, `"Edge_1" cannot be the name of a cluster`},
-		{"dot", []string{"a.b"}, nil, "cannot be the name"},
+		{"no label", []string{"Edge_1"}, nil, `invalid cluster name "Edge_1"`},
+		{"long name", []string{strings.Repeat("x", 64)}, nil, "at most 63 characters"},
+		{"name of a record", []string{"invitation.b"}, nil, "reserved for the records of invitations"},
 		{"registered", []string{"near-1"}, nil, `the name "near-1" is taken`},
 		{"the gateway's own Secret", []string{"cluster-gateway-tunnel-ca"}, nil, "is taken"},
 		{"short ttl", []string{"edge-1", "--ttl", "59s"}, nil, "--ttl must be between"},
