@@ -77,8 +77,8 @@ func TestBufferedConnEnd(t *testing.T) {
 	}
 }
 
-// The end of a connection waits for Linger after its last bytes have been taken. Then Ready is called,
-// and TakeOutgoing reports the end.
+// The end of a connection waits for Linger after its last bytes have been taken. Then Ready is
+// called, and TakeOutgoing reports the end.
 func TestBufferedConnLinger(t *testing.T) {
 	t.Parallel()
 	const linger = 20 * time.Millisecond

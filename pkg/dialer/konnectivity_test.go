@@ -289,6 +289,45 @@ func TestKonnectivityConfig(t *testing.T) {
 	}
 }
 
+// All Dialers of a cluster share one budget, and those of another cluster have their own.
+func TestKonnectivityBudgetOfCluster(t *testing.T) {
+	t.Parallel()
+	const limit = 2 << 20
+	// The server fills the buffer of each connection and then marks its end.
+	server := startFake(t, func(s client.ProxyService_ProxyServer, id int64) error {
+		err := s.Send(dialResponse(id, 7, ""))
+		for range limit / packetSize {
+			err = errors.Join(err, s.Send(&client.Packet{Type: client.PacketType_DATA, Payload: &client.Packet_Data{
+				Data: &client.Data{ConnectID: 7, Data: make([]byte, packetSize)}}}))
+		}
+		return errors.Join(err, s.Send(closeResponse(7, "")))
+	})
+	k := newKonnectivity(t, dialer.KonnectivityConfig{Servers: []string{server}, ReceiveBuffer: limit})
+	requests, upgrades, other := k.Dialer("east", registered), k.Dialer("east", registered), k.Dialer("west", registered)
+	// Writes fail when the end has arrived. The error is ErrBufferFull if the buffer did not suffice.
+	dial := func(d dialer.Dialer) (full bool) {
+		t.Helper()
+		c := mustDial(t, d)
+		for {
+			if _, err := c.Write([]byte("x")); err != nil {
+				return errors.Is(err, dialer.ErrBufferFull)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	for i, d := range []dialer.Dialer{requests, upgrades, requests, upgrades} {
+		if dial(d) {
+			t.Errorf("connection %d of 4 does not fit into the budget", i+1)
+		}
+	}
+	if !dial(requests) || !dial(upgrades) {
+		t.Error("a cluster has more than one budget")
+	}
+	if dial(other) {
+		t.Error("another cluster has no budget of its own")
+	}
+}
+
 // A server that never answers, because its agent has died during the dial, is given up after a time
 // if there is another one.
 func TestKonnectivitySilentServer(t *testing.T) {

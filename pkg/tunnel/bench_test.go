@@ -32,10 +32,10 @@ func BenchmarkRoundTrips(b *testing.B) {
 		return time.Since(begin)
 	}
 	endpoint := echoEndpoint(b)
-	tcp, tunnelled := bothWays(b, endpoint)
+	tcp, tunneled := bothWays(b, endpoint)
 	b.ReportAllocs()
 	b.ResetTimer()
-	through := measure(b, tunnelled)
+	through := measure(b, tunneled)
 	b.StopTimer()
 	straight := measure(b, tcp)
 	b.ReportMetric(float64(b.N)/through.Seconds(), "roundtrips/s")
@@ -90,12 +90,12 @@ func benchmarkBytes(b *testing.B, ends func(near, far net.Conn) (io.Writer, io.R
 	b.ReportMetric(through.Seconds()/straight.Seconds(), "x-tcp")
 }
 
-func bothWays(b *testing.B, endpoint string) (tcp, tunnelled net.Conn) {
+func bothWays(b *testing.B, endpoint string) (tcp, tunneled net.Conn) {
 	b.Helper()
 	g := startGateway(b, nil)
 	g.startStockAgent(b, "east", "a")
-	tunnelled = mustDialAddress(b, g, endpoint, dialer.ForRequests)
-	return mustTCP(b, endpoint), tunnelled
+	tunneled = mustDialAddress(b, g, endpoint, dialer.ForRequests)
+	return mustTCP(b, endpoint), tunneled
 }
 
 func mustTCP(b *testing.B, address string) net.Conn {

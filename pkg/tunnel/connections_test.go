@@ -78,7 +78,7 @@ func TestMaxConnections(t *testing.T) {
 func TestIdleConnections(t *testing.T) {
 	t.Parallel()
 	g := startGateway(t, func(c *Config) {
-		c.maxIdle = time.Second // an agent must never take that long to open its stream
+		c.maxIdle = 2 * time.Second // an agent must never take that long to open its stream
 		c.checkInterval = 10 * time.Millisecond
 	})
 	g.startStockAgent(t, "east", "a")

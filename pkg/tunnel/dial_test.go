@@ -72,7 +72,7 @@ func packetFor(a *fakeAgent) <-chan struct{} {
 func TestSilentAgent(t *testing.T) {
 	t.Parallel()
 	// It passes once. The agent that answers must never take that long.
-	g := startGateway(t, func(c *Config) { c.attemptTimeout = time.Second })
+	g := startGateway(t, func(c *Config) { c.attemptTimeout = 2 * time.Second })
 	silent := g.connect(t, "east", "silent")
 	answering := g.connect(t, "east", "answering")
 	if silent.purpose != dialer.ForRequests || answering.purpose != dialer.ForRequests {

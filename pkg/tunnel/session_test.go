@@ -175,8 +175,8 @@ func TestBufferFull(t *testing.T) {
 	}
 }
 
-// All connections of a cluster share one budget, through whichever Dialer they were opened. Four full
-// buffers fit into it. Another cluster is not affected.
+// All connections of a cluster share one budget, through whichever Dialer they were opened. Four
+// full buffers fit into it. Another cluster is not affected.
 func TestBudgetOfCluster(t *testing.T) {
 	t.Parallel()
 	const limit = 2 << 20

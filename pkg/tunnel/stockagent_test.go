@@ -20,7 +20,7 @@ import (
 func TestBlockedUpgrade(t *testing.T) {
 	t.Parallel()
 	g := startGateway(t, func(c *Config) {
-		c.stallTimeout = time.Second
+		c.stallTimeout = 2 * time.Second
 		c.checkInterval = 20 * time.Millisecond
 	})
 	g.startStockAgent(t, "east", "a")
