@@ -19,7 +19,8 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
-// sink is a ResponseWriter that keeps nothing: the server in front is not what is measured.
+// sink is a ResponseWriter that discards everything: the server in front of the handler is not
+// measured.
 type sink struct{ header http.Header }
 
 func (s *sink) Header() http.Header         { return s.header }

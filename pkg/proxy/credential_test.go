@@ -25,7 +25,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// whoami answers what the caller presented.
+// whoami answers with the credentials of the request.
 func whoami(w http.ResponseWriter, r *http.Request) {
 	name := "nobody"
 	if len(r.TLS.PeerCertificates) > 0 {
@@ -65,8 +65,8 @@ func TestCredentialsReachTheCluster(t *testing.T) {
 	}
 }
 
-// plugin writes a credential plugin, and returns its ExecConfig as JSON. The script prints what is
-// in the file "answer" beside it, and notes each run in "runs".
+// plugin writes a credential plugin, and returns its ExecConfig as JSON. The script prints the file
+// "answer" next to it, and adds a line to the file "runs".
 func plugin(t testing.TB) (dir, config string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -133,7 +133,7 @@ func TestPluginToken(t *testing.T) {
 	_, _ = conn, br
 }
 
-// An expired credential is renewed by the next request, without a new connection for a token.
+// The next request renews an expired credential. A token needs no new connection.
 func TestPluginExpiry(t *testing.T) {
 	s := newAPIServer(t, whoami, askForCertificates)
 	g := newGateway(t, nil)
@@ -152,8 +152,8 @@ func TestPluginExpiry(t *testing.T) {
 	}
 }
 
-// A 401 has the plugin run again, for the next request; a certificate that is another is presented
-// on a new connection.
+// After a 401, the plugin runs again for the next request. A new certificate is presented on a new
+// connection.
 func TestPluginCertificate(t *testing.T) {
 	ca := dialertest.NewCA(t, "clients")
 	var expired sync.Map
@@ -176,7 +176,8 @@ func TestPluginCertificate(t *testing.T) {
 	diff(t, "before", "first|", body)
 	give("second")
 	expired.Store("first", true)
-	// The rotation closes the connection under this answer, which is one or the other.
+	// The answer is a 502 either way: because of the 401, or because the rotation closes the
+	// connection.
 	if resp, body := g.get("a", "/"); resp.StatusCode != 502 {
 		t.Errorf("%s: %s", resp.Status, body)
 	}
@@ -205,8 +206,8 @@ func TestPluginFails(t *testing.T) {
 	diff(t, "mended", "nobody|Bearer now", body)
 }
 
-// Design 9, 6: a plugin that hangs delays its own cluster's requests until their deadline, and
-// nobody else's; waiting requests cost no goroutine each once they have ended.
+// A plugin that hangs delays its own cluster's requests until their deadline, and no others.
+// Requests that have ended leave no goroutine waiting for it.
 func TestPluginHangs(t *testing.T) {
 	s := newAPIServer(t, whoami)
 	g := newGateway(t, func(c *Config) { c.RequestTimeout = 2 * time.Second })
@@ -231,7 +232,7 @@ func TestPluginHangs(t *testing.T) {
 			t.Error(body)
 		}
 	})
-	within(t, maxWait, "the end of the stuck ones", wg.Wait)
+	within(t, maxWait, "the end of the stuck requests", wg.Wait)
 	f, err := os.OpenFile(hang, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -239,7 +240,7 @@ func TestPluginHangs(t *testing.T) {
 	_, _ = f.WriteString("go on\n")
 	_ = f.Close()
 	_ = os.Remove(hang)
-	eventually(t, "it works when the plugin does", func() bool { _, body := g.get("stuck", "/"); return body == "nobody|Bearer late" })
+	eventually(t, "requests succeed when the plugin does", func() bool { _, body := g.get("stuck", "/"); return body == "nobody|Bearer late" })
 	if n := runs(t, dir); n != 1 {
 		t.Errorf("%d runs of the plugin", n)
 	}

@@ -75,7 +75,7 @@ func TestDialsAreLimited(t *testing.T) {
 	}
 }
 
-// A request that gets no place for as long as a dial may take is told so.
+// A request that gets no place within the time of one dial fails.
 func TestTooManyDials(t *testing.T) {
 	var dials atomic.Int64
 	g := newGateway(t, func(c *Config) { stuckDialer(c, &dials); c.DialTimeout = time.Hour })

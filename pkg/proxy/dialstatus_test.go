@@ -10,7 +10,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-// A client is told to try again while an agent may be on its way, and not for ever.
+// A client is asked to try again only as long as an agent is expected to connect.
 func TestRetryAfterWithoutAgent(t *testing.T) {
 	for name, test := range map[string]struct {
 		absence dialer.NoAgentError

@@ -19,6 +19,15 @@
 // a ReverseProxy of the standard library, which it owns. What is particular to watches and to
 // upgrades is in watch.go and upgrade.go.
 //
+// # Limits
+//
+// Each cluster has limits of its own (limit.go): for requests in flight, which have a deadline, for
+// long-running requests, which have none, and for dials in progress (dialgate.go). What is
+// long-running is decided as kube-apiserver decides it. An upgrade is an ordinary request until the
+// cluster has accepted it.
+//
+// A request that the cluster says it did not process is sent again, if its body was kept (resend.go).
+//
 // # What never reaches a managed cluster
 //
 // The caller's credentials and identity: see stripRequest in headers.go. The cluster sees the

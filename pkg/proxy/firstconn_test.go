@@ -15,8 +15,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-// However many requests there are for a cluster that does not answer, one dials at a time; when it
-// leaves, the next in line does, and what comes of its dial is taken to all.
+// However many requests there are for a cluster that does not answer, one dials at a time. When it
+// leaves, another one dials, and all get the outcome.
 func TestOneDialsAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dials atomic.Int64
@@ -64,7 +64,7 @@ func TestOneDialsAtATime(t *testing.T) {
 		for _, other := range others {
 			var de *dialer.Error
 			if err := <-other; !errors.As(err, &de) || de.Stage != dialer.StageEndpoint {
-				t.Errorf("one that waited: %v, want the failure of the dial", err)
+				t.Errorf("a request that waited: %v, want the failure of the dial", err)
 			}
 		}
 		wantDials(2)

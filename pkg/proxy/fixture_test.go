@@ -41,17 +41,17 @@ const basePath = v1alpha1.BasePath
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
-		// client-go's logger, for the life of the process.
+		// client-go's logger runs as long as the process.
 		goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
 
 // nolog is for servers whose errors are expected.
 var nolog = log.New(io.Discard, "", 0)
 
-// maxWait is how long a test waits for what should come at once.
+// maxWait limits how long a test waits for something that should happen at once.
 const maxWait = 20 * time.Second
 
-// clusters is a ClusterGetter whose content a test sets.
+// clusters is a ClusterGetter that a test fills.
 type clusters struct {
 	mu     sync.RWMutex
 	byName map[string]*cluster.Cluster
@@ -136,7 +136,7 @@ func (g *gateway) delete(name string) {
 	g.handler.Changed(name, nil)
 }
 
-// get asks for path on a cluster, and returns the answer with its body read.
+// get sends a GET for path to a cluster. It returns the answer, and its body.
 func (g *gateway) get(name, path string, header ...string) (*http.Response, string) {
 	g.t.Helper()
 	return g.do(http.MethodGet, name, path, nil, header...)
@@ -163,21 +163,21 @@ func (g *gateway) do(method, name, path string, body io.Reader, header ...string
 	return resp, string(read)
 }
 
-// status asks and decodes the Status that must come.
+// status sends a GET that must be answered with a Status, and decodes it.
 func (g *gateway) status(name, path string) (*http.Response, metav1.Status) {
 	g.t.Helper()
 	resp, text := g.get(name, path)
 	var s metav1.Status
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
-		g.t.Fatalf("%s is no Status: %v", text, err)
+		g.t.Fatalf("%s is not a Status: %v", text, err)
 	}
 	if int(s.Code) != resp.StatusCode {
-		g.t.Errorf("the Status has the code %d, the answer %d", s.Code, resp.StatusCode)
+		g.t.Errorf("the Status has the code %d, but the answer has %d", s.Code, resp.StatusCode)
 	}
 	return resp, s
 }
 
-// metrics returns everything in the text format, less comments.
+// metrics returns all metrics, a line for each.
 func (g *gateway) metrics() string {
 	g.t.Helper()
 	families, err := g.registry.Gather()
@@ -244,8 +244,8 @@ func (s *apiServer) ca() string {
 
 const testToken = "managed-cluster-token-0123456789"
 
-// secret registers the server under a name; pairs of keys and values are put on top ("" removes the
-// key).
+// secret returns a Secret that registers the server under a name. Its data is changed by pairs of
+// keys and values ("" removes the key).
 func (s *apiServer) secret(name string, pairs ...string) *corev1.Secret {
 	return secretWith(name, append([]string{"endpoint", s.URL, "ca.crt", s.ca(), "token", testToken}, pairs...)...)
 }
@@ -291,7 +291,7 @@ func diff(t testing.TB, what string, want, got any) {
 	}
 }
 
-// eventually waits for a state that comes about on another goroutine that gives no notice.
+// eventually waits for a state that another goroutine brings about without a signal.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(maxWait); !is(); time.Sleep(time.Millisecond) {

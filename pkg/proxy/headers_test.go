@@ -16,10 +16,10 @@ import (
 	"k8s.io/apiserver/pkg/audit"
 )
 
-// secretOfCaller is in everything that a caller sends and a cluster must not see.
+// secretOfCaller is part of everything that a caller sends and that a cluster must not see.
 const secretOfCaller = "secret-of-the-caller"
 
-// hostileHeaders identify the caller in all ways there are.
+// hostileHeaders identify the caller in every known way.
 const hostileHeaders = "Authorization: Bearer " + secretOfCaller + "\r\n" +
 	"aUTHORIZATION: Basic " + secretOfCaller + "\r\n" +
 	"Proxy-Authorization: Basic " + secretOfCaller + "\r\n" +
@@ -33,8 +33,8 @@ const hostileHeaders = "Authorization: Bearer " + secretOfCaller + "\r\n" +
 	"Forwarded: for=" + secretOfCaller + "\r\nX-Real-IP: " + secretOfCaller + "\r\n" +
 	"Keep-Alive: timeout=5\r\nTE: trailers\r\nProxy-Connection: keep-alive\r\nX-Hop: " + secretOfCaller + "\r\n"
 
-// Design 9, 2. Whole header maps are compared, so that what is not known of does not get through
-// either.
+// The caller's identity and credentials never reach a cluster. The test compares whole header maps,
+// so that no unknown header gets through either.
 func TestCallersHeadersNeverArrive(t *testing.T) {
 	received := make(chan http.Header, 1)
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
@@ -107,8 +107,7 @@ func TestCallersHeadersNeverArrive(t *testing.T) {
 	}
 }
 
-// Names that net/http would have made canonical may have been set otherwise by a handler before
-// this one.
+// A handler in front of this one may have set names that are not canonical.
 func TestStripRequestIgnoresCase(t *testing.T) {
 	h := http.Header{"x-remote-user": {"a"}, "IMPERSONATE-User": {"b"}, "X-FORWARDED-for": {"c"}, "Accept": {"d"}}
 	stripRequest(h)
@@ -152,7 +151,7 @@ func TestResponseHeaders(t *testing.T) {
 	}
 }
 
-// An interim answer's headers do not get past the response hygiene.
+// The headers of an interim answer would not be stripped, so it is not passed on.
 func TestInterimAnswersAreDropped(t *testing.T) {
 	s := newAPIServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Set-Cookie", "a=b")
@@ -186,8 +185,8 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
-// The audit logs of the gateway and of the cluster name a request alike, and the caller is told
-// that name once.
+// The audit logs of the gateway and of the cluster use the same ID for a request, and the caller
+// gets that ID once.
 func TestAuditID(t *testing.T) {
 	received := make(chan string, 1)
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {

@@ -14,7 +14,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// answers is a managed API server that answers everything with some bytes.
+// answers is a managed API server that answers every request with the same bytes.
 func answers(t *testing.T, text string) *apiServer {
 	t.Helper()
 	return newAPIServer(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -28,7 +28,7 @@ func answers(t *testing.T, text string) *apiServer {
 	}, onlyHTTP1)
 }
 
-// What is no HTTP status is no answer: net/http panics when a handler passes it on.
+// An invalid status code is not passed on: net/http would panic.
 func TestImpossibleStatusCodes(t *testing.T) {
 	g := newGateway(t, nil)
 	for _, code := range []string{"000", "001", "099"} {
@@ -41,7 +41,7 @@ func TestImpossibleStatusCodes(t *testing.T) {
 	}
 }
 
-// A flood of interim answers ends, and so does a header without end.
+// A flood of interim answers is limited, and so is an endless header.
 func TestFloodsBeforeAnswer(t *testing.T) {
 	g := newGateway(t, nil)
 	for name, text := range map[string]string{
@@ -59,7 +59,7 @@ func TestFloodsBeforeAnswer(t *testing.T) {
 	}
 }
 
-// The same over HTTP/2, where one connection carries everything else, too.
+// The same over HTTP/2, where all other requests share the connection.
 func TestHugeHeaderOverHTTP2(t *testing.T) {
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/huge" {
@@ -77,8 +77,8 @@ func TestHugeHeaderOverHTTP2(t *testing.T) {
 	wantCode(t, resp, body, http.StatusOK)
 }
 
-// However much a cluster has for clients that do not read, the gateway takes a bounded part of it
-// for each.
+// However much a cluster sends to clients that do not read, the gateway holds a limited amount for
+// each.
 func TestStalledClientsHoldLittle(t *testing.T) {
 	const clients, each = 16, receiveWindow + 1<<20
 	sent := make(chan int64, clients)
@@ -111,7 +111,7 @@ func TestStalledClientsHoldLittle(t *testing.T) {
 	cancel()
 	for range clients {
 		if n := <-sent; n > 4<<20+each { // the client of this test has a window of 4 MiB of its own
-			t.Errorf("%d bytes were taken for a client that does not read", n)
+			t.Errorf("%d bytes were held for a client that does not read", n)
 		}
 	}
 }
@@ -120,7 +120,7 @@ type writer func(p []byte) (int, error)
 
 func (w writer) Write(p []byte) (int, error) { return w(p) }
 
-// Whoever may use one cluster reaches that one, however the path is written.
+// A path that was authorized for one cluster never reaches another, however it is written.
 func TestPathTricks(t *testing.T) {
 	reached := make(chan string, 100)
 	b := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) { reached <- r.RequestURI })
@@ -137,13 +137,13 @@ func TestPathTricks(t *testing.T) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	// By way of a header that some servers let override the request line.
+	// With headers that override the request line on some servers.
 	for _, name := range []string{"X-Original-Url", "X-Rewrite-Url", "X-Http-Method-Override", "X-Forwarded-Prefix", "Host"} {
 		g.get("a", "/", name, "/apis/"+v1alpha1.GroupName+"/v1alpha1/clustergateways/b/proxy/x")
 	}
 	select {
 	case uri := <-reached:
-		t.Errorf("cluster b was asked for %s", uri)
+		t.Errorf("cluster b got a request for %s", uri)
 	default:
 	}
 }

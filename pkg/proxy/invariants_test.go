@@ -23,11 +23,10 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// The tests below are of design 9, "what must never happen", by its numbers; 2 is in
-// headers_test.go, 5 is pkg/tunnel's.
+// The tests below show that what must never happen does not happen. See also headers_test.go.
 
-// 1: a request for cluster A never reaches cluster B, whatever the path, also while both change
-// places.
+// A request for one cluster never reaches another, whatever its path is, even while their endpoints
+// are swapped.
 func TestRequestNeverReachesAnotherCluster(t *testing.T) {
 	g := newGateway(t, nil)
 	servers := map[string]*apiServer{}
@@ -46,7 +45,7 @@ func TestRequestNeverReachesAnotherCluster(t *testing.T) {
 			t.Errorf("%s: %v: %s", path, err, text)
 		}
 	}
-	// The endpoints change places under load; the credential goes with them.
+	// The endpoints are swapped under load, together with the credentials.
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 4 {
@@ -85,7 +84,7 @@ func TestRequestNeverReachesAnotherCluster(t *testing.T) {
 	wg.Wait()
 }
 
-// 3: no credential in an error, a log at the highest verbosity, or a metric.
+// No credential is in an error, in a log of the highest verbosity, or in a metric.
 func TestCredentialsNeverLeak(t *testing.T) {
 	var log logs
 	logger := funcr.New(log.write, funcr.Options{Verbosity: 100, LogCaller: funcr.All})
@@ -139,7 +138,7 @@ func TestCredentialsNeverLeak(t *testing.T) {
 	all := map[string]string{"answers": said.String(), "logs": log.String(), "metrics": g.metrics()}
 	for where, text := range all {
 		if len(text) < 200 {
-			t.Errorf("the %s are suspiciously short: %q", where, text)
+			t.Errorf("the %s are too short to be complete: %q", where, text)
 		}
 		for _, secret := range []string{testToken, "token-of-the-plugin", "proxy-password", secretOfCaller, strings.Split(key, "\n")[1], "PRIVATE KEY"} {
 			if i := strings.Index(text, secret); i >= 0 {
@@ -149,8 +148,8 @@ func TestCredentialsNeverLeak(t *testing.T) {
 	}
 }
 
-// 4: TLS is verified unless the annotation says otherwise, word for word. What an unverified
-// connection would carry is a credential, so nothing at all may arrive.
+// TLS is verified unless the annotation has exactly the value that disables it. Nothing at all may
+// arrive over an unverified connection, because it would carry the credential.
 func TestTLSIsVerified(t *testing.T) {
 	arrived := make(chan string, 100)
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
@@ -194,7 +193,7 @@ func TestTLSIsVerified(t *testing.T) {
 	}
 }
 
-// 6: a cluster that is stuck, at whichever stage, delays no other cluster's requests.
+// A cluster that is stuck, at any stage, does not delay the requests of another.
 func TestStuckClusterDelaysNoOther(t *testing.T) {
 	never := make(chan struct{})
 	entered := make(chan struct{}, 1000)
@@ -240,7 +239,8 @@ func TestStuckClusterDelaysNoOther(t *testing.T) {
 				if resp.StatusCode != http.StatusTooManyRequests {
 					return
 				}
-				// The probe below took its place for a moment.
+				// The request below, which checks that the limit is reached, took its place for a
+				// moment.
 			}
 		})
 	}
@@ -271,12 +271,12 @@ func TestStuckClusterDelaysNoOther(t *testing.T) {
 			}
 		})
 	}
-	// A cluster that has not been asked for yet, either.
+	// The same holds for the first request to a cluster.
 	g.set(healthy.secret("another"))
 	within(t, maxWait, "the first GET to another cluster", func() { g.get("another", "/") })
 }
 
-// getWithin gives up after a while; the body is empty then.
+// getWithin gives up after limit, and then returns an empty body.
 func (g *gateway) getWithin(name string, limit time.Duration) (int, string) {
 	ctx, cancel := context.WithTimeout(g.t.Context(), limit)
 	defer cancel()
@@ -290,7 +290,7 @@ func (g *gateway) getWithin(name string, limit time.Duration) (int, string) {
 	return resp.StatusCode, string(body)
 }
 
-// 7: goroutines and connections do not grow with the number of requests and upgrades.
+// The numbers of goroutines and connections do not grow with the number of requests and upgrades.
 func TestNothingGrowsWithRequests(t *testing.T) {
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") != "" {
@@ -318,13 +318,12 @@ func TestNothingGrowsWithRequests(t *testing.T) {
 	round(100, 20)
 	goroutines, connections := runtime.NumGoroutine(), s.connections()
 	round(1000, 200)
-	eventually(t, "goroutines and connections are where they were", func() bool {
+	eventually(t, "goroutines and connections have not grown", func() bool {
 		return runtime.NumGoroutine() <= goroutines+10 && s.connections() <= connections+2
 	})
 }
 
-// 8: a cluster on the tunnel route is never dialed directly: a listener on its very address sees no
-// connection.
+// A cluster behind a tunnel is never dialed directly: a listener on its address sees no connection.
 func TestTunneledClusterIsNeverDialedDirectly(t *testing.T) {
 	s := newAPIServer(t, echoUpgrade)
 	dialed := make(chan string, 100)
@@ -365,7 +364,7 @@ func TestTunneledClusterIsNeverDialedDirectly(t *testing.T) {
 	close(dialed)
 	for address := range dialed {
 		if "https://"+address != s.URL {
-			t.Errorf("the tunnel was asked for %s", address)
+			t.Errorf("the tunnel was asked to dial %s", address)
 		}
 	}
 	if g.dials.Load() != 0 {
@@ -373,7 +372,7 @@ func TestTunneledClusterIsNeverDialedDirectly(t *testing.T) {
 	}
 }
 
-// Labels of metrics stay bounded, whatever is sent.
+// The labels of metrics stay bounded, whatever callers send.
 func TestMetricsAreBounded(t *testing.T) {
 	s := newAPIServer(t, ok)
 	g := newGateway(t, nil)

@@ -36,7 +36,7 @@ func TestTooManyRequests(t *testing.T) {
 	diff(t, "Status", failure(429, metav1.StatusReasonTooManyRequests, "busy", CauseRequest, 1,
 		`cluster "busy" already has 2 requests in flight through this gateway, which is the limit; try again later`), got)
 	diff(t, "Retry-After", "1", resp.Header.Get("Retry-After"))
-	// Neither watches nor other clusters are in the way of, or stopped by, the limit.
+	// The limit does not affect watches or other clusters.
 	for _, at := range [][2]string{{"idle", "/"}, {"busy", "/api/v1/pods?watch=1"}} {
 		resp, body := g.get(at[0], at[1])
 		wantCode(t, resp, body, 200)
@@ -93,7 +93,7 @@ func TestTooManyStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantCode(t, upgrade, string(body), 429)
-	// Neither ordinary requests nor other clusters are in the way of, or stopped by, the limit.
+	// The limit does not affect ordinary requests or other clusters.
 	for _, at := range [][2]string{{"busy", "/"}, {"idle", "/api/v1/pods?watch=1"}} {
 		resp, body := g.get(at[0], at[1])
 		wantCode(t, resp, body, 200)

@@ -68,8 +68,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// TestProbeDeadline: the deadline of a probe is a time-out of the cluster's, not a caller who went
-// away.
+// A probe's deadline is reported as a timeout of the cluster, not as a client that has left.
 func TestProbeDeadline(t *testing.T) {
 	release := make(chan struct{})
 	s := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) {

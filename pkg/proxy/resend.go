@@ -150,7 +150,7 @@ func (a *bodyAttempt) Read(p []byte) (int, error) {
 func (a *bodyAttempt) Close() error { return nil }
 
 // claimsIdempotency reports whether the caller says that the request can be repeated. net/http
-// believes that, and repeats the request after failures that do not tell whether it was processed,
+// believes that, and repeats the request after failures that do not show whether it was processed,
 // provided that it can have the body again.
 func claimsIdempotency(h http.Header) bool {
 	return h["Idempotency-Key"] != nil || h["X-Idempotency-Key"] != nil

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// TestRoundTripper: the gateway's own requests take the cluster's transport and credential, and
-// hold it until they are read.
+// The gateway's own requests use the cluster's transport and credential, and keep the transport
+// until the answer is read.
 func TestRoundTripper(t *testing.T) {
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.String() != "/below/api/v1/namespaces/a%2Fb?dryRun=All" || r.Header.Get("Authorization") != "Bearer "+testToken || r.Method != http.MethodPost {

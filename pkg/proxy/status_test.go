@@ -35,7 +35,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// failingDial is the dial function of a tunnel with a certain fault.
+// failingDial makes the error of a tunnel with a certain fault.
 type failingDial func(ctx context.Context, name, address string) error
 
 func noAgentSince(seen time.Time) failingDial {
@@ -57,7 +57,7 @@ func neverAnswersAt(stage dialer.Stage) failingDial {
 	}
 }
 
-// failure is the Status that must come.
+// failure returns an expected Status.
 func failure(code int32, reason metav1.StatusReason, name string, cause metav1.CauseType, retry int32, message string) metav1.Status {
 	return metav1.Status{
 		TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: "Failure", Code: code, Reason: reason, Message: message,
@@ -66,7 +66,8 @@ func failure(code int32, reason metav1.StatusReason, name string, cause metav1.C
 	}
 }
 
-// The table of design 6, each row whole, in JSON and in protobuf.
+// Each failure has its Status, in JSON and in protobuf. The test compares Statuses and headers as a
+// whole.
 func TestErrors(t *testing.T) {
 	silent := make(chan struct{})
 	defer close(silent)
@@ -108,8 +109,8 @@ func TestErrors(t *testing.T) {
 		_, _ = io.Copy(io.Discard, conn)
 	}, onlyHTTP1)
 	wrongName := newAPIServer(t, ok)
-	// The system's CAs are read at the first use in a process, which takes time that no dial
-	// should.
+	// The system's CAs are read when they are first used. That takes time, which must not count for
+	// a dial.
 	_, _ = s.Certificate().Verify(x509.VerifyOptions{})
 
 	seen := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -124,7 +125,7 @@ func TestErrors(t *testing.T) {
 	}
 	g := newGateway(t, func(c *Config) {
 		direct := c.Dialers
-		// What is not meant to take too long must never do.
+		// Long enough that only the requests that are meant to time out do so.
 		c.RequestTimeout, c.DialTimeout = 5*time.Second, 2*time.Second
 		c.Dialers = func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
 			if c.Route == cluster.RouteDirect {
@@ -198,7 +199,7 @@ func TestErrors(t *testing.T) {
 	} {
 		t.Run(test.cluster+test.path, func(t *testing.T) {
 			g.t = t
-			// Some take their time, so both are asked for at once.
+			// Some requests take long, so both are sent at the same time.
 			var inProtobuf *http.Response
 			var text string
 			var second sync.WaitGroup
@@ -259,7 +260,7 @@ func newCAPEM(t testing.TB) string {
 	return (&apiServer{Server: server}).ca()
 }
 
-// What the cluster answers by itself goes back as it is.
+// The cluster's own answers are passed on unchanged.
 func TestAnswersArePassedOn(t *testing.T) {
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
 		var code int
@@ -280,8 +281,8 @@ func TestAnswersArePassedOn(t *testing.T) {
 	}
 }
 
-// TestUnauthorizedApplication: a 401 of an application behind the API server is passed on, and one
-// of the API server is not, however much the two look alike.
+// A 401 of an application behind the API server is passed on, and one of the API server is not,
+// even if they look the same.
 func TestUnauthorizedApplication(t *testing.T) {
 	const status = `{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"Unauthorized","reason":"Unauthorized","code":401}`
 	var versions atomic.Int64
@@ -311,7 +312,7 @@ func TestUnauthorizedApplication(t *testing.T) {
 		if body != status || resp.Header.Get("X-Of") != "application" {
 			t.Errorf("%s: %s %v", path, body, resp.Header)
 		}
-		// Whoever answers that, answers the hub.
+		// The client would send its answer to the hub.
 		if resp.Header.Get("Www-Authenticate") != "" {
 			t.Errorf("%s: the challenge is passed on", path)
 		}
@@ -324,7 +325,7 @@ func TestUnauthorizedApplication(t *testing.T) {
 	if err != nil || upgrade.StatusCode != 401 {
 		t.Errorf("an upgrade: %v, %v", upgrade, err)
 	}
-	// Elsewhere nobody but the API server answers, and it is not asked.
+	// For other paths, the 401 must be the API server's, and nothing is asked.
 	asked := versions.Load()
 	for _, path := range []string{"/api/v1/namespaces/n/pods/p/log", "/api/v1/namespaces/n/services/s", "/apis/example.com/v1/namespaces/n/services/s/proxy/x", "/"} {
 		resp, body := g.get("good", path)
@@ -333,7 +334,7 @@ func TestUnauthorizedApplication(t *testing.T) {
 	if n := versions.Load(); n != asked {
 		t.Errorf("the API server was asked %d times", n-asked)
 	}
-	// What it cannot tell is no acceptance.
+	// A failure of the API server does not mean that it accepts the credential.
 	version = http.StatusServiceUnavailable
 	resp, body = g.get("good", applications[0])
 	wantCode(t, resp, body, 502)

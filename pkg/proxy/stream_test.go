@@ -41,7 +41,7 @@ func TestWatchFlushesEachEvent(t *testing.T) {
 	}
 }
 
-// zeros is a body that is never held in memory.
+// zeros is a body of zeros that is not held in memory.
 type zeros struct{ left int64 }
 
 func (z *zeros) Read(p []byte) (int, error) {
@@ -105,7 +105,8 @@ func TestLargeBodies(t *testing.T) {
 	}
 }
 
-// A client that stops reading holds nobody up, not even on its own connection to the gateway.
+// A client that stops reading delays no other request, not even on its own connection to the
+// gateway.
 func TestStalledClient(t *testing.T) {
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/endless" {
@@ -159,7 +160,7 @@ func TestClientGoneCancelsRequestToCluster(t *testing.T) {
 		return strings.Contains(m, "requests_total{cluster=a,code=499,route=direct,verb=get} 1\n") &&
 			strings.Contains(m, "requests_in_flight{cluster=a,route=direct} 0\n")
 	})
-	// One that goes away in the middle of its body: not the cluster's fault either.
+	// A client that leaves in the middle of its body is not a failure of the cluster either.
 	conn := g.raw("POST " + basePath + "a/proxy/post HTTP/1.1\r\nHost: gateway\r\nContent-Length: 100\r\n\r\nsome")
 	<-entered
 	_ = conn.Close()
@@ -169,7 +170,7 @@ func TestClientGoneCancelsRequestToCluster(t *testing.T) {
 	})
 }
 
-// An answer that breaks off is broken off for the client too, and counted as that.
+// An answer that the cluster aborts is aborted for the client too, and counted with code 0.
 func TestAbortedAnswer(t *testing.T) {
 	s := newAPIServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "100")
@@ -179,11 +180,10 @@ func TestAbortedAnswer(t *testing.T) {
 	})
 	g := newGateway(t, nil)
 	g.set(s.secret("a"))
-	// Whether the header has gone out by then is a matter of buffers; that there is no whole answer
-	// is not.
+	// The header may have been sent by then or not. In neither case is the answer complete.
 	if resp, err := g.client.Get(g.url("a", "/")); err == nil {
 		if body, err := io.ReadAll(resp.Body); err == nil {
-			t.Errorf("a whole answer: %q", body)
+			t.Errorf("got a complete answer: %q", body)
 		}
 		_ = resp.Body.Close()
 	}
@@ -193,7 +193,7 @@ func TestAbortedAnswer(t *testing.T) {
 }
 
 func TestDeadlines(t *testing.T) {
-	const limit = 2 * time.Second // what is not meant to take as long must never do
+	const limit = 2 * time.Second // long enough that only the requests that are meant to time out do so
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == "/slow-body":
@@ -252,14 +252,15 @@ func TestDeadlines(t *testing.T) {
 		})
 	}
 	all.Wait()
-	// More than the cluster's flow control takes; alone, for it fills what the others would use.
+	// More than fits into the cluster's flow control window. Sent alone, because it uses up the
+	// window of the connection.
 	resp, body := g.do(http.MethodPost, "a", "/no-reader", &zeros{1 << 40})
 	if resp.StatusCode != 504 || !strings.Contains(body, `cluster \"a\": sending the request to its API server took longer than 2s`) {
 		t.Errorf("send: %s: %s", resp.Status, body)
 	}
 }
 
-// Shutdown ends what would not end by itself, and lets the rest end.
+// EndStreams ends long-running requests, and lets others complete.
 func TestEndStreams(t *testing.T) {
 	release := make(chan struct{})
 	entered := make(chan struct{}, 2)

@@ -20,7 +20,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-// counting counts what a DialerFactory is asked for.
+// counting counts the dialers that are made.
 func counting(c *Config, n *atomic.Int64) {
 	inner := c.Dialers
 	c.Dialers = func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
@@ -29,7 +29,7 @@ func counting(c *Config, n *atomic.Int64) {
 	}
 }
 
-// However many first requests come at once: one entry, one dial, one connection.
+// However many first requests arrive at once, there is one entry, one dial and one connection.
 func TestFirstRequests(t *testing.T) {
 	s := newAPIServer(t, ok)
 	var made atomic.Int64
@@ -49,8 +49,8 @@ func TestFirstRequests(t *testing.T) {
 	}
 }
 
-// The one that dials takes its failure to all who wait, and its own departure to nobody. How many
-// dials that are, TestOneDialsAtATime shows.
+// All waiting requests share the failure of the dial, but not the end of the request that dials.
+// TestOneDialsAtATime counts the dials.
 func TestFirstRequestsToDeadCluster(t *testing.T) {
 	dialing, fail := make(chan struct{}, 100), make(chan struct{})
 	g := newGateway(t, func(c *Config) {
@@ -90,7 +90,7 @@ func TestFirstRequestsToDeadCluster(t *testing.T) {
 	wg.Wait()
 }
 
-// Issue, 8: a warm GET dials nothing and opens no connection.
+// A GET that finds a connection dials nothing and opens no connection.
 func TestWarmRequestsDoNotDial(t *testing.T) {
 	s, old := newAPIServer(t, ok), newAPIServer(t, ok, onlyHTTP1)
 	g := newGateway(t, nil)
@@ -105,9 +105,9 @@ func TestWarmRequestsDoNotDial(t *testing.T) {
 	if g.dials.Load() != before || s.accepted.Load() != 1 {
 		t.Errorf("%d dials more; %d connections", g.dials.Load()-before, s.accepted.Load())
 	}
-	// A connection that speaks HTTP/1.1 comes back for use a moment after its answer has ended,
-	// which now and then, and oftener on a busy machine, is too late for the next request. If none
-	// came back, each request would open one.
+	// An HTTP/1.1 connection can be reused a moment after its answer has ended. Sometimes, and more
+	// often on a busy machine, that is too late for the next request. Without reuse, each request
+	// would open a connection.
 	for range 200 {
 		g.get("h1", "/api")
 	}
@@ -116,7 +116,7 @@ func TestWarmRequestsDoNotDial(t *testing.T) {
 	}
 }
 
-// watchOf begins a watch and returns its answer; the server writes a line at once.
+// watchOf starts a watch and returns its answer.
 func (g *gateway) watchOf(ctx context.Context, name string) *http.Response {
 	g.t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.url(name, "/api/v1/pods?watch=1"), nil)
@@ -131,7 +131,7 @@ func (g *gateway) watchOf(ctx context.Context, name string) *http.Response {
 	return resp
 }
 
-// events serves watches: what is sent to the channel goes out at once.
+// events serves watches. It writes what is sent to the channel at once.
 func events(lines <-chan string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("watch") == "" {
@@ -154,8 +154,8 @@ func events(lines <-chan string) http.HandlerFunc {
 	}
 }
 
-// A new version of a cluster takes over at once; the former one serves what it has in flight, and
-// then goes.
+// A new version of a cluster is used at once. The previous one serves its requests in flight, and
+// is then closed.
 func TestChangedSecret(t *testing.T) {
 	lines := make(chan string)
 	s := newAPIServer(t, events(lines))
@@ -183,7 +183,7 @@ func TestChangedSecret(t *testing.T) {
 		lines <- line
 		buf := make([]byte, len(line))
 		if _, err := io.ReadFull(resp.Body, buf); err != nil || string(buf) != line {
-			t.Fatalf("the watch over the former transport: %q, %v", buf, err)
+			t.Fatalf("the watch over the previous transport: %q, %v", buf, err)
 		}
 	}
 	if m := g.metrics(); !strings.Contains(m, "transports{} 2\n") {
@@ -193,15 +193,14 @@ func TestChangedSecret(t *testing.T) {
 	if _, err := io.ReadAll(resp.Body); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the former connection is closed", func() bool { return s.connections() == 1 })
+	eventually(t, "the previous connection is closed", func() bool { return s.connections() == 1 })
 	if m := g.metrics(); !strings.Contains(m, "transports{} 1\n") {
 		t.Error(m)
 	}
 }
 
-// A deleted cluster is unknown at once, and its connections are closed, those of its former
-// versions too. When the connections of a cluster are about to be cut, requests take new ones; what
-// is in flight goes on, and watches end as API servers end them.
+// After Reconnect, requests use new connections, those in flight continue, and watches end as API
+// servers end them.
 func TestReconnect(t *testing.T) {
 	release, entered := make(chan struct{}), make(chan struct{}, 2)
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
@@ -245,6 +244,8 @@ func TestReconnect(t *testing.T) {
 	diff(t, "the connection that there is", int64(2), g.dials.Load())
 }
 
+// A deleted cluster is unknown at once. Its connections are closed, including those of previous
+// versions.
 func TestDeletedSecret(t *testing.T) {
 	s := newAPIServer(t, events(nil))
 	g := newGateway(t, nil)
@@ -271,13 +272,13 @@ func TestDeletedSecret(t *testing.T) {
 	eventually(t, "nothing in the metrics", func() bool { return !strings.Contains(g.metrics(), "cluster=a,") })
 	resp, body = g.get("b", "/")
 	wantCode(t, resp, body, 200)
-	// What ended late has not brought series back.
+	// Requests that ended after the deletion have not brought the metrics back.
 	if m := g.metrics(); strings.Contains(m, "cluster=a,") {
 		t.Error(m)
 	}
 }
 
-// Requests under way are told what happened: the cluster is gone.
+// Requests in flight get the reason: the cluster was deleted.
 func TestDeletedDuringRequest(t *testing.T) {
 	entered := make(chan struct{})
 	s := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) { close(entered); <-r.Context().Done() })
@@ -298,7 +299,7 @@ func TestDeletedDuringRequest(t *testing.T) {
 	}
 }
 
-// A flood of changes loses no request.
+// No request fails because of a flood of changes.
 func TestFloodOfChanges(t *testing.T) {
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Header.Get("Authorization")) })
 	g := newGateway(t, nil)
@@ -328,21 +329,21 @@ func TestFloodOfChanges(t *testing.T) {
 		next := secret.DeepCopy()
 		next.Data["token"] = []byte("token-" + itoa(i))
 		g.set(next)
-		// A request that begins after the change is served with it.
+		// A request that starts after the change uses it.
 		if _, body := g.get("a", "/api"); body != "Bearer token-"+itoa(i) {
 			t.Fatalf("after change %d: %s", i, body)
 		}
 	}
 	close(stop)
 	wg.Wait()
-	eventually(t, "all former connections are closed", func() bool { return s.connections() == 1 })
+	eventually(t, "all previous connections are closed", func() bool { return s.connections() == 1 })
 	if m := g.metrics(); !strings.Contains(m, "transports{} 1\n") || !strings.Contains(m, "requests_in_flight{cluster=a,route=direct} 0\n") {
 		t.Error(m)
 	}
-	t.Logf("%d requests served meanwhile", served.Load())
+	t.Logf("%d requests were served during the changes", served.Load())
 }
 
-// An invalid version does not disturb what is in flight, and the next valid one works.
+// An invalid version does not affect requests in flight, and the next valid one is used.
 func TestInvalidVersionInBetween(t *testing.T) {
 	lines := make(chan string)
 	s := newAPIServer(t, events(lines))
@@ -364,7 +365,7 @@ func TestInvalidVersionInBetween(t *testing.T) {
 	close(lines)
 }
 
-// A slot made for a cluster that vanishes between the two looks at it is not kept.
+// A slot is not kept if its cluster is deleted between the two lookups.
 func TestNoSlotForVanishedCluster(t *testing.T) {
 	var calls atomic.Int64
 	c := cluster.Parse(secretWith("a", "endpoint", "https://127.0.0.1:1", "token", "x"), cluster.ParseOptions{})
@@ -382,7 +383,7 @@ type vanishing func() (*cluster.Cluster, bool)
 
 func (v vanishing) Get(string) (*cluster.Cluster, bool) { return v() }
 
-// After Close nothing is built that nobody would close.
+// After Close, nothing is built, because nothing would close it.
 func TestAfterClose(t *testing.T) {
 	s := newAPIServer(t, ok)
 	g := newGateway(t, nil)
@@ -394,8 +395,7 @@ func TestAfterClose(t *testing.T) {
 	eventually(t, "no connection", func() bool { return s.connections() == 0 })
 }
 
-// A dialer that cannot be made is the error of its cluster alone, and is tried again with its next
-// version.
+// A dialer that cannot be made is an error of its cluster only.
 func TestBuildError(t *testing.T) {
 	s := newAPIServer(t, ok)
 	g := newGateway(t, func(c *Config) {
@@ -415,7 +415,7 @@ func TestBuildError(t *testing.T) {
 	wantCode(t, resp, body, 200)
 }
 
-// Hammering acquire, change and delete at once, for the race detector.
+// Many requests, changes and deletions at the same time, for the race detector.
 func TestTableRaces(t *testing.T) {
 	s := newAPIServer(t, ok)
 	g := newGateway(t, nil)
@@ -439,14 +439,13 @@ func TestTableRaces(t *testing.T) {
 	wg.Wait()
 	g.delete("a")
 	eventually(t, "no connection", func() bool { return s.connections() == 0 })
-	eventually(t, "no series, no transport", func() bool {
+	eventually(t, "no metrics, no transport", func() bool {
 		m := g.metrics()
 		return !strings.Contains(m, "cluster=a") && strings.Contains(m, "transports{} 0\n")
 	})
 }
 
-// A request that sees a new version in the store before the handler is told of it is served with
-// it.
+// A request uses a new version in the store even before the handler is notified of it.
 func TestChangeBeforeNotice(t *testing.T) {
 	a, b := newAPIServer(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a") }), newAPIServer(t, ok)
 	g := newGateway(t, nil)
@@ -459,5 +458,5 @@ func TestChangeBeforeNotice(t *testing.T) {
 	g.clusters.mu.Unlock()
 	_, body = g.get("x", "/")
 	diff(t, "after", "ok", body)
-	eventually(t, "the former connection is closed", func() bool { return a.connections() == 0 })
+	eventually(t, "the previous connection is closed", func() bool { return a.connections() == 0 })
 }

@@ -55,7 +55,7 @@ func TestParseTarget(t *testing.T) {
 	}
 }
 
-// The path and the query arrive to the letter.
+// The path and the query arrive unchanged, byte for byte.
 func TestPathAndQueryAreUnchanged(t *testing.T) {
 	received := make(chan string, 1)
 	s := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) { received <- r.RequestURI })
@@ -68,7 +68,7 @@ func TestPathAndQueryAreUnchanged(t *testing.T) {
 		"/x?" + strings.Repeat("a&", 11000),
 	} {
 		for name, prefix := range map[string]string{"plain": "", "below": "/k8s/clusters/c%2D1"} {
-			// Written by hand, over HTTP/1.1, so that no client puts it right.
+			// Written by hand, over HTTP/1.1, because a client would correct it.
 			conn := g.raw("GET " + basePath + name + "/proxy" + sent + " HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")
 			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
@@ -87,8 +87,7 @@ func TestPathAndQueryAreUnchanged(t *testing.T) {
 	}
 }
 
-// A path cannot lead out of the path below which a cluster lies: its host may serve others beside
-// it.
+// A path cannot leave the path of the cluster's endpoint: the same host may serve other clusters.
 func TestPathStaysBelowEndpoint(t *testing.T) {
 	received := make(chan string, 1)
 	s := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) { received <- r.RequestURI })
@@ -176,7 +175,7 @@ func FuzzRewrite(f *testing.F) {
 			return // refused by the handler
 		}
 		if !strings.HasPrefix(u.Path, basePath+info.Name+"/proxy") {
-			t.Errorf("%q: %q was authorized, and the path does not begin so", uri, info.Name)
+			t.Errorf("%q: %q was authorized, but the path does not begin with it", uri, info.Name)
 		}
 		out := parsed.onEndpoint(endpoint, u)
 		if out.Host != endpoint.Host || out.Scheme != "https" || out.User != nil {
@@ -189,7 +188,7 @@ func FuzzRewrite(f *testing.F) {
 		if !strings.HasPrefix(sent, endpoint.EscapedPath()+"/") {
 			t.Errorf("%q: %s is not below %s", uri, sent, endpoint)
 		}
-		// What is sent says the same as what was asked for.
+		// The path that is sent is the one that was requested.
 		rest := strings.TrimPrefix(u.Path, basePath+info.Name+"/proxy")
 		if rest == "" {
 			rest = "/"

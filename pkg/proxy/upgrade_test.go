@@ -46,7 +46,7 @@ func echoUpgrade(w http.ResponseWriter, r *http.Request) {
 	_ = conn.(*tls.Conn).CloseWrite()
 }
 
-// upgrade returns the connection after the answer to an upgrade, and the answer.
+// upgrade sends an upgrade, and returns its connection and the answer.
 func (g *gateway) upgrade(name, path string) (*tls.Conn, *bufio.Reader, *http.Response) {
 	g.t.Helper()
 	conn := g.raw("POST " + basePath + name + "/proxy" + path + " HTTP/1.1\r\nHost: gateway\r\nConnection: Upgrade\r\nUpgrade: test\r\nContent-Length: 0\r\n\r\n")
@@ -90,7 +90,8 @@ func TestUpgradeRefused(t *testing.T) {
 	if resp.StatusCode != 403 || string(body) != "you may not\n" {
 		t.Errorf("%s: %q", resp.Status, body)
 	}
-	// Switched to something else than was asked for: an error, and no connection is left behind.
+	// A switch to another protocol than the requested one is an error, and leaves no connection
+	// behind.
 	g.set(s.secret("b"))
 	_, _, resp = g.upgrade("b", "/other")
 	if resp.StatusCode != 502 {
@@ -101,7 +102,7 @@ func TestUpgradeRefused(t *testing.T) {
 	})
 }
 
-// An upgraded connection ends with its cluster, its client, and the gateway.
+// An upgraded connection ends when its cluster, its client or the gateway does.
 func TestUpgradeEnds(t *testing.T) {
 	for name, end := range map[string]func(g *gateway, drop func(), client net.Conn){
 		"the cluster goes away":  func(_ *gateway, drop func(), _ net.Conn) { drop() },
@@ -151,7 +152,7 @@ func TestUpgradeEnds(t *testing.T) {
 					t.Error("more came")
 				}
 			})
-			// Half of a connection may close before the other; the client's is its own to close.
+			// One direction may be closed before the other. The client closes its own.
 			_ = conn.Close()
 			eventually(t, "nothing in flight", func() bool { return g.handler.streams.Load() == 0 })
 		})
