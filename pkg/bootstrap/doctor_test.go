@@ -6,15 +6,18 @@ package bootstrap
 import (
 	"encoding/json"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
@@ -236,6 +239,76 @@ func TestDoctorInside(t *testing.T) {
 		d, text, _ := diagnoseCluster(t, h, "--cluster-kubeconfig", filepath.Join(t.TempDir(), "none"))
 		if d.Broken != StageDial || !strings.Contains(text, "cannot be reached with --cluster-kubeconfig either") {
 			t.Errorf("%q is broken:\n%s", d.Broken, text)
+		}
+	})
+}
+
+// TestDoctorCertificate shows what doctor says of the certificate of an agent that is not connected.
+func TestDoctorCertificate(t *testing.T) {
+	t.Parallel()
+	tunnelCA, anotherCA := testAuthority(t), testAuthority(t)
+	issue := func(ca *pki.Authority, cluster string) func(*testing.T) ([]byte, []byte) {
+		return func(t *testing.T) ([]byte, []byte) {
+			certificate, key, err := ca.IssueAgent(cluster, time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return certificate, key
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		issue  func(*testing.T) (certificate, key []byte)
+		later  time.Duration // the time that passes before doctor runs
+		broken Stage
+		want   string
+	}{
+		{"right", issue(tunnelCA, "edge-1"), 0, StageAgent, `for cluster "edge-1", valid until`},
+		{"of another CA", issue(anotherCA, "edge-1"), 0, StageCertificate, "signed by"},
+		{"of another cluster", issue(tunnelCA, "edge-2"), 0, StageCertificate, "edge-2"},
+		{"expired", issue(tunnelCA, "edge-1"), 2 * time.Hour, StageCertificate, "expired at"},
+		{"of an invitation", func(t *testing.T) ([]byte, []byte) {
+			certificate, key, err := tunnelCA.IssueInvitation("edge-1", time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return certificate, key
+		}, 0, StageCertificate, "invitation"},
+		{"with another key", func(t *testing.T) ([]byte, []byte) {
+			certificate, _ := issue(tunnelCA, "edge-1")(t)
+			_, key := issue(tunnelCA, "edge-1")(t)
+			return certificate, key
+		}, 0, StageCertificate, "private key does not match"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := newFakeHub(t)
+			h.now = time.Now().Add(c.later)
+			h.add(testCluster("edge-1", "tunnel"))
+			h.answer("GET "+v1alpha1.ProxyPath("edge-1")+"/version", failure(503, v1alpha1.CauseTunnel, "no agent is connected"))
+			h.answer("GET /api/v1/namespaces/cluster-gateway-system/configmaps/"+pki.ConfigMap, map[string]any{
+				"kind": "ConfigMap", "apiVersion": "v1", "data": map[string]string{pki.KeyBundle: string(tunnelCA.Bundle())},
+			})
+			dir := t.TempDir()
+			certificate, key := c.issue(t)
+			for name, data := range map[string][]byte{fileCert: certificate, fileKey: key, fileCA: tunnelCA.Bundle()} {
+				if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d, text, _ := diagnoseCluster(t, h, "--out-dir", dir)
+			if d.Broken != c.broken || !strings.Contains(d.Findings[2].Message, c.want) {
+				t.Errorf("%q is broken, want %q and %q:\n%s", d.Broken, c.broken, c.want, text)
+			}
+		})
+	}
+	t.Run("no files", func(t *testing.T) {
+		t.Parallel()
+		h := newFakeHub(t)
+		h.add(testCluster("edge-1", "tunnel"))
+		dir := t.TempDir()
+		if _, text, err := diagnoseCluster(t, h, "--out-dir", dir); err != nil || !strings.Contains(text, `it has no files of an agent`) {
+			t.Errorf("%v\n%s", err, text)
 		}
 	})
 }

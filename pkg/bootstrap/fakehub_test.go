@@ -32,6 +32,8 @@ const gatewayPath = "/apis/cluster.core.oam.dev/v1alpha1"
 // fakeHub is a hub with a gateway, over TLS: it answers each request from a table.
 type fakeHub struct {
 	kubeconfig string
+	// now is the time of the hub and of the commands.
+	now time.Time
 
 	mu sync.Mutex
 	// answers has what is answered, by method and path: an object, a *metav1.Status, or a func(path string) any
@@ -42,7 +44,7 @@ type fakeHub struct {
 // newFakeHub starts a hub on which no cluster is registered, and every right is granted.
 func newFakeHub(t *testing.T) *fakeHub {
 	t.Helper()
-	h := &fakeHub{answers: map[string]any{
+	h := &fakeHub{now: testNow, answers: map[string]any{
 		"GET /version":       map[string]any{"gitVersion": "v1.37.2"},
 		"GET " + gatewayPath: &metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: "cluster.core.oam.dev/v1alpha1"},
 		"POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews": review(map[string]any{"allowed": true}),
@@ -146,7 +148,7 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = &status
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Date", testNow.Format(http.TimeFormat))
+	w.Header().Set("Date", h.now.UTC().Format(http.TimeFormat))
 	if status, ok := answer.(*metav1.Status); ok {
 		w.WriteHeader(int(status.Code))
 	}
@@ -157,7 +159,7 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *fakeHub) run(t *testing.T, args ...string) (out, errOut string, err error) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := NewCommand(Config{Out: &stdout, ErrOut: &stderr, Now: func() time.Time { return testNow }})
+	cmd := NewCommand(Config{Out: &stdout, ErrOut: &stderr, Now: func() time.Time { return h.now }})
 	cmd.SetArgs(append(args, "--kubeconfig", h.kubeconfig))
 	err = cmd.ExecuteContext(t.Context())
 	return stdout.String(), stderr.String(), err

@@ -230,14 +230,19 @@ func sameClient(t *testing.T, hub *rest.Config, made *clientcmdapi.Config) {
 	}
 }
 
-// testPair returns a certificate that can stand for a CA and for a client, with its key.
-func testPair(t *testing.T) (certificate, key []byte) {
+func testAuthority(t *testing.T) *pki.Authority {
 	t.Helper()
-	authority, err := pki.NewAuthority(time.Hour)
+	authority, err := pki.NewAuthority(24 * time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	certificate, key, err = authority.IssueAgent("edge-1", time.Hour)
+	return authority
+}
+
+// testPair returns a certificate that can stand for a CA and for a client, with its key.
+func testPair(t *testing.T) (certificate, key []byte) {
+	t.Helper()
+	certificate, key, err := testAuthority(t).IssueAgent("edge-1", time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
