@@ -41,28 +41,30 @@ func (a *app) inviteCommand() *cobra.Command {
 	own := inviteOptions{ttl: 24 * time.Hour}
 	cmd := &cobra.Command{
 		Use:   "invite NAME [flags] > invite.yaml",
-		Short: "Make a file that registers the cluster to which it is applied",
-		Long: `invite is for who has the hub's kubeconfig only. It writes a file for kubectl apply: what is in it enrols the cluster by itself,
-through the gateway's tunnel port; the hub's API need not be reachable from there. The cluster is registered under NAME as register would
-do it, with the rights that --access says.
+		Short: "Create a file that registers the cluster to which it is applied",
+		Long: `invite creates an invitation for a cluster whose kubeconfig you do not have. It prints a file. Have
+someone with the cluster's kubeconfig run "kubectl apply -f" with it. The cluster then registers itself
+as NAME through the gateway's tunnel port, with the rights of --access. It does not have to reach the
+hub's API server.
 
-The file holds a key: whoever has it can register a cluster as NAME. It works for one cluster, until --ttl has passed or it is revoked.
-Inviting again revokes what was made before for this name.
+The file contains a private key: keep it secret. Everybody who has it can register one cluster as NAME,
+until --ttl has passed or you revoke the invitation. A new invitation for NAME revokes the previous one.
 
-With --out-dir the agent is a process: the gateway cannot give it another certificate, so the invitation goes on being that, for
---certificate-lifetime, until it is revoked or the cluster is removed. "rotate NAME --out-dir" replaces it by an agent's own.`,
+With --out-dir, the agent runs as a process. The gateway cannot give it another certificate, so it uses
+the invitation as its certificate for --certificate-lifetime, or until you revoke the invitation or
+remove the cluster. "rotate NAME --out-dir" replaces it with an agent's certificate.`,
 		Example: `  agent-bootstrap invite edge-1 > invite.yaml
 
-  # By whoever has the cluster's kubeconfig:
+  # Someone with the cluster's kubeconfig applies the file:
   kubectl apply -f invite.yaml
 
-  # The agent is to run as a process beside the API server, and not as Pods.
+  # The agent runs as a process beside the API server, not in Pods.
   agent-bootstrap invite edge-1 --out-dir ./edge-1-agent --endpoint https://10.0.7.2:6443 > invite.yaml
 
-  # What became of it?
+  # See whether the cluster has been registered.
   agent-bootstrap status edge-1
 
-  # It went to the wrong person.
+  # Revoke the invitation.
   agent-bootstrap invite edge-1 --revoke`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -71,14 +73,14 @@ With --out-dir the agent is a process: the gateway cannot give it another certif
 		},
 	}
 	fs := cmd.Flags()
-	fs.DurationVar(&own.ttl, "ttl", own.ttl, "How long a cluster can enrol with the invitation, from 1m to 720h.")
-	fs.BoolVar(&own.revoke, "revoke", own.revoke, "Revoke the invitation instead. A cluster that it has registered stays registered.")
+	fs.DurationVar(&own.ttl, "ttl", own.ttl, "How long a cluster can be registered with the invitation, from 1m to 720h.")
+	fs.BoolVar(&own.revoke, "revoke", own.revoke, "Revoke the invitation for NAME. A cluster that was registered with it stays registered.")
 	fs.StringVar(&o.access, "access", o.access, accessHelp)
-	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
-	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Write the files of an agent that runs as a process to this folder; --endpoint is required then. What is to be applied to the cluster has no agent.")
-	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "With --out-dir: URL of the cluster's API server, as the agent sees it.")
-	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Life of the gateway's token; the cluster may shorten it.")
-	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Life of the agent's certificate.")
+	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port of the tunnel server, which agents dial. Default: the address that the gateway publishes on the hub.")
+	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder for the files of an agent that runs as a process. Requires --endpoint. The file to apply then contains no agent.")
+	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "With --out-dir: URL of the cluster's API server, as the agent reaches it.")
+	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Lifetime of the gateway's token. The cluster may shorten it.")
+	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Lifetime of the agent's certificate.")
 	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and write the file without its secret parts.")
 	a.addOutput(fs, "the file")
 	return cmd

@@ -43,30 +43,35 @@ type registerOptions struct {
 }
 
 // accessHelp explains --access.
-const accessHelp = "What the gateway, and so everybody whom the hub lets use it, may do in the cluster: admin, view, the name of a ClusterRole there, or impersonate: " +
-	"to act as other users, which the gateway does not, and nothing else."
+const accessHelp = "Rights of the gateway in the cluster, and so of everybody who may use the cluster on the hub: admin, view, the name of a ClusterRole of the cluster, " +
+	"or impersonate (only the right to act as other users, for other programs: the gateway itself does not do this)."
 
 func (a *app) registerCommand() *cobra.Command {
 	o := &registerOptions{route: routeTunnel, access: registration.AccessAdmin, wait: 2 * time.Minute, tokenLifetime: registration.DefaultTokenLifetime, agentLifetime: pki.DefaultAgentLifetime}
 	cmd := &cobra.Command{
 		Use:   "register NAME --cluster-kubeconfig FILE",
 		Short: "Register a cluster, and wait until it can be reached",
-		Long: `register makes a cluster reachable through the gateway, under NAME. In the cluster it applies the agent, which dials out to the
-gateway (--route=tunnel), and a ServiceAccount for the gateway with the rights that --access says; on the hub, a Secret. Then it waits
-until the cluster answers. It can be repeated: certificates and tokens that are still good are kept.
+		Long: `register makes a cluster reachable through the gateway as NAME:
 
---route=tunnel is for the gateway's own tunnel server. An agent of a stock konnectivity-server (gateway --tunnel-mode=external) is set up by hand:
-see docs/operating.md.`,
+  - In the cluster, it applies a ServiceAccount for the gateway with the rights of --access, and an
+    agent that connects out to the gateway (not with --route=direct).
+  - On the hub, it writes a Secret with the cluster's address, CA and token.
+
+Then it waits until the cluster answers. You can run it again at any time: it keeps certificates and
+tokens that are still good.
+
+--route=tunnel requires the gateway's own tunnel server (gateway --tunnel-mode=embedded). For stock
+konnectivity-servers, set up the agent by hand: see docs/operating.md.`,
 		Example: `  # Behind a firewall. The agent runs in the cluster.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig
 
   # The agent runs as a process: its certificate, flags and a systemd unit are written to a folder.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --out-dir ./edge-1-agent
 
-  # A cluster that the gateway can dial, read-only.
+  # A cluster that the gateway can reach; users may only read.
   agent-bootstrap register nearby --cluster-kubeconfig nearby.kubeconfig --route direct --access view
 
-  # What would it do?
+  # Print what the command would apply, and change nothing.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --dry-run -o yaml`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -76,17 +81,17 @@ see docs/operating.md.`,
 	}
 	fs := cmd.Flags()
 	o.cluster.addFlags(fs, ". Required")
-	fs.StringVar(&o.route, "route", o.route, "tunnel: an agent in the cluster dials out to the gateway. direct: the gateway dials the cluster.")
+	fs.StringVar(&o.route, "route", o.route, "How the gateway reaches the cluster. tunnel: an agent in the cluster connects out to the gateway. direct: the gateway connects to the cluster.")
 	fs.StringVar(&o.access, "access", o.access, accessHelp)
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint,
-		"URL of the cluster's API server, as the agent (tunnel) or the gateway (direct) sees it. Default: https://kubernetes.default.svc:443 for an agent in a Pod, else the one in --cluster-kubeconfig.")
-	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
-	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Write the agent's files to this folder, for an agent that runs as a process, instead of applying one to the cluster.")
-	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers. 0: not at all.")
-	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Life of the gateway's token; the cluster may shorten it.")
-	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Life of the agent's certificate.")
-	fs.BoolVar(&o.adopt, "adopt", o.adopt, "Take over a registration that was made by hand under this name.")
-	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and say what would be.")
+		"URL of the cluster's API server, as the agent (tunnel) or the gateway (direct) reaches it. Default: https://kubernetes.default.svc:443 for an agent in Pods, otherwise the server in --cluster-kubeconfig.")
+	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port of the tunnel server, which agents dial. Default: the address that the gateway publishes on the hub.")
+	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder for the files of an agent that runs as a process: certificate, key, flags and a systemd unit. No agent is applied to the cluster.")
+	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers through the gateway. 0: do not wait.")
+	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Lifetime of the gateway's token. The cluster may shorten it.")
+	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Lifetime of the agent's certificate.")
+	fs.BoolVar(&o.adopt, "adopt", o.adopt, "Take over a Secret of this name that somebody wrote by hand.")
+	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and print what the command would do.")
 	a.addOutput(fs, "the objects that are applied, without their secret parts,")
 	return cmd
 }

@@ -25,11 +25,13 @@ func (a *app) rotateCommand() *cobra.Command {
 	o := &registerOptions{wait: 2 * time.Minute}
 	cmd := &cobra.Command{
 		Use:   "rotate NAME",
-		Short: "Give a cluster a new agent certificate and a new credential now",
-		Long: `rotate asks the cluster for a new token for the gateway, issues a new certificate for the agent, and rolls the agent. It does so
-through the gateway, or with --cluster-kubeconfig. Then it waits until the cluster answers to the new token. The agent's Pods are replaced
-by the cluster, one after the other, which goes on after that. The old token and the old certificate stay valid until they expire, so
-that what is in flight goes on.`,
+		Short: "Replace a cluster's token and its agent's certificate now",
+		Long: `rotate requests a new token for the gateway from the cluster, issues a new certificate for the agent,
+and restarts the agent's Pods. It reaches the cluster through the gateway, or with --cluster-kubeconfig.
+It waits until the gateway uses the new token. The Pods are replaced one after the other, which can
+continue after the command has ended.
+
+The previous token and certificate stay valid until they expire, so requests in flight do not fail.`,
 		Example: `  agent-bootstrap rotate edge-1
 
   # The agent runs as a process.
@@ -41,13 +43,13 @@ that what is in flight goes on.`,
 		},
 	}
 	fs := cmd.Flags()
-	o.cluster.addFlags(fs, ". Empty: it is reached through the gateway")
-	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port that agents dial. Default: what the gateway publishes.")
-	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder with the files of an agent that runs as a process; start it again afterwards.")
-	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers to the new token. 0: not at all.")
-	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Life of the new token; the cluster may shorten it. 0: that of the one of before.")
-	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Life of the new certificate. 0: that of the one of before.")
-	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and say what would be.")
+	o.cluster.addFlags(fs, ". Default: reach the cluster through the gateway")
+	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, "host:port of the tunnel server, which agents dial. Default: the address that the gateway publishes on the hub.")
+	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder with the files of an agent that runs as a process. Restart the agent afterwards.")
+	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the gateway uses the new token. 0: do not wait.")
+	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Lifetime of the new token. The cluster may shorten it. 0: as long as the previous one.")
+	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Lifetime of the new certificate. 0: as long as the previous one.")
+	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and print what the command would do.")
 	return cmd
 }
 

@@ -37,16 +37,19 @@ func (a *app) unregisterCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "unregister NAME",
 		Short: "Remove a cluster: its agent, the gateway's account there, and its Secret on the hub",
-		Long: `unregister removes what register applied, on both sides. In the cluster that is done through the gateway, or with
---cluster-kubeconfig, which also waits until it is gone: that takes as long as the agent's Pods have to end, 75 s. A cluster that cannot
-be reached any more, by what the gateway says for half a minute, is removed from the hub alone, and what is left over in it is said. When it
-is not known whether the cluster is there, nothing is removed.`,
+		Long: `unregister removes what register applied, on the hub and in the cluster. It reaches the cluster through
+the gateway, or with --cluster-kubeconfig. With --cluster-kubeconfig, it also waits until everything is
+removed, which can take 75 s, because the agent's Pods have that long to stop.
+
+If the gateway reports for half a minute that it has no route to the cluster, the cluster is removed
+from the hub only, and the command prints what is left in the cluster. If it is not certain that there
+is no route, nothing is removed.`,
 		Example: `  agent-bootstrap unregister edge-1
 
-  # The gateway may not delete anything there (--access view): with the cluster's own kubeconfig.
+  # The gateway may not delete objects in the cluster (--access view): use the cluster's own kubeconfig.
   agent-bootstrap unregister edge-1 --cluster-kubeconfig edge-1.kubeconfig
 
-  # Leave the cluster as it is.
+  # Change nothing in the cluster.
   agent-bootstrap unregister edge-1 --keep-agent`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,10 +58,10 @@ is not known whether the cluster is there, nothing is removed.`,
 		},
 	}
 	fs := cmd.Flags()
-	o.cluster.addFlags(fs, ". Empty: it is reached through the gateway")
-	fs.BoolVar(&o.keepAgent, "keep-agent", o.keepAgent, "Leave everything in the cluster as it is.")
-	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and say what would be.")
-	fs.DurationVar(&o.wait, "wait", o.wait, "With --cluster-kubeconfig: how long to wait until everything is gone. The agent's Pods have 75s to end.")
+	o.cluster.addFlags(fs, ". Default: reach the cluster through the gateway")
+	fs.BoolVar(&o.keepAgent, "keep-agent", o.keepAgent, "Remove the cluster from the hub only, and leave everything in the cluster.")
+	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, "Change nothing, and print what the command would do.")
+	fs.DurationVar(&o.wait, "wait", o.wait, "With --cluster-kubeconfig: how long to wait until everything is removed. The agent's Pods have 75s to stop.")
 	return cmd
 }
 
