@@ -4,16 +4,8 @@
 package cluster
 
 import (
-	"bytes"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
-	"encoding/pem"
-	"errors"
-	"io/fs"
-	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -21,212 +13,84 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// credential reads what is presented to the API server. Only the keys of the credential's type are looked at: Secrets of
-// service accounts, for one, hold more than is needed here.
-func (p *parser) credential() {
-	label, ok := p.secret.Labels[v1alpha1.LabelCredentialType]
-	c := &p.cluster.Credential
-	c.Type = credentialType(label)
-	switch c.Type {
-	case v1alpha1.CredentialTypeX509:
-		p.x509Pair()
-	case v1alpha1.CredentialTypeServiceAccountToken:
-		p.token()
-	case v1alpha1.CredentialTypeDynamic:
-		p.exec()
-	default:
-		problem := "is missing"
-		if ok {
-			problem = "is " + quote(label)
-		}
-		p.fault("label "+v1alpha1.LabelCredentialType, "%s; it must be %s, %s or %s", problem,
-			v1alpha1.CredentialTypeX509, v1alpha1.CredentialTypeServiceAccountToken, v1alpha1.CredentialTypeDynamic)
-	}
+// Credential is the credential that the gateway presents to a managed API server. The zero value
+// has no secrets. Only its methods return the secrets.
+type Credential struct {
+	// Type is the type of the credential. An alias is replaced by the type that it stands for.
+	Type v1alpha1.CredentialType
+
+	// reveal hides the secrets behind a function. fmt does not call methods on the unexported
+	// fields of a struct. With a verb that does not fit, it prints the value that a pointer in such
+	// a field points to. Of a function, it prints only the address.
+	reveal func() *secrets
 }
 
-// credentialType resolves the alias.
-func credentialType(label string) v1alpha1.CredentialType {
-	if t := v1alpha1.CredentialType(label); t != v1alpha1.CredentialTypeX509Alias {
-		return t
-	}
-	return v1alpha1.CredentialTypeX509
+// secrets is the part of a Credential that is never printed.
+type secrets struct {
+	token   string
+	certPEM []byte
+	pair    *tls.Certificate
+	exec    *clientcmdapi.ExecConfig
+	// begin and expiry are zero if they are not known.
+	begin, expiry time.Time
 }
 
-// x509Pair reads a certificate and its key. No message quotes an error about the key.
-func (p *parser) x509Pair() {
-	s := &secrets{}
-	var certs []*x509.Certificate
-	certOK := p.given(v1alpha1.SecretKeyCert)
-	if !certOK {
-		p.fault(v1alpha1.SecretKeyCert, "is missing; it must be the client certificate, in PEM")
-	} else if certs, certOK = p.certificates(v1alpha1.SecretKeyCert, maxCert); certOK {
-		s.certPEM = encodeCertificates(certs)
-		s.begin, s.expiry = certs[0].NotBefore, certs[0].NotAfter
+// secrets returns nil if there are no secrets.
+func (c Credential) secrets() *secrets {
+	if c.reveal == nil {
+		return nil
 	}
-	if p.privateKey() && certOK {
-		pair, err := tls.X509KeyPair(s.certPEM, p.secret.Data[v1alpha1.SecretKeyPrivateKey])
-		if err != nil {
-			p.fault(v1alpha1.SecretKeyPrivateKey, "does not match the first certificate of %s", v1alpha1.SecretKeyCert)
-			return
-		}
-		s.pair = &pair
-	}
-	p.cluster.Credential.keep(s)
+	return c.reveal()
 }
 
-// privateKey is whether tls.key holds a key that can be used, whichever certificate it belongs to.
-func (p *parser) privateKey() bool {
-	data := p.secret.Data[v1alpha1.SecretKeyPrivateKey]
-	switch {
-	case !p.given(v1alpha1.SecretKeyPrivateKey):
-		p.fault(v1alpha1.SecretKeyPrivateKey, "is missing; it must be the private key of %s, in PEM", v1alpha1.SecretKeyCert)
-		return false
-	case len(data) > maxKey:
-		p.fault(v1alpha1.SecretKeyPrivateKey, "is %d bytes long; at most %d are allowed", len(data), maxKey)
-		return false
-	case bytes.Contains(data, []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----")) || bytes.Contains(data, []byte("Proc-Type: 4,ENCRYPTED")):
-		p.fault(v1alpha1.SecretKeyPrivateKey, "is encrypted; store it decrypted")
-		return false
+// setSecrets sets the secrets of the credential.
+func (c *Credential) setSecrets(s *secrets) { c.reveal = func() *secrets { return s } }
+
+// BearerToken returns the token of a ServiceAccountToken credential. For other types, it is empty.
+func (c Credential) BearerToken() string {
+	s := c.secrets()
+	if s == nil {
+		return ""
 	}
-	for {
-		var block *pem.Block
-		block, data = pem.Decode(data)
-		if block == nil {
-			p.fault(v1alpha1.SecretKeyPrivateKey, "holds no complete PEM block of a private key")
-			return false
-		}
-		if block.Type != "PRIVATE KEY" && !strings.HasSuffix(block.Type, " PRIVATE KEY") {
-			continue // EC PARAMETERS come first in what openssl writes
-		}
-		if !parsesAsKey(block.Bytes) {
-			p.fault(v1alpha1.SecretKeyPrivateKey, "the private key cannot be parsed")
-			return false
-		}
-		return true
-	}
+	return s.token
 }
 
-func parsesAsKey(der []byte) bool {
-	if _, err := x509.ParsePKCS8PrivateKey(der); err == nil {
-		return true
+// CertificatePEM returns the certificate and the chain of an X509Certificate credential in a new
+// slice: CERTIFICATE blocks and nothing else. For other types, it is nil.
+func (c Credential) CertificatePEM() []byte {
+	s := c.secrets()
+	if s == nil {
+		return nil
 	}
-	if _, err := x509.ParsePKCS1PrivateKey(der); err == nil {
-		return true
-	}
-	_, err := x509.ParseECPrivateKey(der)
-	return err == nil
+	return slices.Clone(s.certPEM)
 }
 
-// token reads a bearer token. It is checked to be fit for a header here, where a key can be named, and not by the first request.
-func (p *parser) token() {
-	token := strings.TrimRight(string(p.secret.Data[v1alpha1.SecretKeyToken]), "\r\n")
-	switch {
-	case strings.TrimSpace(token) == "":
-		p.fault(v1alpha1.SecretKeyToken, "is missing; it must be a bearer token")
-		return
-	case len(token) > maxToken:
-		p.fault(v1alpha1.SecretKeyToken, "is %d bytes long; at most %d are allowed", len(token), maxToken)
-		return
-	case strings.ContainsAny(token, "\r\n"):
-		p.fault(v1alpha1.SecretKeyToken, "has more than one line")
-		return
-	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		p.fault(v1alpha1.SecretKeyToken, "holds white space, control characters or other characters that a bearer token cannot have")
-		return
+// Exec returns a copy of the exec configuration of a Dynamic credential. For other types, it is
+// nil.
+func (c Credential) Exec() *clientcmdapi.ExecConfig {
+	s := c.secrets()
+	if s == nil || s.exec == nil {
+		return nil
 	}
-	begin, expiry := tokenValidity(token)
-	p.cluster.Credential.keep(&secrets{token: token, begin: begin, expiry: expiry})
+	return s.exec.DeepCopy()
 }
 
-// tokenValidity reads the iat and exp claims of a JWT without verifying it: they are shown to people and say when to renew it, nothing
-// else is decided by them. They are zero when there are none.
-func tokenValidity(token string) (begin, expiry time.Time) {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return time.Time{}, time.Time{}
+// Expiry returns when the certificate or the token expires. The exp claim of a token is read, but
+// the token is not verified. It reports false if that is not known.
+func (c Credential) Expiry() (time.Time, bool) {
+	s := c.secrets()
+	if s == nil || s.expiry.IsZero() {
+		return time.Time{}, false
 	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return time.Time{}, time.Time{}
-	}
-	var claims struct {
-		Iat, Exp any
-	}
-	if json.Unmarshal(payload, &claims) != nil {
-		return time.Time{}, time.Time{}
-	}
-	return numericDate(claims.Iat), numericDate(claims.Exp)
+	return s.expiry, true
 }
 
-// numericDate reads seconds since 1970.
-func numericDate(claim any) time.Time {
-	const lastOf9999 = 253402300799 // later times have no form in RFC 3339
-	seconds, ok := claim.(float64)
-	if !ok || seconds <= 0 || seconds > lastOf9999 {
-		return time.Time{}
+// Begin returns when the certificate became valid or when the token was issued. The iat claim of a
+// token is read, but the token is not verified. It reports false if that is not known.
+func (c Credential) Begin() (time.Time, bool) {
+	s := c.secrets()
+	if s == nil || s.begin.IsZero() {
+		return time.Time{}, false
 	}
-	return time.Unix(int64(seconds), 0).UTC()
-}
-
-// exec reads a credential plugin. It runs inside the gateway, with the gateway's rights, and whoever may write a Secret must not
-// thereby run what they please: only programs that an administrator has put in the directory are admitted.
-func (p *parser) exec() {
-	data := p.secret.Data[v1alpha1.SecretKeyExec]
-	switch {
-	case !p.given(v1alpha1.SecretKeyExec):
-		p.fault(v1alpha1.SecretKeyExec, "is missing; it must be the exec configuration of a client-go credential plugin, in JSON")
-		return
-	case len(data) > maxExec:
-		p.fault(v1alpha1.SecretKeyExec, "is %d bytes long; at most %d are allowed", len(data), maxExec)
-		return
-	case p.opts.ExecCredentialDir == "":
-		p.fault(v1alpha1.SecretKeyExec, "is refused: this gateway runs no credential plugins (--exec-credential-dir is not set)")
-		return
-	}
-	config := &clientcmdapi.ExecConfig{}
-	if err := json.Unmarshal(data, config); err != nil {
-		p.fault(v1alpha1.SecretKeyExec, "is not the exec configuration of a client-go credential plugin, in JSON")
-		return
-	}
-	switch config.APIVersion {
-	case "client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1":
-	default:
-		p.fault(v1alpha1.SecretKeyExec, "apiVersion must be client.authentication.k8s.io/v1 or client.authentication.k8s.io/v1beta1")
-		return
-	}
-	if config.InteractiveMode == clientcmdapi.AlwaysExecInteractiveMode {
-		p.fault(v1alpha1.SecretKeyExec, "interactiveMode is Always, but there is nobody to answer")
-		return
-	}
-	if problem := admitCommand(config.Command, p.opts.ExecCredentialDir); problem != "" {
-		p.fault(v1alpha1.SecretKeyExec, "%s", problem)
-		return
-	}
-	config.InteractiveMode = clientcmdapi.NeverExecInteractiveMode
-	config.StdinUnavailable = true
-	config.StdinUnavailableMessage = "the gateway has no terminal"
-	p.cluster.Credential.keep(&secrets{exec: config})
-}
-
-// admitCommand says why a command is refused. Links are followed on both sides: where the program lies is what counts.
-func admitCommand(command, dir string) (problem string) {
-	if !filepath.IsAbs(command) {
-		return "the command must be an absolute path inside --exec-credential-dir"
-	}
-	root, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return "--exec-credential-dir cannot be read"
-	}
-	program, err := filepath.EvalSymlinks(command)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "the command does not exist; put the program in --exec-credential-dir"
-	}
-	if err != nil {
-		return "the command cannot be read"
-	}
-	rel, err := filepath.Rel(root, program)
-	if err != nil || rel == "." || !filepath.IsLocal(rel) {
-		return "the command is refused: the program does not lie in --exec-credential-dir"
-	}
-	return ""
+	return s.begin, true
 }

@@ -1,14 +1,16 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package cluster holds what the gateway knows of one managed cluster.
+// Package cluster represents one managed cluster.
 //
-// [Parse] reads a Secret of the hub into a [Cluster]: route, endpoint, trust and credential. It never fails outright: a Secret
-// that cannot be used gives a Cluster whose Err names every key at fault, so that the cluster stays visible and says what is
-// wrong with it. [Cluster.Fingerprint] tells whether two Clusters can share a transport. [Cluster.Render] makes the
-// ClusterGateway that the API serves, which holds no credential.
+// [Parse] parses a Secret of the hub into a [Cluster] with a route, an endpoint, CAs and a
+// credential. It never fails. If the Secret is invalid, the method Err of the Cluster returns an
+// error for each invalid key, so that the cluster stays visible and reports what is wrong. Two
+// Clusters with the same [Cluster.Fingerprint] can share a transport. [Cluster.ClusterGateway]
+// returns the object that the API serves, which contains no secrets.
 //
-// A Cluster holds secrets and never leaves the process whole. It can be logged or marshalled by accident without harm:
-// formatting and marshalling show its public parts only. The messages of its errors name keys, never the value of one that is
-// secret, and are bounded whatever the Secret holds.
+// A Cluster contains secrets and never leaves the process as a whole. Formatting and marshaling it
+// shows the public fields only, so it can be logged by accident without harm. Error messages name
+// keys, and never contain the value of a secret key. Their length is bounded, whatever the Secret
+// contains.
 package cluster

@@ -10,8 +10,9 @@ import (
 	"hash"
 )
 
-// fingerprint hashes what a transport depends on. For a valid cluster these are the values that were read, so that a change of
-// white space changes nothing. For an invalid one they are the Secret's own bytes, so that every attempt to repair it counts.
+// fingerprint hashes everything that a transport depends on. For a valid Secret, it hashes the
+// parsed values, so that a change of white space does not change the hash. For an invalid Secret,
+// it hashes the raw values, so that each attempt to correct it changes the hash.
 func (p *parser) fingerprint() (sum Fingerprint) {
 	c := p.cluster
 	h := fields{sha256.New()}
@@ -41,17 +42,19 @@ func (p *parser) hashValid(h fields) {
 	if c.ProxyURL != nil {
 		h.text(c.ProxyURL.String())
 	}
-	s := c.Credential.hidden()
+	s := c.Credential.secrets()
 	h.text(s.token)
-	h.bytes(s.certPEM) // and so the key: there is one that belongs to it
+	h.bytes(s.certPEM) // only one key belongs to it
 	if s.exec != nil {
-		// Every field that Parse reads from the Secret is in the JSON; it cannot fail, having been made from JSON.
+		// The JSON contains every field that Parse read. Marshaling cannot fail because the value
+		// was read from JSON.
 		text, _ := json.Marshal(s.exec)
 		h.bytes(text)
 	}
 }
 
-// fields hashes values with their lengths, so that no two lists of values look the same.
+// fields hashes values with their lengths, so that two different lists of values never result in
+// the same hash.
 type fields struct{ hash.Hash }
 
 func (f fields) bytes(b []byte) {

@@ -57,7 +57,8 @@ func newAuthority(t testing.TB, name string) *authority {
 	return &authority{cert: cert, key: key, pem: encode("CERTIFICATE", der)}
 }
 
-// issue signs a certificate for both ends of a connection. The names are DNS names; the first is the common name too.
+// issue signs a certificate for both ends of a connection. The names are DNS names; the first is
+// the common name too.
 func (a *authority) issue(t testing.TB, key crypto.Signer, names ...string) pair {
 	t.Helper()
 	notAfter := time.Now().Add(30 * time.Minute).Truncate(time.Second).UTC()

@@ -20,8 +20,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// FuzzParse puts anything at all into a Secret. Whatever it is, Parse must not panic, must give the same answer twice, must call a
-// cluster valid only when it can be used, and nothing that is served, printed or reported may hold a secret.
+// FuzzParse puts anything at all into a Secret. Whatever it is, Parse must not panic, must give the
+// same answer twice, must call a cluster valid only when it can be used, and nothing that is
+// served, printed or reported may hold a secret.
 func FuzzParse(f *testing.F) {
 	ca := newAuthority(f, "ca")
 	client := ca.issue(f, newKey(f), "admin")
@@ -82,7 +83,8 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// checkUsable checks that what is valid can be used, and that what is not gives no TLS configuration.
+// checkUsable checks that what is valid can be used, and that what is not gives no TLS
+// configuration.
 func checkUsable(t *testing.T, c *Cluster) {
 	config, err := c.TLSConfig()
 	if c.Err() != nil {
@@ -127,8 +129,9 @@ func checkUsable(t *testing.T, c *Cluster) {
 	}
 }
 
-// checkHidden looks for each secret, raw and in base64, in everything that leaves the package. A secret that stands in a key that
-// is public, or is too short to be told from other text, proves nothing.
+// checkHidden looks for each secret, raw and in base64, in everything that leaves the package. A
+// secret that stands in a key that is public, or is too short to be told from other text, proves
+// nothing.
 func checkHidden(t *testing.T, secret *corev1.Secret, opts ParseOptions) {
 	c := Parse(secret, opts)
 	served, err := json.Marshal(c.ClusterGateway(secret))

@@ -16,33 +16,37 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// Health is the state of a cluster as the annotations of its Secret have it. The zero value is that of a cluster that nobody has
-// looked at.
+// Health is the state of a cluster in the annotations of its Secret. The zero value means that the
+// cluster has not been probed yet.
 type Health struct {
-	// Known is whether anybody, a probe or an operator, has said how the cluster is.
+	// Known is true if a probe or an operator has set the state.
 	Known bool
-	// Healthy and Reason are what has been said.
+	// Healthy and Reason are the state.
 	Healthy bool
 	Reason  string
-	// Version, Time and Latency are the last probe's; empty or zero when they are not known.
+	// Version, Time and Latency are the results of the last probe. They are empty or zero if they
+	// are not known.
 	Version string
 	Time    time.Time
 	Latency time.Duration
-	// HasLatency is whether Latency is known.
+	// HasLatency is true if Latency is known.
 	HasLatency bool
-	// Conditions are what the last probe found, whatever an operator says. They must not be changed.
+	// Conditions are the results of the last probe, also if an operator has overridden the state.
+	// They must not be changed.
 	Conditions []metav1.Condition
-	// Overridden is whether Healthy and Reason are an operator's, set at OverriddenAt, which is zero when that is not known.
+	// Overridden is true if an operator has set Healthy and Reason, at the time OverriddenAt. The
+	// time is zero if it is not known.
 	Overridden   bool
 	OverriddenAt time.Time
 }
 
-// conditionTypes are all that are served, in this order.
+// conditionTypes lists the types of conditions that are served, in this order.
 var conditionTypes = []string{
 	v1alpha1.ConditionReady, v1alpha1.ConditionTunnelConnected, v1alpha1.ConditionCredentialValid, v1alpha1.ConditionCertificateValid,
 }
 
-// ParseHealth reads the annotations. What cannot be read counts as absent: a state is not worth making a cluster unusable.
+// ParseHealth parses the annotations. It ignores invalid values, so that a wrong state never makes
+// a cluster unusable.
 func ParseHealth(annotations map[string]string) Health {
 	h := Health{Reason: annotations[v1alpha1.AnnotationHealthyReason], Version: annotations[v1alpha1.AnnotationVersion]}
 	if v, err := strconv.ParseBool(annotations[v1alpha1.AnnotationHealthy]); err == nil {
@@ -65,14 +69,14 @@ func ParseHealth(annotations map[string]string) Health {
 		}
 		return h
 	}
-	// What was set past the health subresource, by who knows the annotations.
+	// Somebody may have set the annotations directly, without the health subresource.
 	if found := meta.FindStatusCondition(h.Conditions, v1alpha1.ConditionReady); found != nil {
 		h.Overridden = h.Healthy != (found.Status == metav1.ConditionTrue) || h.Reason != found.Reason
 	}
 	return h
 }
 
-// maxMessage is how long a condition's message may be.
+// maxMessage is the maximum length of a condition's message.
 const maxMessage = 32768
 
 func parseConditions(text string) []metav1.Condition {
@@ -84,8 +88,8 @@ func parseConditions(text string) []metav1.Condition {
 		return nil
 	}
 	var known []metav1.Condition
-	for _, kind := range conditionTypes {
-		c := meta.FindStatusCondition(all, kind)
+	for _, conditionType := range conditionTypes {
+		c := meta.FindStatusCondition(all, conditionType)
 		if c == nil || reason(c.Reason, "") == "" || !slices.Contains([]metav1.ConditionStatus{metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionUnknown}, c.Status) {
 			continue
 		}

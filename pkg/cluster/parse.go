@@ -15,13 +15,16 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// DataKeys are all keys of a Secret's data that have a meaning.
+// DataKeys returns all keys that the data of a Secret can have.
 func DataKeys() []string {
-	return []string{v1alpha1.SecretKeyEndpoint, v1alpha1.SecretKeyCA, v1alpha1.SecretKeyCAAlias, v1alpha1.SecretKeyServerName, v1alpha1.SecretKeyProxyURL, v1alpha1.SecretKeyCert, v1alpha1.SecretKeyPrivateKey, v1alpha1.SecretKeyToken, v1alpha1.SecretKeyExec}
+	return []string{
+		v1alpha1.SecretKeyEndpoint, v1alpha1.SecretKeyCA, v1alpha1.SecretKeyCAAlias, v1alpha1.SecretKeyServerName, v1alpha1.SecretKeyProxyURL,
+		v1alpha1.SecretKeyCert, v1alpha1.SecretKeyPrivateKey, v1alpha1.SecretKeyToken, v1alpha1.SecretKeyExec,
+	}
 }
 
-// Upper bounds of what a key may hold. A Secret holds at most 1 MiB altogether; what is longer than these is not what the key
-// is for, and is refused before anything tries to make sense of it.
+// Maximum lengths of the values. A Secret contains at most 1 MiB. A longer value cannot be what the
+// key is for, and is rejected before it is parsed.
 const (
 	maxURL        = 2 << 10
 	maxServerName = 253
@@ -32,16 +35,18 @@ const (
 	maxCA         = 512 << 10
 )
 
-// ParseOptions are the gateway's settings that decide what a Secret means. The zero value is embedded tunnels and no
-// credential plugins.
+// ParseOptions are the settings of the gateway that Parse depends on. The zero value means embedded
+// tunnels and no credential plugins.
 type ParseOptions struct {
-	// TunnelMode says how tunnels are served.
+	// TunnelMode is the mode in which the gateway serves tunnels.
 	TunnelMode TunnelMode
-	// ExecCredentialDir is where credential plugins must lie. Empty: there are none.
+	// ExecCredentialDir is the directory that contains the credential plugins. If it is empty,
+	// there are none.
 	ExecCredentialDir string
 }
 
-// IsCluster is whether the Secret is a cluster at all: whether it has the label of the credential's type.
+// IsCluster reports whether the Secret is that of a cluster: whether it has the label with the
+// credential type.
 func IsCluster(secret *corev1.Secret) bool {
 	if secret == nil {
 		return false
@@ -50,7 +55,8 @@ func IsCluster(secret *corev1.Secret) bool {
 	return ok
 }
 
-// Parse reads a Secret. It never returns nil and keeps no reference to the Secret: what is wrong with it is told by Err.
+// Parse parses a Secret. It never returns nil. If the Secret is invalid, Err of the Cluster returns
+// the faults. The Cluster has no reference to the Secret.
 func Parse(secret *corev1.Secret, opts ParseOptions) *Cluster {
 	if secret == nil {
 		secret = &corev1.Secret{}
@@ -67,7 +73,7 @@ func Parse(secret *corev1.Secret, opts ParseOptions) *Cluster {
 	p.insecure()
 	p.endpoint()
 	p.serverName()
-	p.trust()
+	p.caBundle()
 	p.proxyURL()
 	p.credential()
 
@@ -76,19 +82,19 @@ func Parse(secret *corev1.Secret, opts ParseOptions) *Cluster {
 	return p.cluster
 }
 
-// parser reads one Secret into one Cluster. Each of its steps reads a few keys and goes on after a fault, so that all of them
-// are reported at once.
+// parser parses one Secret into one Cluster. Each of its methods parses a few keys. Parsing
+// continues after a fault, so that all faults are reported at once.
 type parser struct {
 	secret  *corev1.Secret
 	opts    ParseOptions
 	cluster *Cluster
 
-	// serverNameDefault is the name to verify when the Secret names none.
+	// serverNameDefault is the name to verify if the Secret does not contain one.
 	serverNameDefault string
 }
 
-// fault records what is wrong with a key. The message must not hold the value of a secret key, and values of others only
-// through quote.
+// fault records a fault of a key. The message must not contain the value of a secret key. Other
+// values must be formatted with quote.
 func (p *parser) fault(key, format string, args ...any) {
 	p.cluster.faults = append(p.cluster.faults, &InvalidSecretError{
 		Secret:  types.NamespacedName{Namespace: p.secret.Namespace, Name: p.secret.Name},
@@ -97,7 +103,8 @@ func (p *parser) fault(key, format string, args ...any) {
 	})
 }
 
-// text reads a key that holds one line. White space around it is not part of it: Secrets made from files end with a newline.
+// text returns the value of a key that contains one line, without the white space around it:
+// Secrets that are created from files end with a newline.
 func (p *parser) text(key string, limit int) (value string, ok bool) {
 	value = strings.TrimSpace(string(p.secret.Data[key]))
 	if value == "" {
@@ -108,21 +115,21 @@ func (p *parser) text(key string, limit int) (value string, ok bool) {
 		return "", false
 	}
 	if !utf8.ValidString(value) || strings.ContainsFunc(value, isControl) {
-		p.fault(key, "is not one line of text")
+		p.fault(key, "must be one line of text")
 		return "", false
 	}
 	return value, true
 }
 
-// isControl is true for what has no place in one line of text.
+// isControl reports whether a line of text must not contain the character.
 func isControl(r rune) bool { return r < ' ' || r == 0x7f || r == '\u2028' || r == '\u2029' }
 
-// given is whether the key holds anything.
+// given reports whether the key has a value.
 func (p *parser) given(key string) bool {
 	return strings.TrimSpace(string(p.secret.Data[key])) != ""
 }
 
-// quote makes a value that is not secret fit for a message.
+// quote quotes a value for a message, and truncates it. The value must not be secret.
 func quote(value string) string {
 	const limit = 64
 	if len(value) > limit {
@@ -131,10 +138,11 @@ func quote(value string) string {
 	return strconv.Quote(value)
 }
 
-// labelManagedBy names the tool that made the Secret.
+// labelManagedBy is the label with the name of the tool that created the Secret.
 const labelManagedBy = "app.kubernetes.io/managed-by"
 
-// health reads the stored state. It is not part of what the Secret must have right, nor of the fingerprint.
+// health reads the stored state. An invalid state does not make the Secret invalid. The fingerprint
+// does not depend on it.
 func (p *parser) health() {
 	p.cluster.Health = ParseHealth(p.secret.Annotations)
 	guard := newGuard(p.secret)
@@ -145,7 +153,7 @@ func (p *parser) health() {
 	}
 }
 
-// route reads how the cluster is reached.
+// route parses the label with the endpoint type.
 func (p *parser) route() {
 	label, ok := p.secret.Labels[v1alpha1.LabelEndpointType]
 	switch v1alpha1.EndpointType(label) {
@@ -154,7 +162,7 @@ func (p *parser) route() {
 	case v1alpha1.EndpointTypeClusterProxy:
 		p.cluster.Route = RouteTunnel
 		if p.opts.TunnelMode == TunnelOff {
-			p.fault("label "+v1alpha1.LabelEndpointType, "is %s, but this gateway serves no tunnels (--tunnel-mode=off)", label)
+			p.fault("label "+v1alpha1.LabelEndpointType, "is %s, but tunnels are disabled in this gateway (--tunnel-mode=off)", label)
 		}
 	default:
 		if !ok {
@@ -166,7 +174,8 @@ func (p *parser) route() {
 	}
 }
 
-// insecure reads whether verification is switched off. Only the exact word does it: a typing error must not.
+// insecure parses the annotation that disables verification. Only the exact value "true" does: a
+// typing error must not.
 func (p *parser) insecure() {
 	value, ok := p.secret.Annotations[v1alpha1.AnnotationInsecureSkipTLSVerify]
 	switch {

@@ -18,7 +18,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Every way in which a Cluster ends up in a log by accident, and the ways in which it is held by what is logged.
+// Every way in which a Cluster ends up in a log by accident, and the ways in which it is held by
+// what is logged.
 func TestClusterNeverPrintsSecrets(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	client := ca.issue(t, newKey(t), "admin")

@@ -20,13 +20,14 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// Render parses a Secret and returns what the API serves for it.
+// Render parses a Secret and returns the object that the API serves for it.
 func Render(secret *corev1.Secret, opts ParseOptions) *v1alpha1.ClusterGateway {
 	return Parse(secret, opts).ClusterGateway(secret)
 }
 
-// ClusterGateway is what the API serves for the cluster: everything but its credential. The Secret must be the one that the
-// cluster was parsed from; metadata and health are taken from it. The result shares nothing with either.
+// ClusterGateway returns the object that the API serves for the cluster, which contains no secrets.
+// The Secret must be the one that the cluster was parsed from, because the metadata is taken from
+// it. The object shares no memory with the cluster or the Secret.
 func (c *Cluster) ClusterGateway(secret *corev1.Secret) *v1alpha1.ClusterGateway {
 	gateway := &v1alpha1.ClusterGateway{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: v1alpha1.KindName},
@@ -40,7 +41,8 @@ func (c *Cluster) ClusterGateway(secret *corev1.Secret) *v1alpha1.ClusterGateway
 	return gateway
 }
 
-// dataAnnotations are those in which tools keep a copy of the whole object, which for a Secret is its data.
+// dataAnnotations are the annotations in which tools store a copy of the whole object, including
+// the data of a Secret.
 var dataAnnotations = []string{
 	corev1.LastAppliedConfigAnnotation,
 	"kapp.k14s.io/original",
@@ -48,8 +50,8 @@ var dataAnnotations = []string{
 	"banzaicloud.com/last-applied",
 }
 
-// servedMeta is the Secret's metadata without what has no meaning on a ClusterGateway: the namespace, owners and finalizers,
-// which are the Secret's, and the managed fields, which are fields of a Secret.
+// servedMeta returns the metadata of the Secret without the fields that have no meaning for a
+// ClusterGateway: namespace, owners, finalizers and managed fields.
 func servedMeta(secret *corev1.Secret) metav1.ObjectMeta {
 	served := metav1.ObjectMeta{
 		Name:                       secret.Name,
@@ -87,10 +89,12 @@ func setKey(m *map[string]string, key, value string) {
 	(*m)[key] = value
 }
 
-// guard keeps copies of a Secret's secrets out of what is served of its metadata, whichever tool put them there.
+// guard finds copies of a Secret's secrets in its metadata, so that they are not served, whatever
+// tool stored them there.
 type guard struct{ forbidden []string }
 
-// minGuarded is the length below which a value is too common to be told from a word that happens to be the same.
+// minGuarded is the minimum length of a secret. Shorter values may be equal to other values by
+// chance.
 const minGuarded = 16
 
 func newGuard(secret *corev1.Secret) guard {
@@ -101,7 +105,7 @@ func newGuard(secret *corev1.Secret) guard {
 			continue
 		}
 		g.forbidden = append(g.forbidden, string(value))
-		// In base64 the last characters depend on what follows; without them the beginning still gives it away.
+		// The last characters in base64 depend on the following data, so they are not compared.
 		encoded := base64.StdEncoding.EncodeToString(secret.Data[key])
 		g.forbidden = append(g.forbidden, encoded[:len(encoded)-4])
 		if quoted, err := json.Marshal(string(value)); err == nil {
@@ -115,12 +119,12 @@ func (g guard) admits(value string) bool {
 	return len(value) < minGuarded || !slices.ContainsFunc(g.forbidden, func(s string) bool { return strings.Contains(value, s) })
 }
 
-// servedEndpoint shows what was understood. An address, a CA or a proxy that is at fault is left out: the condition says why, and
-// what could not be parsed may hold anything.
+// servedEndpoint returns the parsed values. It omits an invalid address, CA or proxy, which may
+// contain anything. The condition contains the reason.
 func (c *Cluster) servedEndpoint() *v1alpha1.ClusterEndpoint {
 	endpoint := &v1alpha1.ClusterEndpoint{
-		// A type that is not understood is shown as the default, which the label's absence would mean: so the field selector
-		// on this field is exactly a selector on the label.
+		// An unknown type is served as the default, as if there were no label. So a field selector
+		// for this field can be converted to a selector for the label.
 		Type:  v1alpha1.EndpointTypeConst,
 		Const: &v1alpha1.ClusterEndpointConst{CABundle: slices.Clone(c.CAData)},
 	}
@@ -147,7 +151,8 @@ func (c *Cluster) servedCredential() *v1alpha1.ClusterAccessCredential {
 	return credential
 }
 
-// serveHealth shows the state that is stored on the Secret, where the gateway's replicas and operators write it.
+// serveHealth sets the status from the state that the Secret contains, where the replicas of the
+// gateway and operators write it.
 func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGatewayStatus) {
 	h := c.currentHealth()
 	status.Healthy = h.Known && h.Healthy && c.err == nil
@@ -156,7 +161,7 @@ func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGat
 	case c.err != nil:
 		status.HealthyReason = v1alpha1.ReasonInvalidSecret
 	case !h.Known && h.Reason == "":
-		// Clients of the predecessor know no third state of healthy.
+		// Clients of the predecessor read healthy only, which has no third value.
 		status.HealthyReason = v1alpha1.ReasonNotProbed
 	}
 	status.Version = h.Version
@@ -234,7 +239,7 @@ func (c *Cluster) ready(secret *corev1.Secret) metav1.Condition {
 	return condition
 }
 
-// reason is the annotation's when it has the form that a condition's reason must have.
+// reason returns the value of the annotation if it is valid as the reason of a condition.
 func reason(annotation, otherwise string) string {
 	if annotation == "" || len(annotation) > 1024 {
 		return otherwise
@@ -249,7 +254,7 @@ func reason(annotation, otherwise string) string {
 	return annotation
 }
 
-// lastWrite is when the Secret was last written, as far as it says so.
+// lastWrite returns when the Secret was last written, according to its metadata.
 func lastWrite(secret *corev1.Secret) metav1.Time {
 	last := secret.CreationTimestamp
 	for _, entry := range secret.ManagedFields {
@@ -260,5 +265,5 @@ func lastWrite(secret *corev1.Secret) metav1.Time {
 	return last
 }
 
-// inRFC3339 is whether a time has a form that clients can read back.
+// inRFC3339 reports whether RFC 3339 can represent the time.
 func inRFC3339(t time.Time) bool { return t.UTC().Year() >= 1 && t.UTC().Year() <= 9999 }

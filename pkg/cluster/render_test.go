@@ -73,7 +73,8 @@ func TestRender(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", marshal(t, got), marshal(t, want))
 	}
 
-	// What is served is the caller's: it shares nothing with the Secret or with the next that is served.
+	// What is served is the caller's: it shares nothing with the Secret or with the next that is
+	// served.
 	got.Labels["team"], got.Annotations["note"] = "changed", "changed"
 	got.DeletionTimestamp.Time, *got.DeletionGracePeriodSeconds = time.Time{}, 5
 	if !reflect.DeepEqual(secret, before) {
@@ -166,7 +167,8 @@ func TestRenderTunnelAndInvalid(t *testing.T) {
 	}
 }
 
-// Tools keep copies of what they applied in annotations of their own, in the forms that JSON and the data of a Secret have.
+// Tools keep copies of what they applied in annotations of their own, in the forms that JSON and
+// the data of a Secret have.
 func TestRenderDropsCopiesOfSecrets(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	client := ca.issue(t, newKey(t), "admin")

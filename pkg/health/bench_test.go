@@ -21,8 +21,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 )
 
-// BenchmarkIdleFleet measures the CPU time of a probe over TLS and HTTP/2, including the API server's side, which runs in the same
-// process. From it, it derives the share of a core that 200 clusters need at the default interval.
+// BenchmarkIdleFleet measures the CPU time of a probe over TLS and HTTP/2, including the API
+// server's side, which runs in the same process. From it, it derives the share of a core that 200
+// clusters need at the default interval.
 func BenchmarkIdleFleet(b *testing.B) {
 	const fleet = 200
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }))

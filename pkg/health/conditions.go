@@ -28,13 +28,15 @@ type observation struct {
 	err error
 	// latency is how long the API server took to answer.
 	latency time.Duration
-	// certificate is the certificate of the API server, agent that of the cluster's agent. They are nil if not known.
+	// certificate is the certificate of the API server, agent that of the cluster's agent. They are
+	// nil if not known.
 	certificate, agent *x509.Certificate
 	// renewal holds the errors of failed renewals, by the type of the condition that reports them.
 	renewal map[string]error
 }
 
-// Assess returns the status, the reason and the message of the condition Ready for a cluster whose probe returned err.
+// Assess returns the status, the reason and the message of the condition Ready for a cluster whose
+// probe returned err.
 func Assess(c *cluster.Cluster, err error) (healthy bool, reason, message string) {
 	ready := (&observation{cluster: c, err: err}).ready()
 	return ready.Status == metav1.ConditionTrue, ready.Reason, ready.Message
@@ -66,7 +68,8 @@ func (o *observation) ready() metav1.Condition {
 	return condition(v1alpha1.ConditionReady, metav1.ConditionFalse, reasonOf(o.err), message(o.err))
 }
 
-// message returns the text of an error. The error may quote the cluster, and all conditions have to fit into one annotation.
+// message returns the text of an error. The error may quote the cluster, and all conditions have to
+// fit into one annotation.
 func message(err error) string { return untrusted.Text(err.Error()) }
 
 // reasonOf returns the reason that stands for the stage at which a probe failed.
@@ -191,15 +194,16 @@ func (o *observation) certificates() metav1.Condition {
 	return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonVerified, "the API server's certificate is valid")
 }
 
-// A credential or certificate that is renewed at 80 % of its lifetime and is still the same at 90 % was not renewed. If it is not
-// known when it was issued, it is reported three days before it expires.
+// A credential or certificate that is renewed at 80 % of its lifetime and is still the same at 90 %
+// was not renewed. If it is not known when it was issued, it is reported three days before it
+// expires.
 const (
 	expiresSoonAfter  = 0.9
 	expiresSoonBefore = 3 * 24 * time.Hour
 )
 
-// renewalProblem returns the condition for a valid credential or certificate that could not be renewed or that expires soon. name
-// describes it in the message.
+// renewalProblem returns the condition for a valid credential or certificate that could not be
+// renewed or that expires soon. name describes it in the message.
 func (o *observation) renewalProblem(conditionType, name string, begin, expiry time.Time) (metav1.Condition, bool) {
 	if err := o.renewal[conditionType]; err != nil {
 		reason := v1alpha1.ReasonRenewalFailed

@@ -11,8 +11,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// Metrics are the metrics of a Monitor. The values of their labels are names of registered clusters and fixed words. The series of a
-// cluster are deleted when it is removed, and all series when the replica stops being the leader.
+// Metrics are the metrics of a Monitor. The values of their labels are names of registered clusters
+// and fixed words. The series of a cluster are deleted when it is removed, and all series when the
+// replica stops being the leader.
 type Metrics struct {
 	ready       *metrics.GaugeVec
 	credential  *metrics.GaugeVec
@@ -73,7 +74,8 @@ func (m *Metrics) probed(c *cluster.Cluster, o *observation) {
 	m.setCertificate(c.Name, certificateAgent, o.agent, false)
 }
 
-// setCertificate sets the metric of a certificate. If the certificate is not known, keep says whether the last value stays.
+// setCertificate sets the metric of a certificate. If the certificate is not known, keep says
+// whether the last value stays.
 func (m *Metrics) setCertificate(cluster, certificate string, cert *x509.Certificate, keep bool) {
 	switch {
 	case cert != nil:

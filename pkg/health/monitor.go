@@ -22,7 +22,8 @@ import (
 const (
 	// DefaultInterval is short enough to report a cluster that disappears silently within 15 s.
 	DefaultInterval = 10 * time.Second
-	// DefaultTimeout is longer than a stock agent's own limit for a dial (5 s), so that the agent's error is the one reported.
+	// DefaultTimeout is longer than a stock agent's own limit for a dial (5 s), so that the agent's
+	// error is the one reported.
 	DefaultTimeout     = 6 * time.Second
 	DefaultConcurrency = 32
 	// DefaultOverrideDuration is how long an operator's override is valid.
@@ -30,12 +31,15 @@ const (
 )
 
 const (
-	// versionInterval is how often the version is read. It is also read each time a cluster becomes ready.
+	// versionInterval is how often the version is read. It is also read each time a cluster becomes
+	// ready.
 	versionInterval = 10 * time.Minute
-	// failureThreshold is how many probes in a row must fail before a ready cluster is reported as not ready.
+	// failureThreshold is how many probes in a row must fail before a ready cluster is reported as
+	// not ready.
 	failureThreshold = 2
-	// agentReconnectTime is how long agents have to connect to a replica that has just started. Until then, a cluster without an
-	// agent is not reported. A stock agent tries to connect every 10 s or more often.
+	// agentReconnectTime is how long agents have to connect to a replica that has just started.
+	// Until then, a cluster without an agent is not reported. A stock agent tries to connect every
+	// 10 s or more often.
 	agentReconnectTime = 15 * time.Second
 	// agentChangeJitter spreads the probes that start when many agents connect at the same time.
 	agentChangeJitter = 200 * time.Millisecond
@@ -47,7 +51,8 @@ type Clusters interface {
 	List() []*cluster.Cluster
 }
 
-// Prober sends requests to a cluster's API server, over the same route as requests to the proxy subresource. Its errors are
+// Prober sends requests to a cluster's API server, over the same route as requests to the proxy
+// subresource. Its errors are
 // *proxy.ProbeError.
 type Prober interface {
 	Ready(ctx context.Context, name string) (proxy.Readiness, error)
@@ -56,7 +61,8 @@ type Prober interface {
 
 // AgentsInfo knows the agents that are connected to the tunnel server of this replica.
 type AgentsInfo interface {
-	// Agents returns how many agents of a cluster are connected, and when the last of them disconnected.
+	// Agents returns how many agents of a cluster are connected, and when the last of them
+	// disconnected.
 	Agents(cluster string) (connected int, lastSeen time.Time)
 }
 
@@ -66,21 +72,22 @@ type Config struct {
 	Prober   Prober
 	// Agents is nil unless agents connect to this process.
 	Agents AgentsInfo
-	// AgentCertificate, if set, returns the certificate of a cluster's agents. If there are several, it returns the one that expires
-	// first. It returns nil if none is known.
+	// AgentCertificate, if set, returns the certificate of a cluster's agents. If there are
+	// several, it returns the one that expires first. It returns nil if none is known.
 	AgentCertificate func(cluster string) *x509.Certificate
 	// Secrets is the client for the clusters' Secrets. If it is nil, nothing is written.
 	Secrets corev1client.SecretInterface
 	// Events is the client for Events. If it is nil, no Events are recorded.
 	Events corev1client.EventInterface
-	// Renewal, if set, returns the errors of failed renewals of a cluster's credentials and certificates. The key is the type of the
-	// condition that reports the error. The reason of the condition is the result of the error's method Reason() string. Without
-	// this method, it is RenewalFailed.
+	// Renewal, if set, returns the errors of failed renewals of a cluster's credentials and
+	// certificates. The key is the type of the condition that reports the error. The reason of the
+	// condition is the result of the error's method Reason() string. Without this method, it is
+	// RenewalFailed.
 	Renewal func(cluster string) map[string]error
 	// Metrics may be shared. It must not be nil.
 	Metrics *Metrics
-	// Interval is the time between two probes of a cluster, Timeout bounds one probe, and Concurrency is the maximum number of probes
-	// at the same time. 0 means the defaults.
+	// Interval is the time between two probes of a cluster, Timeout bounds one probe, and
+	// Concurrency is the maximum number of probes at the same time. 0 means the defaults.
 	Interval, Timeout time.Duration
 	Concurrency       int
 	// OverrideDuration is how long an operator's override is valid. 0 means forever.
@@ -119,7 +126,8 @@ func New(cfg Config) *Monitor {
 	return &Monitor{cfg: cfg, started: time.Now()}
 }
 
-// Run probes the clusters until ctx ends, and then waits for the running probes. It can be called again when it has returned.
+// Run probes the clusters until ctx ends, and then waits for the running probes. It can be called
+// again when it has returned.
 func (m *Monitor) Run(ctx context.Context) error {
 	r := &run{cfg: &m.cfg, started: m.started, clusters: map[string]*tracked{}, wake: make(chan struct{}, 1)}
 	m.mu.Lock()
@@ -147,7 +155,8 @@ func (m *Monitor) currentRun() *run {
 	return m.current
 }
 
-// ClusterChanged must be called when a cluster's Secret has changed. c is nil if the cluster was removed.
+// ClusterChanged must be called when a cluster's Secret has changed. c is nil if the cluster was
+// removed.
 func (m *Monitor) ClusterChanged(name string, c *cluster.Cluster) {
 	if r := m.currentRun(); r != nil {
 		r.mu.Lock()
@@ -156,7 +165,8 @@ func (m *Monitor) ClusterChanged(name string, c *cluster.Cluster) {
 	}
 }
 
-// AgentsChanged must be called when an agent of a cluster has connected or disconnected. It starts a probe.
+// AgentsChanged must be called when an agent of a cluster has connected or disconnected. It starts
+// a probe.
 func (m *Monitor) AgentsChanged(name string) {
 	if r := m.currentRun(); r != nil {
 		r.trigger(name, time.Duration(rand.Int64N(int64(agentChangeJitter))))

@@ -34,8 +34,8 @@ const timeout = 20 * time.Second
 
 // hub fakes the Secrets on the hub, the store of clusters, and the clusters themselves.
 type hub struct {
-	// order is held while a Secret changes and the monitor is called: as with an informer, it is called in the order of the changes. It is
-	// locked before mu.
+	// order is held while a Secret changes and the monitor is called: as with an informer, it is
+	// called in the order of the changes. It is locked before mu.
 	order    sync.Mutex
 	mu       sync.Mutex
 	monitor  *Monitor
@@ -138,7 +138,8 @@ func (h *hub) List() []*cluster.Cluster {
 	return all
 }
 
-// secretsOf and eventsOf are the clients of the hub. Methods that they do not define must not be called.
+// secretsOf and eventsOf are the clients of the hub. Methods that they do not define must not be
+// called.
 type (
 	secretsOf struct {
 		corev1client.SecretInterface
@@ -261,7 +262,8 @@ func (h *hub) probedTimes(t *testing.T, name string, n int) {
 	h.eventually(t, "probes", func() bool { return h.probes[name] >= want })
 }
 
-// A cluster becomes ready, fails, and becomes ready again. Each change is written once and reported once, and nothing else is.
+// A cluster becomes ready, fails, and becomes ready again. Each change is written once and reported
+// once, and nothing else is.
 func TestTransitions(t *testing.T) {
 	h := newHub(t, nil)
 	h.set(tunneled("a"))
@@ -359,7 +361,8 @@ func (o changingHub) List() []*cluster.Cluster {
 	return all
 }
 
-// A Secret that changes while the run starts is handled like any other change, and a deleted one is dropped.
+// A Secret that changes while the run starts is handled like any other change, and a deleted one is
+// dropped.
 func TestChangeDuringList(t *testing.T) {
 	var h *hub
 	h = newHub(t, func(c *Config) {
@@ -415,7 +418,8 @@ func TestOverride(t *testing.T) {
 	})
 }
 
-// A replica that has just started waits for agents to connect before it reports that they are missing.
+// A replica that has just started waits for agents to connect before it reports that they are
+// missing.
 func TestAgentsHaveTimeToReconnect(t *testing.T) {
 	h := newHub(t, func(c *Config) { c.agentReconnectTime = time.Hour })
 	s := tunneled("a")
@@ -438,7 +442,8 @@ func TestAgentsHaveTimeToReconnect(t *testing.T) {
 	h.eventually(t, "all conditions", func() bool { return len(cluster.ParseHealth(h.secrets["a"].Annotations).Conditions) == 4 })
 }
 
-// Clusters that do not answer cause no more probes than the limit, and Run waits for the running probes.
+// Clusters that do not answer cause no more probes than the limit, and Run waits for the running
+// probes.
 func TestConcurrency(t *testing.T) {
 	h := newHub(t, func(c *Config) { c.Concurrency = 3; c.Timeout = time.Hour })
 	h.block = make(chan struct{})

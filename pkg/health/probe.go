@@ -78,8 +78,9 @@ func (r *run) observe(ctx context.Context, k *tracked, o *observation) {
 	}
 }
 
-// postpone reports whether a failure must not be reported yet, and returns the time to the next probe. This is the case for the first
-// failure of a ready cluster, and for a missing agent if the replica has just started.
+// postpone reports whether a failure must not be reported yet, and returns the time to the next
+// probe. This is the case for the first failure of a ready cluster, and for a missing agent if the
+// replica has just started.
 func (r *run) postpone(c *cluster.Cluster, o *observation, failures int) (time.Duration, bool) {
 	if o.err == nil || !reportedReady(c) {
 		return 0, false

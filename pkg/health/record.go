@@ -22,7 +22,8 @@ import (
 
 // change is what has to be written about a cluster.
 type change struct {
-	// annotations are written to the Secret. A nil value removes the annotation. If the map is empty, nothing is written.
+	// annotations are written to the Secret. A nil value removes the annotation. If the map is
+	// empty, nothing is written.
 	annotations map[string]*string
 	// reported are the conditions that Events are recorded for.
 	reported []metav1.Condition
@@ -69,8 +70,8 @@ func compare(stored cluster.Health, o *observation, version string, overrideDura
 	return c, nil
 }
 
-// merge sets the transition times of the conditions that were found. It also returns those that are new or have another status or
-// reason than before.
+// merge sets the transition times of the conditions that were found. It also returns those that are
+// new or have another status or reason than before.
 func merge(stored, found []metav1.Condition, now time.Time) (all, changed []metav1.Condition) {
 	for _, c := range found {
 		c.LastTransitionTime = metav1.NewTime(now.UTC().Truncate(time.Second))
@@ -86,8 +87,8 @@ func merge(stored, found []metav1.Condition, now time.Time) (all, changed []meta
 	return all, changed
 }
 
-// worthAnEvent selects the changed conditions that Events are recorded for. If Ready has changed, it is the only one, because it sums
-// up the others.
+// worthAnEvent selects the changed conditions that Events are recorded for. If Ready has changed,
+// it is the only one, because it sums up the others.
 func worthAnEvent(changed []metav1.Condition) []metav1.Condition {
 	var others []metav1.Condition
 	for _, c := range changed {
@@ -112,7 +113,8 @@ func (r *run) record(ctx context.Context, k *tracked, o *observation) error {
 		r.cfg.Metrics.wrote(err)
 		switch {
 		case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-			// The Secret was deleted or changed, and the store does not know yet. The next probe starts from the new state.
+			// The Secret was deleted or changed, and the store does not know yet. The next probe
+			// starts from the new state.
 			return nil
 		case err != nil:
 			return err
@@ -127,8 +129,9 @@ func (r *run) record(ctx context.Context, k *tracked, o *observation) error {
 	return nil
 }
 
-// patch changes the annotations of the Secret that the cluster was parsed from. It fails with a conflict if the Secret has changed, so
-// that it overwrites neither an operator's override nor the state of another cluster with the same name.
+// patch changes the annotations of the Secret that the cluster was parsed from. It fails with a
+// conflict if the Secret has changed, so that it overwrites neither an operator's override nor the
+// state of another cluster with the same name.
 func (r *run) patch(ctx context.Context, c *cluster.Cluster, annotations map[string]*string) error {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid": c.UID, "resourceVersion": c.ResourceVersion, "annotations": annotations,

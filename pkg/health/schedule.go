@@ -44,9 +44,9 @@ type tracked struct {
 	versionAt time.Time
 }
 
-// addAll adds the clusters that exist at the start. Their first probes are spread over one interval, so that a new leader does not
-// overload the clusters or the hub. It takes the lock before it lists the clusters, so that no later change is handled before the
-// list.
+// addAll adds the clusters that exist at the start. Their first probes are spread over one
+// interval, so that a new leader does not overload the clusters or the hub. It takes the lock
+// before it lists the clusters, so that no later change is handled before the list.
 func (r *run) addAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -55,7 +55,8 @@ func (r *run) addAll() {
 	}
 }
 
-// changedLocked handles a new, changed or removed cluster. delay is the time to the first probe of a new cluster.
+// changedLocked handles a new, changed or removed cluster. delay is the time to the first probe of
+// a new cluster.
 func (r *run) changedLocked(name string, c *cluster.Cluster, delay time.Duration) {
 	k := r.clusters[name]
 	switch {
@@ -74,8 +75,8 @@ func (r *run) changedLocked(name string, c *cluster.Cluster, delay time.Duration
 		r.queue.schedule(k, time.Now().Add(delay))
 		r.signal()
 	case k.fingerprint != c.Fingerprint():
-		// Earlier probes say nothing about the new version of the Secret. Writing the state to the Secret does not change the
-		// fingerprint.
+		// Earlier probes say nothing about the new version of the Secret. Writing the state to the
+		// Secret does not change the fingerprint.
 		k.fingerprint, k.failures = c.Fingerprint(), 0
 		r.probeWithinLocked(k, 0)
 	}
@@ -89,7 +90,8 @@ func (r *run) trigger(name string, delay time.Duration) {
 	}
 }
 
-// probeWithinLocked makes sure that a probe of the cluster starts within the delay. If one is running, another one follows it.
+// probeWithinLocked makes sure that a probe of the cluster starts within the delay. If one is
+// running, another one follows it.
 func (r *run) probeWithinLocked(k *tracked, delay time.Duration) {
 	if k.probing {
 		k.again = true
@@ -164,8 +166,8 @@ func (r *run) probed(k *tracked, delay time.Duration) {
 	r.signal()
 }
 
-// delayAfter returns the time to the next probe after a number of failures in a row. The first failures shorten it, because they may
-// be temporary. Many failures make it longer.
+// delayAfter returns the time to the next probe after a number of failures in a row. The first
+// failures shorten it, because they may be temporary. Many failures make it longer.
 func (r *run) delayAfter(c *cluster.Cluster, failures int) time.Duration {
 	delay := r.cfg.Interval
 	switch {

@@ -16,11 +16,14 @@ import (
 	"time"
 )
 
-// Authority is a CA with its private key. It is immutable and safe for concurrent use. Its key is never printed.
+// Authority is a CA with its private key. It is immutable and safe for concurrent use. Its key is
+// never printed.
 type Authority struct {
-	// reveal returns the key. A function hides it from fmt, which does not call methods on unexported fields.
+	// reveal returns the key. A function hides it from fmt, which does not call methods on
+	// unexported fields.
 	reveal func() crypto.Signer
-	// chain starts with the CA's certificate. Cross-certificates, which lead from it to older roots, follow.
+	// chain starts with the CA's certificate. Cross-certificates, which lead from it to older
+	// roots, follow.
 	chain []*x509.Certificate
 	// bundle lists all trusted CAs.
 	bundle []*x509.Certificate
@@ -95,7 +98,8 @@ func sign(template, parent *x509.Certificate, public crypto.PublicKey, key crypt
 // Certificate returns the certificate of the CA. The caller must not change it.
 func (a *Authority) Certificate() *x509.Certificate { return a.chain[0] }
 
-// Bundle returns all CAs to trust, in PEM: this CA first, then its predecessors that have not expired.
+// Bundle returns all CAs to trust, in PEM: this CA first, then its predecessors that have not
+// expired.
 func (a *Authority) Bundle() []byte { return encodeCerts(a.bundle) }
 
 // Certificates returns the certificates of the bundle. The caller must not change them.
@@ -110,8 +114,9 @@ func (a *Authority) Pool() *x509.CertPool {
 	return pool
 }
 
-// Rotated creates the successor of this CA. Its bundle holds the new CA and the CAs of this bundle that have not expired. A peer
-// that trusts either CA accepts the certificates that the successor issues. A lifetime of 0 means DefaultCALifetime.
+// Rotated creates the successor of this CA. Its bundle holds the new CA and the CAs of this bundle
+// that have not expired. A peer that trusts either CA accepts the certificates that the successor
+// issues. A lifetime of 0 means DefaultCALifetime.
 func (a *Authority) Rotated(lifetime time.Duration) (*Authority, error) {
 	old := a.Certificate()
 	if old.MaxPathLenZero {

@@ -104,8 +104,8 @@ func (k *Keeper) issueServing(a *Authority) (map[string][]byte, error) {
 	return map[string][]byte{corev1.TLSCertKey: cert, corev1.TLSPrivateKeyKey: key, corev1.ServiceAccountRootCAKey: a.Bundle()}, nil
 }
 
-// followSecret calls handle with the current state of one Secret and with each later state, until ctx ends. It calls handle with nil
-// when the Secret is deleted.
+// followSecret calls handle with the current state of one Secret and with each later state, until
+// ctx ends. It calls handle with nil when the Secret is deleted.
 func followSecret(ctx context.Context, client kubernetes.Interface, namespace, name string, handle func(*corev1.Secret)) {
 	secrets := client.CoreV1().Secrets(namespace)
 	byName := fields.OneTermEqualSelector(metav1.ObjectNameField, name).String()

@@ -19,8 +19,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// IssueAgent issues a certificate with a new key for the agents of a cluster. A lifetime of 0 means DefaultAgentLifetime. The
-// certificate expires no later than the CA.
+// IssueAgent issues a certificate with a new key for the agents of a cluster. A lifetime of 0 means
+// DefaultAgentLifetime. The certificate expires no later than the CA.
 func (a *Authority) IssueAgent(cluster string, lifetime time.Duration) (certPEM, keyPEM []byte, err error) {
 	if cluster == "" {
 		return nil, nil, errors.New("the certificate of an agent needs the name of its cluster")
@@ -31,8 +31,8 @@ func (a *Authority) IssueAgent(cluster string, lifetime time.Duration) (certPEM,
 	return a.issue(clientTemplate(v1alpha1.AgentOrganization, cluster), lifetime)
 }
 
-// IssueInvitation issues a certificate with a new key, with which a cluster can enroll once. The certificate expires no later than
-// the CA.
+// IssueInvitation issues a certificate with a new key, with which a cluster can enroll once. The
+// certificate expires no later than the CA.
 func (a *Authority) IssueInvitation(cluster string, lifetime time.Duration) (certPEM, keyPEM []byte, err error) {
 	if cluster == "" || lifetime <= 0 {
 		return nil, nil, errors.New("an invitation needs the name of its cluster and a lifetime")
@@ -47,8 +47,8 @@ func clientTemplate(organization, cluster string) *x509.Certificate {
 	}
 }
 
-// IssueServing issues a serving certificate with a new key. Hosts are DNS names and IP addresses. A lifetime of 0 means
-// DefaultServingLifetime. The certificate expires no later than the CA.
+// IssueServing issues a serving certificate with a new key. Hosts are DNS names and IP addresses. A
+// lifetime of 0 means DefaultServingLifetime. The certificate expires no later than the CA.
 func (a *Authority) IssueServing(hosts []string, lifetime time.Duration) (certPEM, keyPEM []byte, err error) {
 	if len(hosts) == 0 {
 		return nil, nil, errors.New("a serving certificate needs a host")
@@ -96,8 +96,8 @@ func (a *Authority) issue(template *x509.Certificate, lifetime time.Duration) (c
 	if err != nil {
 		return nil, nil, err
 	}
-	// The chain holds the cross-certificates, for peers that trust an older CA only. A self-signed CA leads to no other and is left
-	// out.
+	// The chain holds the cross-certificates, for peers that trust an older CA only. A self-signed
+	// CA leads to no other and is left out.
 	chain := []*x509.Certificate{cert}
 	for _, link := range a.chain {
 		if !bytes.Equal(link.RawIssuer, link.RawSubject) {

@@ -26,7 +26,8 @@ type KeeperConfig struct {
 	Namespace string
 	// CASecret and ServingSecret are the names of the Secrets. Empty means those of the tunnel.
 	CASecret, ServingSecret string
-	// Hosts are the DNS names and IP addresses in the serving certificate. There must be at least one.
+	// Hosts are the DNS names and IP addresses in the serving certificate. There must be at least
+	// one.
 	Hosts []string
 	// CALifetime and ServingLifetime are the lifetimes of new certificates. 0 means the defaults.
 	CALifetime, ServingLifetime time.Duration
@@ -34,8 +35,9 @@ type KeeperConfig struct {
 	Logger klog.Logger
 }
 
-// Keeper provides the certificates of one server, either the tunnel's or the gateway's own. In every replica, [Keeper.Follow] follows
-// their Secrets. In the leader, [Keeper.Renew] also creates and renews them. A Keeper is safe for concurrent use.
+// Keeper provides the certificates of one server, either the tunnel's or the gateway's own. In
+// every replica, [Keeper.Follow] follows their Secrets. In the leader, [Keeper.Renew] also creates
+// and renews them. A Keeper is safe for concurrent use.
 type Keeper struct {
 	cfg KeeperConfig
 	// The subscribers do not change once the Keeper runs.
@@ -66,20 +68,21 @@ func NewKeeper(cfg KeeperConfig) *Keeper {
 	return &Keeper{cfg: cfg, changed: make(chan struct{}, 1)}
 }
 
-// OnPublish subscribes f to the bundle that peers have to trust. Renew calls f regularly, and always before the server uses a
-// certificate that a new CA issued. The serving certificate is renewed even if f fails. Do not call OnPublish after Renew.
+// OnPublish subscribes f to the bundle that peers have to trust. Renew calls f regularly, and
+// always before the server uses a certificate that a new CA issued. The serving certificate is
+// renewed even if f fails. Do not call OnPublish after Renew.
 func (k *Keeper) OnPublish(f func(ctx context.Context, bundle []byte) error) {
 	k.publish = append(k.publish, f)
 }
 
-// OnTrustChange calls f when the CAs that verify agents change. f must not block. Do not call OnTrustChange after LoadOrCreate or
-// Follow.
+// OnTrustChange calls f when the CAs that verify agents change. f must not block. Do not call
+// OnTrustChange after LoadOrCreate or Follow.
 func (k *Keeper) OnTrustChange(f func(*x509.CertPool)) {
 	k.onTrustChange = append(k.onTrustChange, f)
 }
 
-// OnServingChange calls f when the serving certificate changes. f must not block. Do not call OnServingChange after LoadOrCreate or
-// Follow.
+// OnServingChange calls f when the serving certificate changes. f must not block. Do not call
+// OnServingChange after LoadOrCreate or Follow.
 func (k *Keeper) OnServingChange(f func()) {
 	k.onServingChange = append(k.onServingChange, f)
 }
@@ -87,7 +90,8 @@ func (k *Keeper) OnServingChange(f func()) {
 // errNotLoaded refuses connections until the certificates have been read.
 var errNotLoaded = errors.New("the certificates have not been read from the hub yet")
 
-// TLS returns a server configuration that requires client certificates of agents. It always uses the current certificates.
+// TLS returns a server configuration that requires client certificates of agents. It always uses
+// the current certificates.
 func (k *Keeper) TLS() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool(),
@@ -139,8 +143,8 @@ func (k *Keeper) Pair() (cert, key []byte) {
 	return k.serving.certPEM, k.serving.keyPEM
 }
 
-// Bundle returns the CAs that verify the serving certificate. It returns nil if they are not known because the user provides the
-// serving certificate.
+// Bundle returns the CAs that verify the serving certificate. It returns nil if they are not known
+// because the user provides the serving certificate.
 func (k *Keeper) Bundle() []byte {
 	k.mu.RLock()
 	defer k.mu.RUnlock()

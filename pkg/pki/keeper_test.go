@@ -28,7 +28,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
 
-// inFakeTime runs a test in a bubble of package synctest, where the clock advances when all goroutines wait: hours pass at once.
+// inFakeTime runs a test in a bubble of package synctest, where the clock advances when all
+// goroutines wait: hours pass at once.
 func inFakeTime(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	t.Parallel()
@@ -210,7 +211,8 @@ func testKeeperFollowsSecrets(t *testing.T) {
 	})
 }
 
-// An agent that is renewed in time can connect at any moment while the serving certificate and the CA are replaced.
+// An agent that is renewed in time can connect at any moment while the serving certificate and the
+// CA are replaced.
 func TestKeeperRenews(t *testing.T) { inFakeTime(t, testKeeperRenews) }
 
 func testKeeperRenews(t *testing.T) {
@@ -269,7 +271,8 @@ func testKeeperNeverChangesCertificatesOfTheUser(t *testing.T) {
 			t.Errorf("%s of a Secret", verb)
 		}
 	}
-	// If its owner deletes it, it is not restored or replaced: that would be in the way of the owner's next CA.
+	// If its owner deletes it, it is not restored or replaced: that would be in the way of the
+	// owner's next CA.
 	secrets := hub.CoreV1().Secrets(namespace)
 	if err := secrets.Delete(t.Context(), pki.CASecret, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)

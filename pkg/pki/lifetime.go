@@ -11,7 +11,8 @@ import (
 
 // Default lifetimes.
 const (
-	// DefaultCALifetime is long: users who distribute the CA by hand have to do so again when it changes.
+	// DefaultCALifetime is long: users who distribute the CA by hand have to do so again when it
+	// changes.
 	DefaultCALifetime = 10 * 365 * 24 * time.Hour
 	// DefaultServingLifetime is short: the gateway renews the certificate itself.
 	DefaultServingLifetime = 90 * 24 * time.Hour
@@ -19,11 +20,13 @@ const (
 	DefaultAgentLifetime = 365 * 24 * time.Hour
 )
 
-// clockSkew is how far in the past new certificates become valid, for peers whose clocks are behind.
+// clockSkew is how far in the past new certificates become valid, for peers whose clocks are
+// behind.
 const clockSkew = 5 * time.Minute
 
-// RenewAt returns when to renew a certificate: between 75 % and 80 % of its lifetime. The exact time depends on the serial number, so
-// that certificates that were issued together are not renewed together.
+// RenewAt returns when to renew a certificate: between 75 % and 80 % of its lifetime. The exact
+// time depends on the serial number, so that certificates that were issued together are not renewed
+// together.
 func RenewAt(cert *x509.Certificate) time.Time {
 	jitter := new(big.Int).Mod(cert.SerialNumber, big.NewInt(1000)).Int64()
 	return RenewBetween(issuedAt(cert), cert.NotAfter, float64(jitter)/1000)
@@ -32,7 +35,8 @@ func RenewAt(cert *x509.Certificate) time.Time {
 // Lifetime returns the lifetime that a certificate of this package was issued with.
 func Lifetime(cert *x509.Certificate) time.Duration { return cert.NotAfter.Sub(issuedAt(cert)) }
 
-// issuedAt returns when a certificate of this package was issued. It became valid earlier, by clockSkew.
+// issuedAt returns when a certificate of this package was issued. It became valid earlier, by
+// clockSkew.
 func issuedAt(cert *x509.Certificate) time.Time {
 	if issued := cert.NotBefore.Add(clockSkew); issued.Before(cert.NotAfter) {
 		return issued
@@ -40,7 +44,8 @@ func issuedAt(cert *x509.Certificate) time.Time {
 	return cert.NotBefore
 }
 
-// RenewBetween is RenewAt for credentials that are not certificates. The jitter must be between 0 and 1.
+// RenewBetween is RenewAt for credentials that are not certificates. The jitter must be between 0
+// and 1.
 func RenewBetween(begin, end time.Time, jitter float64) time.Time {
 	return begin.Add(time.Duration(float64(end.Sub(begin)) * (0.8 - 0.05*jitter)))
 }

@@ -125,7 +125,8 @@ func TestCertificatesExpireNoLaterThanTheirCA(t *testing.T) {
 	}
 }
 
-// After the CA is replaced, peers that trust the old bundle and peers that trust the new one accept both old and new certificates.
+// After the CA is replaced, peers that trust the old bundle and peers that trust the new one accept
+// both old and new certificates.
 func TestRotated(t *testing.T) {
 	t.Parallel()
 	old := authority(t)

@@ -14,8 +14,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// PublishTunnel returns a function that writes the address of the tunnel and the CA bundle to the ConfigMap that agent-bootstrap
-// reads. The address is host:port. If it is empty, it is not published, and users have to know it.
+// PublishTunnel returns a function that writes the address of the tunnel and the CA bundle to the
+// ConfigMap that agent-bootstrap reads. The address is host:port. If it is empty, it is not
+// published, and users have to know it.
 func PublishTunnel(client kubernetes.Interface, namespace, address string) func(ctx context.Context, bundle []byte) error {
 	maps := client.CoreV1().ConfigMaps(namespace)
 	return func(ctx context.Context, bundle []byte) error {

@@ -23,7 +23,8 @@ const (
 	retryInterval    = 5 * time.Second
 )
 
-// Renew renews the CA and the serving certificate in time and publishes the bundle, until ctx ends. Only the leader may run it.
+// Renew renews the CA and the serving certificate in time and publishes the bundle, until ctx ends.
+// Only the leader may run it.
 func (k *Keeper) Renew(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -68,8 +69,9 @@ func (k *Keeper) renew(ctx context.Context) (next time.Time, err error) {
 			k.setAuthority(a)
 		}
 	}
-	// If the new CA cannot be published, the serving certificate is still renewed before it expires: peers that do not know the new CA
-	// accept the certificate because of the cross-certificate.
+	// If the new CA cannot be published, the serving certificate is still renewed before it
+	// expires: peers that do not know the new CA accept the certificate because of the
+	// cross-certificate.
 	var publishErr error
 	for _, publish := range k.publish {
 		if err := publish(ctx, a.Bundle()); err != nil {
@@ -86,8 +88,9 @@ func (k *Keeper) renew(ctx context.Context) (next time.Time, err error) {
 	return caAt, nil
 }
 
-// restore creates the CA's Secret again if it was deleted: with a new CA, no peer that trusts the old one could connect any more. It
-// does not restore a CA that the user provides, because the user may be about to replace it.
+// restore creates the CA's Secret again if it was deleted: with a new CA, no peer that trusts the
+// old one could connect any more. It does not restore a CA that the user provides, because the user
+// may be about to replace it.
 func (k *Keeper) restore(ctx context.Context) error {
 	secrets := k.cfg.Client.CoreV1().Secrets(k.cfg.Namespace)
 	_, err := secrets.Get(ctx, k.cfg.CASecret, metav1.GetOptions{})
@@ -136,8 +139,9 @@ func (k *Keeper) renewServing(ctx context.Context, a *Authority) (next time.Time
 	return RenewAt(certs[0]), nil
 }
 
-// usable returns the serving certificate in the Secret. It reports false if the certificate has to be replaced: because it does not
-// cover all hosts, because another CA issued it, or because it is due for renewal.
+// usable returns the serving certificate in the Secret. It reports false if the certificate has to
+// be replaced: because it does not cover all hosts, because another CA issued it, or because it is
+// due for renewal.
 func (k *Keeper) usable(secret *corev1.Secret, a *Authority) (*x509.Certificate, bool) {
 	pair, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
 	if err != nil || pair.Leaf.CheckSignatureFrom(a.Certificate()) != nil || !time.Now().Before(RenewAt(pair.Leaf)) {

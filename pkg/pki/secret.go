@@ -29,7 +29,8 @@ const (
 	// GatewayCASecret and GatewayServingSecret are the same for the gateway's own HTTPS endpoint.
 	GatewayCASecret      = "cluster-gateway-serving-ca"
 	GatewayServingSecret = "cluster-gateway-serving"
-	// ConfigMap holds the address that agents connect to (KeyAddress) and the CAs that they trust (KeyBundle).
+	// ConfigMap holds the address that agents connect to (KeyAddress) and the CAs that they trust
+	// (KeyBundle).
 	ConfigMap = "cluster-gateway-tunnel"
 
 	// KeyAddress is the key of the address, host:port.
@@ -40,12 +41,13 @@ const (
 
 const (
 	labelManagedBy = "app.kubernetes.io/managed-by"
-	// ManagedBy is the value of the label app.kubernetes.io/managed-by on the objects that the gateway creates. The gateway never
-	// replaces a CA without it.
+	// ManagedBy is the value of the label app.kubernetes.io/managed-by on the objects that the
+	// gateway creates. The gateway never replaces a CA without it.
 	ManagedBy = "cluster-gateway"
 )
 
-// Options configure a new CA. The zero value creates the CA of the tunnel with the default lifetime.
+// Options configure a new CA. The zero value creates the CA of the tunnel with the default
+// lifetime.
 type Options struct {
 	// Secret is the name of the Secret with the CA. Empty means CASecret.
 	Secret string
@@ -55,8 +57,8 @@ type Options struct {
 
 func (o Options) secret() string { return cmp.Or(o.Secret, CASecret) }
 
-// Ensure returns the CA, and creates it if there is none. If another process creates it at the same time, Ensure returns the CA of
-// the first one.
+// Ensure returns the CA, and creates it if there is none. If another process creates it at the same
+// time, Ensure returns the CA of the first one.
 func Ensure(ctx context.Context, secrets corev1client.SecretInterface, o Options) (*Authority, error) {
 	a, err := load(ctx, secrets, o.secret())
 	if !apierrors.IsNotFound(err) {
@@ -154,8 +156,8 @@ func (a *Authority) secretNamed(name string) (*corev1.Secret, error) {
 // ErrNotManaged is the error of replacing a CA that the user provides.
 var ErrNotManaged = errors.New("the CA is not managed by " + ManagedBy)
 
-// Rotate replaces the current CA in its Secret with a successor, and returns the successor. If another process has already replaced
-// it, Rotate returns the CA that is in the Secret now.
+// Rotate replaces the current CA in its Secret with a successor, and returns the successor. If
+// another process has already replaced it, Rotate returns the CA that is in the Secret now.
 func Rotate(ctx context.Context, secrets corev1client.SecretInterface, current *Authority, o Options) (*Authority, error) {
 	secret, err := secrets.Get(ctx, o.secret(), metav1.GetOptions{})
 	if err != nil {
@@ -189,7 +191,8 @@ func Rotate(ctx context.Context, secrets corev1client.SecretInterface, current *
 	return next, nil
 }
 
-// patchData replaces keys of a Secret. It fails with a conflict if the Secret has changed since it was read.
+// patchData replaces keys of a Secret. It fails with a conflict if the Secret has changed since it
+// was read.
 func patchData(ctx context.Context, secrets corev1client.SecretInterface, secret *corev1.Secret, data map[string][]byte) error {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": secret.UID, "resourceVersion": secret.ResourceVersion}, "data": data,
@@ -201,7 +204,8 @@ func patchData(ctx context.Context, secrets corev1client.SecretInterface, secret
 	return err
 }
 
-// annotationCertManager is on each Secret that cert-manager manages, even on one that it did not create.
+// annotationCertManager is on each Secret that cert-manager manages, even on one that it did not
+// create.
 const annotationCertManager = "cert-manager.io/certificate-name"
 
 // managed reports whether the gateway created a Secret and may change it.

@@ -18,7 +18,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 )
 
-// Namespace is the namespace of the Events about objects that have no namespace, as ClusterGateways.
+// Namespace is the namespace of the Events about objects that have no namespace, as
+// ClusterGateways.
 const Namespace = metav1.NamespaceDefault
 
 // component is the reporting component of all Events.
@@ -34,13 +35,15 @@ type Event struct {
 	Warning bool
 	// Reason is one word in CamelCase.
 	Reason string
-	// Message is for people. It may hold text of the cluster: Write makes it printable and cuts it to what an Event can hold.
+	// Message is for people. It may hold text of the cluster: Write makes it printable and cuts it
+	// to what an Event can hold.
 	Message string
 	// Time is when it happened.
 	Time time.Time
 }
 
-// Write creates the Event on the hub. It does nothing if client is nil. The client must be one for [Namespace].
+// Write creates the Event on the hub. It does nothing if client is nil. The client must be one for
+// [Namespace].
 func Write(ctx context.Context, client corev1client.EventInterface, e Event) error {
 	if client == nil {
 		return nil

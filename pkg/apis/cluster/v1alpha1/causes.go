@@ -10,8 +10,8 @@ import (
 // StatusReasonBadGateway is the reason of a 502. metav1 does not define one.
 const StatusReasonBadGateway metav1.StatusReason = "BadGateway"
 
-// Types of the cause (details.causes[].type) in a Status that comes from the gateway and not from the managed cluster. The type is the
-// stage at which a request to the proxy subresource failed.
+// Types of the cause (details.causes[].type) in a Status that comes from the gateway and not from
+// the managed cluster. The type is the stage at which a request to the proxy subresource failed.
 const (
 	// CauseInvalidSecret: the Secret is invalid.
 	CauseInvalidSecret metav1.CauseType = "InvalidSecret"

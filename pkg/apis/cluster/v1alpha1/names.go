@@ -5,8 +5,8 @@ package v1alpha1
 
 import "k8s.io/apimachinery/pkg/util/validation"
 
-// DefaultNamespace is the namespace of the hub that holds the Secrets of clusters and what the gateway
-// keeps for itself, unless --secret-namespace names another one.
+// DefaultNamespace is the namespace of the hub that holds the Secrets of clusters and what the
+// gateway keeps for itself, unless --secret-namespace names another one.
 const DefaultNamespace = "cluster-gateway-system"
 
 // Paths of the resource on an API server.
@@ -19,8 +19,8 @@ const (
 	HealthSubresource = "health"
 )
 
-// ProxyPath returns the path prefix under which the API of the cluster is served. It does not end with
-// a slash.
+// ProxyPath returns the path prefix under which the API of the cluster is served. It does not end
+// with a slash.
 func ProxyPath(cluster string) string { return BasePath + cluster + "/" + ProxySubresource }
 
 // Keys in the data of a Secret that describes a cluster. docs/secrets.md says what each one means.
@@ -36,13 +36,13 @@ const (
 	SecretKeyProxyURL   = "proxy-url"
 )
 
-// Organizations (O) in the subject of certificates that the tunnel CA issues. The common name (CN) is
-// the name of the cluster.
+// Organizations (O) in the subject of certificates that the tunnel CA issues. The common name (CN)
+// is the name of the cluster.
 const (
 	// AgentOrganization marks the certificate of an agent.
 	AgentOrganization = GroupName + ":tunnel-agents"
-	// InvitationOrganization marks the certificate in an invitation. Whoever presents it may register
-	// one cluster, and is not an agent.
+	// InvitationOrganization marks the certificate in an invitation. Whoever presents it may
+	// register one cluster, and is not an agent.
 	InvitationOrganization = GroupName + ":tunnel-invitations"
 )
 

@@ -5,8 +5,8 @@ package v1alpha1
 
 import "testing"
 
-// Certificates, Secrets, kubeconfigs and RBAC rules that exist in clusters hold these strings, so none
-// of them may change.
+// Certificates, Secrets, kubeconfigs and RBAC rules that exist in clusters hold these strings, so
+// none of them may change.
 func TestNamesThatOthersStore(t *testing.T) {
 	for got, want := range map[string]string{
 		AgentOrganization:               "cluster.core.oam.dev:tunnel-agents",

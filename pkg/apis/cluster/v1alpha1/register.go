@@ -37,7 +37,8 @@ func Kind(kind string) schema.GroupKind {
 	return SchemeGroupVersion.WithKind(kind).GroupKind()
 }
 
-// AddToScheme registers the types, the conversion of the query of proxy requests, and the fields that a field selector can use.
+// AddToScheme registers the types, the conversion of the query of proxy requests, and the fields
+// that a field selector can use.
 func AddToScheme(scheme *runtime.Scheme) error {
 	scheme.AddKnownTypes(SchemeGroupVersion, &ClusterGateway{}, &ClusterGatewayList{}, &ClusterGatewayProxyOptions{})
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
@@ -53,12 +54,14 @@ func AddToScheme(scheme *runtime.Scheme) error {
 	return nil
 }
 
-// convertURLValuesToProxyOptions reads the path only: all other parameters are for the managed cluster's API server.
+// convertURLValuesToProxyOptions reads the path only: all other parameters are for the managed
+// cluster's API server.
 func convertURLValuesToProxyOptions(in *url.Values, out *ClusterGatewayProxyOptions) {
 	out.Path = in.Get("path")
 }
 
-// convertFieldLabel accepts the field selectors that the hub can evaluate, which knows only the labels and the name of the Secret.
+// convertFieldLabel accepts the field selectors that the hub can evaluate, which knows only the
+// labels and the name of the Secret.
 func convertFieldLabel(label, value string) (string, string, error) {
 	switch label {
 	case FieldName, FieldEndpointType, FieldCredentialType:

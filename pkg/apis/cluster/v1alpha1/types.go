@@ -7,9 +7,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// ClusterGateway is a managed cluster that the gateway can reach. Requests to its proxy subresource are sent to the cluster's API
-// server. It is read-only and represents a Secret on the hub: to register, change or remove a cluster, create, change or delete its
-// Secret. It never contains private keys, tokens or exec configurations.
+// ClusterGateway is a managed cluster that the gateway can reach. Requests to its proxy subresource
+// are sent to the cluster's API server. It is read-only and represents a Secret on the hub: to
+// register, change or remove a cluster, create, change or delete its Secret. It never contains
+// private keys, tokens or exec configurations.
 //
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 type ClusterGateway struct {
@@ -26,7 +27,8 @@ type ClusterGateway struct {
 	Status ClusterGatewayStatus `json:"status,omitempty"`
 }
 
-// ClusterGatewayList is a list of ClusterGateways. Its resource version is the one of the list of Secrets.
+// ClusterGatewayList is a list of ClusterGateways. Its resource version is the one of the list of
+// Secrets.
 //
 // +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
 type ClusterGatewayList struct {
@@ -47,12 +49,14 @@ type ClusterGatewaySpec struct {
 	Access ClusterAccess `json:"access"`
 }
 
-// ClusterAccess contains the endpoint of a cluster and the type of the credential that the gateway presents to it.
+// ClusterAccess contains the endpoint of a cluster and the type of the credential that the gateway
+// presents to it.
 type ClusterAccess struct {
 	// endpoint describes where the cluster's API server is and how the gateway reaches it.
 	// +optional
 	Endpoint *ClusterEndpoint `json:"endpoint,omitempty"`
-	// credential describes the credential that the gateway presents to the cluster's API server, without its secret parts.
+	// credential describes the credential that the gateway presents to the cluster's API server,
+	// without its secret parts.
 	// +optional
 	Credential *ClusterAccessCredential `json:"credential,omitempty"`
 }
@@ -63,8 +67,8 @@ type EndpointType string
 const (
 	// EndpointTypeConst means that the gateway connects to the API server directly.
 	EndpointTypeConst EndpointType = "Const"
-	// EndpointTypeClusterProxy means that the gateway connects through a Konnectivity tunnel, which the cluster's agent opens to the
-	// gateway.
+	// EndpointTypeClusterProxy means that the gateway connects through a Konnectivity tunnel, which
+	// the cluster's agent opens to the gateway.
 	EndpointTypeClusterProxy EndpointType = "ClusterProxy"
 )
 
@@ -72,7 +76,8 @@ const (
 type ClusterEndpoint struct {
 	// type is Const (a direct connection) or ClusterProxy (through a Konnectivity tunnel).
 	Type EndpointType `json:"type"`
-	// const contains the address of the API server. With a tunnel, it is the address that the agent connects to.
+	// const contains the address of the API server. With a tunnel, it is the address that the agent
+	// connects to.
 	// +optional
 	Const *ClusterEndpointConst `json:"const,omitempty"`
 }
@@ -82,8 +87,8 @@ type ClusterEndpointConst struct {
 	// address is the URL of the API server, for example https://10.0.0.1:6443.
 	// +optional
 	Address string `json:"address,omitempty"`
-	// caBundle contains the CA certificates that verify the API server, in PEM. If it is empty, the gateway uses the CAs of its
-	// operating system.
+	// caBundle contains the CA certificates that verify the API server, in PEM. If it is empty, the
+	// gateway uses the CAs of its operating system.
 	// +optional
 	CABundle []byte `json:"caBundle,omitempty"`
 	// insecure is true if the gateway does not verify the API server's certificate.
@@ -108,7 +113,8 @@ const (
 	CredentialTypeDynamic CredentialType = "Dynamic"
 )
 
-// ClusterAccessCredential is the public part of the credential that the gateway presents to a cluster.
+// ClusterAccessCredential is the public part of the credential that the gateway presents to a
+// cluster.
 type ClusterAccessCredential struct {
 	// type is X509Certificate, ServiceAccountToken or Dynamic.
 	Type CredentialType `json:"type"`
@@ -128,15 +134,18 @@ type X509 struct {
 const (
 	// ConditionReady reports whether the gateway can serve requests for the cluster.
 	ConditionReady = "Ready"
-	// ConditionTunnelConnected reports whether an agent of the cluster is connected. Only clusters behind a tunnel have it.
+	// ConditionTunnelConnected reports whether an agent of the cluster is connected. Only clusters
+	// behind a tunnel have it.
 	ConditionTunnelConnected = "TunnelConnected"
 	// ConditionCredentialValid reports whether the cluster accepts the gateway's credential.
 	ConditionCredentialValid = "CredentialValid"
-	// ConditionCertificateValid reports whether the certificates of the API server and of the cluster's agents are valid.
+	// ConditionCertificateValid reports whether the certificates of the API server and of the
+	// cluster's agents are valid.
 	ConditionCertificateValid = "CertificateValid"
 )
 
-// Reasons of conditions. If an operator overrides the condition Ready, its reason is the operator's.
+// Reasons of conditions. If an operator overrides the condition Ready, its reason is the
+// operator's.
 const (
 	// ReasonInvalidSecret: the Secret is invalid. The message lists what is wrong with which key.
 	ReasonInvalidSecret = "InvalidSecret"
@@ -161,9 +170,11 @@ const (
 	ReasonAPIServerUnreachable = "APIServerUnreachable"
 	// ReasonAPIServerTimeout: the API server did not answer in time.
 	ReasonAPIServerTimeout = "APIServerTimeout"
-	// ReasonAPIServerNotReady: the API server reported that it is not ready, or its response was incomplete.
+	// ReasonAPIServerNotReady: the API server reported that it is not ready, or its response was
+	// incomplete.
 	ReasonAPIServerNotReady = "APIServerNotReady"
-	// ReasonTLSFailed: the TLS handshake with the API server failed for a reason that is not listed below.
+	// ReasonTLSFailed: the TLS handshake with the API server failed for a reason that is not listed
+	// below.
 	ReasonTLSFailed = "TLSFailed"
 	// ReasonUnknownAuthority: the API server's certificate is signed by an unknown CA.
 	ReasonUnknownAuthority = "UnknownAuthority"
@@ -171,7 +182,8 @@ const (
 	ReasonWrongName = "WrongName"
 	// ReasonExpired: the credential or certificate has expired.
 	ReasonExpired = "Expired"
-	// ReasonExpiresSoon: the credential or certificate is valid, but expires soon and was not renewed. The condition is still True.
+	// ReasonExpiresSoon: the credential or certificate is valid, but expires soon and was not
+	// renewed. The condition is still True.
 	ReasonExpiresSoon = "ExpiresSoon"
 	// ReasonVerified: the certificate is valid.
 	ReasonVerified = "Verified"
@@ -183,22 +195,24 @@ const (
 	ReasonCredentialPluginFailed = "CredentialPluginFailed"
 	// ReasonAccepted: the API server accepts the credential.
 	ReasonAccepted = "Accepted"
-	// ReasonRenewalFailed: the credential or certificate is valid, but its renewal failed. The message contains the error.
+	// ReasonRenewalFailed: the credential or certificate is valid, but its renewal failed. The
+	// message contains the error.
 	ReasonRenewalFailed = "RenewalFailed"
 )
 
 // ClusterGatewayStatus is the observed state of a cluster.
 type ClusterGatewayStatus struct {
-	// healthy is true if the last probe succeeded, unless an operator has set it. It is also false if the cluster has not been probed
-	// yet. In this case, healthyReason is NotProbed and the condition Ready is Unknown.
+	// healthy is true if the last probe succeeded, unless an operator has set it. It is also false
+	// if the cluster has not been probed yet. In this case, healthyReason is NotProbed and the
+	// condition Ready is Unknown.
 	// +optional
 	Healthy bool `json:"healthy"`
 	// healthyReason is the reason for the value of healthy, one word in CamelCase.
 	// +optional
 	HealthyReason string `json:"healthyReason,omitempty"`
-	// conditions contains Ready, which is False if the Secret is invalid (reason InvalidSecret), Unknown if the cluster has not been
-	// probed yet, and otherwise the outcome of the last probe. TunnelConnected, CredentialValid and CertificateValid contain details of
-	// the last probe.
+	// conditions contains Ready, which is False if the Secret is invalid (reason InvalidSecret),
+	// Unknown if the cluster has not been probed yet, and otherwise the outcome of the last probe.
+	// TunnelConnected, CredentialValid and CertificateValid contain details of the last probe.
 	// +listType=map
 	// +listMapKey=type
 	// +optional

@@ -13,11 +13,12 @@ const (
 
 // Annotations of the Secret of a cluster.
 const (
-	// AnnotationInsecureSkipTLSVerify, with the value "true", disables the verification of the managed API server's certificate. There
-	// is no other way to disable it.
+	// AnnotationInsecureSkipTLSVerify, with the value "true", disables the verification of the
+	// managed API server's certificate. There is no other way to disable it.
 	AnnotationInsecureSkipTLSVerify = GroupName + "/insecure-skip-tls-verify"
 
-	// AnnotationHealthy is the outcome of the last probe or an operator's override, "true" or "false".
+	// AnnotationHealthy is the outcome of the last probe or an operator's override, "true" or
+	// "false".
 	AnnotationHealthy = "status." + GroupName + "/healthy"
 	// AnnotationHealthyReason is the reason for it, one word in CamelCase.
 	AnnotationHealthyReason = "status." + GroupName + "/healthy-reason"
@@ -27,10 +28,11 @@ const (
 	AnnotationLastProbeTime = "status." + GroupName + "/last-probe-time"
 	// AnnotationLatency is the response time of the API server in that probe, for example "12ms".
 	AnnotationLatency = "status." + GroupName + "/latency"
-	// AnnotationConditions contains the conditions that the last probe found, as a JSON list. An override does not change it.
+	// AnnotationConditions contains the conditions that the last probe found, as a JSON list. An
+	// override does not change it.
 	AnnotationConditions = "status." + GroupName + "/conditions"
-	// AnnotationOverride is the time at which an operator set AnnotationHealthy and AnnotationHealthyReason, in RFC 3339. If it is
-	// missing, probes set them.
+	// AnnotationOverride is the time at which an operator set AnnotationHealthy and
+	// AnnotationHealthyReason, in RFC 3339. If it is missing, probes set them.
 	AnnotationOverride = "status." + GroupName + "/override"
 )
 

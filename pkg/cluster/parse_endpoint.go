@@ -16,10 +16,11 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// defaultServerName is the name that every API server's certificate is valid for, by which its own Pods reach it.
+// defaultServerName is the name by which Pods reach their API server. The certificate of every API
+// server is valid for it.
 const defaultServerName = "kubernetes.default.svc"
 
-// CheckEndpoint says what is wrong with an endpoint, as it would be in a Secret. The error holds no part of it.
+// CheckEndpoint validates an endpoint as in a Secret. The error does not contain any part of it.
 func CheckEndpoint(endpoint string) error {
 	p := &parser{secret: &corev1.Secret{Data: map[string][]byte{v1alpha1.SecretKeyEndpoint: []byte(endpoint)}}, cluster: &Cluster{Route: RouteDirect}}
 	p.endpoint()
@@ -29,7 +30,7 @@ func CheckEndpoint(endpoint string) error {
 	return nil
 }
 
-// CheckAddress says what is wrong with an address host:port that is to be dialled.
+// CheckAddress validates the address host:port of a server.
 func CheckAddress(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || !validHost(host) {
@@ -41,8 +42,8 @@ func CheckAddress(address string) error {
 	return nil
 }
 
-// endpoint reads where the API server is. Through a tunnel there is a default, because to an agent it is always in the same
-// place.
+// endpoint parses the address of the API server. With a tunnel there is a default, because an agent
+// can always reach the API server by the same name.
 func (p *parser) endpoint() {
 	raw, ok := p.text(v1alpha1.SecretKeyEndpoint, maxURL)
 	if !ok {
@@ -60,7 +61,7 @@ func (p *parser) endpoint() {
 		return
 	}
 	if u.User != nil {
-		p.fault(v1alpha1.SecretKeyEndpoint, "must not hold a user or password; put the credential in the key of its type")
+		p.fault(v1alpha1.SecretKeyEndpoint, "must not contain a user or password; use the key for the credential")
 		return
 	}
 	if u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(raw, "#") {
@@ -82,26 +83,26 @@ func (p *parser) endpoint() {
 	p.serverNameDefault = strings.TrimSuffix(u.Hostname(), ".")
 }
 
-// defaultEndpoint is the endpoint of a Secret that has none.
+// defaultEndpoint sets the endpoint if the Secret does not contain one.
 func (p *parser) defaultEndpoint() {
 	if p.cluster.Route != RouteTunnel {
-		p.fault(v1alpha1.SecretKeyEndpoint, "is missing; it must be the API server's address, as in https://host:port")
+		p.fault(v1alpha1.SecretKeyEndpoint, "is missing; it must be the address of the API server, https://host:port")
 		return
 	}
 	p.serverNameDefault = defaultServerName
 	host := defaultServerName
 	if p.opts.TunnelMode == TunnelExternal {
-		// The stock server finds the agent by the host that is dialled.
+		// The stock server selects the agent by the host that is dialed.
 		host = p.secret.Name
 		if !validHost(host) {
-			p.fault(v1alpha1.SecretKeyEndpoint, "is missing, and the cluster's name cannot stand in for a host")
+			p.fault(v1alpha1.SecretKeyEndpoint, "is missing, and the name of the cluster is not a valid host that could replace it")
 			return
 		}
 	}
 	p.cluster.Endpoint = &url.URL{Scheme: "https", Host: net.JoinHostPort(host, "443")}
 }
 
-// serverName reads the name to verify.
+// serverName parses the name to verify.
 func (p *parser) serverName() {
 	p.cluster.ServerName = p.serverNameDefault
 	raw, ok := p.text(v1alpha1.SecretKeyServerName, maxServerName)
@@ -115,7 +116,7 @@ func (p *parser) serverName() {
 	p.cluster.ServerName = strings.TrimSuffix(raw, ".")
 }
 
-// proxyURL reads the proxy of a direct route. A tunnel has no use for one.
+// proxyURL parses the proxy of a direct route. It is ignored with a tunnel.
 func (p *parser) proxyURL() {
 	if p.cluster.Route == RouteTunnel {
 		return
@@ -146,7 +147,8 @@ func (p *parser) proxyURL() {
 	p.cluster.ProxyURL = &url.URL{Scheme: u.Scheme, User: u.User, Host: host}
 }
 
-// parseURL is nil after a fault. Its messages hold no part of the URL: one that cannot be parsed may have a password anywhere.
+// parseURL returns nil after a fault. Its messages do not contain any part of the URL: a URL that
+// cannot be parsed may contain a password anywhere.
 func (p *parser) parseURL(key, raw, form string) *url.URL {
 	u, err := url.Parse(raw)
 	switch {
@@ -155,7 +157,7 @@ func (p *parser) parseURL(key, raw, form string) *url.URL {
 	case err != nil:
 		p.fault(key, "cannot be parsed as a URL; it must be of the form %s", form)
 	case u.Scheme == "" || u.Opaque != "":
-		// host:port without a scheme is parsed as a scheme and an opaque part.
+		// url.Parse takes host:port without a scheme for a scheme and an opaque part.
 		p.fault(key, "has no scheme; it must be of the form %s", form)
 	case u.Host == "":
 		p.fault(key, "has no host; it must be of the form %s", form)
@@ -165,7 +167,7 @@ func (p *parser) parseURL(key, raw, form string) *url.URL {
 	return nil
 }
 
-// hostPort is the URL's host with a port, or what is wrong with them.
+// hostPort returns the host and port of the URL, or a problem.
 func hostPort(u *url.URL, defaultPort string) (host, problem string) {
 	if !validHost(u.Hostname()) {
 		return "", "the host is neither a DNS name nor an IP address"
@@ -180,8 +182,8 @@ func hostPort(u *url.URL, defaultPort string) (host, problem string) {
 	return net.JoinHostPort(u.Hostname(), port), ""
 }
 
-// validHost admits what a resolver or a dialler can make sense of: IP addresses without a zone, and DNS names, also those with
-// underscores, which are in use.
+// validHost reports whether the host is an IP address without a zone or a DNS name. DNS names with
+// underscores are accepted because they are in use.
 func validHost(host string) bool {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.Zone() == ""
@@ -203,7 +205,8 @@ func validHost(host string) bool {
 	return true
 }
 
-// cleanPath is whether an escaped path without a trailing slash keeps its meaning when another path is appended.
+// cleanPath reports whether another path can be appended to an escaped path without a trailing
+// slash, and means the same.
 func cleanPath(prefix string) bool {
 	if prefix == "" {
 		return true
@@ -217,7 +220,8 @@ func cleanPath(prefix string) bool {
 	return true
 }
 
-// rawPath is what url.URL wants there: nothing when the default escaping of the path is what was given.
+// rawPath returns the RawPath of a url.URL. It is empty if it equals the default encoding of the
+// path.
 func rawPath(path, escaped string) string {
 	if (&url.URL{Path: path}).EscapedPath() == escaped {
 		return ""

@@ -11,15 +11,15 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// trust reads what the API server is verified with.
-func (p *parser) trust() {
+// caBundle parses the CAs that verify the API server.
+func (p *parser) caBundle() {
 	key := v1alpha1.SecretKeyCA
 	if len(bytes.TrimSpace(p.secret.Data[v1alpha1.SecretKeyCA])) == 0 && p.given(v1alpha1.SecretKeyCAAlias) {
 		key = v1alpha1.SecretKeyCAAlias
 	}
 	if !p.given(key) {
-		// Someone between the gateway and a firewalled cluster is the very thing a tunnel has to expect: the system's roots
-		// say nothing about who is at its other end.
+		// With a tunnel, an attacker between the gateway and the cluster is part of the threat
+		// model. The CAs of the operating system do not prove which server is at the other end.
 		if p.cluster.Route == RouteTunnel && !p.cluster.Insecure {
 			p.fault(v1alpha1.SecretKeyCA, "is missing; a tunnel needs the CA bundle of the cluster's API server, in PEM")
 		}
@@ -36,11 +36,12 @@ func (p *parser) trust() {
 	p.cluster.CAData = encodeCertificates(certs)
 }
 
-// pemBegin starts every PEM block. The decoder skips what is malformed; counting these tells that it did.
+// pemBegin is the start of every PEM block. The decoder skips malformed blocks. Counting the starts
+// reveals that.
 var pemBegin = []byte("-----BEGIN ")
 
-// certificates reads a bundle of certificates. Text around the blocks is allowed, as in the bundles that operating systems ship;
-// any other kind of block, and any block that is cut short, is not.
+// certificates parses a list of certificates. Text between the blocks is allowed, as in the bundles
+// of operating systems. Other types of blocks and truncated blocks are faults.
 func (p *parser) certificates(key string, limit int) ([]*x509.Certificate, bool) {
 	data := p.secret.Data[key]
 	if len(data) > limit {
@@ -65,7 +66,7 @@ func (p *parser) certificates(key string, limit int) ([]*x509.Certificate, bool)
 		}
 		if block.Type != "CERTIFICATE" {
 			if key == v1alpha1.SecretKeyCert {
-				continue // a key or parameters in the same file; never served
+				continue // a key or parameters in the same file, which are never served
 			}
 			p.fault(key, "PEM block %d is not a CERTIFICATE; only certificates belong here", n)
 			return nil, false
@@ -84,7 +85,8 @@ func (p *parser) certificates(key string, limit int) ([]*x509.Certificate, bool)
 	return certs, true
 }
 
-// encodeCertificates writes certificates and nothing else, so that whatever stood around them in a Secret is never served.
+// encodeCertificates encodes the certificates only, so that other content of the key in the Secret
+// is never served.
 func encodeCertificates(certs []*x509.Certificate) []byte {
 	var out []byte
 	for _, cert := range certs {

@@ -1,0 +1,237 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+)
+
+// credential parses the credential. It ignores the keys of other types: Secrets of ServiceAccounts,
+// for example, contain more keys.
+func (p *parser) credential() {
+	label, ok := p.secret.Labels[v1alpha1.LabelCredentialType]
+	c := &p.cluster.Credential
+	c.Type = credentialType(label)
+	switch c.Type {
+	case v1alpha1.CredentialTypeX509:
+		p.x509Pair()
+	case v1alpha1.CredentialTypeServiceAccountToken:
+		p.token()
+	case v1alpha1.CredentialTypeDynamic:
+		p.exec()
+	default:
+		problem := "is missing"
+		if ok {
+			problem = "is " + quote(label)
+		}
+		p.fault("label "+v1alpha1.LabelCredentialType, "%s; it must be %s, %s or %s", problem,
+			v1alpha1.CredentialTypeX509, v1alpha1.CredentialTypeServiceAccountToken, v1alpha1.CredentialTypeDynamic)
+	}
+}
+
+// credentialType returns the type for the value of the label, which may be an alias.
+func credentialType(label string) v1alpha1.CredentialType {
+	if t := v1alpha1.CredentialType(label); t != v1alpha1.CredentialTypeX509Alias {
+		return t
+	}
+	return v1alpha1.CredentialTypeX509
+}
+
+// x509Pair parses a certificate and its key. No message quotes an error about the key.
+func (p *parser) x509Pair() {
+	s := &secrets{}
+	var certs []*x509.Certificate
+	certOK := p.given(v1alpha1.SecretKeyCert)
+	if !certOK {
+		p.fault(v1alpha1.SecretKeyCert, "is missing; it must be the client certificate, in PEM")
+	} else if certs, certOK = p.certificates(v1alpha1.SecretKeyCert, maxCert); certOK {
+		s.certPEM = encodeCertificates(certs)
+		s.begin, s.expiry = certs[0].NotBefore, certs[0].NotAfter
+	}
+	if p.privateKey() && certOK {
+		pair, err := tls.X509KeyPair(s.certPEM, p.secret.Data[v1alpha1.SecretKeyPrivateKey])
+		if err != nil {
+			p.fault(v1alpha1.SecretKeyPrivateKey, "does not match the first certificate of %s", v1alpha1.SecretKeyCert)
+			return
+		}
+		s.pair = &pair
+	}
+	p.cluster.Credential.setSecrets(s)
+}
+
+// privateKey reports whether tls.key contains a valid key, whether or not it belongs to the
+// certificate.
+func (p *parser) privateKey() bool {
+	data := p.secret.Data[v1alpha1.SecretKeyPrivateKey]
+	switch {
+	case !p.given(v1alpha1.SecretKeyPrivateKey):
+		p.fault(v1alpha1.SecretKeyPrivateKey, "is missing; it must be the private key of %s, in PEM", v1alpha1.SecretKeyCert)
+		return false
+	case len(data) > maxKey:
+		p.fault(v1alpha1.SecretKeyPrivateKey, "is %d bytes long; at most %d are allowed", len(data), maxKey)
+		return false
+	case bytes.Contains(data, []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----")) || bytes.Contains(data, []byte("Proc-Type: 4,ENCRYPTED")):
+		p.fault(v1alpha1.SecretKeyPrivateKey, "is encrypted; it must not be")
+		return false
+	}
+	for {
+		var block *pem.Block
+		block, data = pem.Decode(data)
+		if block == nil {
+			p.fault(v1alpha1.SecretKeyPrivateKey, "contains no complete PEM block with a private key")
+			return false
+		}
+		if block.Type != "PRIVATE KEY" && !strings.HasSuffix(block.Type, " PRIVATE KEY") {
+			continue // openssl writes EC PARAMETERS first
+		}
+		if !parsesAsKey(block.Bytes) {
+			p.fault(v1alpha1.SecretKeyPrivateKey, "the private key cannot be parsed")
+			return false
+		}
+		return true
+	}
+}
+
+func parsesAsKey(der []byte) bool {
+	if _, err := x509.ParsePKCS8PrivateKey(der); err == nil {
+		return true
+	}
+	if _, err := x509.ParsePKCS1PrivateKey(der); err == nil {
+		return true
+	}
+	_, err := x509.ParseECPrivateKey(der)
+	return err == nil
+}
+
+// token parses a bearer token. A token that cannot be sent in a header is a fault here, where the
+// message can name the key, and not an error of the first request.
+func (p *parser) token() {
+	token := strings.TrimRight(string(p.secret.Data[v1alpha1.SecretKeyToken]), "\r\n")
+	switch {
+	case strings.TrimSpace(token) == "":
+		p.fault(v1alpha1.SecretKeyToken, "is missing; it must be a bearer token")
+		return
+	case len(token) > maxToken:
+		p.fault(v1alpha1.SecretKeyToken, "is %d bytes long; at most %d are allowed", len(token), maxToken)
+		return
+	case strings.ContainsAny(token, "\r\n"):
+		p.fault(v1alpha1.SecretKeyToken, "has more than one line")
+		return
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		p.fault(v1alpha1.SecretKeyToken, "contains white space, control characters or other characters that are not allowed in a bearer token")
+		return
+	}
+	begin, expiry := tokenValidity(token)
+	p.cluster.Credential.setSecrets(&secrets{token: token, begin: begin, expiry: expiry})
+}
+
+// tokenValidity returns the iat and exp claims of a JWT, which it does not verify. They are only
+// used to show when the token expires and to decide when to renew it. They are zero if there are
+// none.
+func tokenValidity(token string) (begin, expiry time.Time) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return time.Time{}, time.Time{}
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return time.Time{}, time.Time{}
+	}
+	var claims struct {
+		Iat, Exp any
+	}
+	if json.Unmarshal(payload, &claims) != nil {
+		return time.Time{}, time.Time{}
+	}
+	return numericDate(claims.Iat), numericDate(claims.Exp)
+}
+
+// numericDate converts seconds since 1970.
+func numericDate(claim any) time.Time {
+	const lastOf9999 = 253402300799 // RFC 3339 cannot represent later times
+	seconds, ok := claim.(float64)
+	if !ok || seconds <= 0 || seconds > lastOf9999 {
+		return time.Time{}
+	}
+	return time.Unix(int64(seconds), 0).UTC()
+}
+
+// exec parses the configuration of a credential plugin. The plugin runs in the gateway with the
+// gateway's rights. So that a user who may write a Secret cannot run any program, only programs in
+// the administrator's directory are allowed.
+func (p *parser) exec() {
+	data := p.secret.Data[v1alpha1.SecretKeyExec]
+	switch {
+	case !p.given(v1alpha1.SecretKeyExec):
+		p.fault(v1alpha1.SecretKeyExec, "is missing; it must be the exec configuration of a client-go credential plugin, in JSON")
+		return
+	case len(data) > maxExec:
+		p.fault(v1alpha1.SecretKeyExec, "is %d bytes long; at most %d are allowed", len(data), maxExec)
+		return
+	case p.opts.ExecCredentialDir == "":
+		p.fault(v1alpha1.SecretKeyExec, "is not allowed: credential plugins are disabled in this gateway (--exec-credential-dir is not set)")
+		return
+	}
+	config := &clientcmdapi.ExecConfig{}
+	if err := json.Unmarshal(data, config); err != nil {
+		p.fault(v1alpha1.SecretKeyExec, "is not the exec configuration of a client-go credential plugin, in JSON")
+		return
+	}
+	switch config.APIVersion {
+	case "client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1":
+	default:
+		p.fault(v1alpha1.SecretKeyExec, "apiVersion must be client.authentication.k8s.io/v1 or client.authentication.k8s.io/v1beta1")
+		return
+	}
+	if config.InteractiveMode == clientcmdapi.AlwaysExecInteractiveMode {
+		p.fault(v1alpha1.SecretKeyExec, "interactiveMode must not be Always, because the plugin has no terminal")
+		return
+	}
+	if problem := admitCommand(config.Command, p.opts.ExecCredentialDir); problem != "" {
+		p.fault(v1alpha1.SecretKeyExec, "%s", problem)
+		return
+	}
+	config.InteractiveMode = clientcmdapi.NeverExecInteractiveMode
+	config.StdinUnavailable = true
+	config.StdinUnavailableMessage = "the gateway has no terminal"
+	p.cluster.Credential.setSecrets(&secrets{exec: config})
+}
+
+// admitCommand returns why a command is not allowed. It resolves links in both paths: only the
+// location of the program counts.
+func admitCommand(command, dir string) (problem string) {
+	if !filepath.IsAbs(command) {
+		return "the command must be an absolute path inside --exec-credential-dir"
+	}
+	root, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "--exec-credential-dir cannot be read"
+	}
+	program, err := filepath.EvalSymlinks(command)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "the command does not exist; put the program in --exec-credential-dir"
+	}
+	if err != nil {
+		return "the command cannot be read"
+	}
+	rel, err := filepath.Rel(root, program)
+	if err != nil || rel == "." || !filepath.IsLocal(rel) {
+		return "the command is not allowed: the program is not in --exec-credential-dir"
+	}
+	return ""
+}
