@@ -1,8 +1,9 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package manifests holds what is applied to the hub and to managed clusters: kustomize bases, and the same files for programs, so that
-// what kubectl apply -k applies and what agent-bootstrap applies cannot differ.
+// Package manifests contains the manifests for the hub and for managed clusters as kustomize bases.
+// Programs use the same files, so that kubectl apply -k and agent-bootstrap always apply the same
+// objects.
 package manifests
 
 import (
@@ -18,7 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// Bases, by their folder.
+// The bases, by folder.
 const (
 	Gateway                = "gateway"
 	KonnectivityAgent      = "konnectivity/agent"
@@ -29,10 +30,10 @@ const (
 //go:embed gateway/*.yaml konnectivity/*/*.yaml
 var files embed.FS
 
-// kustomization is the file that lists a base's files, in the order in which they are applied.
+// kustomization is the name of the file that lists the files of a base, in the order of applying.
 const kustomization = "kustomization.yaml"
 
-// Objects returns the objects of a base, in the order in which they are applied. Each call returns new ones.
+// Objects returns new copies of the objects of a base, in the order of applying.
 func Objects(base string) ([]*unstructured.Unstructured, error) {
 	var list struct {
 		Resources []string `json:"resources"`

@@ -21,7 +21,7 @@ import (
 
 const prefix = "/apis/cluster.core.oam.dev/v1alpha1/clustergateways/edge-1/proxy"
 
-// hub is a server that says what it was asked.
+// hub returns a server that records requests.
 func hub(t *testing.T) (*rest.Config, <-chan *http.Request) {
 	t.Helper()
 	requests := make(chan *http.Request, 1)
@@ -99,7 +99,7 @@ func TestRoundTripper(t *testing.T) {
 	}
 }
 
-// TestImports shows that the package brings no server with it.
+// Clients that import the package must not import a server with it.
 func TestImports(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
 	if err != nil {

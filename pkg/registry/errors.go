@@ -15,24 +15,25 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// resource is what errors are about, as far as the caller is concerned.
+// resource is the resource that errors refer to.
 var resource = v1alpha1.Resource(v1alpha1.ResourceName)
 
 func notFound(name string) error { return apierrors.NewNotFound(resource, name) }
 
-// hubError turns an error of a call to the hub into one that is true for the caller. What the caller can act on keeps its code
-// and reason: an expired resource version, a conflict, too many requests, a timeout. The Secret's kind is replaced by the
-// ClusterGateway's. But that the gateway's own account is refused is the gateway's fault: as a 401 or 403 it would look like a
-// verdict on the caller.
+// hubError converts an error of a request to the hub for the caller. Errors that the caller can act
+// on keep their code and reason: an expired resource version, a conflict, too many requests, a
+// timeout. They refer to the ClusterGateway instead of the Secret. If the hub denies access to the
+// gateway's own ServiceAccount, a 401 or 403 would look as if the caller was denied, so the code
+// changes to 503.
 func hubError(err error, verb, name string) error {
 	var status apierrors.APIStatus
 	switch {
 	case apierrors.IsNotFound(err):
 		return notFound(name)
 	case apierrors.IsForbidden(err):
-		return unavailable(fmt.Sprintf("the gateway's own account may not %s Secrets in the namespace of the clusters: grant it to the gateway's ServiceAccount on the hub: %v", verb, err))
+		return unavailable(fmt.Sprintf("the gateway's own ServiceAccount may not %s Secrets in the namespace of the clusters; grant it this permission on the hub: %v", verb, err))
 	case apierrors.IsUnauthorized(err):
-		return unavailable(fmt.Sprintf("the hub rejects the gateway's own credential, cannot %s Secrets: %v", verb, err))
+		return unavailable(fmt.Sprintf("the hub rejected the gateway's own credential, so the gateway cannot %s Secrets: %v", verb, err))
 	case errors.As(err, &status):
 		served := &apierrors.StatusError{ErrStatus: status.Status()}
 		served.ErrStatus.Details = served.ErrStatus.Details.DeepCopy()
@@ -41,7 +42,7 @@ func hubError(err error, verb, name string) error {
 		}
 		return served
 	case errors.Is(err, context.DeadlineExceeded):
-		return apierrors.NewTimeoutError(fmt.Sprintf("the hub did not answer in time, cannot %s Secrets", verb), 1)
+		return apierrors.NewTimeoutError(fmt.Sprintf("the hub did not respond in time, so the gateway cannot %s Secrets", verb), 1)
 	case errors.Is(err, context.Canceled):
 		return err
 	default:
@@ -49,7 +50,7 @@ func hubError(err error, verb, name string) error {
 	}
 }
 
-// unavailable is a 503 that names the resource. NewServiceUnavailable has no room for that.
+// unavailable returns a 503 that refers to the resource, which NewServiceUnavailable cannot do.
 func unavailable(message string) error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status:  metav1.StatusFailure,

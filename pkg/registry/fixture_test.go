@@ -23,7 +23,7 @@ import (
 
 const testNamespace = "cluster-secrets"
 
-// pki is a self-signed certificate and its key, which serve as CA and as credential alike.
+// pki is a self-signed certificate and its key, used both as CA and as credential.
 type pki struct {
 	cert, key []byte
 	notAfter  time.Time
@@ -53,7 +53,7 @@ func newPKI(t testing.TB) pki {
 	return p
 }
 
-// x509Secret is a valid cluster that is reached directly.
+// x509Secret returns a valid Secret of a direct cluster.
 func (p pki) x509Secret(name string) *corev1.Secret {
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{

@@ -27,36 +27,37 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// Prober looks at a cluster now. An error means that it could not be probed, which is an unhealthy cluster too; a
-// ProbeResult that is not healthy says why. ctx bounds the probe.
-type Prober func(ctx context.Context, name string) (ProbeResult, error)
+// ProbeFunc probes a cluster. It returns an error only if the cluster could not be probed. ctx
+// bounds the probe.
+type ProbeFunc func(ctx context.Context, name string) (ProbeResult, error)
 
-// ProbeResult is what a probe found.
+// ProbeResult is the result of a probe.
 type ProbeResult struct {
-	// Healthy is whether the API server answered that it is.
+	// Healthy is true if the API server is ready.
 	Healthy bool
-	// Reason is one word in CamelCase. Empty means Healthy or Unhealthy.
+	// Reason is the reason for it, one word in CamelCase. Empty means Healthy or Unhealthy.
 	Reason string
 	// Message is for people.
 	Message string
-	// Version is the API server's, when it told.
+	// Version is the version of the API server, if it is known.
 	Version string
-	// Latency is how long the probe took.
+	// Latency is the response time of the API server.
 	Latency time.Duration
-	// Time is when the probe ended.
+	// Time is the end of the probe.
 	Time time.Time
 }
 
-// ReasonProbeFailed is the reason of Ready when a probe could not be made.
+// ReasonProbeFailed is the reason of the condition Ready if the cluster could not be probed.
 const ReasonProbeFailed = "ProbeFailed"
 
-// HealthREST is the subresource health. A GET is the ClusterGateway with the outcome of a probe made for it; nothing is stored. A
-// PUT is an operator's override of status.healthy and status.healthyReason, stored on the Secret with the time; no other field is
-// read. Probes leave it alone for as long as the gateway's flag --health-override-duration says.
+// HealthREST is the subresource health. A GET probes the cluster and returns the ClusterGateway
+// with the result, which is not stored. A PUT overrides status.healthy and status.healthyReason. It
+// stores them on the Secret, with the time, and ignores all other fields. Probes do not change an
+// override until it expires after --health-override-duration.
 type HealthREST struct {
 	secrets corev1client.SecretInterface
 	opts    cluster.ParseOptions
-	probe   Prober
+	probe   ProbeFunc
 	table   table
 }
 
@@ -67,23 +68,25 @@ var (
 	_ resourcerest.TableConvertor = (*HealthREST)(nil)
 )
 
-// NewHealthREST returns the storage over the Secrets of one namespace. Without a prober, a GET shows the stored state.
-func NewHealthREST(secrets corev1client.SecretInterface, opts cluster.ParseOptions, probe Prober) *HealthREST {
+// NewHealthREST returns the storage for the Secrets in one namespace. If probe is nil, a GET
+// returns the stored state.
+func NewHealthREST(secrets corev1client.SecretInterface, opts cluster.ParseOptions, probe ProbeFunc) *HealthREST {
 	return &HealthREST{secrets: secrets, opts: opts, probe: probe, table: newTable()}
 }
 
-// New is an empty ClusterGateway.
+// New returns an empty ClusterGateway.
 func (r *HealthREST) New() runtime.Object { return &v1alpha1.ClusterGateway{} }
 
-// Destroy has nothing to release.
+// Destroy does nothing.
 func (r *HealthREST) Destroy() {}
 
-// ConvertToTable prints as the resource itself does.
+// ConvertToTable returns the same table as for the resource itself.
 func (r *HealthREST) ConvertToTable(_ context.Context, object, options runtime.Object) (*metav1.Table, error) {
 	return r.table.convert(object, options)
 }
 
-// Get reads the ClusterGateway and probes the cluster. An invalid Secret is its own answer: there is nothing to probe with.
+// Get reads the ClusterGateway and probes the cluster. If the Secret is invalid, the cluster cannot
+// be probed, and the condition Ready says so.
 func (r *HealthREST) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
 	_, gateway, err := getGateway(ctx, r.secrets, r.opts, name, options)
 	if err != nil {
@@ -95,7 +98,7 @@ func (r *HealthREST) Get(ctx context.Context, name string, options *metav1.GetOp
 	result, err := r.probe(ctx, name)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, apierrors.NewTimeoutError(fmt.Sprintf("cluster %s: the probe did not end in time: %v", name, err), 1)
+			return nil, apierrors.NewTimeoutError(fmt.Sprintf("cluster %s: the probe timed out: %v", name, err), 1)
 		}
 		result = ProbeResult{Reason: ReasonProbeFailed, Message: err.Error(), Time: time.Now()}
 	}
@@ -108,7 +111,7 @@ func isInvalid(gateway *v1alpha1.ClusterGateway) bool {
 	return ready != nil && ready.Reason == v1alpha1.ReasonInvalidSecret
 }
 
-// applyProbe puts the outcome in the place of the stored state.
+// applyProbe replaces the stored state with the result of a probe.
 func applyProbe(status *v1alpha1.ClusterGatewayStatus, result ProbeResult) {
 	condition := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: result.Reason, Message: result.Message}
 	if result.Healthy {
@@ -130,15 +133,15 @@ func applyProbe(status *v1alpha1.ClusterGatewayStatus, result ProbeResult) {
 	if result.Version != "" {
 		status.Version = result.Version
 	}
-	// The time of the transition is kept when the status is as it was.
+	// The transition time stays if the status has not changed.
 	meta.SetStatusCondition(&status.Conditions, condition)
 }
 
-// maxHealthyReason is how long a condition's reason may be.
+// maxHealthyReason is the maximum length of a condition's reason.
 const maxHealthyReason = 1024
 
-// Update stores an operator's override. It is refused with a conflict when the object that was sent names a resource version that
-// is not the Secret's any more, or another UID.
+// Update stores an operator's override. It returns a conflict if the object has another UID or an
+// outdated resource version.
 func (r *HealthREST) Update(
 	ctx context.Context, name string, objInfo rest.UpdatedObjectInfo, _ rest.ValidateObjectFunc,
 	validate rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions,
@@ -164,7 +167,7 @@ func (r *HealthREST) Update(
 		}
 	}
 	if wanted.UID != "" && wanted.UID != secret.UID {
-		return nil, false, apierrors.NewConflict(resource, name, fmt.Errorf("the UID is %s, not %s: the cluster was registered anew", secret.UID, wanted.UID))
+		return nil, false, apierrors.NewConflict(resource, name, fmt.Errorf("the UID is %s, not %s: the cluster was deleted and registered again", secret.UID, wanted.UID))
 	}
 	patch, err := overridePatch(secret, wanted)
 	if err != nil {
@@ -196,8 +199,9 @@ func validateOverride(name string, wanted *v1alpha1.ClusterGateway) error {
 	return nil
 }
 
-// overridePatch changes the annotations, and only on the Secret that was looked at: the UID is a precondition, so that the
-// override of a cluster that is registered anew in between is lost and not inherited. So is the resource version that was sent.
+// overridePatch changes the annotations. The UID is a precondition: if the cluster is deleted and
+// registered again at the same time, the new cluster must not inherit the override. The resource
+// version in the request is a precondition too.
 func overridePatch(secret *corev1.Secret, wanted *v1alpha1.ClusterGateway) ([]byte, error) {
 	annotations := map[string]*string{}
 	healthy := strconv.FormatBool(wanted.Status.Healthy)
@@ -205,7 +209,8 @@ func overridePatch(secret *corev1.Secret, wanted *v1alpha1.ClusterGateway) ([]by
 	at := time.Now().UTC().Format(time.RFC3339)
 	annotations[v1alpha1.AnnotationOverride] = &at
 	annotations[v1alpha1.AnnotationHealthyReason] = nil // removed
-	// What a client that got the object before it was probed sends back is no reason of the operator's.
+	// A client may send back the reason of a cluster that was not probed yet. It is not the
+	// operator's.
 	if reason := wanted.Status.HealthyReason; reason != "" && reason != v1alpha1.ReasonNotProbed {
 		annotations[v1alpha1.AnnotationHealthyReason] = &reason
 	}
@@ -218,7 +223,7 @@ func overridePatch(secret *corev1.Secret, wanted *v1alpha1.ClusterGateway) ([]by
 	}
 	patch, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
-		return nil, fmt.Errorf("encode the patch of the Secret: %w", err)
+		return nil, fmt.Errorf("marshal the patch of the Secret: %w", err)
 	}
 	return patch, nil
 }

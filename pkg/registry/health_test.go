@@ -33,7 +33,7 @@ func TestHealthGet(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		secret  *corev1.Secret
-		probe   Prober
+		probe   ProbeFunc
 		healthy bool
 		reason  string
 		message string
@@ -146,7 +146,7 @@ func TestHealthUpdateStoresThreeAnnotationsAndNothingElse(t *testing.T) {
 		t.Errorf("stored %v", stored.ObjectMeta)
 	}
 
-	// What a GET said before anybody had looked is sent back, but for healthy.
+	// The result of a GET before the first probe is sent back with another value of healthy.
 	update(&v1alpha1.ClusterGateway{Status: v1alpha1.ClusterGatewayStatus{HealthyReason: v1alpha1.ReasonNotProbed}})
 	stored, err = hub.CoreV1().Secrets(testNamespace).Get(t.Context(), "a", metav1.GetOptions{})
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// ProxyREST is the subresource proxy: it makes discovery and OpenAPI list it, and hands its requests to a handler, which finds the
-// cluster's name in the request's RequestInfo.
+// ProxyREST is the subresource proxy. Because of it, discovery and OpenAPI list the subresource. It
+// passes requests to a handler, which finds the name of the cluster in the RequestInfo.
 type ProxyREST struct {
 	handler http.Handler
 }
@@ -25,13 +25,13 @@ var (
 	_ resourcerest.Connecter = (*ProxyREST)(nil)
 )
 
-// NewProxyREST returns a storage that hands every request to the handler.
+// NewProxyREST returns a storage that passes every request to the handler.
 func NewProxyREST(handler http.Handler) *ProxyREST { return &ProxyREST{handler: handler} }
 
-// New is the kind that discovery names for the subresource.
+// New returns an object of the kind that discovery lists for the subresource.
 func (r *ProxyREST) New() runtime.Object { return &v1alpha1.ClusterGatewayProxyOptions{} }
 
-// Destroy has nothing to release.
+// Destroy does nothing.
 func (r *ProxyREST) Destroy() {}
 
 // Connect returns the handler.
@@ -39,12 +39,13 @@ func (r *ProxyREST) Connect(context.Context, string, runtime.Object, rest.Respon
 	return r.handler, nil
 }
 
-// NewConnectOptions takes what follows "proxy/" in the URL as the path.
+// NewConnectOptions returns the options of a request. The path is the rest of the URL after
+// "proxy/".
 func (r *ProxyREST) NewConnectOptions() (options runtime.Object, subpath bool, subpathKey string) {
 	return &v1alpha1.ClusterGatewayProxyOptions{}, true, "path"
 }
 
-// ConnectMethods is every method.
+// ConnectMethods returns all methods.
 func (r *ProxyREST) ConnectMethods() []string {
 	return []string{
 		http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut,

@@ -16,10 +16,11 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// WithWriteRefusal answers writes of clustergateways with a 405 that says where clusters are registered. Implementing the writing
-// interfaces to say so would list their verbs in discovery, and clients that act on discovery (garbage collection, quota,
-// namespace deletion, kubectl edit) would rely on them. It belongs behind authorisation and needs the RequestInfo. The
-// subresources are not affected.
+// WithWriteRefusal responds to write requests for clustergateways with a 405 that explains how to
+// register a cluster. REST does not implement the interfaces for writing to do so, because
+// discovery would then list their verbs, and clients that use discovery (garbage collection, quota,
+// namespace deletion, kubectl edit) would rely on them. It must run after authorization and needs
+// the RequestInfo. It does not affect the subresources.
 func WithWriteRefusal(next http.Handler, serializer runtime.NegotiatedSerializer, secretNamespace string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		info, ok := request.RequestInfoFrom(req.Context())
@@ -43,11 +44,11 @@ func isWrite(info *request.RequestInfo) bool {
 	return false
 }
 
-// writeRefusal is a MethodNotAllowed with a message of its own.
+// writeRefusal returns a MethodNotAllowed error with a helpful message.
 func writeRefusal(info *request.RequestInfo, secretNamespace string) error {
 	err := apierrors.NewMethodNotSupported(resource, info.Verb)
 	err.ErrStatus.Message = fmt.Sprintf(
-		"%s is read-only: a cluster is registered, changed and removed by its Secret in the namespace %s of the hub, which has the cluster's name and the label %s",
+		"%s is read-only: to register, change or remove a cluster, create, change or delete the Secret with its name in the namespace %s of the hub; the Secret must have the label %s",
 		resource, secretNamespace, v1alpha1.LabelCredentialType)
 	err.ErrStatus.Details.Name = info.Name
 	err.ErrStatus.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}

@@ -20,12 +20,13 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// REST is the storage of clustergateways. It is stateless and safe for concurrent use. It implements no writing interface, so
-// that discovery lists no writing verb; WithWriteRefusal tells who tries where clusters are registered.
+// REST is the storage of clustergateways. It is stateless and safe for concurrent use. It does not
+// implement interfaces for writing, so that discovery does not list verbs for writing.
+// WithWriteRefusal returns a helpful error for write requests.
 type REST struct {
 	secrets corev1client.SecretInterface
 	opts    cluster.ParseOptions
-	parsed  func(name string) (*cluster.Cluster, bool) // nil: every Secret is parsed
+	parsed  func(name string) (*cluster.Cluster, bool) // nil means that every Secret is parsed
 	table   table
 }
 
@@ -41,42 +42,42 @@ var (
 	_ resourcerest.CategoriesProvider = (*REST)(nil)
 )
 
-// NewREST returns the storage over the Secrets of one namespace.
+// NewREST returns the storage for the Secrets in one namespace.
 func NewREST(secrets corev1client.SecretInterface, opts cluster.ParseOptions) *REST {
 	return &REST{secrets: secrets, opts: opts, table: newTable()}
 }
 
-// WithParsed returns a copy that does not parse a Secret again which lookup (a Store's Get) has at the same resource version.
-// Checking that a key belongs to its certificate takes half a millisecond with RSA, for every Secret of a list and for every
-// watcher of an event.
+// WithParsed returns a copy that does not parse a Secret if lookup (a Store's Get) returns it at
+// the same resource version. Parsing a Secret with an RSA key takes half a millisecond, for every
+// Secret of a list and for every watcher of an event.
 func (r *REST) WithParsed(lookup func(name string) (*cluster.Cluster, bool)) *REST {
 	faster := *r
 	faster.parsed = lookup
 	return &faster
 }
 
-// New is an empty ClusterGateway.
+// New returns an empty ClusterGateway.
 func (r *REST) New() runtime.Object { return &v1alpha1.ClusterGateway{} }
 
-// NewList is an empty list.
+// NewList returns an empty list.
 func (r *REST) NewList() runtime.Object { return &v1alpha1.ClusterGatewayList{} }
 
-// Destroy has nothing to release.
+// Destroy does nothing.
 func (r *REST) Destroy() {}
 
-// NamespaceScoped is false: the namespace of the Secrets is the gateway's affair.
+// NamespaceScoped returns false. The namespace of the Secrets is not visible to clients.
 func (r *REST) NamespaceScoped() bool { return false }
 
-// GetSingularName is what kubectl accepts beside the plural.
+// GetSingularName returns the singular name, which kubectl also accepts.
 func (r *REST) GetSingularName() string { return "clustergateway" }
 
-// ShortNames are what kubectl accepts for the resource.
+// ShortNames returns the short names, which kubectl also accepts.
 func (r *REST) ShortNames() []string { return []string{"cg", "cgw"} }
 
-// Categories are the groups of resources that this one is listed with.
+// Categories returns the categories, which kubectl get accepts.
 func (r *REST) Categories() []string { return []string{"cluster-gateway"} }
 
-// Get converts one Secret. A Secret that is no cluster is not found.
+// Get reads and converts one Secret. It returns NotFound for a Secret that is not a cluster.
 func (r *REST) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
 	_, gateway, err := getGateway(ctx, r.secrets, r.opts, name, options)
 	if err != nil {
@@ -85,7 +86,7 @@ func (r *REST) Get(ctx context.Context, name string, options *metav1.GetOptions)
 	return gateway, nil
 }
 
-// List converts a list of Secrets.
+// List lists and converts the Secrets.
 func (r *REST) List(ctx context.Context, options *internalversion.ListOptions) (runtime.Object, error) {
 	hubOptions, err := hubListOptions(options)
 	if err != nil {
@@ -99,14 +100,14 @@ func (r *REST) List(ctx context.Context, options *internalversion.ListOptions) (
 		ListMeta: secrets.ListMeta,
 		Items:    make([]v1alpha1.ClusterGateway, 0, len(secrets.Items)),
 	}
-	list.SelfLink = "" //nolint:staticcheck // the hub's path of the Secrets would be wrong here
+	list.SelfLink = "" //nolint:staticcheck // the path of the Secrets would be wrong here
 	for i := range secrets.Items {
 		list.Items = append(list.Items, *r.render(&secrets.Items[i]))
 	}
 	return list, nil
 }
 
-// Watch converts a watch of Secrets, event by event.
+// Watch watches the Secrets and converts each event.
 func (r *REST) Watch(ctx context.Context, options *internalversion.ListOptions) (watch.Interface, error) {
 	hubOptions, err := hubListOptions(options)
 	if err != nil {
@@ -120,7 +121,7 @@ func (r *REST) Watch(ctx context.Context, options *internalversion.ListOptions) 
 	return newWatch(hub, r.convert), nil
 }
 
-// ConvertToTable prints a ClusterGateway or a list of them.
+// ConvertToTable converts a ClusterGateway or a list of them for kubectl get.
 func (r *REST) ConvertToTable(_ context.Context, object, options runtime.Object) (*metav1.Table, error) {
 	return r.table.convert(object, options)
 }
@@ -134,8 +135,9 @@ func (r *REST) render(secret *corev1.Secret) *v1alpha1.ClusterGateway {
 	return cluster.Render(secret, r.opts)
 }
 
-// convert turns an event's Secret into what is served. Bookmarks carry a resource version and annotations that clients need
-// (the end of the initial events), and nothing else: they are not clusters.
+// convert converts the Secret in an event. A bookmark is not a cluster. It contains only a resource
+// version and annotations that clients need, such as the one that marks the end of the initial
+// events.
 func (r *REST) convert(event watch.Event) (watch.Event, error) {
 	if event.Type == watch.Error {
 		return event, nil
@@ -155,7 +157,7 @@ func (r *REST) convert(event watch.Event) (watch.Event, error) {
 	return watch.Event{Type: event.Type, Object: r.render(secret)}, nil
 }
 
-// getGateway reads one Secret and what is served for it.
+// getGateway reads one Secret and converts it.
 func getGateway(ctx context.Context, secrets corev1client.SecretInterface, opts cluster.ParseOptions, name string, options *metav1.GetOptions) (*corev1.Secret, *v1alpha1.ClusterGateway, error) {
 	hubOptions := metav1.GetOptions{}
 	if options != nil {

@@ -30,7 +30,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// recordingSecrets answers every call with what it was given and keeps the options that it was called with.
+// recordingSecrets returns fixed results and records the options of each call.
 type recordingSecrets struct {
 	corev1client.SecretInterface
 	secret *corev1.Secret
@@ -63,7 +63,7 @@ func (s *recordingSecrets) Patch(_ context.Context, _ string, _ types.PatchType,
 	return s.secret, s.err
 }
 
-// selects is the hub's own reading of the options.
+// selects evaluates the options as the hub does.
 func selects(t *testing.T, options metav1.ListOptions, secret *corev1.Secret) bool {
 	t.Helper()
 	labelSelector, err := labels.Parse(options.LabelSelector)
@@ -82,7 +82,7 @@ func selects(t *testing.T, options metav1.ListOptions, secret *corev1.Secret) bo
 	return labelSelector.Matches(labels.Set(secret.Labels)) && fieldSelector.Matches(fields.Set{"metadata.name": secret.Name})
 }
 
-// A selector must give what it would give if it were applied to the ClusterGateways themselves.
+// A selector must have the same result as if it were applied to the ClusterGateways.
 func TestSelectorsMeanTheSameOnTheHub(t *testing.T) {
 	var secrets []*corev1.Secret
 	for i, credential := range []string{"X509Certificate", "X509", "ServiceAccountToken", "Dynamic", "Unknown", ""} {
@@ -152,7 +152,7 @@ func TestSelectorsMeanTheSameOnTheHub(t *testing.T) {
 		})
 	}
 
-	// The alias is understood, though no ClusterGateway shows it.
+	// The alias is accepted, although no ClusterGateway contains it.
 	options, err := hubListOptions(&internalversion.ListOptions{FieldSelector: fields.OneTermEqualSelector(v1alpha1.FieldCredentialType, "X509")})
 	if err != nil || !selects(t, options, secrets[0]) {
 		t.Errorf("alias: %+v, %v", options, err)
@@ -274,9 +274,9 @@ func TestHubErrors(t *testing.T) {
 		message string
 	}{
 		{"not found", apierrors.NewNotFound(secrets, "a"), 404, metav1.StatusReasonNotFound, `clustergateways.cluster.core.oam.dev "a" not found`},
-		{"forbidden", apierrors.NewForbidden(secrets, "a", errors.New(`in the namespace "x"`)), 503, metav1.StatusReasonServiceUnavailable, `the gateway's own account may not get Secrets`},
+		{"forbidden", apierrors.NewForbidden(secrets, "a", errors.New(`in the namespace "x"`)), 503, metav1.StatusReasonServiceUnavailable, `the gateway's own ServiceAccount may not get Secrets`},
 		{"forbidden, with the namespace", apierrors.NewForbidden(secrets, "a", errors.New(`in the namespace "x"`)), 503, metav1.StatusReasonServiceUnavailable, `in the namespace "x"`},
-		{"unauthorized", apierrors.NewUnauthorized("no"), 503, metav1.StatusReasonServiceUnavailable, "the hub rejects the gateway's own credential"},
+		{"unauthorized", apierrors.NewUnauthorized("no"), 503, metav1.StatusReasonServiceUnavailable, "the hub rejected the gateway's own credential"},
 		{"expired", apierrors.NewResourceExpired("too old"), 410, metav1.StatusReasonExpired, "too old"},
 		{"gone", apierrors.NewGone("gone"), 410, metav1.StatusReasonGone, "gone"}, //nolint:staticcheck // hubs still answer it
 		{"too many", apierrors.NewTooManyRequests("slow down", 3), 429, metav1.StatusReasonTooManyRequests, "slow down"},
@@ -286,7 +286,7 @@ func TestHubErrors(t *testing.T) {
 		{"bad request", apierrors.NewBadRequest("continue token"), 400, metav1.StatusReasonBadRequest, "continue token"},
 		{"conflict", apierrors.NewConflict(secrets, "a", errors.New("changed")), 409, metav1.StatusReasonConflict, "changed"},
 		{"wrapped", fmt.Errorf("wrapped: %w", apierrors.NewResourceExpired("too old")), 410, metav1.StatusReasonExpired, "too old"},
-		{"deadline", fmt.Errorf("get: %w", context.DeadlineExceeded), 504, metav1.StatusReasonTimeout, "did not answer in time"},
+		{"deadline", fmt.Errorf("get: %w", context.DeadlineExceeded), 504, metav1.StatusReasonTimeout, "did not respond in time"},
 		{"connection", errors.New("connection refused"), 503, metav1.StatusReasonServiceUnavailable, "connection refused"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -390,7 +390,8 @@ func TestTable(t *testing.T) {
 }
 
 func TestRefusalLeavesTheRestAlone(t *testing.T) {
-	// Without a RequestInfo there is nothing to judge by; authorization is not this handler's affair.
+	// Without a RequestInfo, the request is passed on. Authorization is not the task of this
+	// handler.
 	reached := false
 	handler := WithWriteRefusal(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }), nil, "ns")
 	handler.ServeHTTP(nil, &http.Request{Method: http.MethodPost})

@@ -13,9 +13,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// NewScheme is the scheme of the API server. On top of what a client needs (v1alpha1.AddToScheme), it holds the types a second time
-// as their own internal version, which the generic API server converts to on a write, and the kinds that it expects in the
-// core group.
+// NewScheme returns the scheme of the API server. In addition to the types that clients need
+// (v1alpha1.AddToScheme), it contains the same types as the internal version, to which the generic
+// API server converts on a write, and the kinds that it expects in the core group.
 func NewScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	if err := v1alpha1.AddToScheme(scheme); err != nil {

@@ -17,8 +17,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// hubListOptions are the options for the Secrets that answer a request for ClusterGateways. Every selection is made by the hub:
-// were some events dropped here, an object that stops matching would have to become a deletion that the hub never sent.
+// hubListOptions converts the options of a request for ClusterGateways to options for the Secrets.
+// The hub evaluates all selectors. If the gateway dropped events itself, it would have to send a
+// deletion for an object that stops matching, which the hub never sent.
 func hubListOptions(options *internalversion.ListOptions) (metav1.ListOptions, error) {
 	isCluster := requirement(v1alpha1.LabelCredentialType, selection.Exists)
 	selector := labels.NewSelector().Add(isCluster)
@@ -67,7 +68,8 @@ func nameTerm(field fields.Requirement) fields.Selector {
 	return fields.OneTermEqualSelector(field.Field, field.Value)
 }
 
-// fieldAsLabels turns a term on a field that is rendered from a label into terms on that label.
+// fieldAsLabels converts a requirement for a field that represents a label to requirements for the
+// label.
 func fieldAsLabels(field fields.Requirement) ([]labels.Requirement, error) {
 	negate := field.Operator == selection.NotEquals
 	switch field.Field {
@@ -80,7 +82,8 @@ func fieldAsLabels(field fields.Requirement) ([]labels.Requirement, error) {
 		field.Field, v1alpha1.FieldName, v1alpha1.FieldEndpointType, v1alpha1.FieldCredentialType))
 }
 
-// endpointTypeLabels rests on what cluster.Render does: the field is ClusterProxy when the label is, and Const otherwise.
+// endpointTypeLabels follows cluster.Render: the field is ClusterProxy if the label is, and Const
+// otherwise.
 func endpointTypeLabels(value v1alpha1.EndpointType, negate bool) []labels.Requirement {
 	tunnel := string(v1alpha1.EndpointTypeClusterProxy)
 	switch value {
@@ -93,7 +96,7 @@ func endpointTypeLabels(value v1alpha1.EndpointType, negate bool) []labels.Requi
 	return never(negate)
 }
 
-// credentialTypeLabels resolves the alias of X.509 in both directions.
+// credentialTypeLabels treats X509Certificate and its alias as the same value.
 func credentialTypeLabels(value v1alpha1.CredentialType, negate bool) []labels.Requirement {
 	values := []string{string(value)}
 	switch value {
@@ -110,7 +113,7 @@ func credentialTypeLabels(value v1alpha1.CredentialType, negate bool) []labels.R
 	return []labels.Requirement{requirement(v1alpha1.LabelCredentialType, selection.In, values...)}
 }
 
-// never is the answer to a value that the field cannot have: nothing has it, and everything has another.
+// never is for a value that the field cannot have: no object has it.
 func never(negate bool) []labels.Requirement {
 	if negate {
 		return nil
@@ -118,13 +121,14 @@ func never(negate bool) []labels.Requirement {
 	return nothing()
 }
 
-// nothing contradicts the requirement that is always there. The hub still answers it with a resource version, and a watch of it
-// with bookmarks.
+// nothing contradicts the requirement that is always present, so nothing matches. The hub still
+// returns a resource version, and bookmarks for a watch.
 func nothing() []labels.Requirement {
 	return []labels.Requirement{requirement(v1alpha1.LabelCredentialType, selection.DoesNotExist)}
 }
 
-// requirement is called with keys and values that are valid, for which NewRequirement has no error.
+// requirement must be called with valid keys and values, for which NewRequirement does not return
+// an error.
 func requirement(key string, op selection.Operator, values ...string) labels.Requirement {
 	r, err := labels.NewRequirement(key, op, values)
 	if err != nil {

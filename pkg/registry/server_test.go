@@ -35,8 +35,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// newServer is a generic API server without authentication over the storages of this package, whose hub is a fake clientset.
-func newServer(t *testing.T, hub *fake.Clientset, probe Prober) *httptest.Server {
+// newServer returns a generic API server without authentication that uses the storages of this
+// package and a fake clientset as hub.
+func newServer(t *testing.T, hub *fake.Clientset, probe ProbeFunc) *httptest.Server {
 	t.Helper()
 	scheme, err := NewScheme()
 	if err != nil {
@@ -86,7 +87,7 @@ func echoProxy(w http.ResponseWriter, req *http.Request) {
 
 const apiRoot = "/apis/cluster.core.oam.dev/v1alpha1"
 
-// call returns the answer's code and body.
+// call returns the status code and the body of the response.
 func call(t *testing.T, server *httptest.Server, method, path, accept, body string) (int, []byte) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, strings.NewReader(body))
@@ -246,7 +247,7 @@ func TestServerRefusesWrites(t *testing.T) {
 		code, body := call(t, server, test.method, apiRoot+test.path, "", test.body)
 		status := decode[metav1.Status](t, body)
 		if code != http.StatusMethodNotAllowed || status.Reason != metav1.StatusReasonMethodNotAllowed ||
-			!strings.Contains(status.Message, "by its Secret in the namespace "+testNamespace) {
+			!strings.Contains(status.Message, "the Secret with its name in the namespace "+testNamespace) {
 			t.Errorf("%s %s: code %d: %s", test.method, test.path, code, body)
 		}
 	}
@@ -305,7 +306,7 @@ func TestServerHealth(t *testing.T) {
 	}
 }
 
-// The end of the initial events must survive both forms of output, or informers never sync.
+// The end of the initial events must be marked in both output formats, or informers never sync.
 func TestServerWatch(t *testing.T) {
 	hub := fake.NewClientset()
 	source := watch.NewFakeWithChanSize(3, false)

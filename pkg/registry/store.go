@@ -23,8 +23,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// Store holds every cluster, parsed, and follows the Secrets of one namespace. Each Secret is parsed once per change and not
-// kept. Its methods may be called concurrently, also before and after Run, when it holds what it held last.
+// Store contains all clusters in parsed form. It follows the Secrets in one namespace, parses each
+// Secret once per change, and does not keep the Secret. It is safe for concurrent use, also before
+// and after Run. After Run, its content no longer changes.
 type Store struct {
 	reflector *cache.Reflector
 	opts      cluster.ParseOptions
@@ -38,7 +39,8 @@ type Store struct {
 	clusters map[string]*cluster.Cluster
 }
 
-// NewStore returns a Store that is empty until Run. A Secret that loses its label is removed from the Store.
+// NewStore returns a Store that is empty until Run. A Secret that loses its label is removed from
+// the Store.
 func NewStore(client kubernetes.Interface, namespace string, opts cluster.ParseOptions) *Store {
 	s := &Store{opts: opts, clusters: map[string]*cluster.Cluster{}}
 	secrets := client.CoreV1().Secrets(namespace)
@@ -52,20 +54,22 @@ func NewStore(client kubernetes.Interface, namespace string, opts cluster.ParseO
 			return secrets.Watch(ctx, options)
 		},
 	}, client)
-	// A reflector on its own, and not a shared informer: there is one consumer, and between the two an informer keeps every
-	// object and a queue of changes.
-	s.reflector = cache.NewReflectorWithOptions(lw, &corev1.Secret{}, (*sink)(s), cache.ReflectorOptions{Name: "cluster-secrets"})
+	// A reflector is enough, because there is only one consumer. A shared informer would also keep
+	// every object and a queue of changes.
+	s.reflector = cache.NewReflectorWithOptions(lw, &corev1.Secret{}, (*secretHandler)(s), cache.ReflectorOptions{Name: "cluster-secrets"})
 	return s
 }
 
-// Subscribe calls onChange for each change, after the Store holds it. A nil Cluster means that the cluster was removed.
-// All calls come from one goroutine, in the order of the changes, so onChange must not block for long. Subscribers are
-// called in the order in which they subscribed. Subscribe must not be called after Run.
+// Subscribe calls onChange for each change, after the Store holds it. A nil Cluster means that the
+// cluster was removed. All calls come from one goroutine, in the order of the changes, so onChange
+// must not block for long. Subscribers are called in the order in which they subscribed. Subscribe
+// must not be called after Run.
 func (s *Store) Subscribe(onChange func(name string, c *cluster.Cluster)) {
 	s.subscribers = append(s.subscribers, onChange)
 }
 
-// Run follows the Secrets until ctx is done, and then returns nil, having stopped what it started. A Store runs once.
+// Run follows the Secrets until ctx is done. Then it stops all its goroutines and returns nil. A
+// Store can run only once.
 func (s *Store) Run(ctx context.Context) error {
 	if s.started.Swap(true) {
 		return errors.New("the cluster store is already running or has run")
@@ -74,10 +78,11 @@ func (s *Store) Run(ctx context.Context) error {
 	return nil
 }
 
-// HasSynced is whether the Store has held, at some time, all clusters there were; the subscribers have been called for them.
+// HasSynced reports whether the Store has read the first list of all clusters and has called the
+// subscribers for them.
 func (s *Store) HasSynced() bool { return s.synced.Load() }
 
-// Get returns the cluster, which may be an invalid one.
+// Get returns the cluster. It may be invalid.
 func (s *Store) Get(name string) (*cluster.Cluster, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -85,7 +90,7 @@ func (s *Store) Get(name string) (*cluster.Cluster, bool) {
 	return c, ok
 }
 
-// List returns all clusters by name. The slice is the caller's.
+// List returns all clusters in a new slice, sorted by name.
 func (s *Store) List() []*cluster.Cluster {
 	s.mu.RLock()
 	list := make([]*cluster.Cluster, 0, len(s.clusters))
@@ -97,7 +102,8 @@ func (s *Store) List() []*cluster.Cluster {
 	return list
 }
 
-// set takes a change over; c is nil for a deletion. Only the reflector's goroutine changes the map.
+// set stores a cluster, or deletes it if c is nil. Only the goroutine of the reflector changes the
+// map.
 func (s *Store) set(name string, c *cluster.Cluster) {
 	s.mu.Lock()
 	if c == nil {
@@ -111,33 +117,35 @@ func (s *Store) set(name string, c *cluster.Cluster) {
 	}
 }
 
-// sink is the side of a Store that the reflector writes to, always from the goroutine of Run.
-type sink Store
+// secretHandler receives the changes that the reflector of a Store finds, always from the goroutine
+// of Run.
+type secretHandler Store
 
-var _ cache.ReflectorStore = (*sink)(nil)
+var _ cache.ReflectorStore = (*secretHandler)(nil)
 
-// Add takes over a Secret that is new to the selection.
-func (s *sink) Add(obj any) error { return s.Update(obj) }
+// Add handles a new Secret.
+func (s *secretHandler) Add(obj any) error { return s.Update(obj) }
 
-// Update takes over a Secret.
-func (s *sink) Update(obj any) error {
+// Update handles a changed Secret.
+func (s *secretHandler) Update(obj any) error {
 	if secret, ok := obj.(*corev1.Secret); ok {
 		(*Store)(s).set(secret.Name, cluster.Parse(secret, s.opts))
 	}
 	return nil
 }
 
-// Delete takes over that a Secret is gone or has lost its label.
-func (s *sink) Delete(obj any) error {
+// Delete handles a Secret that was deleted or has lost its label.
+func (s *secretHandler) Delete(obj any) error {
 	if secret, ok := obj.(*corev1.Secret); ok {
 		(*Store)(s).set(secret.Name, nil)
 	}
 	return nil
 }
 
-// Replace takes over a whole list, at the start and whenever the watch could not be resumed. What has not changed since is not
-// parsed again. Deletions come first, so that what a removed cluster holds is free before another takes its place.
-func (s *sink) Replace(list []any, _ string) error {
+// Replace handles a new list of all Secrets, at the start and when the watch could not be resumed.
+// It does not parse unchanged Secrets again. It handles deletions first, so that the resources of a
+// removed cluster are free before another cluster needs them.
+func (s *secretHandler) Replace(list []any, _ string) error {
 	store := (*Store)(s)
 	listed := make(map[string]*corev1.Secret, len(list))
 	for _, obj := range list {
@@ -161,11 +169,11 @@ func (s *sink) Replace(list []any, _ string) error {
 	return nil
 }
 
-// has is whether the Store holds the cluster as it was at the resource version.
+// has reports whether the Store contains the cluster at the resource version.
 func (s *Store) has(name string, uid types.UID, resourceVersion string) bool {
 	c, ok := s.Get(name)
 	return ok && c.UID == uid && c.ResourceVersion == resourceVersion && resourceVersion != ""
 }
 
-// Resync has nothing to do: there is no queue.
-func (s *sink) Resync() error { return nil }
+// Resync does nothing, because there is no queue.
+func (s *secretHandler) Resync() error { return nil }

@@ -29,7 +29,8 @@ type change struct {
 	valid                 bool
 }
 
-// runStore runs a Store whose hub lists the Secrets and then sends what the test puts into the watch. It ends with the test.
+// runStore runs a Store until the test ends. Its hub lists the Secrets and then sends the events
+// that the test puts into the watch.
 func runStore(t *testing.T, hub *fake.Clientset) (*Store, <-chan change) {
 	t.Helper()
 	changes := make(chan change, 100)
@@ -104,7 +105,7 @@ func TestStoreFollowsTheHub(t *testing.T) {
 	fixed.Name = "b"
 	source.Modify(fixed)
 	source.Add(version(pki.x509Secret("c"), "4"))
-	// A Secret that loses its label is deleted as far as a watch with a selector is concerned.
+	// In a watch with a selector, a Secret that loses its label is deleted.
 	unlabelled := version(a, "5")
 	unlabelled.Labels = nil
 	source.Delete(unlabelled)
@@ -132,7 +133,8 @@ func TestStoreFollowsTheHub(t *testing.T) {
 	}
 }
 
-// When a watch cannot be resumed, the list that follows must tell what has happened in between, and nothing else.
+// If a watch cannot be resumed, the next list must result in the changes since then, and in no
+// others.
 func TestStoreReplace(t *testing.T) {
 	pki := newPKI(t)
 	var got []string
@@ -154,7 +156,7 @@ func TestStoreReplace(t *testing.T) {
 		for _, s := range secrets {
 			list = append(list, s)
 		}
-		if err := (*sink)(store).Replace(list, ""); err != nil {
+		if err := (*secretHandler)(store).Replace(list, ""); err != nil {
 			t.Fatal(err)
 		}
 		return got

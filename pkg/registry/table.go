@@ -15,26 +15,27 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// table prints ClusterGateways for kubectl get.
+// table converts ClusterGateways to the table that kubectl get prints.
 type table struct {
 	now func() time.Time
 }
 
 func newTable() table { return table{now: time.Now} }
 
-// columns have a priority: those above zero are shown with -o wide only.
+// columns returns the columns of the table. kubectl shows a column with a priority above zero only
+// with -o wide.
 func columns() []metav1.TableColumnDefinition {
 	return []metav1.TableColumnDefinition{
-		{Name: "Name", Type: "string", Format: "name", Description: "The cluster's name, which is that of its Secret."},
-		{Name: "Route", Type: "string", Description: "How requests reach the cluster: direct, or through its agent's tunnel."},
+		{Name: "Name", Type: "string", Format: "name", Description: "The name of the cluster and of its Secret."},
+		{Name: "Route", Type: "string", Description: "The route of requests to the cluster: direct or tunnel."},
 		{Name: "Healthy", Type: "string", Description: "The condition Ready: True, False or Unknown."},
 		{Name: "Version", Type: "string", Description: "The version of the cluster's API server."},
 		{Name: "Endpoint", Type: "string", Description: "The address of the cluster's API server."},
 		{Name: "Age", Type: "string", Description: "The time since the cluster was registered."},
-		{Name: "Credential", Type: "string", Priority: 1, Description: "The kind of credential that the gateway presents."},
-		{Name: "Expires", Type: "string", Priority: 1, Description: "The time until the credential expires, when it says so."},
+		{Name: "Credential", Type: "string", Priority: 1, Description: "The type of the credential that the gateway presents."},
+		{Name: "Expires", Type: "string", Priority: 1, Description: "The time until the credential expires, if it is known."},
 		{Name: "Reason", Type: "string", Priority: 1, Description: "The reason of the condition Ready."},
-		{Name: "Latency", Type: "string", Priority: 1, Description: "How long the last probe took."},
+		{Name: "Latency", Type: "string", Priority: 1, Description: "The response time of the API server in the last probe."},
 	}
 }
 

@@ -10,9 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// convertedWatch is a watch of the hub with every event converted, in order and one by one: it holds at most one event that the
-// consumer has not taken. Its goroutine ends when the hub's watch does or when Stop is called, also while the consumer is not
-// reading; it stops the hub's watch and closes the result.
+// convertedWatch converts the events of a watch on the hub, one by one and in order. It buffers at
+// most one event. Its goroutine ends when the hub's watch ends or when Stop is called, even if the
+// consumer does not read. It then stops the hub's watch and closes the result.
 type convertedWatch struct {
 	hub     watch.Interface
 	convert func(watch.Event) (watch.Event, error)
@@ -24,17 +24,17 @@ type convertedWatch struct {
 
 var _ watch.Interface = (*convertedWatch)(nil)
 
-// newWatch takes over the hub's watch.
+// newWatch returns a watch that owns the hub's watch.
 func newWatch(hub watch.Interface, convert func(watch.Event) (watch.Event, error)) *convertedWatch {
 	w := &convertedWatch{hub: hub, convert: convert, result: make(chan watch.Event), stop: make(chan struct{})}
 	go w.run()
 	return w
 }
 
-// ResultChan is closed when the watch has ended.
+// ResultChan returns the channel of events. It is closed when the watch has ended.
 func (w *convertedWatch) ResultChan() <-chan watch.Event { return w.result }
 
-// Stop ends the watch. It does not wait, and may be called more than once.
+// Stop ends the watch. It does not wait. It can be called more than once.
 func (w *convertedWatch) Stop() { w.stopOnce.Do(func() { close(w.stop) }) }
 
 func (w *convertedWatch) run() {
@@ -52,11 +52,12 @@ func (w *convertedWatch) run() {
 	}
 }
 
-// forward is false when the watch is to end.
+// forward sends an event to the consumer. It returns false if the watch must end.
 func (w *convertedWatch) forward(event watch.Event) bool {
 	converted, err := w.convert(event)
 	if err != nil {
-		// Leaving the event out would be a change that the client never learns of. It starts anew after an error.
+		// If the event were omitted, the client would miss a change. After an error, it starts a
+		// new watch.
 		converted = watch.Event{Type: watch.Error, Object: &apierrors.NewInternalError(err).ErrStatus}
 	}
 	select {

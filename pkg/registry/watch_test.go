@@ -20,7 +20,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// hubWatch is a watch whose producer and consumer a test plays. It tells when it has been stopped.
+// hubWatch is a watch on the hub whose events the test sends. It records when it is stopped.
 type hubWatch struct {
 	events  chan watch.Event
 	stopped chan struct{}

@@ -231,7 +231,7 @@ func testGatewayInformer(ctx context.Context, t *testing.T, _ *kubectl, door lab
 
 func testGatewayWrites(ctx context.Context, t *testing.T, k *kubectl, _ lab.Via) {
 	const object = "apiVersion: cluster.core.oam.dev/v1alpha1\nkind: ClusterGateway\nmetadata: {name: refused}\n"
-	const message = "clustergateways.cluster.core.oam.dev is read-only: a cluster is registered, changed and removed by its Secret in the namespace " + namespaceOfSecrets
+	const message = "clustergateways.cluster.core.oam.dev is read-only: to register, change or remove a cluster, create, change or delete the Secret with its name in the namespace " + namespaceOfSecrets
 	for _, attempt := range []struct {
 		stdin string
 		args  []string
