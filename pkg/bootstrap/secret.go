@@ -105,7 +105,7 @@ func (r *registerRun) invalid(ctx context.Context) error {
 		return nil //nolint:nilerr // it is asked again
 	}
 	ready := meta.FindStatusCondition(seen.Status.Conditions, v1alpha1.ConditionReady)
-	if ready == nil || ready.Reason != v1alpha1.ReasonInvalidSecret {
+	if ready == nil || ready.Reason != v1alpha1.ReasonInvalidSecret && ready.Reason != v1alpha1.ReasonUnsupportedProxyConfiguration {
 		return nil
 	}
 	return fmt.Errorf("the cluster is registered, but the gateway cannot use its Secret %s/%s: %s", secret.Namespace, r.name, ready.Message)

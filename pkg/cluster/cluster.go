@@ -73,6 +73,7 @@ type Cluster struct {
 
 	err         error
 	faults      []*InvalidSecretError
+	warnings    []string
 	fingerprint Fingerprint
 	roots       *x509.CertPool // nil means the CAs of the operating system
 }

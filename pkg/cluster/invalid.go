@@ -6,8 +6,11 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
 // InvalidSecretError is one fault in the Secret of a cluster.
@@ -39,6 +42,27 @@ func (c *Cluster) Message() string {
 		b = append(b, f.Problem...)
 	}
 	return string(b)
+}
+
+// Reason returns the reason of the condition Ready for an invalid Secret. It is empty if the Secret is
+// valid.
+func (c *Cluster) Reason() string {
+	switch {
+	case c.err == nil:
+		return ""
+	case len(c.faults) == 1 && c.faults[0].Key == proxyConfigurationKey:
+		return v1alpha1.ReasonUnsupportedProxyConfiguration
+	default:
+		return v1alpha1.ReasonInvalidSecret
+	}
+}
+
+// WithWarnings appends the warnings about a valid Secret to a message about the cluster.
+func (c *Cluster) WithWarnings(message string) string {
+	if c.err != nil {
+		return message
+	}
+	return strings.Join(append([]string{message}, c.warnings...), "; ")
 }
 
 // joinFaults returns nil if there are no faults.

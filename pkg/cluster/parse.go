@@ -71,6 +71,7 @@ func Parse(secret *corev1.Secret, opts ParseOptions) *Cluster {
 	p.health()
 	p.route()
 	p.insecure()
+	p.proxyConfiguration()
 	p.endpoint()
 	p.serverName()
 	p.caBundle()
@@ -184,5 +185,16 @@ func (p *parser) insecure() {
 		p.cluster.Insecure = true
 	default:
 		p.fault("annotation "+v1alpha1.AnnotationInsecureSkipTLSVerify, "is %s; it must be \"true\" or \"false\"", quote(value))
+	}
+}
+
+const proxyConfigurationKey = "annotation " + v1alpha1.AnnotationProxyConfiguration
+
+// proxyConfiguration rejects the predecessor's annotation that makes requests run as the caller. If it
+// were ignored, every caller would act with the rights of the gateway's credential.
+func (p *parser) proxyConfiguration() {
+	if strings.TrimSpace(p.secret.Annotations[v1alpha1.AnnotationProxyConfiguration]) != "" {
+		p.fault(proxyConfigurationKey, "is not supported: it asks the gateway to act as the caller, which this version cannot do; "+
+			"remove the annotation to let all callers act with the gateway's credential, or wait for a version that supports it")
 	}
 }

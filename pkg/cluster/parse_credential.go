@@ -59,7 +59,7 @@ func (p *parser) x509Pair() {
 	certOK := p.given(v1alpha1.SecretKeyCert)
 	if !certOK {
 		p.fault(v1alpha1.SecretKeyCert, "is missing; it must be the client certificate, in PEM")
-	} else if certs, certOK = p.certificates(v1alpha1.SecretKeyCert, maxCert); certOK {
+	} else if certs, certOK = p.certificateChain(v1alpha1.SecretKeyCert); certOK {
 		s.certPEM = encodeCertificates(certs)
 		s.begin, s.expiry = certs[0].NotBefore, certs[0].NotAfter
 	}
@@ -72,6 +72,51 @@ func (p *parser) x509Pair() {
 		s.pair = &pair
 	}
 	p.cluster.Credential.setSecrets(s)
+}
+
+// pemBegin is the start of every PEM block. The decoder skips malformed blocks. Counting the starts
+// reveals that.
+var pemBegin = []byte("-----BEGIN ")
+
+// certificateChain parses a client certificate and its chain. Text between the blocks is allowed.
+// Other types of blocks are ignored. Blocks that are truncated or cannot be parsed are faults.
+func (p *parser) certificateChain(key string) ([]*x509.Certificate, bool) {
+	data := p.secret.Data[key]
+	if len(data) > maxCert {
+		p.fault(key, "is %d bytes long; at most %d are allowed", len(data), maxCert)
+		return nil, false
+	}
+	want := bytes.Count(data, pemBegin)
+	if want == 0 {
+		p.fault(key, "holds no PEM block; it must hold at least one CERTIFICATE block")
+		return nil, false
+	}
+	var certs []*x509.Certificate
+	for n := 1; ; n++ {
+		var block *pem.Block
+		block, data = pem.Decode(data)
+		if block == nil {
+			if n-1 != want {
+				p.fault(key, "PEM block %d of %d is truncated or malformed", n, want)
+				return nil, false
+			}
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue // a key or parameters in the same file, which are never served
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			p.fault(key, "the certificate in PEM block %d cannot be parsed: %s", n, quote(err.Error()))
+			return nil, false
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) == 0 {
+		p.fault(key, "holds no CERTIFICATE block")
+		return nil, false
+	}
+	return certs, true
 }
 
 // privateKey reports whether tls.key contains a valid key, whether or not it belongs to the

@@ -4,6 +4,7 @@
 package cluster
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
@@ -216,10 +217,8 @@ func TestParseFaults(t *testing.T) {
 		{name: "long server name", secret: tokenSecret(data{"tls-server-name": strings.Repeat("a.", 200)}), key: "tls-server-name", problem: "is 400 bytes long"},
 
 		{name: "CA without PEM", secret: tokenSecret(data{"ca.crt": "garbage"}), key: "ca.crt", problem: "holds no PEM block"},
-		{name: "CA truncated", secret: tokenSecret(data{"ca.crt": string(ca.pem[:len(ca.pem)/2])}), key: "ca.crt", problem: "PEM block 1 of 1 is truncated or malformed"},
-		{name: "second CA truncated, in the alias", secret: tokenSecret(data{"ca": string(ca.pem) + truncated}), key: "ca", problem: "PEM block 2 of 2 is truncated or malformed"},
-		{name: "CA not a certificate", secret: tokenSecret(data{"ca.crt": string(encode("CERTIFICATE", []byte("x")))}), key: "ca.crt", problem: "the certificate in PEM block 1 cannot be parsed"},
-		{name: "CA with a key", secret: tokenSecret(data{"ca.crt": string(ca.pem) + string(client.key)}), key: "ca.crt", problem: "PEM block 2 is not a CERTIFICATE"},
+		{name: "CA truncated", secret: tokenSecret(data{"ca.crt": string(ca.pem[:len(ca.pem)/2])}), key: "ca.crt", problem: "holds no certificate that can be used: 1 of 1 PEM blocks cannot be used (block 1: it is truncated or malformed)"},
+		{name: "CA not a certificate", secret: tokenSecret(data{"ca.crt": string(encode("CERTIFICATE", []byte("x")))}), key: "ca.crt", problem: "holds no certificate that can be used: 1 of 1 PEM blocks cannot be used (block 1: x509: malformed certificate)"},
 		{name: "CA oversize", secret: tokenSecret(data{"ca.crt": strings.Repeat(string(ca.pem), 1+maxCA/len(ca.pem))}), key: "ca.crt", problem: "bytes long; at most"},
 		{name: "tunnel without CA", secret: secretOf(tokenType, tunnel, data{"token": "t"}), key: "ca.crt", problem: "is missing; a tunnel needs"},
 
@@ -587,5 +586,62 @@ func TestParseNoise(t *testing.T) {
 func TestIsCluster(t *testing.T) {
 	if IsCluster(nil) || IsCluster(&corev1.Secret{}) || !IsCluster(tokenSecret(nil)) {
 		t.Error("the label of the credential's type decides")
+	}
+}
+
+// As with kubectl, one CA certificate that cannot be used does not make the others unusable.
+func TestParseSkipsUnusableCACertificates(t *testing.T) {
+	ca, client := newAuthority(t, "ca"), newAuthority(t, "client")
+	keyPEM, err := x509.MarshalPKCS8PrivateKey(client.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct{ bundle, warning string }{
+		"malformed": {string(encode("CERTIFICATE", []byte("x"))) + string(ca.pem), "ca.crt: 1 of 2 PEM blocks cannot be used (block 1: x509: malformed certificate)"},
+		"truncated": {string(ca.pem) + string(client.pem[:len(client.pem)/2]), "ca.crt: 1 of 2 PEM blocks cannot be used (block 2: it is truncated or malformed)"},
+		"key":       {string(ca.pem) + string(encode("PRIVATE KEY", keyPEM)), `ca.crt: 1 of 2 PEM blocks cannot be used (block 2: its type is "PRIVATE KEY", not CERTIFICATE)`},
+	} {
+		secret := tokenSecret(data{"ca.crt": test.bundle})
+		secret.Annotations = map[string]string{
+			v1alpha1.AnnotationHealthy: "true", v1alpha1.AnnotationHealthyReason: "Healthy",
+			v1alpha1.AnnotationConditions: `[{"type":"Ready","status":"True","reason":"Healthy","message":"the API server is ready"}]`,
+		}
+		c := Parse(secret, ParseOptions{})
+		if c.Err() != nil || !bytes.Equal(c.CAData, ca.pem) {
+			t.Errorf("%s: %v, CAs %q", name, c.Err(), c.CAData)
+		}
+		status := Render(secret, ParseOptions{}).Status
+		if ready := status.Conditions[0]; !status.Healthy || ready.Status != "True" || ready.Reason != "Healthy" || ready.Message != "the API server is ready; "+test.warning {
+			t.Errorf("%s: healthy %v, %+v", name, status.Healthy, ready)
+		}
+	}
+}
+
+// The predecessor's annotation restricts what callers may do. It must not be ignored.
+func TestParseRejectsProxyConfiguration(t *testing.T) {
+	for value, rejected := range map[string]bool{
+		"apiVersion: cluster.core.oam.dev/v1alpha1\nkind: ClusterGatewayProxyConfiguration\nspec: {}\n": true,
+		"not YAML": true, "": false, " \n": false,
+	} {
+		secret := tokenSecret(nil)
+		secret.Annotations = map[string]string{"cluster.core.oam.dev/cluster-gateway-proxy-configuration": value, v1alpha1.AnnotationHealthy: "true"}
+		c := Parse(secret, ParseOptions{})
+		_, err := c.TLSConfig()
+		ready := Render(secret, ParseOptions{}).Status.Conditions[0]
+		if !rejected {
+			if err != nil || ready.Status != "True" {
+				t.Errorf("%q: %v, %+v", value, err, ready)
+			}
+			continue
+		}
+		if err == nil || ready.Status != "False" || ready.Reason != "UnsupportedProxyConfiguration" || !strings.Contains(ready.Message, "remove the annotation") {
+			t.Errorf("%q: %v, %+v", value, err, ready)
+		}
+	}
+	// With another fault, the reason is that of an invalid Secret.
+	secret := tokenSecret(data{"token": ""})
+	secret.Annotations = map[string]string{v1alpha1.AnnotationProxyConfiguration: "x"}
+	if c := Parse(secret, ParseOptions{}); c.Reason() != "InvalidSecret" || len(c.Faults()) != 2 {
+		t.Errorf("%s: %s", c.Reason(), c.Message())
 	}
 }

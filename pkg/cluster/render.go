@@ -159,7 +159,7 @@ func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGat
 	status.HealthyReason = h.Reason
 	switch {
 	case c.err != nil:
-		status.HealthyReason = v1alpha1.ReasonInvalidSecret
+		status.HealthyReason = c.Reason()
 	case !h.Known && h.Reason == "":
 		// Clients of the predecessor read healthy only, which has no third value.
 		status.HealthyReason = v1alpha1.ReasonNotProbed
@@ -175,7 +175,9 @@ func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGat
 	if t, ok := c.Credential.Expiry(); ok && inRFC3339(t) {
 		status.CredentialExpirationTime = ptr.To(metav1.NewTime(t.UTC()))
 	}
-	status.Conditions = []metav1.Condition{c.ready(secret)}
+	ready := c.ready(secret)
+	ready.Message = c.WithWarnings(ready.Message)
+	status.Conditions = []metav1.Condition{ready}
 	for _, condition := range h.Conditions {
 		if condition.Type == v1alpha1.ConditionReady || c.err != nil || condition.Type == v1alpha1.ConditionTunnelConnected && c.Route != RouteTunnel {
 			continue
@@ -209,7 +211,7 @@ func (c *Cluster) ready(secret *corev1.Secret) metav1.Condition {
 	found := meta.FindStatusCondition(h.Conditions, v1alpha1.ConditionReady)
 	switch {
 	case c.err != nil:
-		condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonInvalidSecret
+		condition.Status, condition.Reason = metav1.ConditionFalse, c.Reason()
 		condition.Message = c.Message()
 		return condition
 	case !h.Known:

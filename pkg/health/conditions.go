@@ -39,7 +39,7 @@ type observation struct {
 // probe returned err.
 func Assess(c *cluster.Cluster, err error) (healthy bool, reason, message string) {
 	ready := (&observation{cluster: c, err: err}).ready()
-	return ready.Status == metav1.ConditionTrue, ready.Reason, ready.Message
+	return ready.Status == metav1.ConditionTrue, ready.Reason, c.WithWarnings(ready.Message)
 }
 
 // assess returns the conditions that follow from an observation, Ready first. It sets no times.
@@ -61,7 +61,7 @@ func condition(conditionType string, status metav1.ConditionStatus, reason, mess
 func (o *observation) ready() metav1.Condition {
 	switch {
 	case o.cluster.Err() != nil:
-		return condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonInvalidSecret, o.cluster.Message())
+		return condition(v1alpha1.ConditionReady, metav1.ConditionFalse, o.cluster.Reason(), o.cluster.Message())
 	case o.err == nil:
 		return condition(v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonHealthy, "the API server is ready")
 	}

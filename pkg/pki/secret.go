@@ -18,6 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/internal/cabundle"
 )
 
 // Names of the objects in the gateway's namespace on the hub.
@@ -122,8 +124,9 @@ func parseAuthority(secret *corev1.Secret) (*Authority, error) {
 	}
 	bundle := chain
 	if text := secret.Data[corev1.ServiceAccountRootCAKey]; len(text) > 0 {
-		if bundle, err = ParseCertificates(text); err != nil {
-			return nil, fmt.Errorf("%s: %w", corev1.ServiceAccountRootCAKey, err)
+		var skipped cabundle.Skipped
+		if bundle, skipped = cabundle.Parse(text); len(bundle) == 0 {
+			return nil, fmt.Errorf("%s: no certificate that can be used: %s", corev1.ServiceAccountRootCAKey, cmp.Or(skipped.String(), "no PEM block"))
 		}
 	}
 	return newAuthority(key, chain, bundle), nil

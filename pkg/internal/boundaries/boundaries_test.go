@@ -25,8 +25,8 @@ var mayImport = map[string][]string{
 	"pkg/apis/cluster/v1alpha1": {},
 	"pkg/apis/openapi":          {"pkg/apis/cluster/v1alpha1"},
 	"pkg/client":                {"pkg/apis/cluster/v1alpha1"},
-	"pkg/pki":                   {"pkg/apis/cluster/v1alpha1"},
-	"pkg/cluster":               {"pkg/apis/cluster/v1alpha1"},
+	"pkg/pki":                   {"pkg/apis/cluster/v1alpha1", "pkg/internal/cabundle"},
+	"pkg/cluster":               {"pkg/apis/cluster/v1alpha1", "pkg/internal/cabundle"},
 	"pkg/dialer":                {},
 	"pkg/dialer/dialertest":     {"pkg/dialer"},
 	"pkg/registry":              {"pkg/apis/cluster/v1alpha1", "pkg/cluster"},
@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"pkg/enrollment":            {"pkg/apis/cluster/v1alpha1", "pkg/cluster", "pkg/internal/events", "pkg/internal/untrusted", "pkg/pki", "pkg/registration", "pkg/tunnel"},
 	"pkg/bootstrap":             {"pkg/apis/cluster/v1alpha1", "pkg/client", "pkg/cluster", "pkg/internal/untrusted", "pkg/pki", "pkg/registration"},
 	"pkg/internal/boundaries":   {},
+	"pkg/internal/cabundle":     {"pkg/internal/untrusted"},
 	"pkg/internal/events":       {"pkg/apis/cluster/v1alpha1", "pkg/internal/untrusted"},
 	"pkg/internal/untrusted":    {},
 }

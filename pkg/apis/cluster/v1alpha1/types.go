@@ -149,6 +149,9 @@ const (
 const (
 	// ReasonInvalidSecret: the Secret is invalid. The message lists what is wrong with which key.
 	ReasonInvalidSecret = "InvalidSecret"
+	// ReasonUnsupportedProxyConfiguration: the Secret has AnnotationProxyConfiguration, which is not
+	// supported.
+	ReasonUnsupportedProxyConfiguration = "UnsupportedProxyConfiguration"
 	// ReasonNotProbed: the cluster has not been probed yet.
 	ReasonNotProbed = "NotProbed"
 	// ReasonHealthy: the last probe succeeded.
