@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,8 +18,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 )
 
 // agentReconnects is how long an agent is expected to take to connect again, after it disconnected
@@ -65,15 +68,15 @@ func dialStatus(c *cluster.Cluster, e *dialer.Error) *apierrors.StatusError {
 		return noAgentStatus(c.Name, noAgent)
 	case e.Stage == dialer.StageTunnel:
 		return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, c.Name, CauseTunnel,
-			fmt.Sprintf("cluster %q: the tunnel cannot be used: %v", c.Name, e.Err))
+			fmt.Sprintf("cluster %q: the tunnel cannot be used: %s", c.Name, brief(e.Err)))
 	// A dial that ends with its context's deadline fails with one or the other, depending on which
 	// package net noticed first.
 	case errors.Is(e.Err, context.DeadlineExceeded), errors.Is(e.Err, os.ErrDeadlineExceeded):
 		return newStatus(http.StatusGatewayTimeout, metav1.StatusReasonTimeout, c.Name, causeAt(e.Stage),
-			fmt.Sprintf("cluster %q: %s %s timed out: %s", c.Name, stepAt(e.Stage), e.Address, e.Err))
+			fmt.Sprintf("cluster %q: %s %s timed out: %s", c.Name, stepAt(e.Stage), e.Address, brief(e.Err)))
 	case e.Stage == dialer.StageAgent:
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseAgent,
-			fmt.Sprintf("cluster %q: the agent was asked to connect to %s: %v", c.Name, e.Address, e.Err))
+			fmt.Sprintf("cluster %q: the agent was asked to connect to %s: %s", c.Name, e.Address, brief(e.Err)))
 	case e.Stage == dialer.StageTLS:
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseTLS,
 			fmt.Sprintf("cluster %q: TLS with the API server at %s failed: %s", c.Name, e.Address, explainTLS(c, e.Err)))
@@ -108,18 +111,24 @@ func explainTLS(c *cluster.Cluster, err error) string {
 	var hostname x509.HostnameError
 	switch {
 	case errors.As(err, &unknown):
-		expected := "a CA in the Secret's ca.crt"
+		expected, advice := "a CA in the Secret's ca.crt", ""
 		if len(c.CAData) == 0 {
-			expected = "one of the system's CAs (the Secret has no ca.crt)"
+			expected = "one of the system's CAs, because the Secret has no ca.crt"
+			advice = "; add the cluster's CA to the Secret as ca.crt, or disable the verification with its annotation " +
+				v1alpha1.AnnotationInsecureSkipTLSVerify + `: "true"`
 		}
-		return fmt.Sprintf("expected a certificate signed by %s, but got one for %q signed by %q", expected, leaf.Subject, leaf.Issuer)
+		return fmt.Sprintf("expected a certificate signed by %s, but got one for %q signed by %q%s",
+			expected, name(leaf.Subject), name(leaf.Issuer), advice)
 	case errors.As(err, &hostname):
 		return fmt.Sprintf("expected a certificate for %q, but got one for %s; tls-server-name in the Secret sets the expected name",
 			c.ServerName, certificateNames(leaf))
 	default:
-		return fmt.Sprintf("the certificate for %q is not valid: %v", leaf.Subject, verification.Err)
+		return fmt.Sprintf("the certificate for %q is not valid: %s", name(leaf.Subject), brief(verification.Err))
 	}
 }
+
+// name returns the name in a certificate, printable and shortened, because it comes from the cluster.
+func name(n pkix.Name) string { return untrusted.Limit(n.String(), 200) }
 
 func certificateNames(cert *x509.Certificate) string {
 	names := append([]string(nil), cert.DNSNames...)
@@ -129,5 +138,5 @@ func certificateNames(cert *x509.Certificate) string {
 	if len(names) == 0 {
 		return "no name"
 	}
-	return strings.Join(names, ", ")
+	return untrusted.Limit(strings.Join(names, ", "), 512)
 }

@@ -18,6 +18,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
+
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 )
 
 // maxProbeBody limits how much is read of the answer to a probe.
@@ -103,7 +105,7 @@ func (h *Handler) Version(ctx context.Context, name string) (gitVersion string, 
 		if err := json.Unmarshal(body, &v); err != nil {
 			return &answerError{"the answer is not the version of an API server: " + brief(err)}
 		}
-		gitVersion = v.GitVersion
+		gitVersion = untrusted.Text(v.GitVersion)
 		return nil
 	})
 	return gitVersion, err

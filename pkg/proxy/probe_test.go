@@ -5,6 +5,7 @@ package proxy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -87,4 +88,36 @@ func TestProbeDeadline(t *testing.T) {
 	if !errors.As(err, &probe) || probe.Status.ErrStatus.Code != http.StatusGatewayTimeout {
 		t.Error(err)
 	}
+}
+
+// What a cluster says must not fill the hub or control a terminal.
+func TestProbeMakesTextPrintable(t *testing.T) {
+	text, code := "\x1b[2J"+strings.Repeat("x", 60<<10), 200
+	s := newAPIServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(code)
+		if code == 200 {
+			_ = json.NewEncoder(w).Encode(map[string]string{"gitVersion": text})
+			return
+		}
+		_, _ = io.WriteString(w, "[-]"+text)
+	})
+	g := newGateway(t, nil)
+	g.set(s.secret("a"))
+	check := func(text string) {
+		t.Helper()
+		if len(text) > 1024 || strings.Contains(text, "\x1b") {
+			t.Errorf("%d bytes: %.80q", len(text), text)
+		}
+	}
+	version, err := g.handler.Version(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(version)
+	code = 500
+	_, err = g.handler.Ready(t.Context(), "a")
+	if err == nil {
+		t.Fatal("the cluster is ready")
+	}
+	check(err.Error())
 }

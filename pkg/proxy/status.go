@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +16,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 )
 
 // Reasons and causes in a Status. Clients find them in the API package.
@@ -163,15 +163,9 @@ func notProcessed(c *cluster.Cluster, err error) *apierrors.StatusError {
 		fmt.Sprintf("cluster %q: the request was not carried out: %v, perhaps because it is restarting; try again", c.Name, err))
 }
 
-// brief returns an error's text. It is shortened, because part of it may come from the cluster.
-func brief(err error) string {
-	const limit = 512
-	text := err.Error()
-	if len(text) > limit {
-		text = strings.ToValidUTF8(text[:limit], "") + "…"
-	}
-	return text
-}
+// brief returns an error's text, printable and shortened, because part of it may come from the
+// cluster.
+func brief(err error) string { return untrusted.Limit(err.Error(), 512) }
 
 // timeoutStatus is the Status of a request that took longer than limit.
 func timeoutStatus(c *cluster.Cluster, p *progress, limit time.Duration) *apierrors.StatusError {

@@ -186,7 +186,7 @@ func TestErrors(t *testing.T) {
 		{"wrong-ca", "/", failure(502, bad, "wrong-ca", CauseTLS, 0,
 			`cluster "wrong-ca": TLS with the API server at `+at+` failed: expected a certificate signed by a CA in the Secret's ca.crt, but got one for "O=Acme Co" signed by "O=Acme Co"`)},
 		{"system-roots", "/", failure(502, bad, "system-roots", CauseTLS, 0,
-			`cluster "system-roots": TLS with the API server at `+at+` failed: expected a certificate signed by one of the system's CAs (the Secret has no ca.crt), but got one for "O=Acme Co" signed by "O=Acme Co"`)},
+			`cluster "system-roots": TLS with the API server at `+at+` failed: expected a certificate signed by one of the system's CAs, because the Secret has no ca.crt, but got one for "O=Acme Co" signed by "O=Acme Co"; add the cluster's CA to the Secret as ca.crt, or disable the verification with its annotation cluster.core.oam.dev/insecure-skip-tls-verify: "true"`)},
 		{"wrong-name", "/", failure(502, bad, "wrong-name", CauseTLS, 0,
 			`cluster "wrong-name": TLS with the API server at `+strings.TrimPrefix(wrongName.URL, "https://")+` failed: expected a certificate for "api.example.org", but got one for `+strings.Join(wrongName.Certificate().DNSNames, ", ")+`, 127.0.0.1, ::1; tls-server-name in the Secret sets the expected name`)},
 		{"good", "/401", failure(502, bad, "good", CauseCredential, 0,

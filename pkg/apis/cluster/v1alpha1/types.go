@@ -213,9 +213,9 @@ type ClusterGatewayStatus struct {
 	// healthyReason is the reason for the value of healthy, one word in CamelCase.
 	// +optional
 	HealthyReason string `json:"healthyReason,omitempty"`
-	// conditions contains Ready, which is False if the Secret is invalid (reason InvalidSecret),
-	// Unknown if the cluster has not been probed yet, and otherwise the outcome of the last probe.
-	// TunnelConnected, CredentialValid and CertificateValid contain details of the last probe.
+	// conditions contains Ready, which is False if the Secret is invalid (reason InvalidSecret or
+	// UnsupportedProxyConfiguration), Unknown if the cluster has not been probed yet, and otherwise
+	// the outcome of the last probe. TunnelConnected, CredentialValid and CertificateValid contain details of the last probe.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
