@@ -409,7 +409,7 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewayStatus(ref common.ReferenceC
 							},
 						},
 						SchemaProps: spec.SchemaProps{
-							Description: "conditions contains Ready, which is False if the Secret is invalid (reason InvalidSecret), Unknown if the cluster has not been probed yet, and otherwise the outcome of the last probe. TunnelConnected, CredentialValid and CertificateValid contain details of the last probe.",
+							Description: "conditions contains Ready, which is False if the Secret is invalid (reason InvalidSecret or UnsupportedProxyConfiguration), Unknown if the cluster has not been probed yet, and otherwise the outcome of the last probe. TunnelConnected, CredentialValid and CertificateValid contain details of the last probe.",
 							Type:        []string{"array"},
 							Items: &spec.SchemaOrArray{
 								Schema: &spec.Schema{
