@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
@@ -117,16 +118,16 @@ func (e *examination) route() string {
 }
 
 func (e *examination) ok(stage Stage, format string, args ...any) {
-	e.findings = append(e.findings, Finding{Stage: stage, State: OK, Message: fmt.Sprintf(format, args...)})
+	e.findings = append(e.findings, Finding{Stage: stage, State: OK, Message: untrusted.Text(fmt.Sprintf(format, args...))})
 }
 
 func (e *examination) unknown(stage Stage, format string, args ...any) {
-	e.findings = append(e.findings, Finding{Stage: stage, State: Unknown, Message: fmt.Sprintf(format, args...)})
+	e.findings = append(e.findings, Finding{Stage: stage, State: Unknown, Message: untrusted.Text(fmt.Sprintf(format, args...))})
 }
 
 // broken records what is wrong at a stage, and what to do next.
 func (e *examination) broken(stage Stage, message, advice string) {
-	e.findings = append(e.findings, Finding{Stage: stage, State: Broken, Message: message, Advice: advice})
+	e.findings = append(e.findings, Finding{Stage: stage, State: Broken, Message: untrusted.Text(message), Advice: advice})
 }
 
 // registerAgain is the advice to repeat the registration.

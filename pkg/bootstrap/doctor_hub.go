@@ -59,7 +59,7 @@ func (e *examination) checkSecret(ctx context.Context) bool {
 		return true
 	}
 	ready := meta.FindStatusCondition(e.gateway.Status.Conditions, v1alpha1.ConditionReady)
-	if ready != nil && ready.Reason == v1alpha1.ReasonInvalidSecret {
+	if ready != nil && (ready.Reason == v1alpha1.ReasonInvalidSecret || ready.Reason == v1alpha1.ReasonUnsupportedProxyConfiguration) {
 		e.invalidSecret(ready.Message)
 		return false
 	}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
@@ -80,7 +81,7 @@ func (a *app) printClusters(items []unstructured.Unstructured) error {
 		if t := c.Status.CredentialExpirationTime; t != nil {
 			expires = a.until(t.Time)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, orDash(c.Status.Route), readyText(c), orDash(c.Status.Version), expires,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, orDash(c.Status.Route), readyText(c), orDash(untrusted.Text(c.Status.Version)), expires,
 			duration.HumanDuration(a.Now().Sub(c.CreationTimestamp.Time)))
 	}
 	return table.Flush()

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
@@ -111,7 +112,7 @@ func (a *app) invitedStatus(ctx context.Context, hub *clusterClient, name string
 type statusTable struct{ *tabwriter.Writer }
 
 func (t statusTable) row(key, format string, args ...any) {
-	fmt.Fprintf(t, "%s:\t%s\n", key, fmt.Sprintf(format, args...))
+	fmt.Fprintf(t, "%s:\t%s\n", key, untrusted.Text(fmt.Sprintf(format, args...)))
 }
 
 func (a *app) printStatus(ctx context.Context, hub *clusterClient, c *v1alpha1.ClusterGateway, o clusterOptions) error {
