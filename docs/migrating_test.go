@@ -70,8 +70,11 @@ func TestMigratingSecrets(t *testing.T) {
 	}
 	const endpoint = "https://10.0.0.1:6443"
 
+	const malformed = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
 	stays := map[string]migrated{
-		"credential type `ServiceAccountToken` with `token`": {labels: token, data: data(), route: cluster.RouteDirect, endpoint: endpoint},
+		"a certificate in `ca.crt` that cannot be parsed, beside others": {labels: token, data: data("ca.crt", malformed+cert), route: cluster.RouteDirect, endpoint: endpoint},
+		"credential type `ServiceAccountToken` with `token`":             {labels: token, data: data(), route: cluster.RouteDirect, endpoint: endpoint},
 		"credential type `X509Certificate` with `tls.crt` and `tls.key`": {labels: map[string]string{credentialLabel: "X509Certificate"},
 			data: data("token", "-", "tls.crt", cert, "tls.key", key), route: cluster.RouteDirect, endpoint: endpoint},
 		"endpoint type `Const`, or no such label":         {labels: map[string]string{credentialLabel: "ServiceAccountToken"}, data: data(), route: cluster.RouteDirect, endpoint: endpoint},
@@ -105,7 +108,10 @@ func TestMigratingSecrets(t *testing.T) {
 		"`exec` with a command that is not a path": {labels: map[string]string{credentialLabel: "Dynamic"}, data: data("token", "-", "exec", exec("aws")), opts: cluster.ParseOptions{ExecCredentialDir: plugins}, problem: "exec"},
 		"`exec` of `v1alpha1`": {labels: map[string]string{credentialLabel: "Dynamic"}, data: data("token", "-", "exec", `{"apiVersion":"client.authentication.k8s.io/v1alpha1","command":"`+plugin+`"}`),
 			opts: cluster.ParseOptions{ExecCredentialDir: plugins}, problem: "apiVersion"},
-		"a certificate in `ca.crt` that cannot be parsed": {labels: token, data: data("ca.crt", cert+"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), problem: "ca.crt"},
+		"no certificate in `ca.crt` that can be parsed": {labels: token, data: data("ca.crt", malformed), problem: "ca.crt"},
+		"the annotation `cluster-gateway-proxy-configuration`": {labels: token,
+			annotations: map[string]string{"cluster.core.oam.dev/cluster-gateway-proxy-configuration": "spec: {clientIdentityExchanger: {rules: []}}"},
+			data:        data(), problem: "cluster-gateway-proxy-configuration"},
 		"`tls.key` that is encrypted": {labels: map[string]string{credentialLabel: "X509Certificate"},
 			data: data("token", "-", "tls.crt", cert, "tls.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n"), problem: "tls.key"},
 	}
@@ -160,25 +166,6 @@ func (m migrated) try(t *testing.T) {
 	}
 	if config.InsecureSkipVerify != m.insecure || (config.RootCAs == nil) != (m.systemRoots || m.insecure) {
 		t.Errorf("unverified %v, own CAs %v", config.InsecureSkipVerify, config.RootCAs != nil)
-	}
-}
-
-// TestMigratingProxyConfiguration shows what docs/migrating.md warns of: the predecessor's rules for the caller's identity have no
-// effect.
-func TestMigratingProxyConfiguration(t *testing.T) {
-	cert, _ := selfSigned(t)
-	m := migrated{
-		labels: map[string]string{credentialLabel: "ServiceAccountToken"},
-		data:   map[string]string{"endpoint": "https://10.0.0.1:6443", "ca.crt": cert, "token": "abc"},
-	}
-	plain := cluster.Parse(m.secret(), cluster.ParseOptions{})
-	m.annotations = map[string]string{"cluster.core.oam.dev/cluster-gateway-proxy-configuration": "spec: {clientIdentityExchanger: {rules: []}}"}
-	annotated := cluster.Parse(m.secret(), cluster.ParseOptions{})
-	if annotated.Err() != nil {
-		t.Fatalf("%v: docs/migrating.md says that the annotation is ignored", annotated.Err())
-	}
-	if plain.Fingerprint() != annotated.Fingerprint() {
-		t.Error("the annotation changes how the cluster is reached")
 	}
 }
 
