@@ -22,7 +22,7 @@ import (
 // foreignFlags are flags of other programs that the pages name.
 var foreignFlags = map[string][]string{
 	"kubectl":             {"append-server-path", "api-prefix", "as", "field-selector", "from-literal", "from-file", "raw", "retries", "port", "kubeconfig", "context", "server-side"},
-	"kube-apiserver":      {"goaway-chance", "requestheader-client-ca-file", "enable-aggregator-routing"},
+	"kube-apiserver":      {"requestheader-client-ca-file", "enable-aggregator-routing"},
 	"konnectivity-agent":  {"agent-cert", "agent-identifiers", "agent-key", "ca-cert", "keepalive-time", "proxy-server-host", "proxy-server-port", "service-account-token-path"},
 	"konnectivity-server": {"proxy-strategies"},
 	"git":                 {"global", "signoff"},

@@ -19,39 +19,40 @@ import (
 	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
-	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
 
-// apiServiceName is what the hub knows the gateway's API by.
+// apiServiceName is the name of the gateway's APIService on the hub.
 const apiServiceName = "v1alpha1." + v1alpha1.GroupName
 
-// apiServiceInterval is how often the APIService is looked at: it is applied last, and perhaps anew.
+// apiServiceInterval is how often the APIService is read. It is applied after the gateway has
+// started, and can be applied again.
 const apiServiceInterval = 5 * time.Second
 
-// annotationsCertManager begin the annotations by which cert-manager is asked to write a caBundle.
-const annotationsCertManager = "cert-manager.io/inject-"
+// certManagerPrefix is the prefix of the annotations that make cert-manager write a caBundle.
+const certManagerPrefix = "cert-manager.io/inject-"
 
-// apiServiceKeeper keeps the caBundle of the gateway's APIService to what the gateway's certificate is verified with, unless that is somebody
-// else's to say. It is safe for concurrent use.
-type apiServiceKeeper struct {
+// apiServiceController writes the CA of the gateway's certificate into the caBundle of its
+// APIService, unless the APIService is managed by somebody else. It is safe for concurrent use.
+type apiServiceController struct {
 	services  apiregistrationclient.APIServiceInterface
 	namespace string
 	logger    klog.Logger
-	// pair is the Keeper of the serving pair.
-	pair *pki.Keeper
+	// bundle returns the CA of the certificate that is served. It returns nil if that is not known,
+	// because the certificate is the user's.
+	bundle func() []byte
 
 	mu sync.Mutex
-	// said is what was last said of an APIService that is left alone, or cannot be kept.
-	said string
+	// reported is why the APIService was not changed, as logged last.
+	reported string
 }
 
-// run keeps it until ctx ends. One replica is to do this.
-func (k *apiServiceKeeper) run(ctx context.Context) error {
+// run keeps the APIService up to date until ctx ends. Only one replica must do this.
+func (c *apiServiceController) run(ctx context.Context) error {
 	ticker := time.NewTicker(apiServiceInterval)
 	defer ticker.Stop()
 	for {
-		if err := k.publish(ctx, k.pair.Bundle()); err != nil && ctx.Err() == nil {
-			k.say("it could not be kept: " + err.Error())
+		if err := c.publish(ctx, c.bundle()); err != nil && ctx.Err() == nil {
+			c.report("cannot be updated: " + err.Error())
 		}
 		select {
 		case <-ctx.Done():
@@ -61,64 +62,66 @@ func (k *apiServiceKeeper) run(ctx context.Context) error {
 	}
 }
 
-// publish has the hub verify the gateway with the bundle. It does nothing while the pair that is served is the user's own, or there is no
-// APIService.
-func (k *apiServiceKeeper) publish(ctx context.Context, bundle []byte) error {
-	if k.pair.Bundle() == nil {
+// publish writes the bundle into the APIService. It does nothing if the certificate that is served
+// is the user's, or if there is no APIService.
+func (c *apiServiceController) publish(ctx context.Context, bundle []byte) error {
+	if c.bundle() == nil {
 		return nil
 	}
-	service, err := k.services.Get(ctx, apiServiceName, metav1.GetOptions{})
+	service, err := c.services.Get(ctx, apiServiceName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if why := k.foreign(service); why != "" {
-		k.say("its caBundle is left alone: " + why)
+	if reason := c.managedElsewhere(service); reason != "" {
+		c.report(reason)
 		return nil
 	}
 	if bytes.Equal(service.Spec.CABundle, bundle) && !service.Spec.InsecureSkipTLSVerify {
-		k.say("")
+		c.report("")
 		return nil
 	}
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"uid": service.UID, "resourceVersion": service.ResourceVersion},
-		// Both cannot be: whoever has switched verification off had no bundle to verify with.
+		// The API server allows only one of them. Somebody without a bundle has disabled the
+		// verification.
 		"spec": map[string]any{"caBundle": bundle, "insecureSkipTLSVerify": nil},
 	})
 	if err != nil {
 		return err
 	}
-	_, err = k.services.Patch(ctx, apiServiceName, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "cluster-gateway"})
+	_, err = c.services.Patch(ctx, apiServiceName, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: "cluster-gateway"})
 	if apierrors.IsConflict(err) {
-		return nil // looked at again soon
+		return nil // run tries again
 	}
 	if err == nil {
-		k.logger.Info("The APIService has the CA of the gateway's certificate", "name", apiServiceName)
+		c.logger.Info("Updated the caBundle of the APIService", "name", apiServiceName)
 	}
 	return err
 }
 
-// foreign is why an APIService is not the gateway's to change; empty: it is.
-func (k *apiServiceKeeper) foreign(service *apiregistrationv1.APIService) string {
+// managedElsewhere returns why the gateway must not change an APIService. It returns an empty
+// string if the gateway can.
+func (c *apiServiceController) managedElsewhere(service *apiregistrationv1.APIService) string {
 	for name := range service.Annotations {
-		if strings.HasPrefix(name, annotationsCertManager) {
-			return "the annotation " + name + " says that cert-manager writes it"
+		if strings.HasPrefix(name, certManagerPrefix) {
+			return "has the annotation " + name + ", so cert-manager writes it"
 		}
 	}
-	if s := service.Spec.Service; s == nil || s.Namespace != k.namespace {
-		return "it does not lead to a Service in the namespace " + k.namespace
+	if s := service.Spec.Service; s == nil || s.Namespace != c.namespace {
+		return "does not refer to a Service in the namespace " + c.namespace
 	}
 	return ""
 }
 
-// say logs what is new.
-func (k *apiServiceKeeper) say(what string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if what != k.said && what != "" {
-		k.logger.Info("The APIService "+apiServiceName, "what", what)
+// report logs why the APIService was not changed, if that is new.
+func (c *apiServiceController) report(reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if reason != c.reported && reason != "" {
+		c.logger.Info("The caBundle of the APIService was not changed", "name", apiServiceName, "reason", reason)
 	}
-	k.said = what
+	c.reported = reason
 }

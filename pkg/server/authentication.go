@@ -16,24 +16,25 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// Where a hub publishes the CA of its clients' certificates (k8s.io/apiserver, pkg/server/options/authentication.go).
+// A hub publishes the CA of its clients' certificates here (k8s.io/apiserver,
+// pkg/server/options/authentication.go).
 const (
 	authenticationConfigMap = "extension-apiserver-authentication"
 	clientCAKey             = "client-ca-file"
 )
 
-// hubTimeout bounds the first question to the hub: one that does not answer is told of, and not waited for.
+// hubTimeout bounds the first request to the hub, so that a hub that does not answer is an error.
 const hubTimeout = 30 * time.Second
 
-// useHubClientCA has client certificates verified by the hub's client CA, unless the options name a CA, and returns the check that
-// it has been read. Left to itself the generic API server reads it some time after it has become ready, and takes whoever presents
-// a certificate before that for anonymous.
-func (o *Options) useHubClientCA(ctx context.Context, hub kubernetes.Interface) (healthz.HealthChecker, error) {
+// useHubClientCA verifies client certificates with the hub's client CA, unless the options name a
+// CA. It returns a check that the CA has been read. Otherwise the generic API server reads it some
+// time after it is ready, and until then treats clients with a certificate as anonymous.
+func (o *GenericOptions) useHubClientCA(ctx context.Context, hub kubernetes.Interface) (healthz.HealthChecker, error) {
 	loaded := func(*http.Request) error { return nil }
 	if clientCert := &o.Authentication.ClientCert; clientCert.ClientCA == "" && !o.Authentication.SkipInClusterLookup {
-		asking, cancel := context.WithTimeout(ctx, hubTimeout)
+		getCtx, cancel := context.WithTimeout(ctx, hubTimeout)
 		defer cancel()
-		published, err := hub.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(asking, authenticationConfigMap, metav1.GetOptions{})
+		published, err := hub.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(getCtx, authenticationConfigMap, metav1.GetOptions{})
 		if err != nil {
 			return nil, fmt.Errorf("reading the hub's client CA: %w", err)
 		}
@@ -42,7 +43,7 @@ func (o *Options) useHubClientCA(ctx context.Context, hub kubernetes.Interface) 
 			return nil, err
 		}
 		clientCert.CAContentProvider = ca
-		if published.Data[clientCAKey] != "" { // a hub need not have one
+		if published.Data[clientCAKey] != "" { // a hub can have none
 			loaded = func(*http.Request) error {
 				if len(ca.CurrentCABundleContent()) == 0 {
 					return errors.New("the hub's client CA has not been read yet")

@@ -4,6 +4,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -15,33 +16,36 @@ import (
 	"k8s.io/klog/v2"
 )
 
-const longHelp = `The gateway serves ClusterGateways (cluster.core.oam.dev/v1alpha1): one for each Secret in the hub's
---secret-namespace with the label cluster.core.oam.dev/cluster-credential-type. What is sent to
+const longHelp = `The gateway gives access to many clusters through one hub cluster.
+
+Each Secret in the hub's --secret-namespace with the label cluster.core.oam.dev/cluster-credential-type is a cluster, and the
+gateway serves it as a ClusterGateway (cluster.core.oam.dev/v1alpha1). It sends requests for
 
   /apis/cluster.core.oam.dev/v1alpha1/clustergateways/NAME/proxy/PATH
 
-is sent to PATH on that cluster's API server, directly or through a Konnectivity tunnel.
+to PATH on that cluster's API server, directly or through a Konnectivity tunnel.
 
-It serves the hub's aggregation layer (an APIService for v1alpha1.cluster.core.oam.dev), and clients on its own HTTPS endpoint;
-who may do what is decided by the hub in both cases.`
+Requests come through the hub's aggregation layer (an APIService for v1alpha1.cluster.core.oam.dev) or directly to the gateway's
+own HTTPS endpoint. In both cases the hub authenticates and authorizes them.`
 
-const example = `  # Outside a Pod, with the embedded tunnel server:
+const example = `  # Outside a Pod, with the embedded tunnel server
   gateway --kubeconfig hub.kubeconfig --tunnel-advertise-address=tunnel.example.com:8132
 
-  # With certificates of your own:
+  # With your own certificates
   gateway --kubeconfig hub.kubeconfig \
     --tls-cert-file serving.crt --tls-private-key-file serving.key \
     --tunnel-cert-file tunnel.crt --tunnel-private-key-file tunnel.key --tunnel-client-ca-file agents-ca.crt
 
-  # With a stock konnectivity-server:
+  # With a stock konnectivity-server
   gateway --kubeconfig hub.kubeconfig --tunnel-mode=external --konnectivity-server=unix:///run/konnectivity/server.sock`
 
-// NewCommand returns the command of the gateway. Its context ends the gateway.
-func NewCommand() *cobra.Command {
+// NewCommand returns the command of the gateway, which runs until its context ends. configure can
+// change values that have no flag.
+func NewCommand(configure ...func(*Config)) *cobra.Command {
 	o := NewOptions()
 	cmd := &cobra.Command{
 		Use:           "gateway",
-		Short:         "kubectl to any cluster, directly and through a Konnectivity tunnel",
+		Short:         "Access to many clusters, directly and through Konnectivity tunnels",
 		Long:          longHelp,
 		Example:       example,
 		Args:          cobra.NoArgs,
@@ -54,13 +58,13 @@ func NewCommand() *cobra.Command {
 				return err
 			}
 			if clamped {
-				klog.InfoS("The verbosity is limited: above, client-go writes whole requests and responses to the log, credentials included", "limit", maxVerbosity)
-			}
-			s, err := New(cmd.Context(), o)
-			if err != nil {
-				return fmt.Errorf("%w\n(gateway --help lists the flags)", err)
+				klog.InfoS("Lowered the log verbosity, because above the limit client-go logs whole requests and responses with credentials", "limit", maxVerbosity)
 			}
 			klog.InfoS("Cluster Gateway", "version", version.Get().GitVersion)
+			s, err := newServer(cmd.Context(), o, configure)
+			if err != nil {
+				return fmt.Errorf("%w\nRun 'gateway --help' for a list of the flags", err)
+			}
 			return s.Run(cmd.Context())
 		},
 	}
@@ -74,11 +78,22 @@ func NewCommand() *cobra.Command {
 		width = 0
 	}
 	cliflag.SetUsageAndHelpFunc(cmd, groups, width)
-	// It leaves the examples out.
+	// The help function omits the examples.
 	help := cmd.HelpFunc()
 	cmd.SetHelpFunc(func(cmd *cobra.Command, args []string) {
 		help(cmd, args)
 		fmt.Fprintf(cmd.OutOrStdout(), "\nExamples:\n\n%s\n", cmd.Example)
 	})
 	return cmd
+}
+
+func newServer(ctx context.Context, o *Options, configure []func(*Config)) (*Server, error) {
+	config, err := o.Config()
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range configure {
+		f(config)
+	}
+	return config.Complete().New(ctx)
 }

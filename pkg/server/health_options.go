@@ -4,7 +4,6 @@
 package server
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -12,15 +11,17 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 )
 
-// HealthOptions say how the clusters are watched over.
+// HealthOptions say how the gateway checks the health of clusters. Their config is that of
+// pkg/health.
 type HealthOptions struct {
-	// LeaderElect is whether one of several replicas is elected to do what only one must: health, certificates, renewals.
+	// LeaderElect is whether the replicas elect a leader for the tasks that only one must do: health,
+	// certificates, renewals.
 	LeaderElect bool
-	// ProbeInterval is the time between two probes of a cluster, ProbeTimeout bounds one, and Concurrency is how many there are
-	// at a time.
+	// ProbeInterval is the time between two probes of a cluster, ProbeTimeout bounds a probe, and
+	// Concurrency is how many probes run at the same time.
 	ProbeInterval, ProbeTimeout time.Duration
 	Concurrency                 int
-	// OverrideDuration is how long an operator's override stands; 0 means for ever.
+	// OverrideDuration is how long an operator's override is valid. 0 means that it does not expire.
 	OverrideDuration time.Duration
 }
 
@@ -35,13 +36,13 @@ func NewHealthOptions() *HealthOptions {
 // AddFlags adds the flags of the group.
 func (o *HealthOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.LeaderElect, "leader-elect", o.LeaderElect,
-		"Elect one of the replicas, by a Lease in --secret-namespace, to probe the clusters and to renew certificates and credentials. Switch it off only when there is one replica.")
+		"Elect one replica, with a Lease in --secret-namespace, that probes the clusters and renews certificates and credentials. Disable this only if there is one replica.")
 	fs.DurationVar(&o.ProbeInterval, "health-probe-interval", o.ProbeInterval,
-		"Time between two probes of a cluster. A cluster that fails is looked at sooner, one that has failed for long more seldom, and one whose agents come or go at once.")
-	fs.DurationVar(&o.ProbeTimeout, "health-probe-timeout", o.ProbeTimeout, "How long a probe may take.")
-	fs.IntVar(&o.Concurrency, "health-probe-concurrency", o.Concurrency, "How many clusters are probed at a time.")
+		"Time between two probes of a cluster. After a failure the next probe comes sooner, after many failures later, and when an agent connects or disconnects immediately.")
+	fs.DurationVar(&o.ProbeTimeout, "health-probe-timeout", o.ProbeTimeout, "Maximum duration of a probe.")
+	fs.IntVar(&o.Concurrency, "health-probe-concurrency", o.Concurrency, "Maximum number of clusters that are probed at the same time.")
 	fs.DurationVar(&o.OverrideDuration, "health-override-duration", o.OverrideDuration,
-		"How long the health that an operator has set (PUT on the health subresource) stands against what probes find. 0: until the annotation status.cluster.core.oam.dev/override is removed from the Secret.")
+		"How long the health that an operator has set (PUT on the health subresource) takes precedence over probes. 0 means until the annotation status.cluster.core.oam.dev/override is removed from the Secret.")
 }
 
 // Validate returns every fault.
@@ -50,16 +51,23 @@ func (o *HealthOptions) Validate() []error {
 	for _, d := range []struct {
 		flag  string
 		value time.Duration
-	}{{"--health-probe-interval", o.ProbeInterval}, {"--health-probe-timeout", o.ProbeTimeout}} {
+	}{{"health-probe-interval", o.ProbeInterval}, {"health-probe-timeout", o.ProbeTimeout}} {
 		if d.value < 100*time.Millisecond {
-			errs = append(errs, fmt.Errorf("%s must be at least 100ms, and is %s", d.flag, d.value))
+			errs = append(errs, invalid(d.flag, d.value, "must be at least 100ms"))
 		}
 	}
 	if o.Concurrency < 1 {
-		errs = append(errs, fmt.Errorf("--health-probe-concurrency must be at least 1, and is %d", o.Concurrency))
+		errs = append(errs, invalid("health-probe-concurrency", o.Concurrency, "must be at least 1"))
 	}
 	if o.OverrideDuration < 0 {
-		errs = append(errs, fmt.Errorf("--health-override-duration must not be negative, and is %s", o.OverrideDuration))
+		errs = append(errs, invalid("health-override-duration", o.OverrideDuration, "must not be negative"))
 	}
 	return errs
+}
+
+// config returns the times and limits.
+func (o *HealthOptions) config() health.Config {
+	return health.Config{
+		Interval: o.ProbeInterval, Timeout: o.ProbeTimeout, Concurrency: o.Concurrency, OverrideDuration: o.OverrideDuration,
+	}
 }

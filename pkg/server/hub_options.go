@@ -21,13 +21,13 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// HubOptions say where the hub is, and where in it the clusters are.
+// HubOptions say how to reach the hub, and where its clusters are. [HubConfig] is their config.
 type HubOptions struct {
-	// Kubeconfig is a file; empty means the Pod's own ServiceAccount.
+	// Kubeconfig is a file. Empty means the ServiceAccount of the Pod.
 	Kubeconfig string
-	// SecretNamespace is where the cluster Secrets are.
+	// SecretNamespace is the namespace of the Secrets of clusters.
 	SecretNamespace string
-	// ExecCredentialDir is the folder that exec credential plugins must lie in; empty means that none may run.
+	// ExecCredentialDir is the directory of exec credential plugins. Empty means that none can run.
 	ExecCredentialDir string
 }
 
@@ -37,84 +37,93 @@ func NewHubOptions() *HubOptions { return &HubOptions{SecretNamespace: v1alpha1.
 // AddFlags adds the flags of the group.
 func (o *HubOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
-		"Kubeconfig file of the hub cluster. Empty: the ServiceAccount of the Pod that the gateway runs in.")
+		"Kubeconfig file for the hub cluster. If it is not set, the gateway uses the ServiceAccount of its Pod.")
 	fs.StringVar(&o.SecretNamespace, "secret-namespace", o.SecretNamespace,
-		"Namespace of the hub in which each Secret with the label cluster.core.oam.dev/cluster-credential-type is a cluster.")
+		"Namespace in the hub. Each Secret in it with the label cluster.core.oam.dev/cluster-credential-type is a cluster.")
 	fs.StringVar(&o.ExecCredentialDir, "exec-credential-dir", o.ExecCredentialDir,
-		"Folder of the exec credential plugins that the Secrets of clusters may name. Empty: none may be run.")
+		"Directory of the exec credential plugins that Secrets of clusters can name. If it is not set, no plugin can run.")
 }
 
 // Validate returns every fault.
 func (o *HubOptions) Validate() []error {
 	var errs []error
 	if faults := validation.IsDNS1123Label(o.SecretNamespace); len(faults) > 0 {
-		errs = append(errs, fmt.Errorf("--secret-namespace %q: %s", o.SecretNamespace, faults[0]))
+		errs = append(errs, invalid("secret-namespace", o.SecretNamespace, "must be a namespace: "+faults[0]))
 	}
 	if o.ExecCredentialDir != "" {
 		if info, err := os.Stat(o.ExecCredentialDir); err != nil {
-			errs = append(errs, fmt.Errorf("--exec-credential-dir: %w", err))
+			errs = append(errs, invalidError("exec-credential-dir", o.ExecCredentialDir, err))
 		} else if !info.IsDir() {
-			errs = append(errs, fmt.Errorf("--exec-credential-dir %s is not a folder", o.ExecCredentialDir))
+			errs = append(errs, invalid("exec-credential-dir", o.ExecCredentialDir, "must be a directory"))
 		}
 	}
 	return errs
 }
 
-// client returns a client of the hub without a rate limit of its own: the hub has priority and fairness, and what a client
-// here waits for, users wait for.
-func (o *HubOptions) client() (kubernetes.Interface, error) {
+// HubConfig is how the gateway reaches the hub.
+type HubConfig struct {
+	// Client has no rate limit of its own. The hub has priority and fairness, and what a client here
+	// waits for, users wait for.
+	Client kubernetes.Interface
+	// APIServices is a client of the hub's APIServices.
+	APIServices apiregistrationclient.APIServiceInterface
+	// SecretNamespace is the namespace of the Secrets of clusters.
+	SecretNamespace string
+	// Kubeconfig is the file that the clients are from. Empty means the ServiceAccount of the Pod.
+	Kubeconfig string
+}
+
+// config makes the clients. It does not connect.
+func (o *HubOptions) config() (HubConfig, error) {
 	config, err := o.restConfig()
 	if err != nil {
-		return nil, err
+		return HubConfig{}, err
 	}
+	config = rest.AddUserAgent(config, "cluster-gateway")
+	services, err := apiregistrationclient.NewForConfig(config)
+	if err != nil {
+		return HubConfig{}, err
+	}
+	config = rest.CopyConfig(config)
 	config.QPS = -1
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
-	return kubernetes.NewForConfig(rest.AddUserAgent(config, "cluster-gateway"))
-}
-
-// apiServices returns a client of the hub's APIServices.
-func (o *HubOptions) apiServices() (apiregistrationclient.APIServiceInterface, error) {
-	config, err := o.restConfig()
+	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
-		return nil, err
+		return HubConfig{}, err
 	}
-	client, err := apiregistrationclient.NewForConfig(rest.AddUserAgent(config, "cluster-gateway"))
-	if err != nil {
-		return nil, err
-	}
-	return client.APIServices(), nil
-}
-
-// explain says of an error of the hub's which flag it is about, and what to do.
-func (o *HubOptions) explain(err error) error {
-	from := "--kubeconfig " + o.Kubeconfig
-	if o.Kubeconfig == "" {
-		from = "the ServiceAccount of the Pod (there is no --kubeconfig)"
-	}
-	switch {
-	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("%s: the hub does not accept the credential: %w", from, err)
-	case apierrors.IsForbidden(err):
-		return fmt.Errorf("%s: the hub does not allow what the gateway needs; manifests/gateway/rbac.yaml has it: %w", from, err)
-	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown: // none of the API server's
-		return fmt.Errorf("%s: the hub cannot be reached; check the server's address and CA there, and that the hub runs: %w", from, err)
-	default:
-		return fmt.Errorf("%s: %w", from, err)
-	}
+	return HubConfig{Client: client, APIServices: services.APIServices(), SecretNamespace: o.SecretNamespace, Kubeconfig: o.Kubeconfig}, nil
 }
 
 func (o *HubOptions) restConfig() (*rest.Config, error) {
 	if o.Kubeconfig == "" {
 		config, err := rest.InClusterConfig()
 		if errors.Is(err, rest.ErrNotInCluster) {
-			return nil, errors.New("--kubeconfig is needed: the gateway does not run in a Pod, so there is no ServiceAccount to use instead")
+			return nil, invalid("kubeconfig", "", "must be set, because the gateway does not run in a Pod and has no ServiceAccount")
 		}
 		return config, err
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("--kubeconfig %s: %w", o.Kubeconfig, err)
+		return nil, invalidError("kubeconfig", o.Kubeconfig, err)
 	}
 	return config, nil
+}
+
+// explain adds to an error of the hub which credential was used and what to do.
+func (c HubConfig) explain(err error) error {
+	from := "--kubeconfig " + c.Kubeconfig
+	if c.Kubeconfig == "" {
+		from = "the ServiceAccount of the Pod (--kubeconfig is not set)"
+	}
+	switch {
+	case apierrors.IsUnauthorized(err):
+		return fmt.Errorf("%s: the hub does not accept the credential: %w", from, err)
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("%s: the hub does not allow what the gateway needs; apply manifests/gateway/rbac.yaml: %w", from, err)
+	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown: // not an answer of the API server
+		return fmt.Errorf("%s: cannot reach the hub; check the server's address and CA in it, and that the hub runs: %w", from, err)
+	default:
+		return fmt.Errorf("%s: %w", from, err)
+	}
 }

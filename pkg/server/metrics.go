@@ -16,8 +16,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
 
-// metricsHandler serves the gateway's metrics from a registry of this server's own, together with those that the libraries keep
-// in the process-wide one.
+// metricsHandler serves the gateway's metrics from a registry of its own, together with those that
+// libraries register in the process-wide registry.
 func metricsHandler(raw []prometheus.Collector, all ...[]metrics.Registerable) (http.Handler, error) {
 	own := metrics.NewKubeRegistry()
 	for _, metric := range slices.Concat(all...) {
@@ -31,12 +31,13 @@ func metricsHandler(raw []prometheus.Collector, all ...[]metrics.Registerable) (
 	return promhttp.HandlerFor(prometheus.Gatherers{legacyregistry.DefaultGatherer, own}, promhttp.HandlerOpts{}), nil
 }
 
-// certificateMetrics tell when the certificates end that this process serves with, and their CAs, whoever renews them.
+// certificateMetrics report when the certificates that this process serves expire, and their CAs,
+// whoever renews them.
 func (s *Server) certificateMetrics() []prometheus.Collector {
 	gauge := func(name, help, certificate string, get func() *x509.Certificate) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "cluster_gateway", Name: name + "_certificate_expiration_timestamp_seconds",
-			Help:        "[ALPHA] When " + help + " ends, in Unix time; 0 while it has not been read.",
+			Help:        "[ALPHA] When " + help + " expires, in Unix time. 0 if it has not been read yet.",
 			ConstLabels: prometheus.Labels{"certificate": certificate},
 		}, func() float64 {
 			if cert := get(); cert != nil {
@@ -45,20 +46,22 @@ func (s *Server) certificateMetrics() []prometheus.Collector {
 			return 0
 		})
 	}
-	const tunnelHelp, servingHelp = "the tunnel server's serving certificate, or the CA of the tunnel,", "the certificate of the gateway's own HTTPS endpoint, or its CA,"
+	const tunnelHelp, servingHelp = "the serving certificate of the tunnel server, or the CA of the tunnel,", "the certificate of the gateway's own HTTPS endpoint, or its CA,"
 	var all []prometheus.Collector
-	if c := s.tunnels.certificates; c != nil {
+	if s.embedded != nil {
+		c := s.embedded.certificates
 		all = append(all, gauge("tunnel", tunnelHelp, "serving", c.serving), gauge("tunnel", tunnelHelp, "ca", c.ca))
 	}
-	all = append(all, gauge("serving", servingHelp, "serving", s.servingCertificate))
-	if s.serving != nil {
-		all = append(all, gauge("serving", servingHelp, "ca", caOf(s.serving.keeper)))
+	all = append(all, gauge("serving", servingHelp, "serving", s.currentServingCertificate))
+	if s.certificate != nil {
+		all = append(all, gauge("serving", servingHelp, "ca", func() *x509.Certificate { return currentCA(s.certificate.keeper) }))
 	}
 	return all
 }
 
-// servingCertificate is that of the gateway's own HTTPS endpoint.
-func (s *Server) servingCertificate() *x509.Certificate {
+// currentServingCertificate returns the certificate of the gateway's own HTTPS endpoint. It is nil
+// until it has been read.
+func (s *Server) currentServingCertificate() *x509.Certificate {
 	if info := s.generic.SecureServingInfo; info != nil && info.Cert != nil {
 		cert, _ := info.Cert.CurrentCertKeyContent()
 		return firstCertificate(cert)
@@ -66,20 +69,11 @@ func (s *Server) servingCertificate() *x509.Certificate {
 	return nil
 }
 
+// firstCertificate returns the first certificate of a PEM text. It is nil if there is none.
 func firstCertificate(text []byte) *x509.Certificate {
 	certs, err := pki.ParseCertificates(text)
 	if err != nil {
 		return nil
 	}
 	return certs[0]
-}
-
-// caOf is the CA of a Keeper.
-func caOf(k *pki.Keeper) func() *x509.Certificate {
-	return func() *x509.Certificate {
-		if a := k.Authority(); a != nil {
-			return a.Certificate()
-		}
-		return nil
-	}
 }

@@ -15,41 +15,30 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
-	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// Not covered here: serving, delegated authentication and authorisation, readiness and shutdown need a hub; test/e2e has them,
-// with real ones.
+// Serving, delegated authentication and authorization, and readiness need a hub. test/e2e tests
+// them with a real one.
 
-// parsed is what a command line makes of the options.
+// parsed returns the options of a command line.
 func parsed(t *testing.T, args ...string) *Options {
 	t.Helper()
 	o := NewOptions()
-	groups := o.Flags()
 	fs := pflag.NewFlagSet("gateway", pflag.ContinueOnError)
-	for _, set := range groups.FlagSets {
-		fs.AddFlagSet(set)
-	}
+	o.AddFlags(fs)
 	if err := fs.Parse(args); err != nil {
 		t.Fatal(err)
 	}
 	return o
 }
 
-func messages(err error) []string {
-	if err == nil {
-		return nil
-	}
-	aggregate, ok := err.(utilerrors.Aggregate) //nolint:errorlint // Validate returns it as it is
-	if !ok {
-		return []string{err.Error()}
-	}
+func messages(errs []error) []string {
 	var out []string
-	for _, e := range aggregate.Errors() {
-		out = append(out, e.Error())
+	for _, err := range errs {
+		out = append(out, err.Error())
 	}
 	return out
 }
@@ -68,64 +57,74 @@ func TestValidate(t *testing.T) {
 		args []string
 		want []string
 	}{
-		"off":              {args: []string{"--tunnel-mode=off"}},
-		"embedded":         {args: embedded},
-		"external by unix": {args: []string{"--tunnel-mode=external", "--konnectivity-server=unix:///run/s", "--konnectivity-server=unix:///run/t"}},
-		"external by tcp":  {args: append([]string{"--tunnel-mode=external", "--konnectivity-server=s:8090"}, konnectivity...)},
-		"an exec folder":   {args: []string{"--tunnel-mode=off", "--exec-credential-dir=" + dir}},
-		"no request limit": {args: []string{"--tunnel-mode=off", "--proxy-max-requests-inflight=-1", "--proxy-max-streams=-1"}},
-		"self-made certificates": {args: []string{"--tunnel-advertise-address=tunnel.example.com:8132", "--tunnel-advertise-address=192.0.2.7", "--tunnel-advertise-address=2001:db8::1",
+		"off":               {args: []string{"--tunnel-mode=off"}},
+		"embedded":          {args: embedded},
+		"external by unix":  {args: []string{"--tunnel-mode=external", "--konnectivity-server=unix:///run/s", "--konnectivity-server=unix:///run/t"}},
+		"external by tcp":   {args: append([]string{"--tunnel-mode=external", "--konnectivity-server=s:8090"}, konnectivity...)},
+		"an exec directory": {args: []string{"--tunnel-mode=off", "--exec-credential-dir=" + dir}},
+		"no request limit":  {args: []string{"--tunnel-mode=off", "--proxy-max-requests-inflight=-1", "--proxy-max-streams=-1"}},
+		"created certificates": {args: []string{"--tunnel-advertise-address=tunnel.example.com:8132", "--tunnel-advertise-address=192.0.2.7", "--tunnel-advertise-address=2001:db8::1",
 			"--tunnel-cert-lifetime=1m"}},
-		"self-made certificates for nobody": {},
+		"created certificates without an address": {},
 		"embedded, one of three files": {args: embedded[:1], want: []string{
-			"--tunnel-mode=embedded with certificates of your own needs --tunnel-private-key-file", "--tunnel-mode=embedded with certificates of your own needs --tunnel-client-ca-file",
+			`invalid --tunnel-private-key-file "": must be set with certificates from files`, `invalid --tunnel-client-ca-file "": must be set with certificates from files`,
 		}},
-		"odd addresses and lives": {args: []string{"--tunnel-advertise-address=tunnel", "--tunnel-advertise-address=a b", "--tunnel-advertise-address=t:0", "--tunnel-ca-lifetime=1s", "--tunnel-cert-lifetime=-1s"}, want: []string{
-			`--tunnel-advertise-address "tunnel": must be host:port`, `--tunnel-advertise-address "a b"`, `--tunnel-advertise-address "t:0"`,
-			"--tunnel-ca-lifetime must be 0 or at least 10s, and is 1s", "--tunnel-cert-lifetime must be 0 or at least 10s, and is -1s",
+		"odd addresses and lifetimes": {args: []string{"--tunnel-advertise-address=tunnel", "--tunnel-advertise-address=a b", "--tunnel-advertise-address=t:0", "--tunnel-ca-lifetime=1s", "--tunnel-cert-lifetime=-1s"}, want: []string{
+			`invalid --tunnel-advertise-address "tunnel": must be host:port`, `invalid --tunnel-advertise-address "a b"`, `invalid --tunnel-advertise-address "t:0"`,
+			`invalid --tunnel-ca-lifetime "1s": must be 0 or at least 10s`, `invalid --tunnel-cert-lifetime "-1s": must be 0 or at least 10s`,
 		}},
-		"odd names and lives of the serving pair": {args: []string{"--serving-host=gateway.example.com", "--serving-host=192.0.2.7", "--serving-host=a b", "--serving-ca-lifetime=-1s", "--serving-cert-lifetime=9s"}, want: []string{
-			`--serving-host "a b" is no name and no IP address`, "--serving-ca-lifetime must be 0 or at least 10s, and is -1s", "--serving-cert-lifetime must be 0 or at least 10s, and is 9s",
+		"odd names and lifetimes of the serving certificate": {args: []string{"--serving-host=gateway.example.com", "--serving-host=192.0.2.7", "--serving-host=a b", "--serving-ca-lifetime=-1s", "--serving-cert-lifetime=9s"}, want: []string{
+			`invalid --serving-host "a b": must be a DNS name or an IP address`, `invalid --serving-ca-lifetime "-1s": must be 0 or at least 10s`, `invalid --serving-cert-lifetime "9s": must be 0 or at least 10s`,
 		}},
 		"embedded, missing files": {args: []string{"--tunnel-cert-file=" + missing, "--tunnel-private-key-file=" + missing, "--tunnel-client-ca-file=" + missing}, want: []string{
-			"--tunnel-cert-file: stat " + missing + ": no such file or directory", "--tunnel-private-key-file: stat " + missing + ": no such file or directory",
-			"--tunnel-client-ca-file: stat " + missing + ": no such file or directory",
+			`invalid --tunnel-cert-file "` + missing + `": stat ` + missing + ": no such file or directory",
+			`invalid --tunnel-private-key-file "` + missing + `": stat ` + missing + ": no such file or directory",
+			`invalid --tunnel-client-ca-file "` + missing + `": stat ` + missing + ": no such file or directory",
 		}},
 		"embedded with an external server": {args: append([]string{"--konnectivity-server=s:1"}, embedded...), want: []string{
-			"--konnectivity-server is given, and --tunnel-mode is embedded: it is used with --tunnel-mode=external only",
+			`invalid --konnectivity-server "s:1": must not be set unless --tunnel-mode is external`,
 		}},
 		"embedded, out of range": {args: append([]string{"--tunnel-port=70000", "--tunnel-server-count=0", "--tunnel-connection-buffer=1"}, embedded...), want: []string{
-			"--tunnel-connection-buffer must be at least 65536, and is 1", "--tunnel-port must be between 0 and 65535, and is 70000",
-			"--tunnel-server-count must be at least 1, and is 0",
+			`invalid --tunnel-connection-buffer "1": must be at least 65536`, `invalid --tunnel-port "70000": must be between 0 and 65535`,
+			`invalid --tunnel-server-count "0": must be at least 1`,
 		}},
-		"external, nothing": {args: []string{"--tunnel-mode=external"}, want: []string{"--tunnel-mode=external needs at least one --konnectivity-server"}},
+		"external, nothing": {args: []string{"--tunnel-mode=external"}, want: []string{`invalid --konnectivity-server "": must be set at least once with --tunnel-mode=external`}},
 		"external, odd servers": {args: append([]string{"--tunnel-mode=external", "--konnectivity-server=s", "--konnectivity-server=:1", "--konnectivity-server=unix://run/s"}, konnectivity...), want: []string{
-			`--konnectivity-server "s": must be host:port or unix:///path`, `--konnectivity-server ":1": must be host:port or unix:///path`,
-			`--konnectivity-server "unix://run/s": a Unix socket is written unix:///absolute/path`,
+			`invalid --konnectivity-server "s": must be host:port or unix:///path`, `invalid --konnectivity-server ":1": must be host:port or unix:///path`,
+			`invalid --konnectivity-server "unix://run/s": must be unix:///path, with an absolute path`,
 		}},
 		"external by tcp without files": {args: []string{"--tunnel-mode=external", "--konnectivity-server=s:1"}, want: []string{
-			"--konnectivity-server as host:port needs --konnectivity-ca-file", "--konnectivity-server as host:port needs --konnectivity-cert-file",
-			"--konnectivity-server as host:port needs --konnectivity-key-file",
+			`invalid --konnectivity-ca-file "": must be set with a --konnectivity-server as host:port`,
+			`invalid --konnectivity-cert-file "": must be set with a --konnectivity-server as host:port`,
+			`invalid --konnectivity-key-file "": must be set with a --konnectivity-server as host:port`,
 		}},
 		"serving without a port": {args: []string{"--tunnel-mode=off", "--secure-port=0"}, want: []string{"--secure-port 0 must be between 1 and 65535, inclusive. It cannot be turned off with 0"}},
-		"half a serving pair":    {args: []string{"--tunnel-mode=off", "--tls-cert-file=" + file}, want: []string{"--tls-cert-file and --tls-private-key-file belong together"}},
+		"half a serving pair":    {args: []string{"--tunnel-mode=off", "--tls-cert-file=" + file}, want: []string{`invalid --tls-private-key-file "": must be set with --tls-cert-file`}},
 		"files that hold nothing": {
 			args: []string{"--tunnel-mode=off", "--tls-cert-file=" + file, "--tls-private-key-file=" + file, "--client-ca-file=" + file, "--requestheader-client-ca-file=" + missing},
 			want: []string{
-				"--tls-cert-file, --tls-private-key-file: tls: failed to find any PEM data", "--client-ca-file " + file + ": there is no CA in it, in PEM",
-				"--requestheader-client-ca-file: open " + missing + ": no such file or directory",
+				`invalid --tls-cert-file "` + file + `" or --tls-private-key-file "` + file + `": tls: failed to find any PEM data`,
+				`invalid --client-ca-file "` + file + `": must contain a CA certificate in PEM`,
+				`invalid --requestheader-client-ca-file "` + missing + `": open ` + missing + ": no such file or directory",
 			},
 		},
 		"all groups at once": {
 			args: []string{"--tunnel-mode=magic", "--secret-namespace=No Such", "--exec-credential-dir=" + file, "--proxy-request-timeout=0s",
-				"--proxy-dial-timeout=-1s", "--proxy-max-requests-inflight=0", "--proxy-max-streams=0", "--proxy-shutdown-grace-period=-1s", "--secure-port=-1"},
+				"--proxy-dial-timeout=-1s", "--proxy-max-requests-inflight=0", "--proxy-max-streams=0", "--proxy-shutdown-grace-period=-1s", "--secure-port=-1",
+				"--health-probe-interval=1ms", "--health-probe-timeout=0s", "--health-probe-concurrency=0", "--health-override-duration=-1s",
+				"--goaway-chance=0.5", "--shutdown-delay-duration=-1s"},
 			want: []string{
-				`--secret-namespace "No Such": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character`,
-				"--exec-credential-dir " + file + " is not a folder",
-				`--tunnel-mode must be embedded, external or off, and is "magic"`,
-				"--proxy-request-timeout must be more than 0, and is 0s", "--proxy-dial-timeout must be more than 0, and is -1s",
-				"--proxy-max-requests-inflight must not be 0; less than 0 is no limit", "--proxy-max-streams must not be 0; less than 0 is no limit", "--proxy-shutdown-grace-period must not be negative, and is -1s",
+				`invalid --secret-namespace "No Such": must be a namespace: a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character`,
+				`invalid --exec-credential-dir "` + file + `": must be a directory`,
+				`invalid --tunnel-mode "magic": must be embedded, external or off`,
+				`invalid --proxy-request-timeout "0s": must be greater than 0`, `invalid --proxy-dial-timeout "-1s": must be greater than 0`,
+				`invalid --proxy-max-requests-inflight "0": must not be 0; a negative value means no limit`,
+				`invalid --proxy-max-streams "0": must not be 0; a negative value means no limit`,
+				`invalid --proxy-shutdown-grace-period "-1s": must not be negative`,
+				`invalid --health-probe-interval "1ms": must be at least 100ms`, `invalid --health-probe-timeout "0s": must be at least 100ms`,
+				`invalid --health-probe-concurrency "0": must be at least 1`, `invalid --health-override-duration "-1s": must not be negative`,
 				"--secure-port",
+				`invalid --goaway-chance "0.5": must be between 0 and 0.02`, `invalid --shutdown-delay-duration "-1s": must not be negative`,
 			},
 		},
 	} {
@@ -143,7 +142,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// The flags of the issue, with their defaults.
+// TestFlags checks the names and the defaults of flags that users rely on.
 func TestFlags(t *testing.T) {
 	o := NewOptions()
 	flags := map[string]*pflag.Flag{}
@@ -161,6 +160,7 @@ func TestFlags(t *testing.T) {
 		"tunnel-mode": "embedded", "tunnel-bind-address": "0.0.0.0", "tunnel-port": "8132", "tunnel-cert-file": "", "tunnel-private-key-file": "",
 		"tunnel-client-ca-file": "", "konnectivity-server": "[]", "konnectivity-ca-file": "", "konnectivity-cert-file": "", "konnectivity-key-file": "",
 		"exec-credential-dir": "", "tls-cert-file": "", "audit-policy-file": "", "tracing-config-file": "", "v": "0",
+		"goaway-chance": "0", "shutdown-delay-duration": "0s",
 	} {
 		switch f := flags[name]; {
 		case f == nil:
@@ -199,15 +199,7 @@ func TestClampVerbosity(t *testing.T) {
 		{[]string{"--v=9", "--vmodule=*=9"}, 7, "*=7", true},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
-			o := NewOptions()
-			groups := o.Flags()
-			fs := pflag.NewFlagSet("gateway", pflag.ContinueOnError)
-			for _, set := range groups.FlagSets {
-				fs.AddFlagSet(set)
-			}
-			if err := fs.Parse(test.args); err != nil {
-				t.Fatal(err)
-			}
+			o := parsed(t, test.args...)
 			if clamped := o.clampVerbosity(); clamped != test.clamped || uint32(o.Logs.Verbosity) != test.v {
 				t.Errorf("clamped %v to %d, want %v, %d", clamped, o.Logs.Verbosity, test.clamped, test.v)
 			}
@@ -275,28 +267,27 @@ func TestCommandFaults(t *testing.T) {
 func TestNoHub(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	for want, args := range map[string][]string{
-		"--kubeconfig is needed": {"--tunnel-mode=off"},
-		"--kubeconfig /nowhere":  {"--tunnel-mode=off", "--kubeconfig=/nowhere"},
+		`invalid --kubeconfig "": must be set`:  {"--tunnel-mode=off"},
+		`invalid --kubeconfig "/nowhere": stat`: {"--tunnel-mode=off", "--kubeconfig=/nowhere"},
 	} {
-		if _, err := New(t.Context(), parsed(t, args...)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := parsed(t, args...).Config(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", args, err)
 		}
 	}
 }
 
-// TestUnreachableHub: it is said where the address is from; and the tunnel's port, which was taken before that, is free again.
+// TestUnreachableHub: the error names the flag that the address is from, and the tunnel's port is
+// free again.
 func TestUnreachableHub(t *testing.T) {
 	port := closedPort(t)
 	kubeconfig := filepath.Join(t.TempDir(), "hub.kubeconfig")
-	config := clientcmdapi.NewConfig()
-	config.Clusters["hub"] = &clientcmdapi.Cluster{Server: "https://127.0.0.1:" + closedPort(t)}
-	config.Contexts["hub"] = &clientcmdapi.Context{Cluster: "hub"}
-	config.CurrentContext = "hub"
-	if err := clientcmd.WriteToFile(*config, kubeconfig); err != nil {
+	writeKubeconfig(t, kubeconfig, "https://127.0.0.1:"+closedPort(t))
+	config, err := parsed(t, "--kubeconfig="+kubeconfig, "--tunnel-port="+port, "--tunnel-bind-address=127.0.0.1").Config()
+	if err != nil {
 		t.Fatal(err)
 	}
-	_, err := New(t.Context(), parsed(t, "--kubeconfig="+kubeconfig, "--tunnel-port="+port, "--tunnel-bind-address=127.0.0.1"))
-	if err == nil || !strings.HasPrefix(err.Error(), "--kubeconfig "+kubeconfig+": the hub cannot be reached; check ") {
+	_, err = config.Complete().New(t.Context())
+	if err == nil || !strings.HasPrefix(err.Error(), "--kubeconfig "+kubeconfig+": cannot reach the hub; check ") {
 		t.Errorf("%v", err)
 	}
 	lis, err := net.Listen("tcp", "127.0.0.1:"+port)
@@ -306,7 +297,19 @@ func TestUnreachableHub(t *testing.T) {
 	_ = lis.Close()
 }
 
-// closedPort is one that nobody listens on.
+// writeKubeconfig writes a kubeconfig for the server without a credential.
+func writeKubeconfig(t *testing.T, path, server string) {
+	t.Helper()
+	config := clientcmdapi.NewConfig()
+	config.Clusters["hub"] = &clientcmdapi.Cluster{Server: server}
+	config.Contexts["hub"] = &clientcmdapi.Context{Cluster: "hub"}
+	config.CurrentContext = "hub"
+	if err := clientcmd.WriteToFile(*config, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// closedPort is a port that nothing listens on.
 func closedPort(t *testing.T) string {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")

@@ -4,7 +4,6 @@
 package server
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -12,13 +11,14 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 )
 
-// ProxyOptions bound what is proxied.
+// ProxyOptions limit proxied requests. Their config is that of pkg/proxy.
 type ProxyOptions struct {
 	RequestTimeout time.Duration
 	DialTimeout    time.Duration
 	MaxInFlight    int
 	MaxStreams     int
-	// ShutdownGrace is how long watches, followed logs and upgraded connections may go on when the gateway stops.
+	// ShutdownGrace is how long watches, followed logs and upgraded connections can continue when the
+	// gateway stops.
 	ShutdownGrace time.Duration
 }
 
@@ -36,15 +36,15 @@ func NewProxyOptions() *ProxyOptions {
 // AddFlags adds the flags of the group.
 func (o *ProxyOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.RequestTimeout, "proxy-request-timeout", o.RequestTimeout,
-		"How long a proxied request may take, sending and receiving included. Watches, followed logs, exec, attach and port-forward have no limit.")
+		"Maximum duration of a proxied request, including its body and its response. Watches, followed logs, exec, attach and port-forward have no limit.")
 	fs.DurationVar(&o.DialTimeout, "proxy-dial-timeout", o.DialTimeout,
-		"How long connecting to a managed API server may take, TLS included.")
+		"Maximum duration of a new connection to a managed API server, including TLS.")
 	fs.IntVar(&o.MaxInFlight, "proxy-max-requests-inflight", o.MaxInFlight,
-		"How many requests to one cluster may be in flight at a time; further ones get a 429. Watches and the like do not count. Less than 0: no limit.")
+		"Maximum number of requests in flight to one cluster. When it is reached, the gateway answers 429 (Too Many Requests). Watches, followed logs, exec, attach and port-forward do not count. A negative value means no limit.")
 	fs.IntVar(&o.MaxStreams, "proxy-max-streams", o.MaxStreams,
-		"How many watches, followed logs, exec, attach and port-forward one cluster may have at a time; further ones get a 429. Less than 0: no limit.")
+		"Maximum number of watches, followed logs, exec, attach and port-forward of one cluster. When it is reached, the gateway answers 429 (Too Many Requests). A negative value means no limit.")
 	fs.DurationVar(&o.ShutdownGrace, "proxy-shutdown-grace-period", o.ShutdownGrace,
-		"How long proxied watches, followed logs, exec, attach and port-forward may go on when the gateway stops.")
+		"How long proxied watches, followed logs, exec, attach and port-forward can continue when the gateway stops, after --shutdown-delay-duration.")
 }
 
 // Validate returns every fault.
@@ -53,21 +53,26 @@ func (o *ProxyOptions) Validate() []error {
 	for _, d := range []struct {
 		flag  string
 		value time.Duration
-	}{{"--proxy-request-timeout", o.RequestTimeout}, {"--proxy-dial-timeout", o.DialTimeout}} {
+	}{{"proxy-request-timeout", o.RequestTimeout}, {"proxy-dial-timeout", o.DialTimeout}} {
 		if d.value <= 0 {
-			errs = append(errs, fmt.Errorf("%s must be more than 0, and is %s", d.flag, d.value))
+			errs = append(errs, invalid(d.flag, d.value, "must be greater than 0"))
 		}
 	}
 	for _, limit := range []struct {
 		flag  string
 		value int
-	}{{"--proxy-max-requests-inflight", o.MaxInFlight}, {"--proxy-max-streams", o.MaxStreams}} {
+	}{{"proxy-max-requests-inflight", o.MaxInFlight}, {"proxy-max-streams", o.MaxStreams}} {
 		if limit.value == 0 {
-			errs = append(errs, fmt.Errorf("%s must not be 0; less than 0 is no limit", limit.flag))
+			errs = append(errs, invalid(limit.flag, limit.value, "must not be 0; a negative value means no limit"))
 		}
 	}
 	if o.ShutdownGrace < 0 {
-		errs = append(errs, fmt.Errorf("--proxy-shutdown-grace-period must not be negative, and is %s", o.ShutdownGrace))
+		errs = append(errs, invalid("proxy-shutdown-grace-period", o.ShutdownGrace, "must not be negative"))
 	}
 	return errs
+}
+
+// config returns the limits.
+func (o *ProxyOptions) config() proxy.Config {
+	return proxy.Config{RequestTimeout: o.RequestTimeout, DialTimeout: o.DialTimeout, MaxInFlight: o.MaxInFlight, MaxStreams: o.MaxStreams}
 }

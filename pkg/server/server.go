@@ -8,296 +8,217 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
-	"time"
 
 	"golang.org/x/sync/errgroup"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apiserver/pkg/endpoints/openapi"
-	"k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
-	genericfilters "k8s.io/apiserver/pkg/server/filters"
-	"k8s.io/apiserver/pkg/server/healthz"
-	"k8s.io/apiserver/pkg/server/routes"
-	"k8s.io/apiserver/pkg/util/compatibility"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/component-base/metrics"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
-	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
-	apisopenapi "github.com/oam-dev/cluster-gateway/pkg/apis/openapi"
-	"github.com/oam-dev/cluster-gateway/pkg/cluster"
-	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
-	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
 
-// Server is a gateway that is ready to run.
+// Server is a gateway that is ready to run. Its fields are in the order in which they are made:
+// each depends on earlier ones only. What goes the other way is a subscription, see subscribe.
 type Server struct {
-	generic *genericapiserver.GenericAPIServer
-	store   *registry.Store
-	proxy   *proxy.Handler
-	tunnels *tunnels
-	// serving and apiService are nil when the serving pair is given, apiService also when it is not to be kept.
-	serving    *servingContent
-	apiService *apiServiceKeeper
-	health     *health.Monitor
-	tokens     *rotation.Tokens
-	agents     *rotation.Agents
-	client     kubernetes.Interface
-	options    *Options
+	config   *completedConfig
+	clusters *registry.Store
+	tunnel   tunnelRoute
+	// embedded is the same as tunnel if the tunnel server is embedded, and nil otherwise.
+	embedded *embeddedTunnel
+	proxy    *proxy.Handler
+	renewals *renewals
+	health   *health.Monitor
+	// certificate is nil if the flags name a serving certificate, apiService also if the gateway must
+	// not keep the APIService.
+	certificate *servingCertificate
+	apiService  *apiServiceController
+	shutdown    *shutdown
+	generic     *genericapiserver.GenericAPIServer
+	leader      *leader
+
+	proxyMetrics  *proxy.Metrics
+	healthMetrics *health.Metrics
 }
 
-// New makes a server of options. It listens from here on, and serves from Run on. ctx bounds making it.
-func New(ctx context.Context, o *Options) (_ *Server, err error) {
-	if err := o.complete(); err != nil {
-		return nil, err
-	}
-	if err := o.Validate(); err != nil {
-		return nil, err
-	}
-	client, err := o.Hub.client()
-	if err != nil {
-		return nil, err
-	}
-	s := &Server{options: o, client: client}
+// New makes a server. It listens, but does not serve before Run. It reads from the hub what the
+// generic API server needs, and creates the serving certificate there if it does not exist. ctx
+// bounds New.
+func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
+	// The generic options are changed when they are applied.
+	config := &completedConfig{c.Config}
+	config.Generic = c.Generic.clone()
+	s := &Server{config: config, proxyMetrics: proxy.NewMetrics(), healthMetrics: health.NewMetrics()}
 	defer func() {
 		if err != nil {
-			s.abandon()
+			s.close()
 		}
 	}()
-	proxyMetrics, healthMetrics := proxy.NewMetrics(), health.NewMetrics()
-	parse := cluster.ParseOptions{TunnelMode: cluster.TunnelMode(o.Tunnel.Mode), ExecCredentialDir: o.Hub.ExecCredentialDir}
-	s.store = registry.NewStore(client, o.Hub.SecretNamespace, parse)
-	if s.tunnels, err = o.Tunnel.tunnels(ctx, hub{client, o.Hub.SecretNamespace}); err != nil {
+	s.clusters = registry.NewStore(c.Hub.Client, c.Hub.SecretNamespace, c.Parse)
+	if s.tunnel, s.embedded, err = newTunnelRoute(ctx, c.Tunnel, c.Hub); err != nil {
+		s.tunnel = nil
 		return nil, err
 	}
-	s.proxy = proxy.NewHandler(proxy.Config{
-		Clusters:       s.store,
-		Dialers:        s.dialer,
-		Metrics:        proxyMetrics,
-		RequestTimeout: o.Proxy.RequestTimeout,
-		DialTimeout:    o.Proxy.DialTimeout,
-		MaxInFlight:    o.Proxy.MaxInFlight,
-		MaxStreams:     o.Proxy.MaxStreams,
-		Logger:         klog.Background().WithName("proxy"),
-	})
-	secrets := client.CoreV1().Secrets(o.Hub.SecretNamespace)
-	s.newRotation(secrets)
-	s.health = health.New(health.Config{
-		Clusters: s.store, Prober: s.proxy, Agents: s.tunnels.agents, AgentCertificate: s.agentCertificate, Metrics: healthMetrics,
-		Secrets: secrets, Events: client.CoreV1().Events(events.Namespace),
-		Interval: o.Health.ProbeInterval, Timeout: o.Health.ProbeTimeout, Concurrency: o.Health.Concurrency,
-		OverrideDuration: o.Health.OverrideDuration, Renewal: s.renewalFailures,
-		Logger: klog.Background().WithName("health"),
-	})
-	s.store.Subscribe(s.proxy.Changed)
-	s.store.Subscribe(s.health.ClusterChanged)
-	s.tokens.OnChange(s.health.Trigger)
-	s.agents.OnChange(s.health.Trigger)
-	if server := s.tunnels.server; server != nil {
-		server.OnAgentsChange(proxyMetrics.SetAgents)
-		server.OnAgentsChange(func(name string, _ int) { s.health.AgentsChanged(name) })
-		server.OnAgentLeaving(s.proxy.Reconnect)
-	}
-	scheme, err := registry.NewScheme()
+	s.proxy = s.newProxy()
+	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, s.embedded)
+	s.health = s.newHealth()
+	// It is the first request to the hub, so its error explains what is wrong with the connection.
+	clientCALoaded, err := config.Generic.useHubClientCA(ctx, c.Hub.Client)
 	if err != nil {
+		return nil, c.Hub.explain(err)
+	}
+	if err := s.createServingCertificate(ctx); err != nil {
 		return nil, err
 	}
-	codecs := serializer.NewCodecFactory(scheme)
-	config := genericapiserver.NewRecommendedConfig(codecs)
-	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(apisopenapi.GetOpenAPIDefinitions, openapi.NewDefinitionNamer(scheme))
-	config.OpenAPIConfig.Info.Title = "Cluster Gateway"
-	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(apisopenapi.GetOpenAPIDefinitions, openapi.NewDefinitionNamer(scheme))
-	config.OpenAPIV3Config.Info.Title = "Cluster Gateway"
-	clientCALoaded, err := o.useHubClientCA(ctx, client)
-	if err != nil {
-		return nil, o.Hub.explain(err)
-	}
-	config.AddReadyzChecks(clientCALoaded)
-	if err := s.makeServing(ctx); err != nil {
+	if err := s.newAPIServer(clientCALoaded); err != nil {
 		return nil, err
 	}
-	if err := s.applyTo(&config.Config); err != nil {
-		return nil, err
-	}
-	if s.generic, err = config.Complete().New("cluster-gateway", genericapiserver.NewEmptyDelegate()); err != nil {
-		return nil, err
-	}
-	group := genericapiserver.NewDefaultAPIGroupInfo(v1alpha1.GroupName, scheme, runtime.NewParameterCodec(scheme), codecs)
-	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = map[string]rest.Storage{
-		v1alpha1.ResourceName: registry.NewREST(secrets, parse).WithParsed(s.store.Get),
-		v1alpha1.ResourceName + "/" + v1alpha1.ProxySubresource:  registry.NewProxyREST(s.proxy),
-		v1alpha1.ResourceName + "/" + v1alpha1.HealthSubresource: registry.NewHealthREST(secrets, parse, s.probe),
-	}
-	if err := s.generic.InstallAPIGroup(&group); err != nil {
-		return nil, err
-	}
-	return s, s.install(proxyMetrics.All(), healthMetrics.All())
+	s.leader = s.newLeader()
+	s.subscribe()
+	return s, nil
 }
 
-// abandon gives back what a server has taken that will not run.
-func (s *Server) abandon() {
-	if s.tunnels != nil {
-		s.tunnels.abandon()
+// close releases what a server holds that will not run.
+func (s *Server) close() {
+	if s.tunnel != nil {
+		s.tunnel.close()
 	}
-	if lis := s.options.Serving.Listener; lis != nil {
-		_ = lis.Close() // nothing has been accepted
-	}
+	s.config.Generic.close()
 }
 
-// applyTo configures the generic API server.
-func (s *Server) applyTo(config *genericapiserver.Config) error {
-	o := s.options
-	config.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
-	config.LongRunningFunc = func(r *http.Request, info *request.RequestInfo) bool {
-		// pkg/proxy knows better than the generic filters how long a proxied request may take, and says better what went
-		// wrong when it takes longer.
-		return isProxied(info) || genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString())(r, info)
+func (s *Server) newProxy() *proxy.Handler {
+	config := s.config.Proxy
+	config.Clusters, config.Dialers, config.Metrics = s.clusters, dialers{s.tunnel}.dialer, s.proxyMetrics
+	config.Logger = klog.Background().WithName("proxy")
+	return proxy.NewHandler(config)
+}
+
+func (s *Server) newHealth() *health.Monitor {
+	hub := s.config.Hub
+	config := s.config.Health
+	config.Clusters, config.Prober, config.Metrics = s.clusters, s.proxy, s.healthMetrics
+	if s.embedded != nil {
+		config.Agents = s.embedded.server
 	}
-	// install serves them together with the gateway's own.
-	config.EnableMetrics = false
-	config.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		api = registry.WithWriteRefusal(api, c.Serializer, o.Hub.SecretNamespace)
-		proxied := withUpgradeAuthorization(s.proxy, c.Authorization.Authorizer, c.Serializer)
-		return genericapiserver.DefaultBuildHandlerChain(withProxy(api, proxied), c)
-	}
-	if k := s.tunnels.keeper(); k != nil {
-		config.AddReadyzChecks(healthz.NamedCheck("tunnel-certificates", func(*http.Request) error { return k.Ready() }))
-	}
-	config.AddReadyzChecks(healthz.NamedCheck("clusters-synced", func(*http.Request) error {
-		if !s.store.HasSynced() {
-			return fmt.Errorf("the Secrets of namespace %s have not been read yet", o.Hub.SecretNamespace)
-		}
+	config.AgentCertificate, config.Renewal = s.renewals.agentCertificate, s.renewals.failures
+	config.Secrets, config.Events = hub.Client.CoreV1().Secrets(hub.SecretNamespace), hub.Client.CoreV1().Events(events.Namespace)
+	config.Logger = klog.Background().WithName("health")
+	return health.New(config)
+}
+
+// createServingCertificate reads the serving certificate from the hub, or creates it, unless the
+// flags name one.
+func (s *Server) createServingCertificate(ctx context.Context) error {
+	config, hub := s.config.ServingCertificate, s.config.Hub
+	if config == nil {
 		return nil
-	}))
-	err := errors.Join(
-		o.applyServing(config),
-		o.Authentication.ApplyTo(&config.Authentication, config.SecureServing, config.OpenAPIConfig),
-		o.Authorization.ApplyTo(&config.Authorization),
-		o.Audit.ApplyTo(config),
-		o.Features.ApplyTo(config, nil, nil),
-		o.Tracing.ApplyTo(nil, config),
-	)
-	if s.serving != nil && config.SecureServing != nil {
-		config.SecureServing.Cert = s.serving
 	}
-	// install serves the profiles alone: with them, the generic server offers to raise the log level while running, past
-	// maxVerbosity.
-	config.EnableProfiling = false
-	return err
-}
-
-// install adds what is not part of the API group.
-func (s *Server) install(all ...[]metrics.Registerable) error {
-	handler, err := metricsHandler(s.certificateMetrics(), all...)
-	if err != nil {
-		return err
-	}
-	s.generic.Handler.NonGoRestfulMux.Handle("/metrics", handler)
-	if s.options.Features.EnableProfiling {
-		routes.Profiling{}.Install(s.generic.Handler.NonGoRestfulMux)
-	}
-	return s.generic.AddPreShutdownHook("end-streams", func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), s.options.Proxy.ShutdownGrace)
-		defer cancel()
-		s.proxy.EndStreams(ctx)
-		return nil
-	})
-}
-
-// isProxied reports whether a request is for the proxy subresource of a ClusterGateway.
-func isProxied(info *request.RequestInfo) bool {
-	return info.IsResourceRequest && info.Subresource == v1alpha1.ProxySubresource && info.Resource == v1alpha1.ResourceName && info.APIGroup == v1alpha1.GroupName
-}
-
-// withProxy hands proxied requests to proxied, before the API machinery: that would read, and refuse, options that are meant for
-// the managed cluster (dryRun: kubernetes, pkg/endpoints/handlers/rest.go, ConnectResource).
-func withProxy(api, proxied http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if info, ok := request.RequestInfoFrom(r.Context()); ok && isProxied(info) {
-			proxied.ServeHTTP(w, r)
-			return
+	s.certificate = newServingCertificate(config, hub)
+	if config.KeepAPIService {
+		s.apiService = &apiServiceController{
+			services: hub.APIServices, namespace: hub.SecretNamespace, bundle: s.certificate.keeper.Bundle,
+			logger: klog.Background().WithName("apiservice"),
 		}
-		api.ServeHTTP(w, r)
-	})
+	}
+	if err := s.certificate.keeper.LoadOrCreate(ctx); err != nil {
+		return fmt.Errorf("cannot read or create the serving certificate, and --tls-cert-file is not set: %w", err)
+	}
+	return nil
 }
 
-// dialer chooses the dialer of a cluster. There is no way from one route to the other: a cluster that wants a tunnel is never
-// dialled directly.
-func (s *Server) dialer(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
-	switch c.Route {
-	case cluster.RouteTunnel:
-		return s.tunnels.dialer(c, purpose)
-	case cluster.RouteDirect:
-		return dialer.NewDirect(c.Name, c.ProxyURL)
-	default:
-		return nil, fmt.Errorf("cluster %q has no route", c.Name)
+// newLeader returns the tasks that only one replica must run.
+func (s *Server) newLeader() *leader {
+	l := &leader{
+		client: s.config.Hub.Client, namespace: s.config.Hub.SecretNamespace, elect: s.config.LeaderElect,
+		wait: func(ctx context.Context) bool { return cache.WaitForCacheSync(ctx.Done(), s.clusters.HasSynced) },
+		tasks: []task{
+			{"the health of clusters", s.health.Run},
+			{"the renewal of tokens", s.renewals.tokens.Run},
+			{"the renewal of agents' certificates", s.renewals.agents.Run},
+		},
 	}
+	if s.embedded != nil {
+		if own, ok := s.embedded.certificates.(keeperCertificates); ok {
+			l.tasks = append(l.tasks, task{"the renewal of the tunnel's certificates", own.keeper.Renew})
+		}
+	}
+	if s.certificate != nil {
+		l.tasks = append(l.tasks, task{"the renewal of the serving certificate", s.certificate.keeper.Renew})
+	}
+	if s.apiService != nil {
+		l.tasks = append(l.tasks, task{"the APIService", s.apiService.run})
+	}
+	return l
 }
 
-// probe serves the health subresource.
-func (s *Server) probe(ctx context.Context, name string) (registry.ProbeResult, error) {
-	c, ok := s.store.Get(name)
-	if !ok {
-		return registry.ProbeResult{}, fmt.Errorf("cluster %q is not known to this replica yet", name)
+// subscribe connects each part with the parts that depend on it. Nothing runs yet.
+func (s *Server) subscribe() {
+	s.clusters.Subscribe(s.proxy.Changed)
+	s.clusters.Subscribe(s.health.ClusterChanged)
+	s.renewals.tokens.OnChange(s.health.Trigger)
+	s.renewals.agents.OnChange(s.health.Trigger)
+	if s.embedded != nil {
+		s.embedded.server.OnAgentsChange(s.proxyMetrics.SetAgents)
+		s.embedded.server.OnAgentsChange(func(name string, _ int) { s.health.AgentsChanged(name) })
+		s.embedded.server.OnAgentLeaving(s.proxy.Reconnect)
 	}
-	readiness, err := s.proxy.Ready(ctx, name)
-	if err != nil && ctx.Err() != nil {
-		return registry.ProbeResult{}, err
+	if s.apiService != nil {
+		s.certificate.keeper.OnPublish(s.apiService.publish)
 	}
-	result := registry.ProbeResult{Latency: readiness.Latency, Time: time.Now()}
-	result.Healthy, result.Reason, result.Message = health.Assess(c, err)
-	if result.Healthy {
-		// A server that is ready and does not tell its version is ready.
-		result.Version, _ = s.proxy.Version(ctx, name)
-	}
-	return result, nil
 }
 
 // Address is where the gateway's own HTTPS endpoint listens.
 func (s *Server) Address() net.Addr { return s.generic.SecureServingInfo.Listener.Addr() }
 
-// TunnelAddress is where agents connect; nil unless the tunnel server is embedded.
-func (s *Server) TunnelAddress() net.Addr { return s.tunnels.address }
+// TunnelAddress is where agents connect. It is nil unless the tunnel server is embedded.
+func (s *Server) TunnelAddress() net.Addr { return agentAddress(s.embedded) }
 
-// Run serves until ctx ends, lets what is in flight end, and stops everything. It returns early if a part fails.
+// Run serves until ctx ends, waits for requests in flight, and stops everything. It returns early
+// if a part fails. A Server runs once.
 func (s *Server) Run(ctx context.Context) error {
-	// The API server goes first; what it needs goes on until it has stopped.
-	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
+	// The API server stops first. The parts that it needs run until it has stopped.
+	partsCtx, stopParts := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopParts()
-	serving, stopServing := context.WithCancel(ctx)
+	servingCtx, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 
-	group, groupCtx := errgroup.WithContext(parts)
-	group.Go(func() error { return part("the store of clusters", s.store.Run(groupCtx)) })
-	group.Go(func() error { return part("the tunnel", s.tunnels.run(groupCtx)) })
-	if s.serving != nil {
-		group.Go(func() error { return part("the serving certificate", s.serving.keeper.Follow(groupCtx)) })
+	group, partsCtx := errgroup.WithContext(partsCtx)
+	for _, t := range s.parts() {
+		group.Go(func() error { return t.runNamed(partsCtx) })
 	}
-	group.Go(func() error { return part("the leader's duties", s.lead(groupCtx)) })
 	group.Go(func() error {
 		defer stopParts()
-		defer s.proxy.Close()
-		return part("the API server", s.generic.PrepareRun().RunWithContext(serving))
+		serve := task{"the API server", func(ctx context.Context) error { return s.shutdown.run(ctx, s.generic, s.proxy) }}
+		return serve.runNamed(servingCtx)
 	})
-	// A part that fails takes the API server along.
-	stop := context.AfterFunc(groupCtx, stopServing)
-	defer stop()
-	klog.InfoS("The gateway is starting", "address", s.Address(), "tunnelMode", s.options.Tunnel.Mode, "tunnelAddress", s.TunnelAddress(),
-		"secretNamespace", s.options.Hub.SecretNamespace)
+	// If a part fails, the API server stops, too.
+	defer context.AfterFunc(partsCtx, stopServing)()
+	klog.InfoS("Starting the gateway", "address", s.Address(), "tunnelMode", s.config.Tunnel.Mode, "tunnelAddress", s.TunnelAddress(),
+		"secretNamespace", s.config.Hub.SecretNamespace)
 	return group.Wait()
 }
 
-func part(name string, err error) error {
+// parts are what runs in every replica while the API server runs.
+func (s *Server) parts() []task {
+	parts := []task{
+		{"the store of clusters", s.clusters.Run},
+		{"the tunnel", s.tunnel.run},
+		{"the leader's tasks", s.leader.run},
+	}
+	if s.certificate != nil {
+		parts = append(parts, task{"the serving certificate", s.certificate.keeper.Follow})
+	}
+	return parts
+}
+
+// runNamed runs the task. Its error names the task. A task that ends because of its context has not
+// failed.
+func (t task) runNamed(ctx context.Context) error {
+	err := t.run(ctx)
 	if err == nil || errors.Is(err, context.Canceled) {
 		return nil
 	}
-	return fmt.Errorf("%s: %w", name, err)
+	return fmt.Errorf("%s: %w", t.name, err)
 }

@@ -19,16 +19,18 @@ import (
 // upgradeVerb is the verb that an upgrade needs, in addition to the verb of its HTTP method.
 const upgradeVerb = "create"
 
-// upgradeAnnotation is the key of the audit annotation that records the decision on an upgrade. The decision on the request itself
-// is recorded by the generic API server, which does not overwrite an annotation.
+// upgradeAnnotation is the key of the audit annotation that records the decision on an upgrade. The
+// decision on the request itself is recorded by the generic API server, which does not overwrite an
+// annotation.
 const upgradeAnnotation = "upgrade.cluster.core.oam.dev/decision"
 
 // upgradeNeedsCreate is what a caller reads who may not upgrade.
 const upgradeNeedsCreate = "an upgrade (exec, attach, port-forward) needs the verb create on clustergateways/proxy"
 
-// withUpgradeAuthorization authorizes requests that ask for an upgrade a second time, with the verb create, and hands to proxied
-// those that are allowed. A WebSocket upgrade is a GET. Without this check, a caller with only the verb get could run commands in
-// Pods. kube-apiserver checks create on pods/exec, pods/attach and pods/portforward for the same reason
+// withUpgradeAuthorization authorizes requests that ask for an upgrade a second time, with the verb
+// create, and hands to proxied those that are allowed. A WebSocket upgrade is a GET. Without this
+// check, a caller with only the verb get could run commands in Pods. kube-apiserver checks create
+// on pods/exec, pods/attach and pods/portforward for the same reason
 // (kubernetes/enhancements#4006).
 func withUpgradeAuthorization(proxied http.Handler, a authorizer.UnconditionalAuthorizer, s runtime.NegotiatedSerializer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -67,9 +69,10 @@ func withUpgradeAuthorization(proxied http.Handler, a authorizer.UnconditionalAu
 	})
 }
 
-// asksForUpgrade reports whether a request can end in an upgraded connection. It includes some that pkg/proxy does not upgrade,
-// such as a Connection header with a token that only contains "upgrade": what is unclear needs the stronger verb. An extended
-// CONNECT (RFC 8441) is the upgrade of HTTP/2. In HTTP/2, net/http refuses a Connection header.
+// asksForUpgrade reports whether a request can end in an upgraded connection. It includes some that
+// pkg/proxy does not upgrade, such as a Connection header with a token that only contains
+// "upgrade": what is unclear needs the stronger verb. An extended CONNECT (RFC 8441) is the upgrade
+// of HTTP/2. In HTTP/2, net/http refuses a Connection header.
 func asksForUpgrade(r *http.Request) bool {
 	if r.Method == http.MethodConnect {
 		return true

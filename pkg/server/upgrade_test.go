@@ -25,7 +25,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
 )
 
-// verbs is an authorizer that allows some verbs on clustergateways/proxy of the cluster east to joe. It records what it is asked.
+// verbs is an authorizer that allows some verbs on clustergateways/proxy of the cluster east to
+// joe. It records what it is asked.
 type verbs struct {
 	allowed []string
 	err     error
@@ -44,8 +45,8 @@ func (v *verbs) Authorize(_ context.Context, a authorizer.Attributes) (authorize
 	return authorizer.DecisionNoOpinion, "no rule", v.err
 }
 
-// TestUpgradeNeedsCreate sends requests through the handlers in the order of the server: request information, authorization by the
-// generic API server, withProxy and withUpgradeAuthorization.
+// TestUpgradeNeedsCreate sends requests through the handlers in the order of the server: request
+// information, authorization by the generic API server, withProxy and withUpgradeAuthorization.
 func TestUpgradeNeedsCreate(t *testing.T) {
 	codecs := testCodecs(t)
 	get, both := []string{"get"}, []string{"get", "create"}

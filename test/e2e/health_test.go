@@ -298,7 +298,7 @@ func TestHealthAcrossLeaders(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if strings.Contains(string(text), "This replica leads") {
+				if strings.Contains(string(text), "This replica is the leader") {
 					led = name
 					return nil
 				}

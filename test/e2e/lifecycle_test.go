@@ -188,7 +188,7 @@ func TestFaultsAtStart(t *testing.T) {
 			[]string{"--tunnel-bind-address 0.0.0.0, --tunnel-port " + tunnelPort + ": ", "address already in use"}},
 		{"the hub does not know it", []string{"--kubeconfig=" + stranger, "--tunnel-mode=off"}, []string{"--kubeconfig " + stranger + ": the hub does not accept the credential"}},
 		{"it may do nothing on the hub", []string{"--kubeconfig=" + powerless, "--tunnel-mode=off"},
-			[]string{"--kubeconfig " + powerless, "the hub does not allow what the gateway needs; manifests/gateway/rbac.yaml has it"}},
+			[]string{"--kubeconfig " + powerless, "the hub does not allow what the gateway needs; apply manifests/gateway/rbac.yaml"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := exec.CommandContext(ctx, shared.binary, c.args...).CombinedOutput()

@@ -90,7 +90,7 @@ func gatewayFile(dir string, race bool) string {
 // $CLUSTER_GATEWAY_LAB_GATEWAY is dir.
 func BuildGateways(ctx context.Context, dir string) error {
 	for _, race := range []bool{false, true} {
-		if err := buildGateway(ctx, gatewayFile(dir, race), race); err != nil {
+		if err := buildGateway(ctx, "./cmd/gateway", gatewayFile(dir, race), race); err != nil {
 			return err
 		}
 	}
@@ -109,10 +109,21 @@ func BuildGateway(ctx context.Context, dir string, race bool) (string, error) {
 		return path, nil
 	}
 	path := gatewayFile(filepath.Join(dir, "bin"), race)
-	return path, buildGateway(ctx, path, race)
+	return path, buildGateway(ctx, "./cmd/gateway", path, race)
 }
 
-func buildGateway(ctx context.Context, path string, race bool) error {
+// RenewTokensAfterVariable is the environment variable for the age at which a
+// gateway of [BuildRenewingGateway] renews tokens.
+const RenewTokensAfterVariable = "RENEW_TOKENS_AFTER"
+
+// BuildRenewingGateway builds a gateway into dir that renews tokens early, and
+// returns its path. race adds the race detector.
+func BuildRenewingGateway(ctx context.Context, dir string, race bool) (string, error) {
+	path := filepath.Join(dir, "bin", "renewing-gateway")
+	return path, buildGateway(ctx, "./test/lab/cmd/renewing-gateway", path, race)
+}
+
+func buildGateway(ctx context.Context, pkg, path string, race bool) error {
 	root, err := moduleRoot()
 	if err != nil {
 		return err
@@ -121,7 +132,7 @@ func buildGateway(ctx context.Context, path string, race bool) error {
 	if race {
 		args = append(args, "-race")
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/gateway")...)
+	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the gateway: %w\n%s", err, out)

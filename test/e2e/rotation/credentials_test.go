@@ -137,7 +137,7 @@ func withoutRight(ctx context.Context, t *testing.T, resource, verb string) (res
 // there by hand is left alone; and what is refused shows.
 func TestTokens(t *testing.T) {
 	ctx := bounded(t)
-	s := begin(ctx, t, "--rotation-renew-tokens-after=3s")
+	s := beginRenewing(ctx, t, 3*time.Second)
 	agents(t)
 	agentBootstrap(ctx, t, registerArgs("--access", "impersonate")...)
 	byHand, err := hubSecret(ctx, clusterName)

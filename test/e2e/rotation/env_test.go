@@ -47,6 +47,9 @@ type env struct {
 	binary    string
 }
 
+// plainGateway is the variable that builds the gateway without the race detector.
+const plainGateway = "E2E_PLAIN_GATEWAY"
+
 // shared is set before the first test, and not changed after.
 var shared *env
 
@@ -54,7 +57,7 @@ func TestMain(m *testing.M) { labtest.Main(m, start) }
 
 func start(ctx context.Context, l *lab.Lab) (err error) {
 	e := &env{lab: l}
-	if e.binary, err = lab.BuildGateway(ctx, e.lab.Dir(), os.Getenv("E2E_PLAIN_GATEWAY") == ""); err != nil {
+	if e.binary, err = lab.BuildGateway(ctx, e.lab.Dir(), os.Getenv(plainGateway) == ""); err != nil {
 		return err
 	}
 	var group errgroup.Group
@@ -85,10 +88,25 @@ const tunnelOff = "--tunnel-mode=off"
 // begin starts a gateway on a hub with nothing of an earlier one.
 func begin(ctx context.Context, t *testing.T, args ...string) *site {
 	t.Helper()
-	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
-		Name: "gateway-" + strings.ToLower(t.Name()), Hub: shared.hub, Binary: shared.binary, AgentsOf: shared.edge,
-		TunnelOff: slices.Contains(args, tunnelOff), ExtraArgs: append([]string{"--health-probe-interval=1s"}, args...),
-	})
+	return beginWith(ctx, t, lab.GatewayOptions{Binary: shared.binary, ExtraArgs: args})
+}
+
+// beginRenewing is begin with a gateway that renews tokens at this age.
+func beginRenewing(ctx context.Context, t *testing.T, age time.Duration, args ...string) *site {
+	t.Helper()
+	binary, err := lab.BuildRenewingGateway(ctx, shared.lab.Dir(), os.Getenv(plainGateway) == "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return beginWith(ctx, t, lab.GatewayOptions{Binary: binary, ExtraArgs: args, Env: []string{lab.RenewTokensAfterVariable + "=" + age.String()}})
+}
+
+func beginWith(ctx context.Context, t *testing.T, o lab.GatewayOptions) *site {
+	t.Helper()
+	o.Name, o.Hub, o.AgentsOf = "gateway-"+strings.ToLower(t.Name()), shared.hub, shared.edge
+	o.TunnelOff = slices.Contains(o.ExtraArgs, tunnelOff)
+	o.ExtraArgs = append([]string{"--health-probe-interval=1s"}, o.ExtraArgs...)
+	g, err := shared.lab.StartGateway(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}

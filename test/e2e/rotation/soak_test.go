@@ -47,9 +47,9 @@ func TestSoak(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), duration+8*time.Minute)
 	defer cancel()
-	s := begin(ctx, t,
+	s := beginRenewing(ctx, t, 40*time.Second,
 		"--tunnel-ca-lifetime=1m", "--tunnel-cert-lifetime=40s", "--tunnel-agent-cert-lifetime=40s",
-		"--serving-ca-lifetime=1m", "--serving-cert-lifetime=40s", "--rotation-renew-tokens-after=40s")
+		"--serving-ca-lifetime=1m", "--serving-cert-lifetime=40s")
 	rolled := agents(t)
 	agentBootstrap(ctx, t, registerArgs("--certificate-lifetime", "40s")...)
 	shortenGrace(ctx, t)
