@@ -1,8 +1,8 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command agent-bootstrap registers clusters with a Cluster Gateway, and finds out why a cluster cannot
-// be reached.
+// Command agent-bootstrap registers clusters with a Cluster Gateway, and finds out why a cluster
+// cannot be reached.
 package main
 
 import (

@@ -22,13 +22,13 @@ import (
 
 // Config configures the commands. The zero value works: its output is discarded.
 type Config struct {
-	// Out receives results, such as tables and YAML. ErrOut receives progress and hints. Nil means that the
-	// output is discarded.
+	// Out receives results, such as tables and YAML. ErrOut receives progress and hints. Nil means
+	// that the output is discarded.
 	Out, ErrOut io.Writer
 	// Now is the clock. Nil means the system's clock.
 	Now func() time.Time
-	// AfterStep is called after each step of a command, with the name of the step. If it returns an error,
-	// the command ends with that error. Nil means that it is not called.
+	// AfterStep is called after each step of a command, with the name of the step. If it returns an
+	// error, the command ends with that error. Nil means that it is not called.
 	AfterStep func(step string) error
 }
 
@@ -51,7 +51,8 @@ func (o *hubOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.namespace, "secret-namespace", o.namespace, "Namespace on the hub with the Secrets of the clusters, as the gateway has it.")
 }
 
-// NewCommand returns the command agent-bootstrap. To interrupt it, cancel the context that it runs with.
+// NewCommand returns the command agent-bootstrap. To interrupt it, cancel the context that it runs
+// with.
 func NewCommand(config Config) *cobra.Command {
 	if config.Out == nil {
 		config.Out = io.Discard
@@ -194,7 +195,8 @@ func (o *clusterOptions) addFlags(fs *pflag.FlagSet, why string) {
 	fs.StringVar(&o.context, "cluster-context", o.context, "Context in that file. Default: the current context.")
 }
 
-// connectCluster connects to a managed cluster with its own kubeconfig. The caller needs no rights there.
+// connectCluster connects to a managed cluster with its own kubeconfig. The caller needs no rights
+// there.
 func (a *app) connectCluster(ctx context.Context, name string, o clusterOptions) (*clusterClient, error) {
 	config, raw, err := loadKubeconfig("--cluster-kubeconfig", o.kubeconfig, o.context)
 	if err != nil {

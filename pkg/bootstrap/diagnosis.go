@@ -61,8 +61,8 @@ type Diagnosis struct {
 	Findings []Finding `json:"findings"`
 }
 
-// newDiagnosis puts findings into the order of the path, and adds the stages that were not checked. Of
-// several findings about a stage, the last one counts.
+// newDiagnosis puts findings into the order of the path, and adds the stages that were not checked.
+// Of several findings about a stage, the last one counts.
 func newDiagnosis(cluster, route string, findings []Finding) Diagnosis {
 	d := Diagnosis{Cluster: cluster}
 	for _, stage := range stagesOf(route) {

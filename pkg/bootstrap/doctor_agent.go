@@ -17,8 +17,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// noAgent reports that no agent is connected. If the agent's certificate is the reason, checkCertificate
-// finds that out.
+// noAgent reports that no agent is connected. If the agent's certificate is the reason,
+// checkCertificate finds that out.
 func (e *examination) noAgent(ctx context.Context, err error) {
 	advice := "check that the agent runs: kubectl -n " + registration.AgentNamespace + " get pods. Its log says why it does not connect.\n" +
 		"To find out more, give --cluster-kubeconfig FILE, or --out-dir DIR for an agent that runs as a process"
@@ -75,8 +75,8 @@ func podText(pod *corev1.Pod) string {
 	return text
 }
 
-// checkCertificate checks the agent's certificate, if it can be read. A wrong certificate is the reason
-// why an agent is not connected.
+// checkCertificate checks the agent's certificate, if it can be read. A wrong certificate is the
+// reason why an agent is not connected.
 func (e *examination) checkCertificate(ctx context.Context, reached bool) {
 	pair, where, err := e.readCertificate(ctx, reached)
 	switch {
@@ -113,8 +113,8 @@ func (e *examination) tunnelCA(ctx context.Context) ([]byte, error) {
 	return authority.Bundle(), nil
 }
 
-// readCertificate reads the agent's certificate from --out-dir, or else from the cluster. where says
-// where it is; without a certificate, where says why there is none.
+// readCertificate reads the agent's certificate from --out-dir, or else from the cluster. where
+// says where it is; without a certificate, where says why there is none.
 func (e *examination) readCertificate(ctx context.Context, reached bool) (pair *registration.AgentPair, where string, err error) {
 	target := e.direct
 	switch {

@@ -13,8 +13,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// checkPath sends a request to the cluster through the gateway. If it fails, the answer says at which
-// stage. reached reports whether the cluster answered.
+// checkPath sends a request to the cluster through the gateway. If it fails, the answer says at
+// which stage. reached reports whether the cluster answered.
 func (e *examination) checkPath(ctx context.Context) (reached bool) {
 	version, err := e.hub.reach(ctx, e.name)
 	if err == nil {
@@ -49,8 +49,8 @@ func (e *examination) checkPath(ctx context.Context) (reached bool) {
 func (e *examination) pathFailed(err error) {
 	switch {
 	case apierrors.IsForbidden(err):
-		// By the cluster, since checkHub found the right on the hub. In Kubernetes, every account may read
-		// the version.
+		// By the cluster, since checkHub found the right on the hub. In Kubernetes, every account may
+		// read the version.
 		e.passed(StageCredential)
 		e.broken(StageRBAC, err.Error(), e.accessAdvice())
 	case apierrors.IsNotFound(err) && e.route() == "":
@@ -60,8 +60,8 @@ func (e *examination) pathFailed(err error) {
 	}
 }
 
-// passed records that all stages from the agent to last are ok. Another finding about a stage that is
-// recorded later replaces this one.
+// passed records that all stages from the agent to last are ok. Another finding about a stage that
+// is recorded later replaces this one.
 func (e *examination) passed(last Stage) {
 	agent := "connected"
 	if e.route() == "" {

@@ -21,8 +21,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// TestDoctorStages shows, for each way in which a cluster cannot be reached, at which stage doctor finds
-// it broken, what it says of the other stages, and that it says what to do.
+// TestDoctorStages shows, for each way in which a cluster cannot be reached, at which stage doctor
+// finds it broken, what it says of the other stages, and that it says what to do.
 func TestDoctorStages(t *testing.T) {
 	t.Parallel()
 	const version = "/version"
@@ -243,7 +243,8 @@ func TestDoctorInside(t *testing.T) {
 	})
 }
 
-// TestDoctorCertificate shows what doctor says of the certificate of an agent that is not connected.
+// TestDoctorCertificate shows what doctor says of the certificate of an agent that is not
+// connected.
 func TestDoctorCertificate(t *testing.T) {
 	t.Parallel()
 	tunnelCA, anotherCA := testAuthority(t), testAuthority(t)

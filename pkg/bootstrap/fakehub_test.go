@@ -36,8 +36,8 @@ type fakeHub struct {
 	now time.Time
 
 	mu sync.Mutex
-	// answers has what is answered, by method and path: an object, a *metav1.Status, or a func(path string) any
-	// that returns one of these. Anything else is not found.
+	// answers has what is answered, by method and path: an object, a *metav1.Status, or a func(path
+	// string) any that returns one of these. Anything else is not found.
 	answers map[string]any
 }
 

@@ -11,10 +11,11 @@ import (
 	"path/filepath"
 )
 
-// putFile writes content to the file that path names. Symbolic links are followed and stay. A regular
-// file, or a new one, is replaced as a whole: readers see the old content or the new one, also if the
-// write is interrupted. The file gets the given mode; a file that existed keeps its owner. Anything
-// that is not a regular file, such as a pipe or /dev/stdout, is opened and written to.
+// putFile writes content to the file that path names. Symbolic links are followed and stay. A
+// regular file, or a new one, is replaced as a whole: readers see the old content or the new one,
+// also if the write is interrupted. The file gets the given mode; a file that existed keeps its
+// owner. Anything that is not a regular file, such as a pipe or /dev/stdout, is opened and written
+// to.
 func putFile(path string, content []byte, mode fs.FileMode) error {
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
@@ -69,8 +70,9 @@ func followLinks(path string) (string, error) {
 	return "", fmt.Errorf("%s: too many symbolic links", path)
 }
 
-// replaceFile writes content to a temporary file in the same folder, and renames it to path. path must
-// not be a symbolic link. current describes the file that is replaced, and is nil for a new file.
+// replaceFile writes content to a temporary file in the same folder, and renames it to path. path
+// must not be a symbolic link. current describes the file that is replaced, and is nil for a new
+// file.
 func replaceFile(path string, content []byte, mode fs.FileMode, current fs.FileInfo) error {
 	next, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
@@ -96,8 +98,8 @@ func replaceFile(path string, content []byte, mode fs.FileMode, current fs.FileI
 	return nil
 }
 
-// syncDir makes a rename in a folder durable. A failure is ignored: not every file system can do it,
-// and the file is whole in any case.
+// syncDir makes a rename in a folder durable. A failure is ignored: not every file system can do
+// it, and the file is whole in any case.
 func syncDir(dir string) {
 	if folder, err := os.Open(dir); err == nil {
 		_ = folder.Sync()

@@ -258,8 +258,8 @@ func TestMergeInterrupted(t *testing.T) {
 	}
 }
 
-// TestMergeFullDisk shows that a kubeconfig stays as it is if there is no room for the next one, or not
-// even for the backup.
+// TestMergeFullDisk shows that a kubeconfig stays as it is if there is no room for the next one, or
+// not even for the backup.
 func TestMergeFullDisk(t *testing.T) {
 	t.Parallel()
 	for name, limit := range map[string]int{"backup": 10_000, "next": len(longFile()) + 10} {

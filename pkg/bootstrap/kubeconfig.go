@@ -158,8 +158,8 @@ func (a *app) checkExists(ctx context.Context, hub *clusterClient, name string) 
 	}
 }
 
-// newClusterEntries returns the entries that reach a cluster with the hub's kubeconfig. config and raw
-// are the same kubeconfig, as client-go uses it and as it is written.
+// newClusterEntries returns the entries that reach a cluster with the hub's kubeconfig. config and
+// raw are the same kubeconfig, as client-go uses it and as it is written.
 func newClusterEntries(config *rest.Config, raw *clientcmdapi.Config, name, entry string) (*clusterEntries, error) {
 	hub, err := contextOf(raw)
 	if err != nil {
@@ -183,9 +183,9 @@ func newClusterEntries(config *rest.Config, raw *clientcmdapi.Config, name, entr
 	return entries, nil
 }
 
-// useGatewayEndpoint makes a cluster entry for the hub one for the gateway's own endpoint. What does
-// not depend on the server stays: the proxy, compression, and the extensions with the settings of an
-// exec plugin.
+// useGatewayEndpoint makes a cluster entry for the hub one for the gateway's own endpoint. What
+// does not depend on the server stays: the proxy, compression, and the extensions with the settings
+// of an exec plugin.
 func useGatewayEndpoint(ctx context.Context, hub *clusterClient, cluster *clientcmdapi.Cluster, name string, o *kubeconfigOptions) error {
 	address := strings.TrimSuffix(o.address, "/")
 	if !strings.Contains(address, "://") {
@@ -268,8 +268,8 @@ func (a *app) writeKubeconfig(ctx context.Context, entries *clusterEntries, o *k
 	return nil
 }
 
-// printKubeconfig writes the entries to the standard output, or to a file that is not a regular one,
-// such as a pipe.
+// printKubeconfig writes the entries to the standard output, or to a file that is not a regular
+// one, such as a pipe.
 func (a *app) printKubeconfig(entries *clusterEntries, file string, o *kubeconfigOptions) error {
 	config := clientcmdapi.NewConfig()
 	if _, err := entries.addTo(config, false); err != nil {
@@ -297,8 +297,8 @@ func isStream(file string) bool {
 	return err == nil && !info.Mode().IsRegular()
 }
 
-// ownKubeconfig returns the file that kubectl config would write to, and the other files that kubectl
-// reads. An entry that exists is written where it is.
+// ownKubeconfig returns the file that kubectl config would write to, and the other files that
+// kubectl reads. An entry that exists is written where it is.
 func ownKubeconfig(entry string) (file string, others []string) {
 	options := clientcmd.NewDefaultPathOptions()
 	file = options.GetDefaultFilename()

@@ -19,8 +19,8 @@ type kubeconfigContext struct {
 
 // contextOf returns everything that the current context of a kubeconfig says about reaching its API
 // server: the cluster and the user with all their fields. It is the one place where a command takes
-// them from a kubeconfig. The result is a copy, and its references to files are absolute: in a kubeconfig,
-// they are relative to its folder.
+// them from a kubeconfig. The result is a copy, and its references to files are absolute: in a
+// kubeconfig, they are relative to its folder.
 func contextOf(config *clientcmdapi.Config) (*kubeconfigContext, error) {
 	current := config.Contexts[config.CurrentContext]
 	if current == nil {
@@ -43,7 +43,8 @@ func contextOf(config *clientcmdapi.Config) (*kubeconfigContext, error) {
 	return c, nil
 }
 
-// resolveFiles makes references to files absolute. origin is the kubeconfig that they are written in.
+// resolveFiles makes references to files absolute. origin is the kubeconfig that they are written
+// in.
 func resolveFiles(origin string, references []*string) error {
 	if origin == "" {
 		return nil
@@ -56,7 +57,8 @@ func resolveFiles(origin string, references []*string) error {
 }
 
 // embedFiles replaces references to certificates and keys by their content, so that the kubeconfig
-// works on its own. A token file and the command of an exec plugin stay references: others renew them.
+// works on its own. A token file and the command of an exec plugin stay references: others renew
+// them.
 func (c *kubeconfigContext) embedFiles() error {
 	config := clientcmdapi.NewConfig()
 	config.Clusters[""], config.AuthInfos[""] = c.cluster, c.user

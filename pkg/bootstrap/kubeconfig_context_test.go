@@ -20,8 +20,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
 
-// field is a field of a kubeconfig in a test: set writes it in the hub's kubeconfig, and want changes
-// what is expected of the cluster's kubeconfig, which is otherwise the same.
+// field is a field of a kubeconfig in a test: set writes it in the hub's kubeconfig, and want
+// changes what is expected of the cluster's kubeconfig, which is otherwise the same.
 type field struct {
 	set, want func(c *clientcmdapi.Cluster, u *clientcmdapi.AuthInfo)
 }
@@ -167,8 +167,8 @@ func TestContextCarriesEveryField(t *testing.T) {
 	}
 }
 
-// makeKubeconfig returns a cluster's kubeconfig, as it is read from a file in another folder, and the
-// client configuration of the hub's.
+// makeKubeconfig returns a cluster's kubeconfig, as it is read from a file in another folder, and
+// the client configuration of the hub's.
 func makeKubeconfig(t *testing.T, hub string) (*clientcmdapi.Config, *rest.Config) {
 	t.Helper()
 	config, raw, err := loadKubeconfig("--kubeconfig", hub, "")

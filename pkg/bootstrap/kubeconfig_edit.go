@@ -14,10 +14,10 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// editKubeconfig returns the text of a kubeconfig in which the entries of one name are those of want,
-// and so is the current context. Everything else stays as it is in the text: comments, and fields that
-// this version of client-go does not know. want is the whole kubeconfig after the edit, and the result
-// is compared with it.
+// editKubeconfig returns the text of a kubeconfig in which the entries of one name are those of
+// want, and so is the current context. Everything else stays as it is in the text: comments, and
+// fields that this version of client-go does not know. want is the whole kubeconfig after the edit,
+// and the result is compared with it.
 func editKubeconfig(text []byte, want *clientcmdapi.Config, name string) ([]byte, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return clientcmd.Write(*want)

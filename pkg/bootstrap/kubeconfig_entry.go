@@ -31,8 +31,8 @@ const (
 // entryKinds are the kinds in the order in which messages name them.
 var entryKinds = [...]entryKind{clusterEntry, userEntry, contextEntry}
 
-// kubeconfigEntry is one entry of a kubeconfig. At most one field is set; the zero value stands for an
-// entry that does not exist.
+// kubeconfigEntry is one entry of a kubeconfig. At most one field is set; the zero value stands for
+// an entry that does not exist.
 type kubeconfigEntry struct {
 	cluster *clientcmdapi.Cluster
 	user    *clientcmdapi.AuthInfo
@@ -87,8 +87,8 @@ func (e kubeconfigEntry) encode() ([]byte, error) {
 	return clientcmd.Write(*config)
 }
 
-// checksum is over what agent-bootstrap decides: not over extensions, which are anybody's, nor over the
-// namespace of a context, which kubectl config set-context changes.
+// checksum is over what agent-bootstrap decides: not over extensions, which are anybody's, nor over
+// the namespace of a context, which kubectl config set-context changes.
 func (e kubeconfigEntry) checksum() (string, error) {
 	e = e.copy()
 	*e.extensions() = nil
@@ -103,20 +103,20 @@ func (e kubeconfigEntry) checksum() (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// ownerExtension is the name of the extension by which agent-bootstrap recognizes an entry that it has
-// written.
+// ownerExtension is the name of the extension by which agent-bootstrap recognizes an entry that it
+// has written.
 const ownerExtension = v1alpha1.GroupName + "/agent-bootstrap"
 
 // entryOwner is the content of the extension.
 type entryOwner struct {
-	// Hub is the URL of the hub's API server, and HubCA the SHA-256 of its CA bundle. Both identify the hub:
-	// two hubs can have the same URL, for example https://127.0.0.1:6443.
+	// Hub is the URL of the hub's API server, and HubCA the SHA-256 of its CA bundle. Both identify
+	// the hub: two hubs can have the same URL, for example https://127.0.0.1:6443.
 	Hub   string `json:"hub"`
 	HubCA string `json:"hubCA,omitempty"`
 	// Cluster is the name of the managed cluster.
 	Cluster string `json:"cluster"`
-	// Checksum is that of the entry. If it does not match, somebody has changed the entry, for example with
-	// kubectl config set-credentials, and it may hold the only copy of a credential.
+	// Checksum is that of the entry. If it does not match, somebody has changed the entry, for example
+	// with kubectl config set-credentials, and it may hold the only copy of a credential.
 	Checksum string `json:"checksum"`
 }
 
@@ -150,8 +150,8 @@ func (e kubeconfigEntry) setOwner(owner entryOwner) (err error) {
 	return nil
 }
 
-// clusterEntries are the cluster, the user and the context that reach one managed cluster through the
-// gateway. All three have the same name.
+// clusterEntries are the cluster, the user and the context that reach one managed cluster through
+// the gateway. All three have the same name.
 type clusterEntries struct {
 	name  string
 	owner entryOwner
@@ -191,8 +191,8 @@ type entryChange struct {
 }
 
 // addTo puts the entries into a kubeconfig, and returns what happened to each one. It refuses to
-// overwrite an entry that is not for this cluster of this hub, unless force is set. What others have
-// added to an entry stays: extensions, and the namespace of a context.
+// overwrite an entry that is not for this cluster of this hub, unless force is set. What others
+// have added to an entry stays: extensions, and the namespace of a context.
 func (c *clusterEntries) addTo(config *clientcmdapi.Config, force bool) ([]entryChange, error) {
 	var changes []entryChange
 	for _, kind := range entryKinds {
@@ -282,8 +282,8 @@ func (c *clusterEntries) conflict(current, next kubeconfigEntry) (string, error)
 	return "", nil
 }
 
-// sameServer reports whether two cluster entries reach the same cluster through the same server. That
-// is how an entry without the extension is recognized; it holds no credential.
+// sameServer reports whether two cluster entries reach the same cluster through the same server.
+// That is how an entry without the extension is recognized; it holds no credential.
 func sameServer(a, b *clientcmdapi.Cluster) bool {
 	return a != nil && b != nil && a.Server == b.Server && a.CertificateAuthority == "" && bytes.Equal(a.CertificateAuthorityData, b.CertificateAuthorityData)
 }

@@ -123,8 +123,8 @@ kubectl proxy needs another flag, or it serves the objects of the hub:
 	}
 }
 
-// TestKubeconfigGatewayEndpoint shows that an entry for the gateway's own endpoint keeps what does not
-// depend on the server, and drops what does.
+// TestKubeconfigGatewayEndpoint shows that an entry for the gateway's own endpoint keeps what does
+// not depend on the server, and drops what does.
 func TestKubeconfigGatewayEndpoint(t *testing.T) {
 	t.Parallel()
 	h := newFakeHub(t)

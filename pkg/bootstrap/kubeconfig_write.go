@@ -70,7 +70,8 @@ func lockKubeconfig(ctx context.Context, file string) (unlock func(), err error)
 	}
 }
 
-// write writes the entries. An error with the list of entries that were refused is a *conflictError.
+// write writes the entries. An error with the list of entries that were refused is a
+// *conflictError.
 func (w *kubeconfigWriter) write(ctx context.Context) (*writeResult, error) {
 	if !w.dryRun {
 		if err := os.MkdirAll(filepath.Dir(w.file), 0o700); err != nil {
@@ -194,8 +195,9 @@ func (w *kubeconfigWriter) removed(config *clientcmdapi.Config) []entryChange {
 	return changes
 }
 
-// elsewhere finds entries of the same name in the other files that kubectl reads: of two entries, it
-// uses the one in the first file. current reports whether one of those files sets the current context.
+// elsewhere finds entries of the same name in the other files that kubectl reads: of two entries,
+// it uses the one in the first file. current reports whether one of those files sets the current
+// context.
 func (w *kubeconfigWriter) elsewhere() (shadowed []entryChange, current bool, err error) {
 	for _, file := range w.others {
 		text, _, err := readKubeconfig(file)

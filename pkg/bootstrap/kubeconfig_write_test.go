@@ -68,7 +68,8 @@ func encodeConfig(t *testing.T, config *clientcmdapi.Config) []byte {
 	return text
 }
 
-// TestEntryOwner is the table of who owns an entry: for each kind, what happens to an entry that exists.
+// TestEntryOwner is the table of who owns an entry: for each kind, what happens to an entry that
+// exists.
 func TestEntryOwner(t *testing.T) {
 	t.Parallel()
 	foreign := clientcmdapi.NewConfig()
@@ -321,8 +322,8 @@ func TestMergeCurrentContext(t *testing.T) {
 	}
 }
 
-// TestMergeSeveralFiles shows what happens if KUBECONFIG names several files, of which kubectl uses the
-// first one that has an entry.
+// TestMergeSeveralFiles shows what happens if KUBECONFIG names several files, of which kubectl uses
+// the first one that has an entry.
 func TestMergeSeveralFiles(t *testing.T) {
 	dir := t.TempDir()
 	first, second := filepath.Join(dir, "first"), filepath.Join(dir, "second")

@@ -87,8 +87,8 @@ func (a *app) printClusters(items []unstructured.Unstructured) error {
 	return table.Flush()
 }
 
-// printInvitations shows the invitations that have not led to a cluster. It shows nothing to a caller
-// who may not read them.
+// printInvitations shows the invitations that have not led to a cluster. It shows nothing to a
+// caller who may not read them.
 func (a *app) printInvitations(ctx context.Context, hub *clusterClient) error {
 	all, err := hub.invitations(ctx, a.hub.namespace)
 	if apierrors.IsForbidden(err) {

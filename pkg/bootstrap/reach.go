@@ -19,8 +19,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/client"
 )
 
-// reach asks a cluster for its version, through the hub and the gateway. If the hub, the gateway or the
-// cluster answered with an error, the error is an *apierrors.StatusError.
+// reach asks a cluster for its version, through the hub and the gateway. If the hub, the gateway or
+// the cluster answered with an error, the error is an *apierrors.StatusError.
 func (s *clusterClient) reach(ctx context.Context, name string) (string, error) {
 	request := s.kube.Discovery().RESTClient().Get().AbsPath(client.ProxyPath(name), "version").MaxRetries(0)
 	result := request.Do(ctx) // not DoRaw, which ignores the Status in the body of an error

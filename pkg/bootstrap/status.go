@@ -81,8 +81,8 @@ func fromUnstructured(o *unstructured.Unstructured, into any) error {
 	return runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, into)
 }
 
-// limitedStatus shows what a caller can see who may use the cluster, but not read its ClusterGateway.
-// forbidden is the error that the caller got.
+// limitedStatus shows what a caller can see who may use the cluster, but not read its
+// ClusterGateway. forbidden is the error that the caller got.
 func (a *app) limitedStatus(ctx context.Context, hub *clusterClient, name string, o clusterOptions, forbidden error) error {
 	if _, err := hub.reach(ctx, name); apierrors.IsForbidden(err) && causeOf(err) == "" {
 		return hub.explain(forbidden)
