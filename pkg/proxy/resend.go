@@ -116,7 +116,8 @@ func (b *keptBody) keepLocked(p []byte) {
 type bodyAttempt struct {
 	body *keptBody
 	// read counts the bytes that were read.
-	read int
+	read   int
+	closed bool
 }
 
 func (a *bodyAttempt) Read(p []byte) (int, error) {
@@ -124,7 +125,7 @@ func (a *bodyAttempt) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case a != b.current || b.reading:
+	case a.closed || a != b.current || b.reading:
 		return 0, http.ErrBodyReadAfterClose
 	case a.read < len(b.kept):
 		n := copy(p, b.kept[a.read:])
@@ -147,7 +148,13 @@ func (a *bodyAttempt) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (a *bodyAttempt) Close() error { return nil }
+// Close ends the attempt. The caller's body stays open for another one.
+func (a *bodyAttempt) Close() error {
+	a.body.mu.Lock()
+	defer a.body.mu.Unlock()
+	a.closed = true
+	return nil
+}
 
 // claimsIdempotency reports whether the caller says that the request can be repeated. net/http
 // believes that, and repeats the request after failures that do not show whether it was processed,
