@@ -18,8 +18,9 @@ import (
 // testsOnly are packages that no program contains. The picture leaves them out.
 var testsOnly = map[string]bool{"pkg/internal/boundaries": true, "pkg/dialer/dialertest": true}
 
-// TestArchitecturePicture checks the picture of the packages against the rules of pkg/internal/boundaries: it shows each package
-// once, and a package may import only packages on lines below its own.
+// TestArchitecturePicture checks the picture of the packages against the rules of
+// pkg/internal/boundaries: it shows each package once, and a package may import only packages on
+// lines below its own.
 func TestArchitecturePicture(t *testing.T) {
 	rules := importRules(t)
 	packagePath := regexp.MustCompile(`(?:cmd|pkg)/[\w/-]+|\bmanifests\b`)
@@ -60,8 +61,8 @@ func TestArchitecturePicture(t *testing.T) {
 	}
 }
 
-// TestArchitectureTable checks that the table of docs/architecture.md has each package, with the imports that the rules allow. With
-// -update, it writes the imports.
+// TestArchitectureTable checks that the table of docs/architecture.md has each package, with the
+// imports that the rules allow. With -update, it writes the imports.
 func TestArchitectureTable(t *testing.T) {
 	rules := importRules(t)
 	const file = "docs/architecture.md"
@@ -124,7 +125,8 @@ func shortName(p string) string {
 	return path.Base(p)
 }
 
-// importRules reads the rules of pkg/internal/boundaries: which packages of ours each package may import.
+// importRules reads the rules of pkg/internal/boundaries: which packages of ours each package may
+// import.
 func importRules(t *testing.T) map[string][]string {
 	t.Helper()
 	rules := map[string][]string{}

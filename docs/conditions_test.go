@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// TestConditionsAreDocumented compares docs/reference/conditions.md with the constants of the API package.
+// TestConditionsAreDocumented compares docs/reference/conditions.md with the constants of the API
+// package.
 func TestConditionsAreDocumented(t *testing.T) {
 	constants := stringConstants(t, "pkg/apis/cluster/v1alpha1")
 	p := readPage(t, "docs/reference/conditions.md")

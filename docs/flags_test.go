@@ -34,7 +34,8 @@ var placeholders = []string{"flag", "proxy-example"}
 
 var flagInText = regexp.MustCompile(`(^|[^\w-])--([a-z][a-z0-9-]*)`)
 
-// TestFlagsInPagesExist checks that each flag a page names is one of our programs', or listed as another program's.
+// TestFlagsInPagesExist checks that each flag a page names is one of our programs', or listed as
+// another program's.
 func TestFlagsInPagesExist(t *testing.T) {
 	known := map[string]bool{}
 	for _, f := range slices.Concat(gatewayFlags(), agentBootstrapFlags(), benchmarkFlags(t)) {

@@ -53,8 +53,8 @@ var certificateMetrics = []metric{
 
 var metricConstructor = regexp.MustCompile(`(?:metrics|prometheus)\.New(?:Counter|Gauge|Histogram|Summary|Timing|Desc)\w*\(`)
 
-// TestMetricsAreKnown finds metrics that gatewayMetrics does not have: all are made in these files, and those of pkg/server are listed
-// above.
+// TestMetricsAreKnown finds metrics that gatewayMetrics does not have: all are made in these files,
+// and those of pkg/server are listed above.
 func TestMetricsAreKnown(t *testing.T) {
 	found := map[string]int{}
 	for _, s := range goFiles(t) {

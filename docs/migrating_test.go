@@ -169,7 +169,8 @@ func (m migrated) try(t *testing.T) {
 	}
 }
 
-// TestMigratingClients shows that the path of a cluster and the fields of a ClusterGateway are the predecessor's.
+// TestMigratingClients shows that the path of a cluster and the fields of a ClusterGateway are the
+// predecessor's.
 func TestMigratingClients(t *testing.T) {
 	const kubeconfig = `
 apiVersion: v1

@@ -25,8 +25,8 @@ func historic(p page) bool {
 	return p.path == "CHANGELOG.md" || strings.HasPrefix(p.path, "docs/benchmark/")
 }
 
-// TestPathsInPagesExist checks the files and folders of this repository that pages name, also without their folder, in
-// the table of docs/architecture.md.
+// TestPathsInPagesExist checks the files and folders of this repository that pages name, also
+// without their folder, in the table of docs/architecture.md.
 func TestPathsInPagesExist(t *testing.T) {
 	for _, p := range pages(t) {
 		if historic(p) {
@@ -88,7 +88,8 @@ func TestMakeTargetsInPagesExist(t *testing.T) {
 	}
 }
 
-// TestTestsInPagesExist checks the names of tests that pages give as evidence. A name with a star is a prefix.
+// TestTestsInPagesExist checks the names of tests that pages give as evidence. A name with a star
+// is a prefix.
 func TestTestsInPagesExist(t *testing.T) {
 	exist := map[string]bool{}
 	for _, s := range goFiles(t) {
@@ -115,7 +116,8 @@ func TestTestsInPagesExist(t *testing.T) {
 	}
 }
 
-// TestIdentifiersInPagesExist checks names such as `proxy.Handler` in pages: a package of ours and what it declares.
+// TestIdentifiersInPagesExist checks names such as `proxy.Handler` in pages: a package of ours and
+// what it declares.
 func TestIdentifiersInPagesExist(t *testing.T) {
 	packages := map[string][]symbols{}
 	for folder, declares := range declared(goFiles(t)) {

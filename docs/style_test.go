@@ -15,7 +15,8 @@ const width = 100
 
 var longWord = regexp.MustCompile(`\S{60,}`)
 
-// TestLineLength holds prose to the width. Tables, code and lines with a long URL or path are exempt.
+// TestLineLength holds prose to the width. Tables, code and lines with a long URL or path are
+// exempt.
 func TestLineLength(t *testing.T) {
 	for _, p := range pages(t) {
 		if p.generated() || historic(p) && p.path != "CHANGELOG.md" {

@@ -32,7 +32,8 @@ type source struct {
 // generated says that a program wrote the file.
 func (s source) generated() bool { return ast.IsGenerated(s.file) }
 
-// goFiles parses every Go file of the repository. It reads syntax only: the test stays fast, and depends on no build.
+// goFiles parses every Go file of the repository. It reads syntax only: the test stays fast, and
+// depends on no build.
 func goFiles(t *testing.T) []source {
 	t.Helper()
 	var all []source
@@ -62,7 +63,8 @@ func goFiles(t *testing.T) []source {
 	return all
 }
 
-// symbols are what a package declares: Name, and Type.Member for methods, fields and the methods of interfaces.
+// symbols are what a package declares: Name, and Type.Member for methods, fields and the methods of
+// interfaces.
 type symbols map[string]bool
 
 func (s symbols) add(file *ast.File) {

@@ -140,7 +140,7 @@ func (i *invitation) run(ctx context.Context) error {
 		return err
 	}
 	if i.o.dryRun {
-		i.say("\nNothing was changed, and what was written does not work.")
+		i.say("\nNothing was changed. The printed file does not work.")
 		return nil
 	}
 	if i.o.outDir != "" {
@@ -148,9 +148,9 @@ func (i *invitation) run(ctx context.Context) error {
 		return nil
 	}
 	i.say(`
-What was written holds a key: keep it from others. By who has the cluster's kubeconfig, it is to be applied:
+The file contains a private key: keep it secret. Have someone with the cluster's kubeconfig apply it:
   kubectl apply -f invite.yaml
-Some seconds later the cluster is registered; or this says why not:
+The cluster is registered within seconds. To see the result:
   agent-bootstrap status %s`, i.name)
 	return nil
 }
@@ -170,7 +170,7 @@ func (i *invitation) checkFree(ctx context.Context) error {
 		if i.o.dryRun {
 			verb = "would be"
 		}
-		i.say("  %-12s the one of before %s revoked", "invitation", verb)
+		i.say("  %-12s the previous one %s revoked", "invitation", verb)
 	}
 	var rights []authorizationv1.ResourceAttributes
 	for _, verb := range []string{"create", "patch"} {
@@ -216,7 +216,7 @@ func (i *invitation) invite(ctx context.Context) ([]*unstructured.Unstructured, 
 			return nil, err
 		}
 	}
-	return all, i.step(ctx, "invitation", "Secret %s/%s on the hub: %s; good for one cluster, until %s", o.GetNamespace(), o.GetName(),
+	return all, i.step(ctx, "invitation", "Secret %s/%s on the hub: %s. It is valid for one cluster, until %s", o.GetNamespace(), o.GetName(),
 		summary(map[registration.Outcome]int{result: 1}, i.o.dryRun), day(record.Expires))
 }
 
@@ -248,13 +248,13 @@ func (i *invitation) writeFiles(pair registration.AgentPair) error {
 func (i *invitation) sayProcess() {
 	dir := i.o.outDir
 	i.say(`
-%s holds a key: keep it from others. By who has the cluster's kubeconfig, these are to be run:
+%s contains a private key: keep it secret. Have someone with the cluster's kubeconfig run:
   kubectl apply -f invite.yaml
   printf %%s "$(kubectl -n %s create token %s --duration 1h)" > %s/%s
   { cat %s/%s; kubectl -n %s get configmap kube-root-ca.crt -o jsonpath='{.data.ca\.crt}'; } > %s/%s
-Then the agent, where it reaches %s:
+Then start the agent on a machine that can reach %s:
   proxy-agent $(cat %s/%s)
-or %s/%s. The files name this folder: they are to be there, or changed. What became of it:
+or install %s/%s. The files contain the path of this folder: keep them there, or change it. To see the result:
   agent-bootstrap status %s`, dir, registration.AgentNamespace, registration.GatewayAccount, dir, fileToken, dir, fileCert, registration.AgentNamespace, dir, fileChain,
 		i.o.endpoint, dir, fileFlags, dir, fileUnit, i.name)
 }
@@ -282,7 +282,7 @@ func (i *invitation) revoke(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	text := "revoked: it cannot be used any more"
+	text := "revoked: it can no longer be used"
 	switch {
 	case removed == nil:
 		text = "there is none"
@@ -292,7 +292,7 @@ func (i *invitation) revoke(ctx context.Context) (err error) {
 		text = "revoked; an agent that has it for a certificate is let go, and its cluster stays registered: agent-bootstrap rotate " + i.name +
 			" --cluster-kubeconfig FILE --out-dir DIR gives it another"
 	case removed.State == registration.InvitationDone:
-		text = "revoked; it has been used, and its cluster stays registered: agent-bootstrap unregister " + i.name + " removes that"
+		text = "revoked. It was used, and its cluster stays registered. To remove the cluster: agent-bootstrap unregister " + i.name
 	}
 	return i.step(ctx, "invitation", "%s", text)
 }

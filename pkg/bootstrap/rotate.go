@@ -130,7 +130,7 @@ func (r *renewal) reachCluster(ctx context.Context) (err error) {
 
 func (r *renewal) rotateToken(ctx context.Context) error {
 	if r.o.dryRun {
-		return r.step(ctx, "token", "a new one would be asked for")
+		return r.step(ctx, "token", "would be replaced")
 	}
 	token, err := requestToken(ctx, r.cluster, r.tokenLifetime())
 	if err != nil {
@@ -140,7 +140,7 @@ func (r *renewal) rotateToken(ctx context.Context) error {
 		return err
 	}
 	r.used = token
-	return r.step(ctx, "token", "new, until %s", day(registration.ParseToken(token).Expires))
+	return r.step(ctx, "token", "replaced, valid until %s", day(registration.ParseToken(token).Expires))
 }
 
 func (r *renewal) storeToken(ctx context.Context, token string) error {
@@ -172,7 +172,7 @@ func (r *renewal) rotateCertificate(ctx context.Context) error {
 		}
 	}
 	if r.o.dryRun {
-		return r.step(ctx, "certificate", "a new one would be issued, and the agent rolled")
+		return r.step(ctx, "certificate", "would be replaced, and the agent would be restarted")
 	}
 	pair, text, err := r.issue()
 	if err != nil {
@@ -189,12 +189,12 @@ func (r *renewal) rotateCertificate(ctx context.Context) error {
 		if _, err := writeAgentDir(dir, r.name, r.tunnel.address, pair); err != nil {
 			return err
 		}
-		return r.step(ctx, "agent", "files written to %s: start the agent again", dir)
+		return r.step(ctx, "agent", "files written to %s: restart the agent", dir)
 	}
 	if err := registration.DeliverAgentCertificate(ctx, r.cluster.kube, nil, pair); err != nil {
 		return r.cluster.explain(err)
 	}
-	return r.step(ctx, "agent", "Deployment %s/%s is being rolled", registration.AgentNamespace, registration.AgentName)
+	return r.step(ctx, "agent", "Deployment %s/%s is being restarted", registration.AgentNamespace, registration.AgentName)
 }
 
 // tokenLifetime is what the flag says, or that of the token which is replaced.

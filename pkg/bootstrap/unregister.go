@@ -128,7 +128,7 @@ func (u *unregistration) removeFromCluster(ctx context.Context) error {
 		return u.deleteNamespace(ctx, target, true)
 	}
 	if u.registered == nil {
-		return u.step(ctx, "cluster", "not registered, so it cannot be reached through the gateway; with --cluster-kubeconfig, what is left in it is removed")
+		return u.step(ctx, "cluster", "not registered, so it cannot be reached through the gateway. To remove what is left in it, use --cluster-kubeconfig")
 	}
 	target, err := throughGateway(u.hub, u.name)
 	if err != nil {
@@ -139,7 +139,7 @@ func (u *unregistration) removeFromCluster(ctx context.Context) error {
 	case err != nil:
 		return err
 	case gone != nil:
-		return u.step(ctx, "cluster", "cannot be reached (%v): it is left as it is. Should it come back: kubectl delete namespace %s", gone, registration.AgentNamespace)
+		return u.step(ctx, "cluster", "cannot be reached (%v), so nothing in it is removed. If it comes back, run there: kubectl delete namespace %s", gone, registration.AgentNamespace)
 	}
 	return u.deleteNamespace(ctx, target, false)
 }
@@ -172,7 +172,7 @@ func (u *unregistration) reach(ctx context.Context) (gone, err error) {
 			return err, nil
 		}
 		if !said {
-			u.say("  %-12s does not answer, and is asked for %s: %v", "cluster", insistence, err)
+			u.say("  %-12s does not answer. Trying again for %s: %v", "cluster", insistence, err)
 			said = true
 		}
 		_ = pause(patience, time.Second) // when the time is over, the next request says so
@@ -233,9 +233,9 @@ func (u *unregistration) deleteNamespace(ctx context.Context, target *clusterCli
 		return target.explain(err)
 	}
 	if u.o.dryRun {
-		return u.step(ctx, "cluster", "namespace %s would be deleted, and with it all that register applied", registration.AgentNamespace)
+		return u.step(ctx, "cluster", "namespace %s would be deleted, with everything that register applied", registration.AgentNamespace)
 	}
-	if err := u.step(ctx, "cluster", "namespace %s deleted, and with it all that register applied", registration.AgentNamespace); err != nil || !wait {
+	if err := u.step(ctx, "cluster", "namespace %s deleted, with everything that register applied", registration.AgentNamespace); err != nil || !wait {
 		return err
 	}
 	return u.waitGone(ctx, target, namespace)
@@ -266,7 +266,7 @@ func (u *unregistration) waitGone(ctx context.Context, target *clusterClient, na
 		}
 	}
 	if ctx.Err() == nil && errors.Is(patience.Err(), context.DeadlineExceeded) {
-		return u.step(ctx, "gone", "not yet, after %s (%v); the cluster goes on with it by itself", u.o.wait, err)
+		return u.step(ctx, "gone", "not everything is removed after %s (%v). The cluster continues by itself", u.o.wait, err)
 	}
 	return err
 }
@@ -360,7 +360,7 @@ func (u *unregistration) removeFromHub(ctx context.Context) error {
 		}
 	}
 	if u.registered == nil {
-		return u.step(ctx, "secret", "there is none on the hub")
+		return u.step(ctx, "secret", "not found on the hub")
 	}
 	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &u.registered.UID}}
 	if u.o.dryRun {

@@ -105,7 +105,7 @@ func TestUnregisterBusy(t *testing.T) {
 		return true
 	})
 	_, said = must(ctx, t, "unregister", "near-1", "--kubeconfig", first)
-	if !strings.Contains(said, "does not answer, and is asked for") || !strings.Contains(said, "namespace "+agentNamespace+" deleted") {
+	if !strings.Contains(said, "does not answer. Trying again for") || !strings.Contains(said, "namespace "+agentNamespace+" deleted") {
 		t.Errorf("it says\n%s", said)
 	}
 }

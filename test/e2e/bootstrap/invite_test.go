@@ -314,7 +314,7 @@ func TestInviteInput(t *testing.T) {
 	same(t, "the hub, after a dry run", hub, dump(ctx, t, shared.hub))
 	must(ctx, t, "invite", "edge-1", "-o", "json")
 	once := dump(ctx, t, shared.hub)
-	if _, said := must(ctx, t, "invite", "edge-1", "--dry-run"); !strings.Contains(said, "the one of before would be revoked") {
+	if _, said := must(ctx, t, "invite", "edge-1", "--dry-run"); !strings.Contains(said, "the previous one would be revoked") {
 		t.Errorf("a dry run of another says\n%s", said)
 	}
 	same(t, "the hub, after a dry run of another", once, dump(ctx, t, shared.hub))
