@@ -42,7 +42,7 @@ func (s *session) descriptors() error {
 			return err
 		}
 		s.fact(g.fact, float64(many.Descriptors-few.Descriptors), report.Count,
-			fmt.Sprintf("%d descriptors and %d goroutines after 100 tunnelled requests by 8 workers, %d and %d after 10,000",
+			fmt.Sprintf("%d descriptors and %d goroutines after 100 tunneled requests by 8 workers, %d and %d after 10,000",
 				few.Descriptors, few.Goroutines, many.Descriptors, many.Goroutines))
 	}
 	return s.ctx.Err()

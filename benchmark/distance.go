@@ -24,7 +24,7 @@ func (s *session) distance() error {
 		s.routed[r] = s.routed[s.routes[0]]
 	}
 	defer s.bed.SetDistance(0, 0)
-	s.note("Distance: a proxy in user space between agent and tunnel server, and for the direct route between client and API server, holds everything back for half of the round trip in each direction. TCP's slow start and loss are not modelled.")
+	s.note("Distance: a proxy in user space between agent and tunnel server, and for the direct route between client and API server, holds everything back for half of the round trip in each direction. TCP's slow start and loss are not modeled.")
 	for _, rtt := range append([]time.Duration{0}, s.plan.rtts...) {
 		s.bed.SetDistance(rtt, 0)
 		for _, w := range []measure.Workload{

@@ -70,7 +70,7 @@ run_e2e() {
 	listed=$(packages e2e_packages) || { code=1; return; }
 	echo '== End-to-end tests, on the lab'
 	prepare || return
-	gotestsum testname e2e -p 2 -timeout 45m ${RUN:+-run "$RUN"} $listed
+	gotestsum testname e2e -p 2 -parallel 4 -timeout 45m ${RUN:+-run "$RUN"} $listed
 }
 
 # Builds what all packages use, once: the components of the lab, and the gateway.

@@ -2,9 +2,9 @@
 # Copyright The Cluster Gateway Authors.
 # SPDX-License-Identifier: Apache-2.0
 
-# Writes the generated Go files anew: deep copies and OpenAPI model names beside the API types, and the OpenAPI definitions of the
-# API types and of the apimachinery types that a generic API server serves. The generators are pinned in
-# hack/tools/codegen/go.mod, and the apimachinery types are those of the root go.mod.
+# Generates Go files: deep copies and OpenAPI model names beside the API types, and the OpenAPI definitions of the API types and
+# of the apimachinery types that a generic API server serves. hack/tools/codegen/go.mod pins the generators, and the root go.mod
+# the apimachinery types.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,8 +20,8 @@ generate() {
 
 generate deepcopy-gen --go-header-file "$header" --output-file zz_generated.deepcopy.go "./$types"
 
-# The model names are a run of their own: openapi-gen writes that file into every package it reads, and the packages of
-# apimachinery, which have theirs, lie in the module cache. Its definitions are thrown away.
+# The model names need a run of their own: openapi-gen writes that file into every package it reads, and the packages of
+# apimachinery are in the module cache and have the file already. The definitions of this run are not used.
 unused="$(mktemp -d)"
 trap 'rm -rf "$unused"' EXIT
 generate openapi-gen \

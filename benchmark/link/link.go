@@ -5,7 +5,7 @@
 // kernel module or privilege is needed.
 //
 // What arrives is sent on half a round trip later, in order, and no faster than the bandwidth, which all connections of the link share
-// in each direction. A new connection costs a round trip, as TCP's handshake does. What is not modelled: loss, reordering, and TCP's slow
+// in each direction. A new connection costs a round trip, as TCP's handshake does. What is not modeled: loss, reordering, and TCP's slow
 // start, which would make cold connections slower still.
 package link
 

@@ -27,7 +27,7 @@ const (
 	Cores          Unit = "cores"
 )
 
-// MoreIsBetter tells whether a higher figure is the better one.
+// MoreIsBetter reports whether a higher figure is the better one.
 func (u Unit) MoreIsBetter() bool { return u == PerSecond || u == BytesPerSecond }
 
 // Report is what a run found.
@@ -98,7 +98,7 @@ type Series struct {
 // failing is the part of failures from which on a route counts as failing, so that none of its figures is a result.
 const failing = 0.01
 
-// Failing tells whether the route fails in this workload, rather than being fast or slow.
+// Failing reports whether the route fails in this workload, rather than being fast or slow.
 func (s *Series) Failing() bool {
 	return s.Stopped != "" || s.Attempts == 0 || float64(s.Failures) > failing*float64(s.Attempts)
 }

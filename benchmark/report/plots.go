@@ -35,21 +35,21 @@ type curve struct {
 	points plotter.XYs
 }
 
-// ink stands for the colour of the text around the plot, which is dark or light. It is no colour that anything else has.
+// ink stands for the color of the text around the plot, which is dark or light. It is no color that anything else has.
 var ink = color.RGBA{R: 1, G: 1, B: 1, A: 255}
 
 const inkInSVG = "#010101"
 
-// paper is the colour of the background where there is no page around the plot.
+// paper is the color of the background where there is no page around the plot.
 const paper = "#ffffff"
 
-// palette has colours that can be told apart on white and on black, and by those who do not see all colours (after Okabe and Ito).
+// palette has colors that can be told apart on white and on black, and by those who do not see all colors (after Okabe and Ito).
 func palette(i int) color.Color {
-	colours := []color.RGBA{
+	colors := []color.RGBA{
 		{0x80, 0x80, 0x80, 255}, {0x00, 0x85, 0xc7, 255}, {0xd5, 0x6a, 0x10, 255}, {0x00, 0x9e, 0x73, 255},
 		{0xc0, 0x68, 0x9a, 255}, {0xb8, 0x8a, 0x00, 255}, {0x4b, 0xa3, 0xe0, 255}, {0xa0, 0x50, 0x50, 255},
 	}
-	return colours[i%len(colours)]
+	return colors[i%len(colors)]
 }
 
 // Figures returns the plots for which there are figures.
@@ -174,7 +174,7 @@ func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 			continue // it has a figure that cannot be drawn
 		}
 		line.Color, line.Width = palette(i), vg.Points(1.6)
-		if i >= 4 { // not by colour alone
+		if i >= 4 { // not by color alone
 			line.Dashes = []vg.Length{vg.Points(5), vg.Points(2)}
 		}
 		points.Color, points.Shape, points.Radius = palette(i), draw.CircleGlyph{}, vg.Points(2)
@@ -227,7 +227,7 @@ const (
 	figureHeight = 380
 )
 
-// SVG draws a figure for an HTML page, in whose text colour its text is, or else as a picture of its own on white.
+// SVG draws a figure for an HTML page, in whose text color its text is, or else as a picture of its own on white.
 func (f Figure) SVG(page bool) ([]byte, error) {
 	canvas := vgsvg.New(vg.Points(figureWidth), vg.Points(figureHeight))
 	f.plot.Draw(draw.Crop(draw.New(canvas), 0, -vg.Points(18), 0, -vg.Points(8))) // the last tick's label reaches beyond the axis

@@ -132,7 +132,7 @@ func TestPageNeedsNothingElse(t *testing.T) {
 		t.Errorf("%d plots, want 4: two latencies, the rate and the scale", n)
 	}
 	if strings.Contains(page, inkInSVG) || !strings.Contains(page, "currentColor") {
-		t.Error("the plots' text does not have the page's colour")
+		t.Error("the plots' text does not have the page's color")
 	}
 	decoder := xml.NewDecoder(strings.NewReader(page))
 	decoder.Strict, decoder.AutoClose, decoder.Entity = false, xml.HTMLAutoClose, xml.HTMLEntity

@@ -136,7 +136,7 @@ func Targets() []Target {
 		factTarget("round trips per warm GET at 50 ms, hub, embedded tunnel", RoundTripsFact("hub-embedded", "50ms"), 1.2, Count, "3.4; 1.15"),
 		ratioTarget("19 MiB list, own endpoint, embedded tunnel, with gzip as client-go asks for it", "download-gzip", "own-embedded", 0, 1.3, "1.6; 1.1–1.3"),
 		ratioTarget("19 MiB list, own endpoint, embedded tunnel, nothing compressed", "download", "own-embedded", 0, 1.3, "1.6; 1.1–1.3"),
-		factTarget("descriptors after 10,000 requests, more than after 100", DescriptorsFact, 0, Count, "one more per tunnelled request"),
+		factTarget("descriptors after 10,000 requests, more than after 100", DescriptorsFact, 0, Count, "one more per tunneled request"),
 		factTarget("gateway's memory for an idle cluster with a tunnel", MemoryPerClusterFact, 250<<10, Bytes, ""),
 		factTarget("gateway restart with 1,000 clusters, until all are served", RestartFact(1000), 30, Seconds, ""),
 	}

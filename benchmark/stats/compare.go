@@ -22,7 +22,7 @@ type Interval struct {
 	High  float64 `json:"high"`
 }
 
-// Contains tells whether v is within the bounds.
+// Contains reports whether v is within the bounds.
 func (i Interval) Contains(v float64) bool { return i.Low <= v && v <= i.High }
 
 // Spread is the half width of the interval relative to its value: 0.1 means ±10 %.

@@ -22,8 +22,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// agentOrganisation is what the certificate of an agent has to say.
-const agentOrganisation = "cluster.core.oam.dev:tunnel-agents"
+// agentOrganization is what the certificate of an agent has to say.
+const agentOrganization = "cluster.core.oam.dev:tunnel-agents"
 
 // Fleet is a number of clusters behind tunnels: the one managed cluster under many names, each with an agent of its own. The agents are
 // the stock agent's library in this process, with the stock agent's settings. It is not safe for concurrent use.
@@ -76,7 +76,7 @@ func (f *Fleet) Grow(ctx context.Context, n int) error {
 
 // AddAgent starts an agent for a cluster, and does not wait until it is connected.
 func (f *Fleet) AddAgent(name string) error {
-	pair, err := f.bed.Embedded.TunnelCA().Issue(lab.CertOptions{CN: name, Orgs: []string{agentOrganisation}})
+	pair, err := f.bed.Embedded.TunnelCA().Issue(lab.CertOptions{CN: name, Orgs: []string{agentOrganization}})
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (f *Fleet) dial(ctx context.Context, address string) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp", address)
 }
 
-// Dials returns when agents dialled since the last time it was asked.
+// Dials returns when agents dialed since the last time it was asked.
 func (f *Fleet) Dials() []time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -122,7 +122,7 @@ func (f *Fleet) Dials() []time.Time {
 	return dials
 }
 
-// AgentsReady tells whether every agent has the connections that the gateway told it to make.
+// AgentsReady reports whether every agent has the connections that the gateway told it to make.
 func (f *Fleet) AgentsReady(connections int) bool {
 	for _, a := range f.agents {
 		if a.HealthyClientsCount() < connections {

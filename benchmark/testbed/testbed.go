@@ -60,7 +60,7 @@ type Bed struct {
 
 // Options configure a testbed.
 type Options struct {
-	// Out is told what happens.
+	// Out receives progress messages.
 	Out io.Writer
 	// GatewayBinary is the gateway to measure. Empty: the one of this checkout, built.
 	GatewayBinary string
@@ -181,7 +181,7 @@ func (b *Bed) registeredAgent() (lab.AgentOptions, error) {
 	return lab.AgentOptions{Name: "agent-embedded-" + tunnel, Cluster: b.Managed, Args: b.agentArgs}, nil
 }
 
-// Register registers the managed cluster under a name: as one that is dialled if the name begins with "near", and
+// Register registers the managed cluster under a name: as one that is dialed if the name begins with "near", and
 // through a tunnel if not.
 //
 // A stock server finds the agent by the host of the endpoint. 127.0.0.1 and localhost are the same API server, and its certificate has
@@ -342,7 +342,7 @@ func (b *Bed) FarRoutes() ([]*measure.Route, error) {
 	return b.routes(config, "", far)
 }
 
-func (b *Bed) routes(direct *rest.Config, dialled, tunnelled string) ([]*measure.Route, error) {
+func (b *Bed) routes(direct *rest.Config, dialed, tunneled string) ([]*measure.Route, error) {
 	type way struct {
 		name, title string
 		config      *rest.Config
@@ -355,12 +355,12 @@ func (b *Bed) routes(direct *rest.Config, dialled, tunnelled string) ([]*measure
 		{lab.ViaHub, "hub", HubDirect, HubEmbedded, HubExternal},
 		{lab.ViaOwnEndpoint, "own endpoint", OwnDirect, OwnEmbedded, OwnExternal},
 	} {
-		if dialled != "" {
-			ways = append(ways, way{door.direct, "Gateway, " + door.title + ", direct cluster", b.Embedded.ClusterRESTConfig(dialled, door.via)})
+		if dialed != "" {
+			ways = append(ways, way{door.direct, "Gateway, " + door.title + ", direct cluster", b.Embedded.ClusterRESTConfig(dialed, door.via)})
 		}
 		ways = append(ways,
-			way{door.embedded, "Gateway, " + door.title + ", embedded tunnel", b.Embedded.ClusterRESTConfig(tunnelled, door.via)},
-			way{door.external, "Gateway, " + door.title + ", konnectivity-server", b.External.ClusterRESTConfig(tunnelled, door.via)})
+			way{door.embedded, "Gateway, " + door.title + ", embedded tunnel", b.Embedded.ClusterRESTConfig(tunneled, door.via)},
+			way{door.external, "Gateway, " + door.title + ", konnectivity-server", b.External.ClusterRESTConfig(tunneled, door.via)})
 	}
 	routes := make([]*measure.Route, len(ways))
 	for i, w := range ways {

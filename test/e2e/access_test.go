@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,7 +17,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// TestRBACByClusterName shows that who may use one cluster may use no other, nor do more there than was granted.
+// TestRBACByClusterName checks that a user who may use one cluster may use no other, and may do
+// there only what was granted.
 func TestRBACByClusterName(t *testing.T) {
 	ctx := bounded(t, caseTimeout)
 	const user = "e2e-alice"
@@ -35,7 +35,7 @@ func TestRBACByClusterName(t *testing.T) {
 			config.CertData, config.KeyData = cert, key
 			toDirect := rest.CopyConfig(config)
 			toDirect.Host += gatewayPath + "/direct/proxy"
-			labtest.Within(t, time.Minute, "the grant to take effect", func() error {
+			labtest.Within(t, labtest.Timeout, "the grant to take effect", func() error {
 				return wantCode(ask(ctx, t, toDirect, http.MethodGet, "/version"), http.StatusOK)
 			})
 			mustContain(t, newKubectl(t, toDirect).run(ctx, t, "get", "nodes"), "node-0")
@@ -86,7 +86,7 @@ func TestExecNeedsCreate(t *testing.T) {
 				config := anonymous(shared.embedded.RESTConfig(door))
 				config.CertData, config.KeyData = cert, key
 				config.Host += gatewayPath + "/direct/proxy"
-				labtest.Within(t, time.Minute, "the grant to take effect", func() error {
+				labtest.Within(t, labtest.Timeout, "the grant to take effect", func() error {
 					return wantCode(ask(ctx, t, config, http.MethodGet, "/version"), http.StatusOK)
 				})
 				k := newKubectl(t, config)
@@ -122,7 +122,7 @@ func TestExecNeedsCreate(t *testing.T) {
 	}
 }
 
-// grant gives a user of the hub a ClusterRole until the end of the test.
+// grant gives a user of the hub a ClusterRole until the test ends.
 func grant(ctx context.Context, t *testing.T, user string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
 	rbac := shared.embeddedHub.Client().RbacV1()
@@ -149,7 +149,8 @@ func grant(ctx context.Context, t *testing.T, user string, rules ...rbacv1.Polic
 	})
 }
 
-// TestOwnEndpointAuthentication shows that the gateway's own endpoint lets nobody in whom the hub would not.
+// TestOwnEndpointAuthentication checks that the gateway's own endpoint admits only callers whom the
+// hub would admit.
 func TestOwnEndpointAuthentication(t *testing.T) {
 	ctx := bounded(t, caseTimeout)
 	strangerCA, err := lab.NewCA("stranger")

@@ -20,8 +20,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// TestUnauthorizedApplication: the 401 of an application in a Pod arrives as it is. That of the API server, for the same
-// path, does not.
+// TestUnauthorizedApplication checks that the 401 of an application in a Pod is passed on
+// unchanged, and that a 401 of the API server for the same path is not.
 func TestUnauthorizedApplication(t *testing.T) {
 	if !shared.edge.Firewalled() {
 		t.Skip("an API server proxies to no loopback address; only a firewalled cluster knows another of the lab's host")
@@ -63,7 +63,7 @@ func TestUnauthorizedApplication(t *testing.T) {
 	path := fmt.Sprintf("/api/v1/namespaces/%s/pods/app:%d/proxy/", namespace, lis.Addr().(*net.TCPAddr).Port)
 	for _, door := range doors() {
 		t.Run(string(door), func(t *testing.T) {
-			labtest.Within(t, noticed, "the application", func() error {
+			labtest.Within(t, labtest.Timeout, "the application", func() error {
 				r := ask(ctx, t, shared.embedded.ClusterRESTConfig("edge", door), http.MethodGet, path)
 				if r.code != http.StatusUnauthorized || r.body != "the application does not know you" {
 					return fmt.Errorf("%+v", r)

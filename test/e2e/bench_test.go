@@ -11,8 +11,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// BenchmarkGET times a warm GET of a Namespace by every route, round by round in turn with the same GET sent straight to the
-// managed API server, and reports the median and its ratio to the direct one (×). Run it with `make bench`.
+// BenchmarkGET times a warm GET of a Namespace by every route. Rounds alternate with the same GET
+// sent straight to the managed API server. It reports the median and its ratio to the direct one
+// (×). Run it with `make bench`.
 func BenchmarkGET(b *testing.B) {
 	for _, r := range shared.routes() {
 		b.Run(r.name, func(b *testing.B) {

@@ -24,7 +24,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// The benchmark as one points it at clusters of one's own: kubeconfigs, the name of a cluster, and some other way to it.
+// TestBenchmarkOfOwnClusters runs the benchmark on a user's own clusters: with kubeconfigs, the
+// name of a cluster, and another route to it.
 func TestBenchmarkOfOwnClusters(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()

@@ -22,13 +22,13 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// answer is what a raw request was answered.
+// answer is the response to a raw request.
 type answer struct {
 	code int
 	body string
 }
 
-// rawClient sends requests to one cluster by one route, without client-go in between.
+// rawClient sends requests to one cluster by one route, without client-go.
 type rawClient struct {
 	http *http.Client
 	base string
@@ -58,7 +58,7 @@ func (c *rawClient) get(ctx context.Context, path string) (answer, error) {
 	return answer{resp.StatusCode, string(body)}, err
 }
 
-// mustGet gets a path that has to be there.
+// mustGet gets a path that must exist.
 func (c *rawClient) mustGet(t *testing.T, path string) answer {
 	t.Helper()
 	a, err := c.get(t.Context(), path)
@@ -68,7 +68,7 @@ func (c *rawClient) mustGet(t *testing.T, path string) answer {
 	return a
 }
 
-// parallelGets sends n requests from some workers, all of which have to succeed.
+// parallelGets sends n requests from some workers. All of them must succeed.
 func (c *rawClient) parallelGets(t *testing.T, path string, n, workers int) {
 	t.Helper()
 	work := make(chan struct{}, n)
@@ -98,7 +98,7 @@ func (c *rawClient) parallelGets(t *testing.T, path string, n, workers int) {
 	}
 }
 
-// medianGet is the median time of n sequential requests.
+// medianGet returns the median time of n sequential requests.
 func (c *rawClient) medianGet(t *testing.T, path string, n int) time.Duration {
 	t.Helper()
 	times := make([]time.Duration, n)

@@ -12,7 +12,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// gatewayPath leads to the ClusterGateways.
+// gatewayPath is the path of the ClusterGateways.
 const gatewayPath = "/apis/cluster.core.oam.dev/v1alpha1/clustergateways"
 
 func testVersion(ctx context.Context, t *testing.T, s *site) {

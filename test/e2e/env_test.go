@@ -116,7 +116,7 @@ func (e *env) startGateways(ctx context.Context) (err error) {
 	return agent.WaitReady(ctx)
 }
 
-// route is one way to a cluster, and door one way to the gateway.
+// route is one path to a cluster; door is one of the two endpoints of the gateway.
 type route struct {
 	name    string
 	cluster string
@@ -125,7 +125,7 @@ type route struct {
 	door    lab.Via
 }
 
-// routes are the three routes by both doors.
+// routes returns the three routes by both endpoints.
 func (e *env) routes() []route {
 	var all []route
 	for _, door := range []lab.Via{lab.ViaHub, lab.ViaOwnEndpoint} {
@@ -137,7 +137,7 @@ func (e *env) routes() []route {
 	return all
 }
 
-// forEachRoute runs a test over every route by every door.
+// forEachRoute runs a test by every route and every endpoint.
 func forEachRoute(t *testing.T, test func(t *testing.T, r route)) {
 	t.Helper()
 	for _, r := range shared.routes() {

@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// TestFirewalledCluster shows first that nobody can dial the cluster, and then that kubectl works on it through the tunnel.
+// TestFirewalledCluster checks that nobody can dial the cluster, and that kubectl works on it
+// through the tunnel.
 func TestFirewalledCluster(t *testing.T) {
 	edge := shared.edge
 	if !edge.Firewalled() {
@@ -21,9 +22,9 @@ func TestFirewalledCluster(t *testing.T) {
 	dialer := net.Dialer{Timeout: 2 * time.Second}
 	if conn, err := dialer.DialContext(t.Context(), "tcp", address); err == nil {
 		conn.Close()
-		t.Fatalf("%s can be dialled: there is no firewall", address)
+		t.Fatalf("%s can be dialed: there is no firewall", address)
 	} else if timeout := net.Error(nil); !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Fatalf("dialling %s failed, but not as at a firewall that drops: %v", address, err)
+		t.Fatalf("dialing %s failed, but not as at a firewall that drops: %v", address, err)
 	}
 	ctx := bounded(t, caseTimeout)
 	config := edge.RESTConfig()

@@ -20,8 +20,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// front is a TLS server in front of a cluster's API server: another endpoint of the same cluster, which tests can watch, and whose
-// certificate they can replace. It listens where the gateway, and an agent of the cluster, can dial it.
+// front is a TLS server in front of a cluster's API server: another endpoint of the same cluster.
+// Tests can observe it and replace its certificate. It listens where the gateway and an agent of
+// the cluster can dial it.
 type front struct {
 	// url is the endpoint to register, prefix included.
 	url         string
@@ -33,7 +34,7 @@ type front struct {
 	requests []string
 }
 
-// newFront starts a front, which goes with the test, with a certificate of ca.
+// newFront starts a front with a certificate of ca. It is closed when the test ends.
 func newFront(t *testing.T, c *lab.Cluster, ca *lab.CA, prefix string) *front {
 	t.Helper()
 	f := &front{}
@@ -103,7 +104,7 @@ func newFront(t *testing.T, c *lab.Cluster, ca *lab.CA, prefix string) *front {
 	return f
 }
 
-// present makes a certificate of ca the one that new connections are shown.
+// present replaces the certificate for new connections by one of ca.
 func (f *front) present(t *testing.T, ca *lab.CA, host string) {
 	t.Helper()
 	pair, err := ca.Issue(lab.CertOptions{CN: "front", IPs: []net.IP{net.ParseIP(host)}})
@@ -117,7 +118,7 @@ func (f *front) present(t *testing.T, ca *lab.CA, host string) {
 	f.certificate.Store(&certificate)
 }
 
-// seen returns the request URIs that came, in order, and forgets them.
+// seen returns the request URIs so far, in order, and forgets them.
 func (f *front) seen() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -20,10 +20,12 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// noticed is how soon a cluster that goes away or comes back is meant to be shown to have. A machine that has no time for it gets more.
+// noticed is the aim for reporting that a cluster went away or came back. A busy machine gets more
+// time.
 const noticed = 15 * time.Second
 
-// conditionsOf writes the conditions of a cluster as TYPE=STATUS/REASON, as the gateway shows them.
+// conditionsOf returns the conditions of a cluster as TYPE=STATUS/REASON, as the gateway serves
+// them.
 func conditionsOf(ctx context.Context, t *testing.T, k *kubectl, name string) string {
 	t.Helper()
 	var all []string
@@ -36,7 +38,7 @@ func conditionsOf(ctx context.Context, t *testing.T, k *kubectl, name string) st
 	return strings.Join(all, " ")
 }
 
-// becomes waits until the conditions of a cluster are as wanted.
+// becomes waits until a cluster has the wanted conditions.
 func becomes(ctx context.Context, t *testing.T, k *kubectl, name, want string) {
 	t.Helper()
 	took := labtest.Within(t, 4*noticed, name+" to become "+want, func() error {
@@ -54,8 +56,8 @@ const (
 	notReached   = " CredentialValid=Unknown/NotReached CertificateValid=Unknown/NotReached"
 )
 
-// TestHealthOfAgent: an agent that is killed shows at once, and so does one that comes back; the hub has Events of both, and nothing is
-// written while nothing changes.
+// TestHealthOfAgent checks that the gateway reports at once when an agent is killed and when one
+// connects. The hub has Events of both, and nothing is written while nothing changes.
 func TestHealthOfAgent(t *testing.T) {
 	ctx := bounded(t, 2*caseTimeout)
 	const name = "health-agent"
@@ -85,7 +87,7 @@ func TestHealthOfAgent(t *testing.T) {
 	_, _ = startEmbeddedAgent(ctx, t, name)
 	becomes(ctx, t, k, name, tunnelIsWell)
 
-	labtest.Within(t, time.Minute, "the Events", func() error { // which are made after the Secret has been written
+	labtest.Within(t, labtest.Timeout, "the Events", func() error { // which are made after the Secret has been written
 		events, err := shared.embeddedHub.Client().CoreV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{
 			FieldSelector: fields.Set{"involvedObject.kind": v1alpha1.KindName, "involvedObject.name": name}.String(),
 		})
@@ -106,7 +108,7 @@ func TestHealthOfAgent(t *testing.T) {
 	}
 }
 
-// probesOf waits until the gateway has made so many more probes of each cluster, on average.
+// probesOf waits until the gateway has made n more probes of each cluster, on average.
 func probesOf(ctx context.Context, t *testing.T, n int) {
 	t.Helper()
 	count := func() float64 {
@@ -121,7 +123,7 @@ func probesOf(ctx context.Context, t *testing.T, n int) {
 		t.Fatal(err)
 	}
 	began := count()
-	labtest.Within(t, time.Minute, "probes", func() error {
+	labtest.Within(t, labtest.Timeout, "probes", func() error {
 		if done := count() - began; done < float64(n)*max(clusters, 1) {
 			return fmt.Errorf("%v probes of %v clusters", done, clusters)
 		}
@@ -129,7 +131,8 @@ func probesOf(ctx context.Context, t *testing.T, n int) {
 	})
 }
 
-// TestIdleFleet: the hub is written nothing for 200 clusters of which none changes, however often they are probed.
+// TestIdleFleet checks that nothing is written to the hub for 200 clusters that do not change,
+// however often they are probed.
 func TestIdleFleet(t *testing.T) {
 	ctx := bounded(t, caseTimeout)
 	const fleet, cycles = 200, 2
@@ -182,7 +185,7 @@ func TestIdleFleet(t *testing.T) {
 	}
 }
 
-// fleetOf are the Secrets of TestIdleFleet, and the Events of its clusters.
+// fleetOf returns the Secrets of TestIdleFleet, and the Events of its clusters.
 func fleetOf(ctx context.Context, t *testing.T) (map[string]corev1.Secret, map[string]corev1.Event) {
 	t.Helper()
 	core := shared.embeddedHub.Client().CoreV1()
@@ -208,7 +211,8 @@ func fleetOf(ctx context.Context, t *testing.T) (map[string]corev1.Secret, map[s
 	return fleet, told
 }
 
-// TestHealthReasons: each thing that goes wrong has its condition and its reason, and is well again when it is mended.
+// TestHealthReasons checks that each fault has its condition and its reason, and that both change
+// back once the fault is repaired.
 func TestHealthReasons(t *testing.T) {
 	ctx := bounded(t, 3*caseTimeout)
 	k := newKubectl(t, shared.embedded.RESTConfig(lab.ViaHub))
@@ -242,7 +246,7 @@ func TestHealthReasons(t *testing.T) {
 		if err := mortal.Client().CoreV1().ServiceAccounts(namespaceOfSecrets).Delete(ctx, "health", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		labtest.Within(t, time.Minute, "the API server to refuse the token", func() error {
+		labtest.Within(t, labtest.Timeout, "the API server to refuse the token", func() error {
 			if r := ask(ctx, t, shared.embedded.ClusterRESTConfig(name, lab.ViaOwnEndpoint), "GET", "/api/v1/namespaces"); r.code != 502 {
 				return fmt.Errorf("it answers %d", r.code)
 			}
@@ -272,7 +276,7 @@ func TestHealthReasons(t *testing.T) {
 	})
 }
 
-// TestHealthAcrossLeaders: the replica that leads is killed, and the other goes on.
+// TestHealthAcrossLeaders kills the replica that leads. The other one takes over.
 func TestHealthAcrossLeaders(t *testing.T) {
 	ctx := bounded(t, 2*caseTimeout)
 	hub, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{Name: "hub-leaders", NoControllerManager: true, NoKwok: true})
@@ -292,7 +296,7 @@ func TestHealthAcrossLeaders(t *testing.T) {
 	// leader is which of those that run says that it leads.
 	leader := func() string {
 		var led string
-		labtest.Within(t, time.Minute, "a leader", func() error {
+		labtest.Within(t, labtest.Timeout, "a leader", func() error {
 			for name, g := range gateways {
 				text, err := os.ReadFile(g.LogFile())
 				if err != nil {
@@ -316,7 +320,7 @@ func TestHealthAcrossLeaders(t *testing.T) {
 	register(ctx, t, hub, lab.SecretOptions{Name: "after", Data: map[string][]byte{
 		"endpoint": []byte(shared.direct.Endpoint()), "ca.crt": shared.direct.CAPEM(), "token": token(t, shared.direct, "cluster-gateway"),
 	}})
-	labtest.Within(t, time.Minute, "the new leader to look at a new cluster", func() error {
+	labtest.Within(t, labtest.Timeout, "the new leader to look at a new cluster", func() error {
 		s, err := hub.Client().CoreV1().Secrets(namespaceOfSecrets).Get(ctx, "after", metav1.GetOptions{})
 		if err != nil {
 			return err

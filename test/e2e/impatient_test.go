@@ -10,8 +10,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// impatientRoutes are the three routes by gateways that give an ordinary request little time, and a dial half of that. They have the hubs, and so
-// the clusters, of the shared ones, and no APIService: their own endpoint is their only door. They go with the test.
+// impatientRoutes returns the three routes by gateways with a short limit for ordinary requests,
+// and half of it for dials. They use the hubs, and so the clusters, of the shared gateways, but
+// have no APIService: clients reach only their own endpoint. They stop when the test ends.
 func (e *env) impatientRoutes(t *testing.T, limit time.Duration) []route {
 	t.Helper()
 	ctx := bounded(t, caseTimeout)
@@ -39,7 +40,7 @@ func (e *env) impatientRoutes(t *testing.T, limit time.Duration) []route {
 	}
 }
 
-// stopAfter stops a process with the test.
+// stopAfter stops a process when the test ends.
 func stopAfter(t *testing.T, process interface{ Stop() error }) {
 	t.Helper()
 	t.Cleanup(func() {

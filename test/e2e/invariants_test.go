@@ -24,12 +24,12 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// The tests of this file stand for the lines of "what must never happen" that need a real cluster to be shown; the others are
-// beside the code that guards them, in pkg/proxy, pkg/tunnel and pkg/cluster.
+// The tests of this file cover the invariants that need a real cluster. The others are beside the code that guards them, in
+// pkg/proxy, pkg/tunnel and pkg/cluster.
 
 const namespacePath = "/api/v1/namespaces/default"
 
-// A warm request dials nothing and opens no connection.
+// TestWarmRequestDialsNothing checks that a warm request dials nothing and opens no connection.
 func TestWarmRequestDialsNothing(t *testing.T) {
 	forEachRoute(t, func(t *testing.T, r route) {
 		client := newRawClient(t, r.gateway.ClusterRESTConfig(r.cluster, r.door))
@@ -51,7 +51,8 @@ func TestWarmRequestDialsNothing(t *testing.T) {
 	})
 }
 
-// Design 9, 7: nothing grows with the number of requests served.
+// TestNothingGrowsWithRequests checks that memory, goroutines and file descriptors do not grow with
+// the number of requests served.
 func TestNothingGrowsWithRequests(t *testing.T) {
 	const (
 		warmUp   = 100
@@ -82,8 +83,8 @@ func TestNothingGrowsWithRequests(t *testing.T) {
 	}
 }
 
-// settled returns the descriptors and goroutines of a gateway when they are at most the given ones, or when they have not
-// changed for a second, or after ten.
+// settled returns the descriptors and goroutines of a gateway once they are at most the given ones,
+// or have not changed for a second, or after ten seconds.
 func settled(t *testing.T, g *lab.Gateway, maxFDs, maxGoroutines int) (fds, goroutines int) {
 	t.Helper()
 	same := 0
@@ -100,7 +101,8 @@ func settled(t *testing.T, g *lab.Gateway, maxFDs, maxGoroutines int) (fds, goro
 	return fds, goroutines
 }
 
-// Design 9, 6: a client that has stopped reading delays no other request to its cluster.
+// TestPausedReaderDelaysNobody checks that a client which has stopped reading delays no other
+// request to its cluster.
 func TestPausedReaderDelaysNobody(t *testing.T) {
 	const sent = "200M"
 	for _, r := range shared.routes() {
@@ -136,14 +138,14 @@ func TestPausedReaderDelaysNobody(t *testing.T) {
 			}
 			// While the bytes arrive they compete for the processors like any download; what counts is when they have.
 			t.Logf("while the bytes arrive: %s", client.medianGet(t, namespacePath, 50))
-			eventually(t, time.Minute, func(ctx context.Context) error {
+			eventually(t, labtest.Timeout, func(ctx context.Context) error {
 				if now := metric(t, r.gateway, "cluster_gateway_connections", label); now > open {
 					return fmt.Errorf("the connection of the paused reader has not reached its limit yet: %v connections, and %v without it", now, open)
 				}
 				return nil
 			})
 			// A reader that is in the way stays in the way; a machine that is busy with something else does not.
-			labtest.Within(t, time.Minute, "GETs to take beside a paused reader what they took without", func() error {
+			labtest.Within(t, labtest.Timeout, "GETs to take beside a paused reader what they took without", func() error {
 				after := client.medianGet(t, namespacePath, 100)
 				t.Logf("median GET: before %s, after %s", before, after)
 				if after > 2*before+2*time.Millisecond {
@@ -159,7 +161,8 @@ func TestPausedReaderDelaysNobody(t *testing.T) {
 	}
 }
 
-// Design 9, 5: an agent with a certificate for one cluster that claims to be another's gets nothing of the other's.
+// TestAgentCannotClaimAnotherCluster checks that an agent with a certificate for one cluster gets
+// nothing of another cluster that it claims to be.
 func TestAgentCannotClaimAnotherCluster(t *testing.T) {
 	ctx := t.Context()
 	g := shared.embedded
@@ -193,7 +196,7 @@ func TestAgentCannotClaimAnotherCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	impostor := newRawClient(t, g.ClusterRESTConfig("impostor", lab.ViaOwnEndpoint))
-	eventually(t, time.Minute, func(ctx context.Context) error {
+	eventually(t, labtest.Timeout, func(ctx context.Context) error {
 		if a, err := impostor.get(ctx, namespacePath); err != nil || a.code != http.StatusOK {
 			return fmt.Errorf("the agent does not even serve its own cluster: %d %s (%v)", a.code, a.body, err)
 		}
@@ -211,7 +214,8 @@ func TestAgentCannotClaimAnotherCluster(t *testing.T) {
 	}
 }
 
-// Design 9, 8: without an agent, a cluster that wants the tunnel is not reached, although it could be directly.
+// TestTunnelIsNeverBypassed checks that a cluster which is to be reached through the tunnel is not
+// reached without an agent, even if the gateway could dial it.
 func TestTunnelIsNeverBypassed(t *testing.T) {
 	ctx := t.Context()
 	for _, g := range []*lab.Gateway{shared.embedded, shared.external} {
@@ -229,7 +233,7 @@ func TestTunnelIsNeverBypassed(t *testing.T) {
 			}
 		})
 		client := newRawClient(t, g.ClusterRESTConfig("agentless", lab.ViaOwnEndpoint))
-		eventually(t, time.Minute, func(ctx context.Context) error {
+		eventually(t, labtest.Timeout, func(ctx context.Context) error {
 			a, err := client.get(ctx, namespacePath)
 			if err != nil || a.code != http.StatusServiceUnavailable {
 				return fmt.Errorf("%d %s (%v)", a.code, a.body, err)
@@ -250,7 +254,7 @@ func TestTunnelIsNeverBypassed(t *testing.T) {
 	}
 }
 
-// garbage has one kind of rubbish for every key of a Secret, and the key that the message has to name.
+// garbage returns an invalid value for each key of a Secret, by the key that the message must name.
 func garbage() map[string]map[string][]byte {
 	noise := bytes.Repeat([]byte("\x00\xff{noise}\n"), (900<<10)/10)
 	return map[string]map[string][]byte{
@@ -263,7 +267,8 @@ func garbage() map[string]map[string][]byte {
 	}
 }
 
-// Garbage in any key is served as Ready=False with a message that names the key, and hurts nobody else.
+// TestGarbageInSecrets checks that an invalid Secret is served as Ready=False with a message that
+// names the key, and affects no other cluster.
 func TestGarbageInSecrets(t *testing.T) {
 	ctx := t.Context()
 	types := map[string]string{"tls.key": "X509Certificate", "exec": "Dynamic"}
@@ -296,7 +301,7 @@ func TestGarbageInSecrets(t *testing.T) {
 				t.Errorf("no Ready=False that names %s: %.2000s", named, got)
 			}
 			cluster := newRawClient(t, shared.embedded.ClusterRESTConfig(name, lab.ViaHub))
-			eventually(t, time.Minute, func(ctx context.Context) error {
+			eventually(t, labtest.Timeout, func(ctx context.Context) error {
 				a, err := cluster.get(ctx, namespacePath)
 				if err != nil || a.code != http.StatusServiceUnavailable || !strings.Contains(a.body, named) {
 					return fmt.Errorf("%d %s (%v)", a.code, a.body, err)
@@ -309,7 +314,8 @@ func TestGarbageInSecrets(t *testing.T) {
 	}
 }
 
-// Design 9, 3: no credential of the run is in what the API serves, in a log at the highest verbosity, or in a metric.
+// TestNoCredentialIsShown checks that no credential of the run appears in what the API serves, in a
+// log at the highest verbosity, or in a metric.
 func TestNoCredentialIsShown(t *testing.T) {
 	ctx := t.Context()
 	g, hub := shared.embedded, shared.embeddedHub
@@ -334,7 +340,7 @@ func TestNoCredentialIsShown(t *testing.T) {
 	}
 	caller := g.ClusterRESTConfig("x509", lab.ViaOwnEndpoint)
 	caller.CertData, caller.KeyData, caller.BearerToken = nil, nil, callerToken
-	eventually(t, time.Minute, func(ctx context.Context) error {
+	eventually(t, labtest.Timeout, func(ctx context.Context) error {
 		client := newRawClient(t, caller)
 		if a, err := client.get(ctx, namespacePath); err != nil || a.code != http.StatusOK {
 			return fmt.Errorf("%d %s (%v)", a.code, a.body, err)
@@ -380,8 +386,8 @@ func TestNoCredentialIsShown(t *testing.T) {
 	}
 }
 
-// secretsOf lists every credential of the hubs' cluster Secrets and the given ones, plain and in base64, keys also by a line from their
-// middle.
+// secretsOf returns every credential in the hubs' cluster Secrets and the given ones, plain and in
+// base64; for keys also a line from the middle.
 func secretsOf(t *testing.T, more map[string]string) map[string]string {
 	t.Helper()
 	plain := map[string]string{}

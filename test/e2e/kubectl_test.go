@@ -20,7 +20,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// kubectl runs the real one with a kubeconfig, and a home (so a discovery cache) of its own.
+// kubectl runs the real kubectl with a kubeconfig, and with a home of its own, so with its own
+// discovery cache.
 type kubectl struct {
 	args, env []string
 }
@@ -34,12 +35,12 @@ func newKubectl(t *testing.T, config *rest.Config, args ...string) *kubectl {
 	}
 }
 
-// with returns a kubectl with more in its environment.
+// with returns a kubectl with additional environment variables.
 func (k *kubectl) with(env ...string) *kubectl {
 	return &kubectl{args: k.args, env: append(k.env[:len(k.env):len(k.env)], env...)}
 }
 
-// command is a kubectl that ends with ctx.
+// command returns a kubectl command that ends with ctx.
 func (k *kubectl) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, shared.lab.Binaries().Kubectl, append(k.args[:len(k.args):len(k.args)], args...)...)
 	cmd.Env = k.env
@@ -47,7 +48,7 @@ func (k *kubectl) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// result is what a command that has ended left.
+// result is the output and the exit of a command.
 type result struct {
 	stdout, stderr string
 	code           int
@@ -67,7 +68,7 @@ func shorten(text string) string {
 	return fmt.Sprintf("%s … (%d bytes)", text[:most], len(text))
 }
 
-// try runs a command to its end, whatever that is.
+// try runs a command, which may fail.
 func (k *kubectl) try(ctx context.Context, t *testing.T, stdin string, args ...string) result {
 	t.Helper()
 	cmd := k.command(ctx, args...)
@@ -110,7 +111,7 @@ func mustContain(t *testing.T, text string, pieces ...string) {
 	}
 }
 
-// running is a command that has not ended. It is killed with the test, if it is not before.
+// running is a command that has not ended. It is killed when the test ends.
 type running struct {
 	cmd            *exec.Cmd
 	line           string
@@ -120,7 +121,7 @@ type running struct {
 	err            error // set when done is closed
 }
 
-// start starts a command that goes on until it is stopped.
+// start starts a command that runs until it is stopped.
 func (k *kubectl) start(ctx context.Context, t *testing.T, args ...string) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
@@ -155,10 +156,11 @@ func (r *running) String() string {
 	return fmt.Sprintf("kubectl %s: %s\nstdout: %s\nstderr: %s", r.line, state, shorten(r.stdout.String()), shorten(r.stderr.String()))
 }
 
-// sees waits until the command has printed a piece of text, and calls meanwhile, if it is not nil, now and then.
+// sees waits until the command has printed a piece of text. Meanwhile it calls the function
+// repeatedly, unless it is nil.
 func (r *running) sees(t *testing.T, piece string, meanwhile func() error) {
 	t.Helper()
-	labtest.Within(t, time.Minute, "waiting for "+piece, func() error {
+	labtest.Within(t, labtest.Timeout, "waiting for "+piece, func() error {
 		if strings.Contains(r.stdout.String(), piece) {
 			return nil
 		}

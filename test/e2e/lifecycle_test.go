@@ -25,9 +25,11 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// A gateway that is told to stop answers what it has in flight, ends its watches cleanly, and exits with success.
+// TestDrain checks that a gateway which is stopped answers the requests in flight, ends its watches
+// cleanly, and exits with success.
 func TestDrain(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -58,7 +60,7 @@ func TestDrain(t *testing.T) {
 	if _, err := events.ReadBytes('\n'); err != nil {
 		t.Fatalf("the first event of the watch: %v", err)
 	}
-	eventually(t, time.Minute, func(ctx context.Context) error {
+	eventually(t, labtest.Timeout, func(ctx context.Context) error {
 		n, err := g.Metric(ctx, "cluster_gateway_requests_in_flight", `cluster="direct"`)
 		if err == nil && n < 2 {
 			err = fmt.Errorf("%v requests are in flight", n)
@@ -91,7 +93,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// create creates a ConfigMap for which nothing is stored.
+// create creates a ConfigMap as a dry run.
 func (c *rawClient) create(ctx context.Context, body io.Reader) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/api/v1/namespaces/default/configmaps?dryRun=All", body)
 	if err != nil {
@@ -110,7 +112,7 @@ func (c *rawClient) create(ctx context.Context, body io.Reader) error {
 	return err
 }
 
-// stream returns the body of an answer that goes on.
+// stream returns the body of a response that does not end.
 func (c *rawClient) stream(ctx context.Context, path string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {
@@ -127,7 +129,8 @@ func (c *rawClient) stream(ctx context.Context, path string) (io.ReadCloser, err
 	return resp.Body, nil
 }
 
-// A gateway that cannot read the clusters is alive, is not ready, and says why.
+// TestNotReadyWithoutClusters checks that a gateway which cannot read the clusters is alive, is not
+// ready, and reports why.
 func TestNotReadyWithoutClusters(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -156,7 +159,8 @@ func TestNotReadyWithoutClusters(t *testing.T) {
 	}
 }
 
-// TestFaultsAtStart: a gateway that cannot start says by which flag, what is wrong, and what to do.
+// TestFaultsAtStart checks that a gateway which cannot start names the flag, the fault and the
+// remedy.
 func TestFaultsAtStart(t *testing.T) {
 	ctx := bounded(t, caseTimeout)
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(shared.embedded.Endpoint(), "https://"))

@@ -8,13 +8,13 @@ import (
 	"testing"
 )
 
-// oneCase is one thing that people do with a cluster.
+// oneCase is one thing that users do with a cluster.
 type oneCase struct {
 	name string
 	run  func(ctx context.Context, t *testing.T, s *site)
 }
 
-// matrix is what must work by every route and every door.
+// matrix returns what must work by every route and every endpoint.
 func matrix() []oneCase {
 	return []oneCase{
 		// Objects (objects_test.go).

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// createDirectly makes a ConfigMap without the gateway.
+// createDirectly creates a ConfigMap without the gateway.
 func (s *site) createDirectly(ctx context.Context, t *testing.T, name string, data map[string]string) *corev1.ConfigMap {
 	t.Helper()
 	made, err := s.target.Client().CoreV1().ConfigMaps(s.namespace).Create(ctx,
@@ -26,7 +26,8 @@ func (s *site) createDirectly(ctx context.Context, t *testing.T, name string, da
 	return made
 }
 
-// wantData fails unless the cluster itself has a ConfigMap with that data; nil means that there must be none.
+// wantData checks that the cluster itself has a ConfigMap with this data; nil means that it must
+// not exist.
 func (s *site) wantData(ctx context.Context, t *testing.T, name string, want map[string]string) {
 	t.Helper()
 	found, err := s.target.Client().CoreV1().ConfigMaps(s.namespace).Get(ctx, name, metav1.GetOptions{})
@@ -41,7 +42,7 @@ func (s *site) wantData(ctx context.Context, t *testing.T, name string, want map
 	}
 }
 
-// manifest is a ConfigMap to apply; each pair is a line of its data.
+// manifest returns a ConfigMap to apply; each pair is a line of its data.
 func manifest(name string, pairs ...string) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s}\ndata: {%s}\n", name, strings.Join(pairs, ", "))
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// TestEndpointWithPathPrefix runs the matrix against an API server that is not at the root of its host.
+// TestEndpointWithPathPrefix runs the matrix against an API server that is not at the root of its
+// host.
 func TestEndpointWithPathPrefix(t *testing.T) {
 	const prefix = "/tenants/one%2Ftwo"
 	cases := []string{
@@ -50,7 +51,7 @@ func TestEndpointWithPathPrefix(t *testing.T) {
 	}
 }
 
-// testToTheLetter compares what the cluster is sent with what was asked for.
+// testToTheLetter compares the request that the cluster receives with the request that was sent.
 func testToTheLetter(ctx context.Context, t *testing.T, s *site, f *front, prefix string) {
 	uris := []string{"/version", "/version?a=b&c=d%2Fe", "/trailing/"}
 	if s.door == lab.ViaOwnEndpoint {

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"testing"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,10 +19,10 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// namespaceOfSecrets is where the hub's cluster Secrets are.
+// namespaceOfSecrets is the namespace of the hub's cluster Secrets.
 const namespaceOfSecrets = "cluster-gateway-system"
 
-// token returns a token of an administrator of a cluster, whose ServiceAccount has that name.
+// token returns a token of a ServiceAccount of this name that is cluster-admin.
 func token(t *testing.T, c *lab.Cluster, account string) []byte {
 	t.Helper()
 	token, err := c.ServiceAccountToken(bounded(t, caseTimeout), namespaceOfSecrets, account, "cluster-admin")
@@ -33,7 +32,7 @@ func token(t *testing.T, c *lab.Cluster, account string) []byte {
 	return []byte(token)
 }
 
-// register registers a cluster with a hub until the end of the test.
+// register registers a cluster with a hub until the test ends.
 func register(ctx context.Context, t *testing.T, hub *lab.Cluster, o lab.SecretOptions) {
 	t.Helper()
 	if err := hub.ApplySecret(ctx, o); err != nil {
@@ -48,11 +47,11 @@ func register(ctx context.Context, t *testing.T, hub *lab.Cluster, o lab.SecretO
 	})
 }
 
-// waitKnown waits until a gateway answers for a cluster anything but that it is not there.
+// waitKnown waits until a gateway knows a cluster.
 func waitKnown(t *testing.T, g *lab.Gateway, name string) {
 	t.Helper()
 	ctx := bounded(t, caseTimeout)
-	labtest.Within(t, time.Minute, "the gateway to know "+name, func() error {
+	labtest.Within(t, labtest.Timeout, "the gateway to know "+name, func() error {
 		if r := ask(ctx, t, g.ClusterRESTConfig(name, lab.ViaOwnEndpoint), http.MethodGet, "/version"); r.code == http.StatusNotFound {
 			return fmt.Errorf("%+v", r)
 		}
@@ -60,7 +59,7 @@ func waitKnown(t *testing.T, g *lab.Gateway, name string) {
 	})
 }
 
-// status reads a reply that has to be a Status.
+// status decodes a reply that must be a Status.
 func (r reply) status(t *testing.T) metav1.Status {
 	t.Helper()
 	var status metav1.Status
@@ -73,13 +72,13 @@ func (r reply) status(t *testing.T) metav1.Status {
 	return status
 }
 
-// doors are both ways to a gateway.
+// doors returns both endpoints of a gateway.
 func doors() []lab.Via { return []lab.Via{lab.ViaHub, lab.ViaOwnEndpoint} }
 
-// anonymous is a config without its credential.
+// anonymous returns a config without its credential.
 func anonymous(config *rest.Config) *rest.Config { return rest.AnonymousClientConfig(config) }
 
-// wantCode is nil if a reply has one of some codes.
+// wantCode returns an error unless a reply has one of these codes.
 func wantCode(r reply, codes ...int) error {
 	if slices.Contains(codes, r.code) {
 		return nil

@@ -25,7 +25,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// createMany makes ConfigMaps directly, with a label to find them by.
+// createMany creates ConfigMaps directly, with a label to find them by.
 func (s *site) createMany(ctx context.Context, t *testing.T, label string, n int, data map[string]string) {
 	t.Helper()
 	group, ctx := errgroup.WithContext(ctx)
@@ -63,7 +63,8 @@ func testChunkedList(ctx context.Context, t *testing.T, s *site) {
 	}
 }
 
-// testInformer shows that an informer by the route gets every object once, in the order in which the cluster stored them.
+// testInformer checks that an informer receives every object once, in the order in which the
+// cluster stored them.
 func testInformer(ctx context.Context, t *testing.T, s *site) {
 	const before, n = 10, 1000
 	s.createMany(ctx, t, "before", before, nil)
@@ -138,7 +139,7 @@ type roundTripperFunc func(*http.Request) (*http.Response, error)
 
 func (f roundTripperFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// noise is text that compresses badly.
+// noise returns text that compresses badly.
 func noise(size int) string {
 	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 	text := make([]byte, size)
@@ -167,7 +168,7 @@ func testLargeObject(ctx context.Context, t *testing.T, s *site) {
 
 func testLargeList(ctx context.Context, t *testing.T, s *site) {
 	s.createMany(ctx, t, "heavy", 12, map[string]string{"text": noise(900 << 10)})
-	// At one resource version, a list is the same to the byte whenever it is asked for.
+	// now returns the latest user.
 	now, err := s.target.Client().CoreV1().ConfigMaps(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: "set=none"})
 	if err != nil {
 		t.Fatal(err)
@@ -187,13 +188,13 @@ func testLargeList(ctx context.Context, t *testing.T, s *site) {
 	}
 }
 
-// reply is what is compared of a response.
+// reply is the part of a response that is compared.
 type reply struct {
 	code                          int
 	contentType, body, retryAfter string
 }
 
-// ask sends a request whose URL is taken to the letter.
+// ask sends a request with exactly this URL.
 func ask(ctx context.Context, t *testing.T, config *rest.Config, method, requestURI string) reply {
 	t.Helper()
 	r, err := tryAsk(ctx, config, method, requestURI)
@@ -203,7 +204,7 @@ func ask(ctx context.Context, t *testing.T, config *rest.Config, method, request
 	return r
 }
 
-// tryAsk is ask where no answer, or half of one, may be the right thing to get.
+// tryAsk is ask for requests that may get no response, or half of one.
 func tryAsk(ctx context.Context, config *rest.Config, method, requestURI string) (reply, error) {
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -226,7 +227,8 @@ func tryAsk(ctx context.Context, config *rest.Config, method, requestURI string)
 	return reply{resp.StatusCode, resp.Header.Get("Content-Type"), string(body), resp.Header.Get("Retry-After")}, nil
 }
 
-// testOddQueries sends queries that are not well-formed: what the gateway cannot read, the cluster may.
+// testOddQueries sends queries that are not well-formed: the gateway cannot parse them, but the
+// cluster may.
 func testOddQueries(ctx context.Context, t *testing.T, s *site) {
 	s.createDirectly(ctx, t, "odd", nil)
 	for _, query := range []string{
@@ -245,7 +247,7 @@ func testOddQueries(ctx context.Context, t *testing.T, s *site) {
 	}
 }
 
-// testEscapedPaths sends paths in which an escaped character would mean something else unescaped.
+// testEscapedPaths sends paths in which an escaped character would have another meaning unescaped.
 func testEscapedPaths(ctx context.Context, t *testing.T, s *site) {
 	for _, path := range []string{
 		"/api/v1/namespaces/" + s.namespace + "/configmaps/a%2Fb",
@@ -259,7 +261,7 @@ func testEscapedPaths(ctx context.Context, t *testing.T, s *site) {
 	}
 }
 
-// sameAnswer fails unless a GET by the route is answered as the cluster itself answers it.
+// sameAnswer checks that a GET by the route gets the same response as from the cluster itself.
 func (s *site) sameAnswer(ctx context.Context, t *testing.T, requestURI string) {
 	t.Helper()
 	direct := ask(ctx, t, s.target.RESTConfig(), http.MethodGet, requestURI)

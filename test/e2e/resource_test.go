@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,7 +26,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// resourceCase is one thing that people do with the ClusterGateways themselves.
+// resourceCase is one thing that users do with the ClusterGateways themselves.
 type resourceCase struct {
 	name string
 	run  func(ctx context.Context, t *testing.T, k *kubectl, door lab.Via)
@@ -47,7 +46,7 @@ func resourceMatrix() []resourceCase {
 	}
 }
 
-// TestClusterGateways runs kubectl against the resource, by both doors.
+// TestClusterGateways runs kubectl against the resource, at both endpoints.
 func TestClusterGateways(t *testing.T) {
 	for _, door := range doors() {
 		t.Run(string(door), func(t *testing.T) {
@@ -122,7 +121,7 @@ func testGatewaySelectors(ctx context.Context, t *testing.T, k *kubectl, _ lab.V
 	}
 }
 
-// annotate changes the Secret of a cluster, and returns the resource version that it has then.
+// annotate changes the Secret of a cluster, and returns its new resource version.
 func annotate(ctx context.Context, t *testing.T, name, value string) string {
 	t.Helper()
 	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{"e2e":%q}}}`, value)
@@ -153,7 +152,8 @@ func testGatewayWatch(ctx context.Context, t *testing.T, k *kubectl, door lab.Vi
 	watch.sees(t, "DELETED "+name+" changed\n", nil)
 }
 
-// testGatewayInformer compares what an informer is told with what was done, change by change.
+// testGatewayInformer compares the events of an informer with the changes that were made, one by
+// one.
 func testGatewayInformer(ctx context.Context, t *testing.T, _ *kubectl, door lab.Via) {
 	const changes = 50
 	name := "informed-" + string(door)
@@ -264,7 +264,7 @@ func testGatewayAPIResources(ctx context.Context, t *testing.T, k *kubectl, _ la
 	mustContain(t, out, "get,list,watch")
 }
 
-// testGatewayHealth probes a cluster by GET, and overrides what is stored by PUT.
+// testGatewayHealth probes a cluster by GET, and overrides the stored health by PUT.
 func testGatewayHealth(ctx context.Context, t *testing.T, k *kubectl, door lab.Via) {
 	name := "health-" + string(door)
 	path := gatewayPath + "/" + name + "/health"
@@ -272,7 +272,7 @@ func testGatewayHealth(ctx context.Context, t *testing.T, k *kubectl, door lab.V
 		"endpoint": []byte(shared.direct.Endpoint()), "ca.crt": shared.direct.CAPEM(), "token": token(t, shared.direct, "cluster-gateway"),
 	}})
 	// The first probe of the gateway's own is written to the Secret.
-	labtest.Within(t, noticed, "the first probe", func() error {
+	labtest.Within(t, labtest.Timeout, "the first probe", func() error {
 		if g := parseGateway(t, k.run(ctx, t, "get", "clustergateway", name, "-o", "json")); g.Status.Version == "" {
 			return fmt.Errorf("the status is %+v", g.Status)
 		}
@@ -307,7 +307,7 @@ func testGatewayHealth(ctx context.Context, t *testing.T, k *kubectl, door lab.V
 	if err := shared.embeddedHub.ApplySecret(ctx, gone); err != nil {
 		t.Fatal(err)
 	}
-	labtest.Within(t, time.Minute, "the probe to fail", func() error {
+	labtest.Within(t, labtest.Timeout, "the probe to fail", func() error {
 		g := parseGateway(t, k.run(ctx, t, "get", "--raw", path))
 		if g.Status.Healthy {
 			return fmt.Errorf("it is healthy: %+v", g.Status)

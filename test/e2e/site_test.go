@@ -18,14 +18,14 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// caseTimeout bounds every sub-test that does not say otherwise.
+// caseTimeout bounds every subtest without a bound of its own.
 const caseTimeout = 5 * time.Minute
 
-// podName is the Pod that every site has.
+// podName is the Pod of every site.
 const podName = "pod"
 
-// site is where the cases of the matrix run: a route, and on its cluster a namespace that nobody else uses, with one Pod. What a
-// case finds on the cluster it can compare with what the cluster says when it is asked directly (target).
+// site is where the cases of the matrix run: a route, and on its cluster a namespace of its own
+// with one Pod. A case can compare its results with those of the cluster itself (target).
 type site struct {
 	route
 	kubectl   *kubectl
@@ -35,7 +35,7 @@ type site struct {
 	client kubernetes.Interface
 }
 
-// newSite makes a site, which goes with the test.
+// newSite makes a site for the duration of the test.
 func newSite(t *testing.T, r route) *site {
 	t.Helper()
 	ctx := bounded(t, caseTimeout)
@@ -54,7 +54,8 @@ func newSite(t *testing.T, r route) *site {
 	}
 }
 
-// newNamespace makes a namespace, which goes with the test; nobody waits until it is gone.
+// newNamespace creates a namespace and deletes it when the test ends, without waiting until it is
+// gone.
 func newNamespace(ctx context.Context, t *testing.T, client kubernetes.Interface) string {
 	t.Helper()
 	namespace, err := client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "e2e-"}}, metav1.CreateOptions{})
@@ -71,7 +72,7 @@ func newNamespace(ctx context.Context, t *testing.T, client kubernetes.Interface
 	return namespace.Name
 }
 
-// bounded is the test's context with an end.
+// bounded returns the test's context with a timeout.
 func bounded(t *testing.T, timeout time.Duration) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
@@ -79,7 +80,7 @@ func bounded(t *testing.T, timeout time.Duration) context.Context {
 	return ctx
 }
 
-// writeKubeconfig writes what kubectl needs to do as config says, and returns the path.
+// writeKubeconfig writes a kubeconfig for config, and returns its path.
 func writeKubeconfig(t *testing.T, config *rest.Config) string {
 	t.Helper()
 	kubeconfig := clientcmdapi.NewConfig()
@@ -94,7 +95,7 @@ func writeKubeconfig(t *testing.T, config *rest.Config) string {
 	return path
 }
 
-// writeFile writes a file into a folder that goes with the test.
+// writeFile writes a file into a temporary folder, and returns its path.
 func writeFile(t *testing.T, name string, content []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)

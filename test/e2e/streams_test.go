@@ -26,7 +26,7 @@ const (
 	portForwardOverSPDY = "KUBECTL_PORT_FORWARD_WEBSOCKETS=false"
 )
 
-// unique is a line that no other test logs: all Pods of a cluster share one log.
+// unique returns a line that no other test logs: all Pods of a cluster share one log.
 func unique(what string) string { return fmt.Sprintf("%s %s", what, rand.Text()) }
 
 // appendLog adds a line to the log of the site's Pod.
@@ -56,7 +56,8 @@ func testLogsFollow(ctx context.Context, t *testing.T, s *site) {
 	follow.sees(t, second, nil)
 }
 
-// TestQuietStreams shows that what goes on without an end is not cut by the time limit of ordinary requests, however quiet it is.
+// TestQuietStreams checks that the time limit of ordinary requests does not end a stream, however
+// quiet it is.
 func TestQuietStreams(t *testing.T) {
 	const limit = 4 * time.Second
 	for _, r := range shared.impatientRoutes(t, limit) {
@@ -103,8 +104,8 @@ func testExecSPDY(ctx context.Context, t *testing.T, s *site) {
 	testExec(ctx, t, s.kubectl.with(execOverSPDY), "")
 }
 
-// testExec sends through standard input what comes back from standard output, and reads standard error and the exit code. An
-// empty subprotocol means SPDY.
+// testExec sends standard input that comes back as standard output, and reads standard error and
+// the exit code. An empty subprotocol means SPDY.
 func testExec(ctx context.Context, t *testing.T, k *kubectl, subprotocol string) {
 	input := strings.Repeat("through standard input\n", 5000)
 	r := k.try(ctx, t, input, "exec", "-i", podName, "-v=8", "--", "sh", "-c", "cat; echo aside >&2; exit 7")
@@ -121,8 +122,9 @@ func testExec(ctx context.Context, t *testing.T, k *kubectl, subprotocol string)
 	}
 }
 
-// wantProtocol reads from kubectl's own log which protocol it has upgraded to. WebSocket has a negotiated subprotocol; for SPDY
-// there is none, and kubectl, which would fall back to SPDY on its own, must not have tried anything else before.
+// wantProtocol reads from kubectl's own log which protocol it has upgraded to. WebSocket has a
+// negotiated subprotocol, and SPDY has none. kubectl would fall back to SPDY on its own, so it must
+// not have tried anything else before.
 func wantProtocol(t *testing.T, log, subprotocol string) {
 	t.Helper()
 	if strings.Contains(log, "fallback") {
@@ -177,7 +179,8 @@ func testPortForwardSPDY(ctx context.Context, t *testing.T, s *site) {
 	testPortForward(ctx, t, s.kubectl.with(portForwardOverSPDY), "")
 }
 
-// testPortForward sends through several connections at once, each something else, and each gets its own back.
+// testPortForward sends other data through several connections at once, and each must get its own
+// data back.
 func testPortForward(ctx context.Context, t *testing.T, k *kubectl, subprotocol string) {
 	const connections, size = 8, 1 << 20
 	forward := k.start(ctx, t, "port-forward", podName, ":7", "-v=6")

@@ -23,7 +23,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// selfMade starts a gateway with a hub of its own, and so certificates of its own.
+// selfMade starts a gateway with a hub of its own, and so with certificates of its own.
 func selfMade(ctx context.Context, t *testing.T, name string, args ...string) (g *lab.Gateway, hub *lab.Cluster) {
 	t.Helper()
 	hub, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{Name: "hub-" + name, NoControllerManager: true, NoKwok: true})
@@ -57,7 +57,7 @@ func authorityOf(ctx context.Context, t *testing.T, hub *lab.Cluster) *pki.Autho
 	return a
 }
 
-// agentFiles are what an agent of the edge is started with that has been given a certificate by the CA as it is now.
+// agentFiles returns the options of an agent of the edge cluster with a new certificate of the CA.
 func agentFiles(t *testing.T, a *pki.Authority, cluster string, port int) lab.AgentOptions {
 	t.Helper()
 	cert, key, err := a.IssueAgent(cluster, 0)
@@ -82,8 +82,9 @@ func agentFiles(t *testing.T, a *pki.Authority, cluster string, port int) lab.Ag
 	return o
 }
 
-// TestTunnelCertificates: the gateway makes CA and serving pair by itself, with exactly the RBAC of its manifest, and replaces both, again
-// and again, without one failed request; agents that have not heard of the new CA can still connect.
+// TestTunnelCertificates checks that the gateway creates its CA and serving pair itself, with
+// exactly the RBAC of its manifest, and replaces both repeatedly without a failed request. Agents
+// that do not know the new CA yet can still connect.
 func TestTunnelCertificates(t *testing.T) {
 	ctx := bounded(t, 5*caseTimeout)
 	const name = "self-made"
@@ -95,7 +96,7 @@ func TestTunnelCertificates(t *testing.T) {
 	old := agentFiles(t, first, name, g.TunnelPort())
 	agent := startAgent(ctx, t, func() (lab.AgentOptions, error) { return old, nil })
 	config := g.ClusterRESTConfig(name, lab.ViaOwnEndpoint)
-	labtest.Within(t, noticed, "the cluster", func() error {
+	labtest.Within(t, labtest.Timeout, "the cluster", func() error {
 		if r := ask(ctx, t, config, http.MethodGet, "/version"); r.code != http.StatusOK {
 			return fmt.Errorf("%+v", r)
 		}
@@ -141,7 +142,8 @@ func TestTunnelCertificates(t *testing.T) {
 	t.Logf("%d requests, %d serving certificates, %s after %s", requests, len(servings), next, first)
 }
 
-// TestTunnelCertificatesOfOnesOwn: with files, the gateway takes these, and follows them. An agent that a new CA does not cover is cut off.
+// TestTunnelCertificatesOfOnesOwn checks that a gateway with certificate files uses them, and
+// follows their changes. An agent that the new CA does not cover is disconnected.
 func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 	ctx := bounded(t, 2*caseTimeout)
 	const name = "own-files"
@@ -185,7 +187,7 @@ func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 	agent.CertFile, agent.KeyFile = issue("agent", lab.CertOptions{CN: name, Orgs: []string{"cluster.core.oam.dev:tunnel-agents"}})
 	startAgent(ctx, t, func() (lab.AgentOptions, error) { return agent, nil })
 	config := g.ClusterRESTConfig(name, lab.ViaOwnEndpoint)
-	labtest.Within(t, noticed, "the cluster", func() error { return wantCode(ask(ctx, t, config, http.MethodGet, "/version"), http.StatusOK) })
+	labtest.Within(t, labtest.Timeout, "the cluster", func() error { return wantCode(ask(ctx, t, config, http.MethodGet, "/version"), http.StatusOK) })
 
 	other, err := lab.NewCA("another")
 	if err != nil {
@@ -241,7 +243,7 @@ func TestAgentCertificateByHand(t *testing.T) {
 			KeyFile: filepath.Join(dir, "edge-1.key"), CAFile: filepath.Join(dir, "tunnel-ca.crt"),
 		}, nil
 	})
-	labtest.Within(t, noticed, "the cluster", func() error {
+	labtest.Within(t, labtest.Timeout, "the cluster", func() error {
 		return wantCode(ask(ctx, t, shared.embedded.ClusterRESTConfig(name, lab.ViaOwnEndpoint), http.MethodGet, "/version"), http.StatusOK)
 	})
 }

@@ -8,16 +8,18 @@ import (
 	"context"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
+
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// upgrader runs commands in the pod "grows", one upgraded connection each, without starting kubectl for it.
+// upgrader runs commands in the Pod "grows", each over an upgraded connection of its own, without
+// kubectl.
 type upgrader struct {
 	config *rest.Config
 	client kubernetes.Interface
@@ -43,7 +45,7 @@ func (u *upgrader) echo(t *testing.T, n int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), labtest.Timeout)
 		var out bytes.Buffer
 		err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader("hello"), Stdout: &out})
 		cancel()

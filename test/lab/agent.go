@@ -140,7 +140,7 @@ func (a *Agent) WaitReady(ctx context.Context) error {
 	return a.waitReady(ctx, defaultReadyTimeout, a.ready)
 }
 
-// Ready tells whether the agent is connected to a server.
+// Ready reports whether the agent is connected to a server.
 func (a *Agent) Ready(ctx context.Context) bool { return a.ready(ctx) == nil }
 
 func (a *Agent) ready(ctx context.Context) error { return get(ctx, a.client, a.health+"/readyz") }

@@ -35,8 +35,8 @@ type Binaries struct {
 	KonnectivityAgent     string
 }
 
-// BinariesOptions says where components are kept. Its zero value is ready to
-// use.
+// BinariesOptions say which components to find, and where. The zero value is ready
+// to use.
 type BinariesOptions struct {
 	// CacheDir is where built components are kept. Empty means
 	// $CLUSTER_GATEWAY_LAB_CACHE, or else cluster-gateway/lab in the user's
@@ -50,7 +50,7 @@ type BinariesOptions struct {
 	Out io.Writer
 }
 
-// tool is one component: where its source is pinned and where it ends up.
+// tool is one component: where its source is pinned and which field gets its path.
 type tool struct {
 	name    string // of the program, and of its variable: CLUSTER_GATEWAY_LAB_NAME
 	folder  string // of its go.mod, below hack/tools
@@ -58,7 +58,7 @@ type tool struct {
 	pkg     string // its main package
 	flags   func(version string) []string
 	edits   func() []edit // nil: built as it is
-	version []string      // the arguments that print its version; nil: it cannot tell
+	version []string      // the arguments that print its version; nil: it has none
 	path    func(*Binaries) *string
 }
 
@@ -91,8 +91,8 @@ func tools() []tool {
 	}
 }
 
-// stampKubernetes gives the version that Kubernetes' own build would have set;
-// without, the components call themselves v0.0.0-master.
+// stampKubernetes returns the flags that set the version as Kubernetes' own build
+// does. Without them, the components report v0.0.0-master.
 func stampKubernetes(version string) []string {
 	const variable = "-X k8s.io/component-base/version."
 	parts := strings.SplitN(strings.TrimPrefix(version, "v"), ".", 3)
@@ -104,16 +104,14 @@ func stampKubernetes(version string) []string {
 	}, " ")}
 }
 
-// FindBinaries finds the components of a lab, and builds those that it does not
-// find.
+// FindBinaries finds the components of a lab, and builds the missing ones.
 //
 // A component is taken from the path in its environment variable
 // (CLUSTER_GATEWAY_LAB_KUBE_APISERVER, …_ETCD, …_KUBECTL, …_KUBE_CONTROLLER_MANAGER,
 // …_KWOK, …_KONNECTIVITY_SERVER, …_KONNECTIVITY_AGENT), else from the folder
-// $KUBEBUILDER_ASSETS, if its version is the pinned one up to the patch level;
-// when it is not, that is said. Else it comes from the cache, into which it is
-// built with "go build" when it is missing there. Only one process builds at a
-// time.
+// $KUBEBUILDER_ASSETS, if its version is the pinned one up to the patch level; if it
+// is not, FindBinaries reports that. Else it comes from the cache; if it is missing
+// there, FindBinaries builds it with "go build". Only one process builds at a time.
 func FindBinaries(ctx context.Context, o BinariesOptions) (*Binaries, error) {
 	b, err := newBuilder(o)
 	if err != nil {
@@ -144,7 +142,8 @@ func FindBinaries(ctx context.Context, o BinariesOptions) (*Binaries, error) {
 	return binaries, nil
 }
 
-// given returns the path of a component that the user points to, if it fits.
+// given returns the path of a component that an environment variable names, if it
+// fits.
 func (b *builder) given(ctx context.Context, t pinnedTool) string {
 	for _, c := range candidates(t.name) {
 		if c.optional && !executable(c.path) {
@@ -177,11 +176,11 @@ func candidates(name string) []candidate {
 	return list
 }
 
-// fits tells whether a program is the wanted one: the same major and minor
-// version. A component that does not tell its version is taken at its word.
+// fits returns an error unless a program has the wanted major and minor version.
+// A component without a command that prints its version is assumed to fit.
 func fits(ctx context.Context, t pinnedTool, path string) error {
 	if !executable(path) {
-		return errors.New("there is no such program")
+		return errors.New("it is not an executable file")
 	}
 	if t.tool.version == nil {
 		return nil
@@ -190,11 +189,11 @@ func fits(ctx context.Context, t pinnedTool, path string) error {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, t.tool.version...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("asking for its version: %w", err)
+		return fmt.Errorf("running it to get its version: %w", err)
 	}
 	have, want := minor(string(out)), minor(t.version)
 	if have == "" {
-		return fmt.Errorf("it does not tell its version; wanted %s", t.version)
+		return fmt.Errorf("it does not print its version; wanted %s", t.version)
 	}
 	if have != want {
 		return fmt.Errorf("its version is %s; wanted %s", have, want)

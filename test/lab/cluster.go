@@ -186,7 +186,7 @@ func (c *Cluster) Address() string { return c.address }
 // Port returns the port of the API server: 443 in a firewalled cluster.
 func (c *Cluster) Port() int { return c.ports.apiserver }
 
-// Firewalled tells whether nothing can dial in.
+// Firewalled reports whether nothing can dial in.
 func (c *Cluster) Firewalled() bool { return c.ns != nil }
 
 // DropOutbound makes connections from inside a firewalled cluster to a TCP port

@@ -183,7 +183,7 @@ func (c *Cluster) startControllerManager(ctx context.Context) error {
 	})
 }
 
-// accountExists tells whether a namespace has the ServiceAccount without which
+// accountExists reports whether a namespace has the ServiceAccount without which
 // no Pod can be created in it.
 func (c *Cluster) accountExists(ctx context.Context, namespace string) error {
 	if c.opts.NoControllerManager {

@@ -178,7 +178,7 @@ func processState(pid int) (state string, parent int, ok bool) {
 	return fields[0], parent, err == nil
 }
 
-// running tells whether a process exists and is not just waiting to be reaped by
+// running reports whether a process exists and is not just waiting to be reaped by
 // whoever inherited it.
 func running(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {

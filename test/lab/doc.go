@@ -4,12 +4,12 @@
 // Package lab runs real Kubernetes clusters on one machine, for the tests, the
 // demo and the benchmark alike.
 //
-// A [Lab] owns a folder and a set of processes. Into it one starts clusters
-// (etcd, kube-apiserver, kube-controller-manager, and kwok in the place of a
+// A [Lab] owns a folder and a set of processes. A test starts clusters in it
+// (etcd, kube-apiserver, kube-controller-manager, and kwok in place of a
 // kubelet), stock Konnectivity servers and agents, and any other program under
-// test, such as the gateway. Nothing here is simulated but the containers: kwok
-// answers logs, exec, attach and port-forward as a kubelet does, and runs what
-// is exec'd as an ordinary process.
+// test, such as the gateway. Only the containers are simulated: kwok answers
+// logs, exec, attach and port-forward as a kubelet does, and runs each exec'd
+// command as an ordinary process.
 //
 //	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: os.Stderr})
 //	l, err := lab.New(ctx, lab.Options{Binaries: binaries, Out: os.Stderr})
@@ -22,33 +22,34 @@
 //
 // [FindBinaries] builds them with "go build" from the versions pinned in
 // hack/tools, once, into a cache folder. Environment variables can point it to
-// others (see [FindBinaries]). All are built as they are but kwok, whose exec and
-// port-forward need a few edits (see patch.go).
+// other builds (see [FindBinaries]). All components are built unchanged except
+// kwok, whose exec and port-forward need a few edits (see patch.go).
 //
 // # Firewalled clusters
 //
-// With root, a firewalled cluster lives in a network namespace of its own, tied
-// to the host by a veth pair, whose input chain drops everything but loopback
-// and replies: it can dial out, nothing can dial in. The lab itself gets in
-// because it opens its sockets inside the namespace ([Cluster.DialContext],
-// [Cluster.Command]). Without root such a cluster is an ordinary one, the lab
-// says so, and [Cluster.Firewalled] reports false.
+// With root, a firewalled cluster runs in a network namespace of its own, which a
+// veth pair connects to the host. The namespace's input chain drops everything
+// except loopback and replies: the cluster can dial out, nothing can dial in. The
+// lab itself reaches the cluster because it opens its sockets inside the namespace
+// ([Cluster.DialContext], [Cluster.Command]). Without root, such a cluster is an
+// ordinary one, the lab reports that, and [Cluster.Firewalled] returns false.
 //
 // # Nothing stays behind
 //
 // [Lab.Close] stops everything, and so does the end of the context given to
-// [New]. When the process that owns the lab dies without either (SIGKILL, a
-// panic, Ctrl-C in a test), the kernel does it: every child is started with a
-// parent-death signal, the namespaces are anonymous and so end with the last
-// process in them, and with a namespace ends its veth pair. [New] sweeps what
-// could still be left (an exec'd program that outlived kwok may hold a
-// namespace): it recognises its own by the id of the process that made them.
+// [New]. If the process that owns the lab dies without either (SIGKILL, a panic,
+// Ctrl-C in a test), the kernel cleans up: every child is started with a
+// parent-death signal; the namespaces are anonymous, so each of them ends with the
+// last process in it, and its veth pair with it. [New] removes what could still be
+// left (an exec'd program that outlived kwok may hold a namespace). It identifies
+// what a lab made by the id of the process that made it.
 //
 // # What a lab is not
 //
 // No scheduler runs: a Pod must name its Node ([NodeName], see [Cluster.RunPod]).
 // All containers share one log and the machine's file system, and nothing isolates
-// what is exec'd in them. There is no network between Pods, and no DNS.
+// the commands that are exec'd in them. There is no network between Pods, and no
+// DNS.
 //
 // # Where to look
 //

@@ -35,7 +35,7 @@ const (
 
 // GatewayOptions describe a gateway.
 type GatewayOptions struct {
-	// Name names it in errors and its log file. Empty means "gateway".
+	// Name is the name in errors and of the log file. Empty means "gateway".
 	Name string
 	// Hub is the cluster that it belongs to. Required, and not firewalled.
 	Hub *Cluster
@@ -44,16 +44,16 @@ type GatewayOptions struct {
 	// Konnectivity is the stock server to tunnel through. Nil means the
 	// gateway's own tunnel server, whose certificates it makes itself.
 	Konnectivity *KonnectivityServer
-	// AgentsOf is the cluster whose agents find the tunnel server at the address
-	// that agent-bootstrap tells them. Nil means agents on the host.
+	// AgentsOf is the cluster whose agents reach the tunnel server at the address
+	// that agent-bootstrap gives them. Nil means agents on the host.
 	AgentsOf *Cluster
 	// TunnelOff switches tunnels off.
 	TunnelOff bool
 	// Verbosity is the gateway's log level.
 	Verbosity int
-	// ExtraArgs come last and so override.
+	// ExtraArgs come last, so they override.
 	ExtraArgs []string
-	// ReadyPath is asked until it answers 200. Empty means /readyz.
+	// ReadyPath is polled until it answers 200. Empty means /readyz.
 	ReadyPath string
 	// Env is added to the environment.
 	Env []string
@@ -67,8 +67,8 @@ type Gateway struct {
 	opts       GatewayOptions
 	port       int
 	tunnelPort int
-	// caPEM verifies its serving certificate, and tunnelCA signs those of agents,
-	// since its last start; the gateway makes both.
+	// caPEM verifies the serving certificate, and tunnelCA signs the agents'
+	// certificates. The gateway makes both; these were valid at its last start.
 	caPEM    []byte
 	tunnelCA *CA
 	dir      string
@@ -167,12 +167,12 @@ func (g *Gateway) Start(ctx context.Context) error {
 		return err
 	}
 	if err := g.awaitTunnel(ctx); err != nil {
-		return fmt.Errorf("what %s makes known of its tunnel: %w", g.opts.Name, err)
+		return fmt.Errorf("waiting for what %s publishes about its tunnel: %w", g.opts.Name, err)
 	}
 	return nil
 }
 
-// ready asks the gateway, by the certificate that it has put on the hub.
+// ready polls the gateway, and verifies it with the CA that it has put on the hub.
 func (g *Gateway) ready(ctx context.Context) error {
 	secret, err := g.hub.client.CoreV1().Secrets(defaultServiceNamespace).Get(ctx, "cluster-gateway-serving", metav1.GetOptions{})
 	if err != nil {
@@ -187,8 +187,8 @@ func (g *Gateway) ready(ctx context.Context) error {
 	return get(ctx, &http.Client{Transport: transport}, g.Endpoint()+cmp.Or(g.opts.ReadyPath, "/readyz"))
 }
 
-// awaitTunnel waits until there is all that it takes to register a cluster, and
-// reads the tunnel's CA.
+// awaitTunnel waits until the hub has everything that registering a cluster
+// requires, and reads the tunnel's CA.
 func (g *Gateway) awaitTunnel(ctx context.Context) error {
 	const name = "cluster-gateway-tunnel"
 	return g.waitReady(ctx, defaultReadyTimeout, func(ctx context.Context) error {
@@ -263,7 +263,7 @@ func (g *Gateway) args() []string {
 	}
 }
 
-// advertised is the host that agents are told.
+// advertised returns the host that agents are to dial.
 func (g *Gateway) advertised() string {
 	if g.opts.AgentsOf == nil {
 		return loopback
@@ -274,16 +274,16 @@ func (g *Gateway) advertised() string {
 // Endpoint is the gateway's own HTTPS endpoint.
 func (g *Gateway) Endpoint() string { return localURL("https", g.port) }
 
-// CAPEM verifies the gateway's own endpoint, as it was when the gateway was
-// started last.
+// CAPEM returns the CA that verified the gateway's own endpoint when the gateway
+// was last started.
 func (g *Gateway) CAPEM() []byte { return g.caPEM }
 
 // TunnelPort is where agents connect.
 func (g *Gateway) TunnelPort() int { return g.tunnelPort }
 
-// TunnelCA signs the certificates of agents, and the tunnel server's: the CA
-// that the gateway had when it was started last. With an external Konnectivity
-// server, or without tunnels, it is nil.
+// TunnelCA returns the CA that signs the certificates of agents and of the tunnel
+// server: the one that the gateway had when it was last started. With an external
+// Konnectivity server, or without tunnels, it is nil.
 func (g *Gateway) TunnelCA() *CA { return g.tunnelCA }
 
 // RegisterAPIService registers the gateway with its hub, as manifests/gateway
@@ -294,8 +294,8 @@ func (g *Gateway) RegisterAPIService(ctx context.Context) error {
 	})
 }
 
-// AgentOptions are those of an agent of c that connects to the gateway's own
-// tunnel server, with a certificate for the cluster name.
+// AgentOptions returns the options of an agent of c that connects to the gateway's
+// own tunnel server, with a certificate for the cluster name.
 func (g *Gateway) AgentOptions(name string, c *Cluster) (AgentOptions, error) {
 	pair, err := g.tunnelCA.Issue(CertOptions{CN: name, Orgs: []string{agentOrg}})
 	if err != nil {
@@ -319,10 +319,10 @@ func (g *Gateway) StartAgent(ctx context.Context, name string, c *Cluster) (*Age
 	return a, a.WaitReady(ctx)
 }
 
-// Via is by which of its two doors a client reaches a gateway.
+// Via is one of the two endpoints at which clients reach a gateway.
 type Via string
 
-// The doors.
+// The endpoints.
 const (
 	ViaHub         Via = "hub"          // the hub's aggregation layer
 	ViaOwnEndpoint Via = "own-endpoint" // the gateway itself
@@ -332,7 +332,7 @@ const (
 // reaches a cluster through the gateway, and returns its path.
 func (g *Gateway) ClusterKubeconfig(cluster string, via Via) (string, error) {
 	path := g.file(fmt.Sprintf("%s-%s.kubeconfig", cluster, via))
-	server, ca := g.door(via)
+	server, ca := g.endpoint(via)
 	return path, WriteKubeconfig(path, server+clusterBasePath+cluster+"/proxy", ca,
 		&clientcmdapi.AuthInfo{ClientCertificateData: g.hub.AdminCertPEM(), ClientKeyData: g.hub.AdminKeyPEM()})
 }
@@ -344,24 +344,24 @@ func (g *Gateway) ClusterRESTConfig(cluster string, via Via) *rest.Config {
 	return config
 }
 
-// RESTConfig reaches the gateway's own API by one of its doors, as the hub's
+// RESTConfig reaches the gateway's own API at one of its endpoints, as the hub's
 // administrator.
 func (g *Gateway) RESTConfig(via Via) *rest.Config {
-	server, ca := g.door(via)
+	server, ca := g.endpoint(via)
 	return &rest.Config{
 		Host: server, QPS: -1,
 		TLSClientConfig: rest.TLSClientConfig{CAData: ca, CertData: g.hub.AdminCertPEM(), KeyData: g.hub.AdminKeyPEM()},
 	}
 }
 
-func (g *Gateway) door(via Via) (server string, ca []byte) {
+func (g *Gateway) endpoint(via Via) (server string, ca []byte) {
 	if via == ViaHub {
 		return g.hub.Endpoint(), g.hub.CAPEM()
 	}
 	return g.Endpoint(), g.CAPEM()
 }
 
-// Metrics returns what the gateway's /metrics says.
+// Metrics returns the response of the gateway's /metrics.
 func (g *Gateway) Metrics(ctx context.Context) ([]byte, error) {
 	client, err := rest.UnversionedRESTClientFor(withCodec(g.RESTConfig(ViaOwnEndpoint)))
 	if err != nil {
@@ -411,8 +411,8 @@ type SecretOptions struct {
 	CredentialType string
 }
 
-// RegisterCluster registers c with the hub by a Secret in the form that the
-// gateway reads, with a token of a ServiceAccount that may do everything on c.
+// RegisterCluster registers c with the hub by a Secret in the form that the gateway
+// reads, with the token of a ServiceAccount that is cluster-admin on c.
 func (g *Gateway) RegisterCluster(ctx context.Context, name string, c *Cluster, tunnel bool) error {
 	token, err := c.ServiceAccountToken(ctx, defaultServiceNamespace, "cluster-gateway", "cluster-admin")
 	if err != nil {
@@ -420,7 +420,7 @@ func (g *Gateway) RegisterCluster(ctx context.Context, name string, c *Cluster, 
 	}
 	o := SecretOptions{Name: name, Tunnel: tunnel, Data: map[string][]byte{"ca.crt": c.CAPEM(), "token": []byte(token), "endpoint": []byte(c.Endpoint())}}
 	if tunnel && g.opts.Konnectivity != nil {
-		// The host is what the stock server chooses the agent by.
+		// The stock server chooses the agent by the host.
 		o.Data["endpoint"] = []byte("https://" + net.JoinHostPort(c.Name(), strconv.Itoa(c.Port())))
 	}
 	return g.hub.ApplySecret(ctx, o)

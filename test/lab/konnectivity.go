@@ -165,7 +165,7 @@ func (s *KonnectivityServer) frontendArgs() []string {
 	}
 }
 
-// listening tells whether both sides of the server can be dialled.
+// listening reports whether both sides of the server can be dialed.
 func (s *KonnectivityServer) listening(ctx context.Context) error {
 	network, address := "tcp", s.frontend
 	if s.socket != "" {

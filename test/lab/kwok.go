@@ -104,7 +104,7 @@ func (c *Cluster) createNode(ctx context.Context) error {
 	return ignoreExists(err)
 }
 
-// nodeReady tells whether the Node is ready and its kubelet server listens.
+// nodeReady reports whether the Node is ready and its kubelet server listens.
 func (c *Cluster) nodeReady(ctx context.Context) error {
 	node, err := c.client.CoreV1().Nodes().Get(ctx, NodeName, metav1.GetOptions{})
 	if err != nil {

@@ -25,19 +25,19 @@ var errClosed = errors.New("the lab is closed")
 
 // Options configure a [Lab]. The zero value is ready to use.
 type Options struct {
-	// Dir is where everything is kept. Empty means a temporary folder that goes
-	// with the lab, unless something in it failed to start, KeepLogs says so, or
-	// $CLUSTER_GATEWAY_LAB_KEEP is set. A Dir that was given stays, without the
-	// clusters' data.
+	// Dir is where everything is kept. Empty means a temporary folder, which is
+	// removed when the lab closes, unless something in it failed to start, KeepLogs
+	// returns true, or $CLUSTER_GATEWAY_LAB_KEEP is set. A given Dir is kept,
+	// without the clusters' data.
 	Dir string
 	// Binaries are the components to run. Nil means those of [FindBinaries].
 	Binaries *Binaries
-	// Out is told what happens. Nil means nobody is.
+	// Out receives progress messages. Nil discards them.
 	Out io.Writer
 	// Verbosity is the -v of the components' logs.
 	Verbosity int
-	// KeepLogs is asked on Close whether a temporary folder is to stay;
-	// testing.T.Failed is meant. Nil means no.
+	// KeepLogs is called on Close; if it returns true, a temporary folder is kept.
+	// It is meant for testing.T.Failed. Nil means false.
 	KeepLogs func() bool
 }
 
@@ -54,9 +54,9 @@ type Lab struct {
 	ports     *ports
 	detach    func() bool // from the context of New
 
-	// life ends when the lab begins to close, and with it every start under way,
-	// which starting counts.
-	life     context.Context
+	// running ends when the lab begins to close. This cancels every start that is
+	// in progress; starting counts these.
+	running  context.Context
 	end      context.CancelFunc
 	starting sync.WaitGroup
 
@@ -70,8 +70,8 @@ type Lab struct {
 	closeErr  error
 }
 
-// New makes an empty lab, after removing what labs before it may have left
-// behind. When ctx ends, the lab closes.
+// New makes an empty lab. It first removes what earlier labs have left behind.
+// When ctx ends, the lab closes.
 func New(ctx context.Context, o Options) (*Lab, error) {
 	out := &syncWriter{w: o.Out}
 	if err := sweep(os.TempDir()); err != nil {
@@ -102,8 +102,8 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 		spawner:   spawner,
 		ports:     newPorts(),
 	}
-	// Not a child of ctx, so that life ends by close only.
-	l.life, l.end = context.WithCancel(context.WithoutCancel(ctx))
+	// Not a child of ctx, so that only close ends it.
+	l.running, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	l.detach = context.AfterFunc(ctx, func() { l.Close() })
 	return l, nil
 }
@@ -123,11 +123,11 @@ func labDir(given string) (string, error) {
 	return dir, os.MkdirAll(filepath.Join(dir, logDirName), 0o755)
 }
 
-// Dir returns the lab's folder. Logs are in logs/PROCESS.log for what runs on
-// its own, and in CLUSTER/logs/PROCESS.log for what belongs to a cluster.
+// Dir returns the lab's folder. The log of a process that belongs to a cluster is
+// CLUSTER/logs/PROCESS.log; of any other process it is logs/PROCESS.log.
 func (l *Lab) Dir() string { return l.dir }
 
-// Binaries returns the components that the lab runs.
+// Binaries returns the paths of the components that the lab runs.
 func (l *Lab) Binaries() *Binaries { return l.binaries }
 
 // Processes returns everything that was started, in order, ended or not.
@@ -137,13 +137,13 @@ func (l *Lab) Processes() []*Process {
 	return slices.Clone(l.processes)
 }
 
-// FreePort returns a port that nothing listens on at 127.0.0.1, and that the lab
-// gives to nobody else.
+// FreePort returns a port of 127.0.0.1 that nothing listens on. The lab returns
+// each port only once.
 func (l *Lab) FreePort() (int, error) { return l.ports.free(nil) }
 
-// HostAddr returns the address of the host as the cluster sees it: where its
-// agents dial, and what the certificate they meet there must be valid for. A
-// server must listen on this address, or on all, to be reached.
+// HostAddr returns the address of the host as the cluster sees it. The cluster's
+// agents dial this address, so the server's certificate must be valid for it, and
+// the server must listen on it, or on all addresses.
 func (l *Lab) HostAddr(c *Cluster) string {
 	if c == nil || c.ns == nil {
 		return loopback
@@ -151,8 +151,8 @@ func (l *Lab) HostAddr(c *Cluster) string {
 	return c.ns.outside.String()
 }
 
-// Close stops everything and returns when it is gone, with what went wrong on
-// the way. It can be called more than once, and concurrently.
+// Close stops everything, waits until it is gone, and returns the errors of that.
+// It can be called more than once, and concurrently.
 func (l *Lab) Close() error {
 	l.closeOnce.Do(func() { l.closeErr = l.close() })
 	return l.closeErr
@@ -166,7 +166,7 @@ func (l *Lab) close() error {
 	l.end()
 	l.starting.Wait()
 
-	// Nobody adds to the lists from here on.
+	// From here on, nothing is added to the lists.
 	errs := []error{stopAll(l.processes)}
 	for _, c := range l.clusters {
 		errs = append(errs, c.Stop())
@@ -176,8 +176,8 @@ func (l *Lab) close() error {
 	return errors.Join(errs...)
 }
 
-// stopAll stops the processes that may have an end of their own first, all at
-// once, and then kills the rest.
+// stopAll stops the processes that shut down in order first, all at once, and then
+// kills the rest.
 func stopAll(processes []*Process) error {
 	var errs []error
 	for _, disposable := range []bool{false, true} {
@@ -220,8 +220,8 @@ func (l *Lab) keep() bool {
 	return failed || os.Getenv(keepLogsVariable) != "" || l.keepLogs != nil && l.keepLogs()
 }
 
-// begin announces that something is being started. What it returns replaces ctx,
-// and ends early when the lab closes; done must be called at the end.
+// begin announces that something is being started. The returned context replaces
+// ctx, and ends early if the lab closes. The caller must call done at the end.
 func (l *Lab) begin(ctx context.Context) (_ context.Context, done func(), _ error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -230,7 +230,7 @@ func (l *Lab) begin(ctx context.Context) (_ context.Context, done func(), _ erro
 	}
 	l.starting.Add(1)
 	ctx, cancel := context.WithCancelCause(ctx)
-	detach := context.AfterFunc(l.life, func() { cancel(errClosed) })
+	detach := context.AfterFunc(l.running, func() { cancel(errClosed) })
 	return ctx, func() {
 		detach()
 		cancel(nil)
@@ -245,8 +245,8 @@ func (l *Lab) adopt(p *Process) {
 	l.processes = append(l.processes, p)
 }
 
-// noteFailure keeps the logs, since an error points to them; that the lab was
-// closed is no failure.
+// noteFailure has the logs kept, since an error points to them. It ignores the
+// error of a lab that was closed.
 func (l *Lab) noteFailure(err error) error {
 	if err != nil && !errors.Is(err, errClosed) {
 		l.mu.Lock()
@@ -263,8 +263,8 @@ func (l *Lab) logDir(c *Cluster) string {
 	return c.LogDir()
 }
 
-// spawnerFor returns where a process is to be started from, and what to call
-// when it has ended.
+// spawnerFor returns the spawner that starts a process, and a function to call
+// when the process has ended.
 func (l *Lab) spawnerFor(o ProcessOptions) (*spawner, func(), error) {
 	shared := l.spawner
 	var ns *namespace
@@ -275,7 +275,7 @@ func (l *Lab) spawnerFor(o ProcessOptions) (*spawner, func(), error) {
 		return shared, func() {}, nil
 	}
 	if reason := missingCapability(); reason != nil {
-		fmt.Fprintf(l.out, "lab: %s gets no hosts file of its own: %v\n", o.Name, reason)
+		fmt.Fprintf(l.out, "lab: %s has no hosts file of its own: %v\n", o.Name, reason)
 		return shared, func() {}, nil
 	}
 	file, err := l.writeHosts(o)
@@ -289,8 +289,8 @@ func (l *Lab) spawnerFor(o ProcessOptions) (*spawner, func(), error) {
 	return own, own.close, nil
 }
 
-// writeHosts writes the hosts file of one process: the machine's own with its
-// names added in front, where they win.
+// writeHosts writes the hosts file of one process: that of the machine, with the
+// process's names in front, since the first line of a name wins.
 func (l *Lab) writeHosts(o ProcessOptions) (string, error) {
 	path := filepath.Join(l.logDir(o.Cluster), o.Name+".hosts")
 	var content []byte

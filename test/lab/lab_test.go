@@ -141,7 +141,7 @@ func wantOutput(t *testing.T, cmd *Cmd, want string) {
 // testFollow starts a command that follows the log, and adds lines until it
 // prints one: attach shows only what comes after it has begun.
 func testFollow(ctx context.Context, t *testing.T, c *Cluster, args ...string) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()
 	cmd := c.Kubectl(ctx, args...)
 	stdout, err := cmd.StdoutPipe()
@@ -181,7 +181,7 @@ func testFollow(ctx context.Context, t *testing.T, c *Cluster, args ...string) {
 }
 
 func testExec(ctx context.Context, t *testing.T, c *Cluster, env ...string) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()
 	cmd := c.Kubectl(ctx, "exec", "-i", "pod", "--", "sh", "-c", "cat; exit 7")
 	cmd.Env = append(cmd.Env, env...)
@@ -244,7 +244,7 @@ func testPortForward(ctx context.Context, t *testing.T, c *Cluster) {
 	if _, err := conn.Write([]byte("ping")); err != nil {
 		t.Error(err)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(testTimeout)); err != nil {
 		t.Error(err)
 	}
 	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "ping" {
@@ -280,7 +280,7 @@ func forwardedAddress(t *testing.T, stdout io.Reader) string {
 	}
 }
 
-// TestFirewalled shows that a firewalled cluster cannot be dialled, that it can
+// TestFirewalled shows that a firewalled cluster cannot be dialed, that it can
 // dial out, that kubectl works inside, and that nothing of it stays.
 func TestFirewalled(t *testing.T) {
 	ctx, l := newTestLab(t)

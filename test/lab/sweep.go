@@ -64,7 +64,7 @@ func sweepDir(dir string) error {
 	return errors.Join(errs...)
 }
 
-// deadOwner tells whether a name of the form "PID-..." belongs to a process that
+// deadOwner reports whether a name of the form "PID-..." belongs to a process that
 // no longer exists.
 func deadOwner(name string) bool {
 	id, _, ok := strings.Cut(name, "-")

@@ -20,7 +20,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 )
 
-// faultyHub is the hub, but for the requests that fail answers itself. It returns a kubeconfig.
+// faultyHub is a proxy in front of the hub. It forwards every request that fail does not answer. It
+// returns a kubeconfig for it.
 func faultyHub(t *testing.T, fail func(w http.ResponseWriter, req *http.Request) (answered bool)) string {
 	t.Helper()
 	config := shared.hub.RESTConfig()
@@ -45,7 +46,7 @@ func faultyHub(t *testing.T, fail func(w http.ResponseWriter, req *http.Request)
 	return kubeconfig(t, server.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), nil)
 }
 
-// asksVersion tells the request by which a cluster is asked whether it answers.
+// asksVersion reports whether a request checks that a cluster answers.
 func asksVersion(req *http.Request) bool { return strings.HasSuffix(req.URL.Path, "/proxy/version") }
 
 func answerStatus(t *testing.T, w http.ResponseWriter, status metav1.Status) {
@@ -57,7 +58,8 @@ func answerStatus(t *testing.T, w http.ResponseWriter, status metav1.Status) {
 	}
 }
 
-// temporary are what a hub, a gateway and a cluster answer that are there, and cannot answer just now.
+// temporary are the answers of a hub, a gateway and a cluster that are up but cannot answer just
+// now.
 var temporary = []metav1.Status{
 	{Code: http.StatusServiceUnavailable, Reason: metav1.StatusReasonServiceUnavailable, Message: "error trying to reach service"},
 	{Code: http.StatusTooManyRequests, Reason: metav1.StatusReasonTooManyRequests, Message: "too many requests"},
@@ -67,7 +69,8 @@ var temporary = []metav1.Status{
 		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "Request"}}}},
 }
 
-// TestUnregisterBusy shows that a cluster is not taken for gone because it, the gateway or the hub is busy.
+// TestUnregisterBusy checks that unregister does not treat a cluster as gone when the cluster, the
+// gateway or the hub is only busy.
 func TestUnregisterBusy(t *testing.T) {
 	ctx := begin(t)
 	must(ctx, t, nearbyArgs()...)
@@ -110,7 +113,8 @@ func TestUnregisterBusy(t *testing.T) {
 	}
 }
 
-// TestRotateNotUsed shows that rotate waits until the gateway uses the new token, and does not take an answer to the old one for that.
+// TestRotateNotUsed checks that rotate waits until the gateway uses the new token, and does not
+// accept an answer to the previous one.
 func TestRotateNotUsed(t *testing.T) {
 	ctx := begin(t)
 	must(ctx, t, nearbyArgs()...)
@@ -127,7 +131,7 @@ func TestRotateNotUsed(t *testing.T) {
 	must(ctx, t, "rotate", "near-1")
 }
 
-// TestNoAnswer shows what is said when nothing at all answers before the time is over.
+// TestNoAnswer checks the error when nothing answers within --wait.
 func TestNoAnswer(t *testing.T) {
 	ctx := begin(t)
 	var silent atomic.Bool

@@ -11,16 +11,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// TestDoctor breaks the way to a cluster at each of its stages, and doctor finds out at which.
+// TestDoctor breaks the path to a cluster at each of its stages. Each time, doctor names the stage.
 func TestDoctor(t *testing.T) {
 	ctx := begin(t)
 	edge := shared.edge
@@ -47,7 +47,7 @@ func TestDoctor(t *testing.T) {
 		})
 	}
 	broken("Secret missing a key", bootstrap.StageSecret, func(t *testing.T) func() {
-		patchSecret(ctx, t, "edge-1", `{"data":{"token":null}}`)
+		bootstraptest.PatchSecret(ctx, t, shared.hub, "edge-1", `{"data":{"token":null}}`)
 		return nil
 	})
 	broken("no Secret", bootstrap.StageSecret, func(t *testing.T) func() {
@@ -57,7 +57,7 @@ func TestDoctor(t *testing.T) {
 		return nil
 	})
 	broken("wrong CA", bootstrap.StageTLS, func(t *testing.T) func() {
-		patchSecret(ctx, t, "edge-1", fmt.Sprintf(`{"data":{"ca.crt":%s}}`, jsonBytes(t, shared.hub.CAPEM())))
+		bootstraptest.PatchSecret(ctx, t, shared.hub, "edge-1", fmt.Sprintf(`{"data":{"ca.crt":%s}}`, jsonBytes(t, shared.hub.CAPEM())))
 		return nil
 	})
 	broken("revoked token", bootstrap.StageCredential, func(t *testing.T) func() {
@@ -66,7 +66,7 @@ func TestDoctor(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The API server believes a token for some seconds after its account is gone.
-		labtest.Within(t, time.Minute, "the token is revoked", func() error {
+		labtest.Within(t, labtest.Timeout, "the token is revoked", func() error {
 			if got := diagnose(ctx, t).Broken; got != bootstrap.StageCredential {
 				return fmt.Errorf("doctor says %q", got)
 			}
@@ -102,7 +102,7 @@ func TestDoctor(t *testing.T) {
 			t.Fatal(err)
 		}
 		endpoint := "https://" + net.JoinHostPort(edge.Address(), strconv.Itoa(port))
-		patchSecret(ctx, t, "edge-1", fmt.Sprintf(`{"data":{"endpoint":%s}}`, jsonBytes(t, []byte(endpoint))))
+		bootstraptest.PatchSecret(ctx, t, shared.hub, "edge-1", fmt.Sprintf(`{"data":{"endpoint":%s}}`, jsonBytes(t, []byte(endpoint))))
 		expect(ctx, t, bootstrap.StageDial, "--out-dir", dir, "--cluster-kubeconfig", shared.edgeFile)
 		must(ctx, t, edgeArgs("--out-dir", dir)...)
 	})
@@ -159,7 +159,7 @@ func diagnose(ctx context.Context, t *testing.T, more ...string) bootstrap.Diagn
 	return d
 }
 
-// expect shows at which stage doctor finds the way broken, and that it says what to do.
+// expect checks at which stage doctor finds the path broken, and that it says what to do.
 func expect(ctx context.Context, t *testing.T, want bootstrap.Stage, more ...string) {
 	t.Helper()
 	d := diagnose(ctx, t, more...)

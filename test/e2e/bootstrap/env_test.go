@@ -1,8 +1,9 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bootstrap tests agent-bootstrap against real clusters: a hub with a gateway, one cluster that it can reach, and one behind a
-// firewall. It is a package of its own since its tests register and remove the clusters.
+// Package bootstrap tests agent-bootstrap against real clusters: a hub with a gateway, a cluster that the gateway can reach,
+// and a firewalled one. It is a package of its own because its tests register and remove the clusters. Tests that need no
+// gateway are in pkg/bootstrap and pkg/enrollment, behind the build tag integration.
 package bootstrap
 
 import (
@@ -85,7 +86,7 @@ func start(ctx context.Context, l *lab.Lab) error {
 	return err
 }
 
-// output is what a command wrote.
+// output collects what a command writes.
 type output struct {
 	mu       sync.Mutex
 	out, err bytes.Buffer
@@ -123,7 +124,7 @@ func must(ctx context.Context, t *testing.T, args ...string) (stdout, stderr str
 	return stdout, stderr
 }
 
-// begin gives a test the lab to itself, with nothing registered, and leaves it so.
+// begin gives a test the lab to itself, with nothing registered, and cleans up after it.
 func begin(t *testing.T) context.Context {
 	t.Helper()
 	shared.serial.Lock()
@@ -142,7 +143,7 @@ func begin(t *testing.T) context.Context {
 	return ctx
 }
 
-// edgeArgs are those that register the firewalled cluster.
+// edgeArgs returns the arguments that register the firewalled cluster.
 func edgeArgs(more ...string) []string {
 	args := []string{"register", "edge-1", "--cluster-kubeconfig", shared.edgeFile}
 	if !shared.edge.Firewalled() { // no hosts file either, and another port
@@ -155,7 +156,8 @@ func nearbyArgs(more ...string) []string {
 	return append([]string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--route", "direct"}, more...)
 }
 
-// kubelet starts the agent's Pod as soon as there is one, and stops it with the test: the lab has no container runtime.
+// kubelet starts the agent's Pod as soon as it exists and stops it when the test ends: the lab has
+// no container runtime.
 func kubelet(ctx context.Context, t *testing.T) <-chan *lab.Agent {
 	t.Helper()
 	started := make(chan *lab.Agent, 1)
@@ -186,8 +188,8 @@ func kubelet(ctx context.Context, t *testing.T) <-chan *lab.Agent {
 	return started
 }
 
-// dump is everything that register could have left somewhere: objects by kind and name, with their resource version, or their generation
-// where a controller writes the status.
+// dump returns everything that register could have left: objects by kind and name, with their
+// resource version. Where a controller writes the status, it is the generation instead.
 func dump(ctx context.Context, t *testing.T, c *lab.Cluster) map[string]string {
 	t.Helper()
 	if c != shared.hub { // which has no controllers
@@ -220,11 +222,11 @@ func dump(ctx context.Context, t *testing.T, c *lab.Cluster) map[string]string {
 	return objects
 }
 
-// awaitNamespaces waits until every namespace has what controllers put into it a moment after it was made.
+// awaitNamespaces waits until controllers have filled every namespace, which takes a moment.
 func awaitNamespaces(ctx context.Context, t *testing.T, c *lab.Cluster) {
 	t.Helper()
 	core := c.Client().CoreV1()
-	labtest.Within(t, time.Minute, "controllers to fill the namespaces", func() error {
+	labtest.Within(t, labtest.Timeout, "controllers to fill the namespaces", func() error {
 		namespaces, err := core.Namespaces().List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
@@ -244,8 +246,8 @@ func awaitNamespaces(ctx context.Context, t *testing.T, c *lab.Cluster) {
 	})
 }
 
-// withoutHealth replaces the versions of the clusters' Secrets on the hub by what is in them: the gateway writes there how they are, when it
-// finds that out.
+// withoutHealth replaces the versions of the clusters' Secrets on the hub by a hash of their
+// content without health: the gateway writes there whenever the health changes.
 func withoutHealth(ctx context.Context, c *lab.Cluster, objects map[string]string) error {
 	secrets, err := c.Client().CoreV1().Secrets(hubNamespace).List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelCredentialType})
 	if err != nil {
@@ -262,5 +264,5 @@ func withoutHealth(ctx context.Context, c *lab.Cluster, objects map[string]strin
 	return nil
 }
 
-// noOptions is what every Get is given.
+// noOptions are the options of every Get.
 var noOptions = metav1.GetOptions{}

@@ -24,8 +24,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// TestRotateThroughGateway gives a cluster new credentials through the gateway, which may do nothing else there; and shows that it takes
-// every rule of the gateway's Role in the manifest.
+// TestRotateThroughGateway gives a cluster new credentials through the gateway, which has no other
+// right there. It also checks that every rule of the gateway's Role in the manifest is needed.
 func TestRotateThroughGateway(t *testing.T) {
 	ctx := begin(t)
 	started := kubelet(ctx, t)
@@ -91,7 +91,8 @@ func TestRotateThroughGateway(t *testing.T) {
 	withoutEachRule(ctx, t)
 }
 
-// TestRotateLifetimes shows that what rotate gives a cluster lives as long as what it replaces, unless it is told otherwise.
+// TestRotateLifetimes checks that rotate keeps the lifetimes of what it replaces unless a flag
+// changes them.
 func TestRotateLifetimes(t *testing.T) {
 	ctx := begin(t)
 	rotate := []string{"rotate", "edge-1", "--cluster-kubeconfig", shared.edgeFile, "--wait", "0"}
@@ -132,7 +133,8 @@ func TestRotateLifetimes(t *testing.T) {
 	}
 }
 
-// lives are those of the gateway's token for the firewalled cluster, and of a certificate.
+// lives returns the lifetimes of the gateway's token for the firewalled cluster, and of a
+// certificate.
 func lives(ctx context.Context, t *testing.T, certPEM []byte) (token, certificate time.Duration) {
 	t.Helper()
 	secret, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, "edge-1", noOptions)
@@ -158,7 +160,7 @@ func lives(ctx context.Context, t *testing.T, certPEM []byte) (token, certificat
 	return time.Duration(claims.Exp-claims.Iat) * time.Second, pki.Lifetime(chain[0])
 }
 
-// agentState is the agent's certificate, and what rolls its Pods.
+// agentState returns the agent's certificate, and the annotation whose change restarts its Pods.
 func agentState(ctx context.Context, t *testing.T) (cert []byte, roll string) {
 	t.Helper()
 	secret, err := shared.edge.Client().CoreV1().Secrets(agentNamespace).Get(ctx, "konnectivity-agent", noOptions)
@@ -174,13 +176,14 @@ func agentState(ctx context.Context, t *testing.T) (cert []byte, roll string) {
 
 func reachable(ctx context.Context, t *testing.T) {
 	t.Helper()
-	labtest.Within(t, time.Minute, "the cluster answers", func() error {
+	labtest.Within(t, labtest.Timeout, "the cluster answers", func() error {
 		_, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "edge-1")
 		return err
 	})
 }
 
-// withoutEachRule takes each verb of each rule out of the gateway's Role, and shows that something stops to work.
+// withoutEachRule removes each verb of each rule from the gateway's Role in turn, and checks that
+// something then fails.
 func withoutEachRule(ctx context.Context, t *testing.T) {
 	roles := shared.edge.Client().RbacV1().Roles(agentNamespace)
 	whole, err := roles.Get(ctx, "cluster-gateway", noOptions)
@@ -199,7 +202,7 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 				if _, err := roles.Update(ctx, role, metav1.UpdateOptions{}); err != nil {
 					t.Fatal(err)
 				}
-				labtest.Within(t, time.Minute, "something does not work", func() error {
+				labtest.Within(t, labtest.Timeout, "something does not work", func() error {
 					if works(ctx) {
 						return fmt.Errorf("rotate and doctor still do")
 					}
@@ -211,7 +214,7 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 	if _, _, err := invoke(ctx, bootstrap.Config{}, edgeArgs("--access", "impersonate", "--wait", "0")...); err != nil {
 		t.Fatal(err)
 	}
-	labtest.Within(t, time.Minute, "everything works again", func() error {
+	labtest.Within(t, labtest.Timeout, "everything works again", func() error {
 		if !works(ctx) {
 			return fmt.Errorf("it does not")
 		}
@@ -219,7 +222,8 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 	})
 }
 
-// works tells whether the gateway can do in the cluster what its Role is for: renew its token and the agent's certificate, and look at that.
+// works reports whether the gateway can do in the cluster what its Role is for: renew its token,
+// and renew and read the agent's certificate.
 func works(ctx context.Context) bool {
 	if _, _, err := invoke(ctx, bootstrap.Config{}, "rotate", "edge-1"); err != nil {
 		return false

@@ -18,8 +18,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 )
 
-// TestUser shows what somebody sees who may use a cluster, by the role in README.md, and has no other right on the hub; and what somebody sees who
-// may look at clusters as well.
+// TestUser checks what a user sees who may use one cluster, with the role in README.md, and has no
+// other right on the hub; and what a user sees who may also list clusters.
 func TestUser(t *testing.T) {
 	ctx := begin(t)
 	must(ctx, t, nearbyArgs()...)
@@ -73,7 +73,7 @@ func TestUser(t *testing.T) {
 	must(ctx, t, "doctor", "near-1", "--kubeconfig", viewer)
 }
 
-// hubUser is the kubeconfig of an account on the hub that has these rights.
+// hubUser returns the kubeconfig of an account on the hub that has these rights.
 func hubUser(ctx context.Context, t *testing.T, name string, rules []rbacv1.PolicyRule) string {
 	t.Helper()
 	roles := shared.hub.Client().RbacV1().ClusterRoles()

@@ -13,15 +13,16 @@ import (
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 )
 
-// Need is how much of a role has to be used.
+// Need is how much of a role must be used.
 type Need int
 
 const (
-	// NeedNone is for what everybody has, or was given for another reason.
+	// NeedNone is for roles that everybody has, or that were granted for another reason.
 	NeedNone Need = iota
-	// NeedEachRule is for roles that Kubernetes brings along: nobody can take half a rule of theirs.
+	// NeedEachRule is for the roles of Kubernetes itself: nobody can remove half of one of their
+	// rules.
 	NeedEachRule
-	// NeedEverything is each verb of each resource by each name.
+	// NeedEverything requires each verb of each resource by each name.
 	NeedEverything
 )
 
@@ -35,7 +36,7 @@ type Grant struct {
 	Need      Need
 }
 
-// Unit is the least of a Grant that can be taken out.
+// Unit is the smallest part of a Grant that can be removed.
 type Unit struct {
 	// Name is for findings.
 	Name string
@@ -46,7 +47,7 @@ type Unit struct {
 	rules     []rbacv1.PolicyRule
 }
 
-// Units takes grants apart.
+// Units splits grants into units.
 func Units(grants []Grant) []Unit {
 	var units []Unit
 	for _, g := range grants {
@@ -88,7 +89,7 @@ func described(group, resource, name string) string {
 	return resource
 }
 
-// singles are the rules with one verb, group, resource and name each that together say what a rule says.
+// singles splits a rule into rules with one verb, group, resource and name each.
 func singles(rule rbacv1.PolicyRule) []rbacv1.PolicyRule {
 	var all []rbacv1.PolicyRule
 	names := rule.ResourceNames
@@ -122,10 +123,11 @@ type request struct {
 	allowed                          bool
 }
 
-// annotationDecision is what the API server's authoriser said, "allow" or "forbid".
+// annotationDecision is what the API server's authorizer said, "allow" or "forbid".
 const annotationDecision = "authorization.k8s.io/decision"
 
-// parse returns what was decided about: nothing when the API server had no time for a request (429), which then came again.
+// parse returns the decisions in an event: none if the API server had no time for the request
+// (429), which was then repeated.
 func parse(e *auditv1.Event) []request {
 	decision, decided := e.Annotations[annotationDecision]
 	if !decided {
@@ -171,8 +173,9 @@ func (r request) String() string {
 	return text
 }
 
-// allows is what Kubernetes' own authoriser would say (k8s.io/component-helpers/auth/rbac/validation), but for wildcards inside of
-// names of resources, which no role here has.
+// allows decides as Kubernetes' own authorizer does (k8s.io/component-
+// helpers/auth/rbac/validation), except for wildcards inside names of resources, which no role here
+// has.
 func (u Unit) allows(r request) bool {
 	if u.namespace != "" && u.namespace != r.namespace {
 		return false
@@ -229,7 +232,7 @@ func Check(units []Unit, events []auditv1.Event) []string {
 	return findings
 }
 
-// allowing are the units that allow a request, by their index.
+// allowing returns the indexes of the units that allow a request.
 func allowing(units []Unit, r request) []int {
 	var by []int
 	for i, u := range units {

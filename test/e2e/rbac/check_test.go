@@ -42,7 +42,7 @@ func parseEvents(t *testing.T, text string) []event {
 	return events
 }
 
-// fitting are the grants that fit what was recorded.
+// fitting returns the grants that fit the recorded events.
 func fitting() []Grant {
 	return []Grant{
 		{Binding: "RoleBinding system/gateway", Namespace: "system", Need: NeedEverything, Rules: []rbacv1.PolicyRule{
@@ -55,7 +55,8 @@ func fitting() []Grant {
 	}
 }
 
-// TestCheck: what fits is not complained about; and whatever is taken out or added is, by its name.
+// TestCheck checks that fitting grants lead to no finding, and that each removed or added rule is
+// found by its name.
 func TestCheck(t *testing.T) {
 	check := func(grants []Grant, text string) []string { return Check(Units(grants), parseEvents(t, text)) }
 	if findings := check(fitting(), recorded); len(findings) > 0 {

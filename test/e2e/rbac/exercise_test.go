@@ -39,14 +39,14 @@ import (
 
 type event = auditv1.Event
 
-// needsNamespace is why a cluster cannot enrol itself without root.
+// needsNamespace says why a cluster cannot enrol itself without root.
 const needsNamespace = "an agent that knows the API server as kubernetes.default.svc:443 needs a network namespace, and that needs root"
 
-// invitedName is what the cluster is called that enrols itself.
+// invitedName is the name of the cluster that enrols itself.
 const invitedName = "invited-1"
 
-// caLifetime is short, so that the CA is replaced during the test, and long enough for all other steps to come before that: the lab does
-// not roll the agent.
+// caLifetime is short, so that the CA is replaced during the test. It is long enough for all other
+// steps to finish first: the lab does not restart the agent.
 const caLifetime = 2 * time.Minute
 
 // site is a hub with a gateway, and a cluster that is registered with it.
@@ -76,7 +76,7 @@ func (s *site) exercise(ctx context.Context, t *testing.T) {
 		// The Secret's annotations and Events, by probes; what the aggregation layer asks before it proxies.
 		{"a cluster is registered", s.register},
 		{"clusters are read", s.read},
-		{"callers are authenticated and authorised", s.call},
+		{"callers are authenticated and authorized", s.call},
 		{"an operator overrides the health", s.override},
 		// In the managed cluster: a token, the agent's certificate, and rolling the agent.
 		{"credentials are renewed", s.rotate},
@@ -135,7 +135,7 @@ func (s *site) tunnel(ctx context.Context) (*corev1.ConfigMap, error) {
 }
 
 func (s *site) published(ctx context.Context, t *testing.T) {
-	labtest.Within(t, time.Minute, "the address of the tunnel", func() error {
+	labtest.Within(t, labtest.Timeout, "the address of the tunnel", func() error {
 		m, err := s.tunnel(ctx)
 		if err == nil && m.Data[pki.KeyAddress] == "" {
 			err = fmt.Errorf("it is not in %v", m.Data)
@@ -144,7 +144,7 @@ func (s *site) published(ctx context.Context, t *testing.T) {
 	})
 }
 
-// replaced waits until the ConfigMap has another CA than the first.
+// replaced waits until the ConfigMap has another CA than the first one.
 func (s *site) replaced(ctx context.Context, t *testing.T) {
 	labtest.Within(t, 2*caLifetime+time.Minute, "another CA of the tunnel", func() error {
 		m, err := s.tunnel(ctx)
@@ -155,7 +155,7 @@ func (s *site) replaced(ctx context.Context, t *testing.T) {
 	})
 }
 
-// register registers the cluster, whose agent runs as soon as its Deployment is there.
+// register registers the cluster. Its agent runs as soon as its Deployment exists.
 func (s *site) register(ctx context.Context, t *testing.T) {
 	running := make(chan error, 1)
 	go func() {
@@ -185,10 +185,10 @@ func (s *site) register(ctx context.Context, t *testing.T) {
 	s.healthy(ctx, t, "true")
 }
 
-// healthy waits until the Secret says so.
+// healthy waits until the Secret has this health.
 func (s *site) healthy(ctx context.Context, t *testing.T, want string) {
 	t.Helper()
-	labtest.Within(t, time.Minute, "the health of the cluster on its Secret", func() error {
+	labtest.Within(t, labtest.Timeout, "the health of the cluster on its Secret", func() error {
 		secret, err := s.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, clusterName, metav1.GetOptions{})
 		if err == nil && secret.Annotations[v1alpha1.AnnotationHealthy] != want {
 			err = fmt.Errorf("annotations %v", secret.Annotations)
@@ -197,7 +197,7 @@ func (s *site) healthy(ctx context.Context, t *testing.T, want string) {
 	})
 }
 
-// bootstrap runs agent-bootstrap as an administrator of the hub, and returns what it was asked for.
+// bootstrap runs agent-bootstrap as an administrator of the hub, and returns its standard output.
 func (s *site) bootstrap(ctx context.Context, t *testing.T, args ...string) string {
 	t.Helper()
 	var out, said bytes.Buffer
@@ -217,7 +217,7 @@ func (s *site) read(ctx context.Context, t *testing.T) {
 	}
 }
 
-// call comes to the gateway's own endpoint as somebody whom only the hub knows.
+// call sends a request to the gateway's own endpoint, as a user whom only the hub can authenticate.
 func (s *site) call(ctx context.Context, t *testing.T) {
 	token, err := s.hub.ServiceAccountToken(ctx, metav1.NamespaceDefault, "caller", "cluster-admin")
 	if err != nil {
@@ -236,7 +236,7 @@ func (s *site) override(ctx context.Context, t *testing.T) {
 	}
 }
 
-// rotate goes through the gateway, with its credential, which may do nothing else there.
+// rotate runs through the gateway, with its credential, which has no other right there.
 func (s *site) rotate(ctx context.Context, t *testing.T) {
 	s.bootstrap(ctx, t, "rotate", clusterName, "--wait", "1m")
 }
@@ -255,7 +255,7 @@ func (s *site) enrol(ctx context.Context, t *testing.T) {
 	s.apply(ctx, t, content)
 	s.enrolling = Units(s.invitation.grants(ctx, t))
 	job, _ := s.runJob(ctx, t, content, "enrol")
-	labtest.Within(t, 2*time.Minute, "the enrolment to be over", func() error {
+	labtest.Within(t, labtest.Timeout, "the enrolment to be over", func() error {
 		_, err := s.invited.Client().BatchV1().Jobs(agentNamespace).Get(ctx, job, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
@@ -286,14 +286,15 @@ func (s *site) apply(ctx context.Context, t *testing.T, content string) {
 func (s *site) runJob(ctx context.Context, t *testing.T, content, name string) (job string, agent *lab.Agent) {
 	t.Helper()
 	job = regexp.MustCompile(`konnectivity-agent-enrol-[0-9a-f]{8}`).FindString(content)
-	labtest.Within(t, time.Minute, "the Job", func() (err error) { // the cluster's CA is written by a controller
+	labtest.Within(t, labtest.Timeout, "the Job", func() (err error) { // the cluster's CA is written by a controller
 		agent, err = s.lab.StartAgentJob(ctx, s.invited, agentNamespace, job, name)
 		return err
 	})
 	return job, agent
 }
 
-// revoke deletes the record of an invitation at the moment when the cluster's Secret is written. That may come too late: then it is done once more.
+// revoke deletes the record of an invitation at the moment when the cluster's Secret is written. If
+// that is too late, it does so once more.
 func (s *site) revoke(ctx context.Context, t *testing.T) {
 	if !s.invited.Firewalled() {
 		t.Skip(needsNamespace)
@@ -325,7 +326,8 @@ func (s *site) revoke(ctx context.Context, t *testing.T) {
 	t.Error("the gateway did not delete the Secret of a cluster whose invitation was revoked")
 }
 
-// atState deletes the record of the invitation as soon as it has a state, or a later one, which it sends.
+// atState deletes the record of the invitation as soon as it has this state or a later one, and
+// sends that state.
 func (s *site) atState(ctx context.Context, t *testing.T, state registration.InvitationState) <-chan registration.InvitationState {
 	t.Helper()
 	secrets := s.hub.Client().CoreV1().Secrets(hubNamespace)
@@ -357,7 +359,7 @@ func (s *site) atState(ctx context.Context, t *testing.T, state registration.Inv
 	return seen
 }
 
-// deletedSecret is whether the gateway has deleted one.
+// deletedSecret reports whether the gateway has deleted a Secret.
 func (s *site) deletedSecret(t *testing.T) bool {
 	t.Helper()
 	events, err := s.hub.AuditEvents()
@@ -369,7 +371,7 @@ func (s *site) deletedSecret(t *testing.T) bool {
 	})
 }
 
-// documents are the objects of a YAML file.
+// documents returns the objects of a YAML file.
 func documents(t *testing.T, content string) []*unstructured.Unstructured {
 	t.Helper()
 	var all []*unstructured.Unstructured
@@ -389,7 +391,7 @@ func documents(t *testing.T, content string) []*unstructured.Unstructured {
 
 func (s *site) doctor(ctx context.Context, t *testing.T) { s.bootstrap(ctx, t, "doctor", clusterName) }
 
-// ask sends a request that has to succeed, and returns the answer's body.
+// ask sends a request that must succeed, and returns the response's body.
 func ask(ctx context.Context, t *testing.T, config *rest.Config, method, path, body string) string {
 	t.Helper()
 	client, err := rest.HTTPClientFor(config)

@@ -36,7 +36,7 @@ const (
 	clusterName = "edge-1"
 )
 
-// record is of what an account does in a cluster, and what the manifests say that it may do.
+// record is what an account does in a cluster, and what the manifests allow it to do.
 type record struct {
 	cluster *lab.Cluster
 	account string
@@ -48,7 +48,7 @@ type record struct {
 	until func(event) bool
 }
 
-// base are the objects of a kustomize base.
+// base returns the objects of a kustomize base.
 func base(t *testing.T, name string) []*unstructured.Unstructured {
 	t.Helper()
 	objects, err := manifests.Objects(name)
@@ -58,11 +58,13 @@ func base(t *testing.T, name string) []*unstructured.Unstructured {
 	return objects
 }
 
-// accessBinding is what --access=impersonate says. This allows nothing that the rules of the manifests do.
+// accessBinding is the binding of --access=impersonate. It allows nothing that the rules of the
+// manifests allow.
 const accessBinding = "ClusterRoleBinding cluster-gateway-agent:access:cluster-gateway-agent:impersonate"
 
-// TestEveryRuleIsNeeded: the gateway does all that it does, with exactly the accounts and the rules of the manifests. No request of its was
-// denied, and each verb of each rule was needed by one. Then a rule is taken out for real.
+// TestEveryRuleIsNeeded has the gateway do everything it does, with exactly the accounts and the
+// rules of the manifests. None of its requests may be denied, and each verb of each rule must be
+// needed by one. Then the test removes a rule from the cluster.
 func TestEveryRuleIsNeeded(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
@@ -81,7 +83,7 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 				units = Units(r.grants(ctx, t))
 			}
 			// What is due in time may still be under way.
-			labtest.Within(t, time.Minute, "what "+r.account+" does and what it may do to be the same", func() error {
+			labtest.Within(t, labtest.Timeout, "what "+r.account+" does and what it may do to be the same", func() error {
 				if findings := Check(units, r.events(t)); len(findings) > 0 {
 					return errors.New(strings.Join(findings, "\n"))
 				}
@@ -106,7 +108,7 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 	t.Run("a rule is taken out", func(t *testing.T) { s.takeOut(ctx, t, onHub) })
 }
 
-// events are the account's.
+// events returns the recorded events of the account.
 func (r record) events(t *testing.T) []event {
 	t.Helper()
 	all, err := r.cluster.AuditEvents()
@@ -125,7 +127,7 @@ func (r record) events(t *testing.T) []event {
 	return all
 }
 
-// withoutEach shows that the record would not fit if any single thing were not allowed.
+// withoutEach checks that the events would not fit if any one unit were missing.
 func (r record) withoutEach(t *testing.T, units []Unit) {
 	t.Helper()
 	events, tried := r.events(t), 0
@@ -144,8 +146,8 @@ func (r record) withoutEach(t *testing.T, units []Unit) {
 	}
 }
 
-// grants are all roles that are bound to the account, read from the cluster. Those that are bound to it by name have to be those of the
-// manifests, to the letter.
+// grants reads from the cluster all roles that are bound to the account. Those that are bound to it
+// by name must be exactly those of the manifests.
 func (r record) grants(ctx context.Context, t *testing.T) []Grant {
 	t.Helper()
 	client := r.cluster.Client()
@@ -180,7 +182,8 @@ func (r record) grants(ctx context.Context, t *testing.T) []Grant {
 	return grants
 }
 
-// ofManifests are the bindings that were applied, whose Roles have to be in the cluster as they are there.
+// ofManifests returns the bindings that were applied, and checks that their Roles are in the
+// cluster unchanged.
 func (r record) ofManifests(t *testing.T) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
@@ -251,7 +254,7 @@ func bindings(ctx context.Context, t *testing.T, client kubernetes.Interface) []
 	return all
 }
 
-// bound is whether an account is among subjects, and whether by its own name.
+// bound reports whether an account is among subjects, and whether by its own name.
 func bound(subjects []rbacv1.Subject, account string) (byName, applies bool) {
 	namespace, name, _ := strings.Cut(strings.TrimPrefix(account, accountPrefix), ":")
 	groups := []string{"system:authenticated", "system:serviceaccounts", "system:serviceaccounts:" + namespace}
@@ -268,7 +271,7 @@ func bound(subjects []rbacv1.Subject, account string) (byName, applies bool) {
 	return byName, byName || applies
 }
 
-// rules are those of a binding's role, and whether Kubernetes brings it along.
+// rules returns the rules of a binding's role, and whether the role is one of Kubernetes itself.
 func rules(ctx context.Context, t *testing.T, client kubernetes.Interface, b binding) (_ []rbacv1.PolicyRule, builtIn bool) {
 	t.Helper()
 	const label = "kubernetes.io/bootstrapping"
@@ -286,7 +289,8 @@ func rules(ctx context.Context, t *testing.T, client kubernetes.Interface, b bin
 	return role.Rules, role.Labels[label] != ""
 }
 
-// takeOut takes a rule out of the manifest's Role on the hub, that for Events, and shows that this is found.
+// takeOut removes the rule for Events from the gateway's Role on the hub, and checks that this is
+// found.
 func (s *site) takeOut(ctx context.Context, t *testing.T, hub record) {
 	units := Units(hub.grants(ctx, t))
 	roles := s.hub.Client().RbacV1().Roles(metav1.NamespaceDefault)
@@ -298,7 +302,7 @@ func (s *site) takeOut(ctx context.Context, t *testing.T, hub record) {
 	if _, err := roles.Update(ctx, role, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	labtest.Within(t, time.Minute, "the hub to know", func() error {
+	labtest.Within(t, labtest.Timeout, "the hub to know", func() error {
 		answer, err := s.hub.Client().AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: hub.account, ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: metav1.NamespaceDefault, Verb: "create", Resource: "events"},
 		}}, metav1.CreateOptions{})
@@ -312,7 +316,7 @@ func (s *site) takeOut(ctx context.Context, t *testing.T, hub record) {
 		t.Fatal(err)
 	}
 	const want = "denied: create events in namespace default"
-	labtest.Within(t, time.Minute, "the record to show what is missing", func() error {
+	labtest.Within(t, labtest.Timeout, "the record to show what is missing", func() error {
 		if findings := Check(units, hub.events(t)); !slices.Equal(findings, []string{want}) {
 			return fmt.Errorf("findings: %q", findings)
 		}
@@ -320,7 +324,7 @@ func (s *site) takeOut(ctx context.Context, t *testing.T, hub record) {
 	})
 }
 
-// newLab starts a lab that ends with the test.
+// newLab starts a lab that is closed when the test ends.
 func newLab(ctx context.Context, t *testing.T) *lab.Lab {
 	t.Helper()
 	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: os.Stderr})

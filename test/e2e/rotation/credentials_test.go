@@ -29,7 +29,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// caseTimeout bounds each test but the soak.
+// caseTimeout bounds each test except TestSoak.
 const caseTimeout = 15 * time.Minute
 
 func bounded(t *testing.T) context.Context {
@@ -39,7 +39,7 @@ func bounded(t *testing.T) context.Context {
 	return ctx
 }
 
-// condition is what the gateway says of the cluster.
+// condition returns a condition of the cluster, as the gateway reports it.
 func (s *site) condition(ctx context.Context, kind string) (metav1.Condition, error) {
 	config := s.RESTConfig(lab.ViaHub)
 	client, err := rest.HTTPClientFor(config)
@@ -62,7 +62,7 @@ func (s *site) condition(ctx context.Context, kind string) (metav1.Condition, er
 	return metav1.Condition{}, fmt.Errorf("no condition %s in %s", kind, answer)
 }
 
-// saysOf waits for a condition with a reason, and with words in its message.
+// saysOf waits until a condition has this reason, and these words in its message.
 func (s *site) saysOf(ctx context.Context, t *testing.T, kind, reason string, words ...string) {
 	t.Helper()
 	labtest.Within(t, noticed, kind+" to be "+reason, func() error {
@@ -74,7 +74,7 @@ func (s *site) saysOf(ctx context.Context, t *testing.T, kind, reason string, wo
 	})
 }
 
-// changes waits until what is read has been another n times.
+// changes waits until read has returned n other values.
 func changes(t *testing.T, n int, what string, read func() ([]byte, error)) {
 	t.Helper()
 	var last []byte
@@ -94,9 +94,9 @@ func changes(t *testing.T, n int, what string, read func() ([]byte, error)) {
 	})
 }
 
-func hubData(ctx context.Context, name, key string) func() ([]byte, error) {
+func (s *site) hubData(ctx context.Context, name, key string) func() ([]byte, error) {
 	return func() ([]byte, error) {
-		secret, err := hubSecret(ctx, name)
+		secret, err := s.hubSecret(ctx, name)
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +104,8 @@ func hubData(ctx context.Context, name, key string) func() ([]byte, error) {
 	}
 }
 
-// withoutRight takes a verb out of the gateway's Role in the cluster, and returns what puts it back.
+// withoutRight removes a verb from the gateway's Role in the cluster, and returns a function that
+// restores it.
 func withoutRight(ctx context.Context, t *testing.T, resource, verb string) (restore func()) {
 	t.Helper()
 	roles := shared.edge.Client().RbacV1().Roles(agentNamespace)
@@ -133,14 +134,16 @@ func withoutRight(ctx context.Context, t *testing.T, resource, verb string) (res
 	}
 }
 
-// TestTokens: a token is renewed by the API server of the cluster, over the tunnel, with no more rights than the manifest gives; one that was put
-// there by hand is left alone; and what is refused shows.
+// TestTokens checks that the gateway renews a token at the API server of the cluster, over the
+// tunnel, with no more rights than the manifest grants. It leaves a token alone that was written by
+// hand, and it reports a refused renewal.
 func TestTokens(t *testing.T) {
+	exclusively(t, &shared.hubLock)
 	ctx := bounded(t)
 	s := beginRenewing(ctx, t, 3*time.Second)
 	agents(t)
 	agentBootstrap(ctx, t, registerArgs("--access", "impersonate")...)
-	byHand, err := hubSecret(ctx, clusterName)
+	byHand, err := s.hubSecret(ctx, clusterName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,18 +157,20 @@ func TestTokens(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = secrets.Delete(context.Background(), byHand.Name, metav1.DeleteOptions{}) }) // with the hub at the latest
 
-	changes(t, 3, "the token", hubData(ctx, clusterName, "token"))
+	changes(t, 3, "the token", s.hubData(ctx, clusterName, "token"))
 	s.saysOf(ctx, t, v1alpha1.ConditionCredentialValid, v1alpha1.ReasonAccepted)
-	if token, err := hubData(ctx, byHand.Name, "token")(); err != nil || !bytes.Equal(token, byHand.Data["token"]) {
+	if token, err := s.hubData(ctx, byHand.Name, "token")(); err != nil || !bytes.Equal(token, byHand.Data["token"]) {
 		t.Errorf("a token that agent-bootstrap did not put there was renewed (%v)", err)
 	}
 	withoutRight(ctx, t, "serviceaccounts/token", "create")
 	s.saysOf(ctx, t, v1alpha1.ConditionCredentialValid, v1alpha1.ReasonRenewalFailed, "could not be renewed", "forbidden")
 }
 
-// TestAgentCertificate: the certificate of an agent that runs as Pods is renewed in its Secret, over the tunnel, and the agent is rolled;
-// agent-bootstrap finds nothing to do; what is refused shows, and is tried again.
+// TestAgentCertificate checks that the gateway renews the certificate of an agent in Pods, over the
+// tunnel, and restarts the agent. agent-bootstrap then has nothing to do. A refused renewal is
+// reported, and tried again.
 func TestAgentCertificate(t *testing.T) {
+	exclusively(t, &shared.hubLock)
 	ctx := bounded(t)
 	s := begin(ctx, t)
 	rolled := agents(t)
@@ -249,8 +254,10 @@ func agentState(ctx context.Context) (state, error) {
 	return state{string(secret.Data["tls.crt"]), deployment.Generation}, nil
 }
 
-// TestAgentProcess: the certificate of an agent that runs as a process is not the gateway's to renew, which is said before it ends.
+// TestAgentProcess checks that the gateway does not renew the certificate of an agent that runs as
+// a process, and reports in time that it will expire.
 func TestAgentProcess(t *testing.T) {
+	exclusively(t, &shared.hubLock)
 	ctx := bounded(t)
 	s := begin(ctx, t)
 	dir := t.TempDir()
@@ -275,9 +282,11 @@ func TestAgentProcess(t *testing.T) {
 	}
 }
 
-// TestOwnCA: a CA of the user's own is never changed; agents hear of what is added to its bundle, and get certificates of it, also from a gateway that
-// has the tunnel's certificates as files.
+// TestOwnCA checks that the gateway never changes a CA of the user's own. When the user adds a CA
+// to the bundle, agents get the new bundle, and certificates for it, also from a gateway that has
+// the tunnel's certificates as files.
 func TestOwnCA(t *testing.T) {
+	exclusively(t, &shared.hubLock)
 	ctx := bounded(t)
 	s := begin(ctx, t)
 	rolled := agents(t)
@@ -286,7 +295,7 @@ func TestOwnCA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := hubSecret(ctx, pki.CASecret)
+	own, err := s.hubSecret(ctx, pki.CASecret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +317,7 @@ func TestOwnCA(t *testing.T) {
 		return err
 	})
 
-	serving, err := hubSecret(ctx, pki.ServingSecret)
+	serving, err := s.hubSecret(ctx, pki.ServingSecret)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +358,7 @@ func TestOwnCA(t *testing.T) {
 		}
 		return nil
 	})
-	if now, err := hubSecret(ctx, pki.CASecret); err != nil || !bytes.Equal(now.Data["tls.crt"], own.Data["tls.crt"]) || !bytes.Equal(now.Data["ca.crt"], bundle) {
+	if now, err := s.hubSecret(ctx, pki.CASecret); err != nil || !bytes.Equal(now.Data["tls.crt"], own.Data["tls.crt"]) || !bytes.Equal(now.Data["ca.crt"], bundle) {
 		t.Errorf("the user's CA was changed (%v)", err)
 	}
 }

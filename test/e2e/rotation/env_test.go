@@ -1,8 +1,9 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rotation tests that what a gateway uses is renewed, against real clusters: a hub, and one cluster behind a firewall whose agent is
-// rolled as its Deployment says. Each test starts a gateway of its own, with lives of its own.
+// Package rotation tests that a gateway renews its certificates and credentials, against real clusters: a hub, and a
+// firewalled cluster whose agent is restarted as its Deployment says. Each test starts a gateway of its own, with its own
+// lifetimes.
 package rotation
 
 import (
@@ -12,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,8 +37,8 @@ const (
 	clusterName    = "edge-1"
 	apiServiceName = "v1alpha1.cluster.core.oam.dev"
 	gateways       = "/apis/cluster.core.oam.dev/v1alpha1/clustergateways"
-	// noticed is how long something may take that is under way.
-	noticed = time.Minute
+	// noticed bounds a wait for something that is in progress.
+	noticed = labtest.Timeout
 )
 
 // env is the lab that all tests share, one after the other.
@@ -45,6 +47,18 @@ type env struct {
 	hub, edge *lab.Cluster
 	edgeFile  string
 	binary    string
+	// servingHub is for the tests that need no cluster. They run in parallel with the others.
+	servingHub *lab.Cluster
+	// One test at a time uses hub and edge, and one uses servingHub.
+	hubLock, servingLock sync.Mutex
+}
+
+// exclusively runs a test in parallel with others, except for those that hold the same lock.
+func exclusively(t *testing.T, lock *sync.Mutex) {
+	t.Helper()
+	t.Parallel()
+	lock.Lock()
+	t.Cleanup(lock.Unlock)
 }
 
 // plainGateway is the variable that builds the gateway without the race detector.
@@ -66,6 +80,10 @@ func start(ctx context.Context, l *lab.Lab) (err error) {
 		return err
 	})
 	group.Go(func() (err error) {
+		e.servingHub, err = e.lab.StartCluster(ctx, lab.ClusterOptions{Name: "hub-serving", NoControllerManager: true, NoKwok: true})
+		return err
+	})
+	group.Go(func() (err error) {
 		e.edge, err = e.lab.StartCluster(ctx, lab.ClusterOptions{Name: "edge", Firewalled: true})
 		return err
 	})
@@ -77,15 +95,16 @@ func start(ctx context.Context, l *lab.Lab) (err error) {
 	return err
 }
 
-// site is a gateway, for one test.
+// site is a gateway for one test.
 type site struct {
 	*lab.Gateway
+	hub *lab.Cluster
 }
 
-// tunnelOff is for tests that need no cluster.
+// tunnelOff is the flag of gateways in tests that need no cluster.
 const tunnelOff = "--tunnel-mode=off"
 
-// begin starts a gateway on a hub with nothing of an earlier one.
+// begin starts a gateway on a hub that has nothing left of an earlier gateway.
 func begin(ctx context.Context, t *testing.T, args ...string) *site {
 	t.Helper()
 	return beginWith(ctx, t, lab.GatewayOptions{Binary: shared.binary, ExtraArgs: args})
@@ -103,26 +122,31 @@ func beginRenewing(ctx context.Context, t *testing.T, age time.Duration, args ..
 
 func beginWith(ctx context.Context, t *testing.T, o lab.GatewayOptions) *site {
 	t.Helper()
-	o.Name, o.Hub, o.AgentsOf = "gateway-"+strings.ToLower(t.Name()), shared.hub, shared.edge
-	o.TunnelOff = slices.Contains(o.ExtraArgs, tunnelOff)
+	hub, alone := shared.hub, slices.Contains(o.ExtraArgs, tunnelOff)
+	if alone {
+		hub = shared.servingHub
+	}
+	o.Name, o.Hub, o.AgentsOf = "gateway-"+strings.ToLower(t.Name()), hub, shared.edge
+	o.TunnelOff = alone
 	o.ExtraArgs = append([]string{"--health-probe-interval=1s"}, o.ExtraArgs...)
 	g, err := shared.lab.StartGateway(ctx, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := &site{g, hub}
 	t.Cleanup(func() {
-		if err := errors.Join(g.Stop(), removeAll()); err != nil {
+		if err := errors.Join(g.Stop(), s.removeAll(!alone)); err != nil {
 			t.Error(err)
 		}
 	})
 	if err := g.RegisterAPIService(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return &site{g}
+	return s
 }
 
-// removeAll removes what a gateway has made on the hub, and the registration.
-func removeAll() error {
+// removeAll removes everything that a gateway has created on the hub, and the registered cluster's part if there is one.
+func (s *site) removeAll(registered bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), noticed)
 	defer cancel()
 	var errs []error
@@ -131,16 +155,19 @@ func removeAll() error {
 			errs = append(errs, err)
 		}
 	}
-	services, err := apiServices()
+	services, err := s.apiServices()
 	if err != nil {
 		return err
 	}
-	core := shared.hub.Client().CoreV1()
+	core := s.hub.Client().CoreV1()
 	remove(services.Delete(ctx, apiServiceName, metav1.DeleteOptions{}))
 	for _, name := range []string{pki.CASecret, pki.ServingSecret, pki.GatewayCASecret, pki.GatewayServingSecret, clusterName} {
 		remove(core.Secrets(hubNamespace).Delete(ctx, name, metav1.DeleteOptions{}))
 	}
 	remove(core.ConfigMaps(hubNamespace).Delete(ctx, pki.ConfigMap, metav1.DeleteOptions{}))
+	if !registered {
+		return errors.Join(errs...)
+	}
 	namespaces := shared.edge.Client().CoreV1().Namespaces()
 	remove(namespaces.Delete(ctx, agentNamespace, metav1.DeleteOptions{}))
 	for ctx.Err() == nil {
@@ -152,15 +179,15 @@ func removeAll() error {
 	return errors.Join(append(errs, ctx.Err())...)
 }
 
-func apiServices() (apiregistrationclient.APIServiceInterface, error) {
-	client, err := clientset.NewForConfig(shared.hub.RESTConfig())
+func (s *site) apiServices() (apiregistrationclient.APIServiceInterface, error) {
+	client, err := clientset.NewForConfig(s.hub.RESTConfig())
 	if err != nil {
 		return nil, err
 	}
 	return client.ApiregistrationV1().APIServices(), nil
 }
 
-// agents runs the agent's Deployment until the end of the test.
+// agents runs the agent's Deployment until the test ends.
 func agents(t *testing.T) *lab.AgentDeployment {
 	t.Helper()
 	d := shared.lab.RunAgentDeployment(shared.edge, agentNamespace, agentName)
@@ -172,7 +199,7 @@ func agents(t *testing.T) *lab.AgentDeployment {
 	return d
 }
 
-// registerArgs are those that register the cluster.
+// registerArgs returns the arguments that register the cluster.
 func registerArgs(more ...string) []string {
 	args := []string{"register", clusterName, "--cluster-kubeconfig", shared.edgeFile}
 	if !shared.edge.Firewalled() { // no hosts file either, and another port
@@ -181,7 +208,7 @@ func registerArgs(more ...string) []string {
 	return append(args, more...)
 }
 
-// agentBootstrap runs agent-bootstrap, and returns what it said.
+// agentBootstrap runs agent-bootstrap, and returns its output.
 func agentBootstrap(ctx context.Context, t *testing.T, args ...string) string {
 	t.Helper()
 	var said bytes.Buffer
@@ -193,8 +220,8 @@ func agentBootstrap(ctx context.Context, t *testing.T, args ...string) string {
 	return said.String()
 }
 
-func hubSecret(ctx context.Context, name string) (*corev1.Secret, error) {
-	return shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, name, metav1.GetOptions{})
+func (s *site) hubSecret(ctx context.Context, name string) (*corev1.Secret, error) {
+	return s.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, name, metav1.GetOptions{})
 }
 
 func agentSecret(ctx context.Context) (*corev1.Secret, error) {

@@ -25,16 +25,17 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// present is the certificate that the gateway's own endpoint presents to somebody who trusts what the hub does.
+// present returns the certificate that the gateway presents at its own endpoint to a client that
+// trusts what the hub trusts.
 func (s *site) present(ctx context.Context) (*x509.Certificate, error) {
-	bundle, err := caBundle(ctx)
+	bundle, err := s.caBundle(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return s.presentTo(ctx, bundle)
 }
 
-// presentTo is that which it presents to somebody who trusts the bundle.
+// presentTo returns the certificate that the gateway presents to a client that trusts the bundle.
 func (s *site) presentTo(ctx context.Context, bundle []byte) (*x509.Certificate, error) {
 	trusted := x509.NewCertPool()
 	trusted.AppendCertsFromPEM(bundle)
@@ -46,8 +47,8 @@ func (s *site) presentTo(ctx context.Context, bundle []byte) (*x509.Certificate,
 	return conn.(*tls.Conn).ConnectionState().PeerCertificates[0], conn.Close()
 }
 
-func caBundle(ctx context.Context) ([]byte, error) {
-	services, err := apiServices()
+func (s *site) caBundle(ctx context.Context) ([]byte, error) {
+	services, err := s.apiServices()
 	if err != nil {
 		return nil, err
 	}
@@ -61,9 +62,9 @@ func caBundle(ctx context.Context) ([]byte, error) {
 	return service.Spec.CABundle, nil
 }
 
-func patchAPIService(ctx context.Context, t *testing.T, change map[string]any) {
+func (s *site) patchAPIService(ctx context.Context, t *testing.T, change map[string]any) {
 	t.Helper()
-	services, err := apiServices()
+	services, err := s.apiServices()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func patchAPIService(ctx context.Context, t *testing.T, change map[string]any) {
 	}
 }
 
-// throughHub asks for the clusters by way of the aggregation layer.
+// throughHub lists the clusters through the aggregation layer.
 func (s *site) throughHub(ctx context.Context) error {
 	config := s.RESTConfig(lab.ViaHub)
 	client, err := rest.HTTPClientFor(config)
@@ -87,9 +88,11 @@ func (s *site) throughHub(ctx context.Context) error {
 	return err
 }
 
-// TestServingCertificate: the pair of the gateway's own endpoint and its CA are made, and replaced again and again, without a restart and without
-// a failed request; the hub always verifies the gateway, whoever leads.
+// TestServingCertificate checks that the certificate of the gateway's own endpoint and its CA are
+// created and replaced again and again, without a restart and without a failed request. The hub
+// verifies the gateway at all times, whichever replica leads.
 func TestServingCertificate(t *testing.T) {
+	exclusively(t, &shared.servingLock)
 	ctx := bounded(t)
 	// Between a renewal that is due and the end of a pair lie five seconds: a replica that takes over needs up to 4.4 for it.
 	args := []string{"--serving-ca-lifetime=45s", "--serving-cert-lifetime=25s", tunnelOff}
@@ -123,13 +126,13 @@ func TestServingCertificate(t *testing.T) {
 	}
 	// Another replica serves the same, and goes on when this one does not.
 	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
-		Name: "gateway-second", Hub: shared.hub, Binary: shared.binary, ExtraArgs: args, TunnelOff: true,
+		Name: "gateway-second", Hub: s.hub, Binary: shared.binary, ExtraArgs: args, TunnelOff: true,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = g.Stop() }) // again, if the test went well
-	second := &site{g}
+	second := &site{g, s.hub}
 	labtest.Within(t, noticed, "both replicas to serve the same", func() error {
 		one, err := s.present(ctx)
 		if err != nil {
@@ -141,7 +144,7 @@ func TestServingCertificate(t *testing.T) {
 		}
 		return err
 	})
-	patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"service": map[string]any{"port": port(t, second)}}})
+	s.patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"service": map[string]any{"port": port(t, second)}}})
 	labtest.Within(t, noticed, "the hub to ask the second", func() error { return second.throughHub(ctx) })
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
@@ -162,9 +165,11 @@ func port(t *testing.T, s *site) json.Number {
 	return json.Number(text)
 }
 
-// TestAPIServiceOfOthers: a caBundle that is wrong is put right; one that cert-manager writes is left alone, and so is everything when the
-// pair is the user's own, which is served as it is.
+// TestAPIServiceOfOthers checks that the gateway corrects a wrong caBundle, and leaves alone one
+// that cert-manager writes. If the serving pair is the user's own, the gateway serves it and
+// changes nothing.
 func TestAPIServiceOfOthers(t *testing.T) {
+	exclusively(t, &shared.servingLock)
 	ctx := bounded(t)
 	s := begin(ctx, t, "--serving-ca-lifetime=20s", tunnelOff)
 	right := func() error {
@@ -174,7 +179,7 @@ func TestAPIServiceOfOthers(t *testing.T) {
 		return s.throughHub(ctx)
 	}
 	labtest.Within(t, noticed, "the hub to trust the gateway", right)
-	patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"caBundle": nil, "insecureSkipTLSVerify": true}})
+	s.patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"caBundle": nil, "insecureSkipTLSVerify": true}})
 	labtest.Within(t, noticed, "verification to be switched on", right)
 
 	foreign, err := lab.NewCA("another")
@@ -182,15 +187,15 @@ func TestAPIServiceOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	const annotation = "cert-manager.io/inject-ca-from"
-	patchAPIService(ctx, t, map[string]any{
+	s.patchAPIService(ctx, t, map[string]any{
 		"metadata": map[string]any{"annotations": map[string]any{annotation: hubNamespace + "/certificate"}},
 		"spec":     map[string]any{"caBundle": foreign.CertPEM()},
 	})
-	changes(t, 1, "the CA", hubData(ctx, pki.GatewayCASecret, "tls.crt"))
-	if bundle, err := caBundle(ctx); err != nil || !bytes.Equal(bundle, foreign.CertPEM()) {
+	changes(t, 1, "the CA", s.hubData(ctx, pki.GatewayCASecret, "tls.crt"))
+	if bundle, err := s.caBundle(ctx); err != nil || !bytes.Equal(bundle, foreign.CertPEM()) {
 		t.Errorf("the caBundle that is cert-manager's was changed (%v)", err)
 	}
-	patchAPIService(ctx, t, map[string]any{"metadata": map[string]any{"annotations": map[string]any{annotation: nil}}})
+	s.patchAPIService(ctx, t, map[string]any{"metadata": map[string]any{"annotations": map[string]any{annotation: nil}}})
 	labtest.Within(t, noticed, "the hub to trust the gateway again", right)
 
 	pair, err := foreign.Issue(lab.CertOptions{CN: "own", DNSNames: []string{"cluster-gateway." + hubNamespace + ".svc", "localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)}})
@@ -204,20 +209,20 @@ func TestAPIServiceOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Patch(ctx, pki.GatewayServingSecret, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+	if _, err := s.hub.Client().CoreV1().Secrets(hubNamespace).Patch(ctx, pki.GatewayServingSecret, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	labtest.Within(t, noticed, "the user's own pair to be served", func() error {
 		_, err := s.presentTo(ctx, foreign.CertPEM())
 		return err
 	})
-	patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"caBundle": foreign.CertPEM()}})
+	s.patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"caBundle": foreign.CertPEM()}})
 	labtest.Within(t, noticed, "the hub to trust the user's own", right)
-	changes(t, 1, "the CA", hubData(ctx, pki.GatewayCASecret, "tls.crt"))
-	if bundle, err := caBundle(ctx); err != nil || !bytes.Equal(bundle, foreign.CertPEM()) {
+	changes(t, 1, "the CA", s.hubData(ctx, pki.GatewayCASecret, "tls.crt"))
+	if bundle, err := s.caBundle(ctx); err != nil || !bytes.Equal(bundle, foreign.CertPEM()) {
 		t.Errorf("the caBundle was changed though the pair is the user's own (%v)", err)
 	}
-	if current, err := hubSecret(ctx, pki.GatewayServingSecret); err != nil || !bytes.Equal(current.Data["tls.crt"], pair.CertPEM) {
+	if current, err := s.hubSecret(ctx, pki.GatewayServingSecret); err != nil || !bytes.Equal(current.Data["tls.crt"], pair.CertPEM) {
 		t.Errorf("the user's own pair was replaced (%v)", err)
 	}
 }

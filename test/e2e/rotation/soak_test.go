@@ -30,14 +30,16 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// soakVariable is how long the load lasts; make soak sets it.
+// soakVariable names the environment variable with the duration of the load; make soak sets it.
 const soakVariable = "SOAK_DURATION"
 
-// soakShort crosses each kind of rotation more than once: CAs are replaced every 45 to 48 seconds.
+// soakShort is long enough for two rotations of each kind: CAs are replaced every 45 to 48 seconds.
 const soakShort = 110 * time.Second
 
-// TestSoak: steady load over the tunnel, with lives of a minute and less, crosses rotations of everything without a failed request.
+// TestSoak runs steady load over the tunnel while everything rotates, with lifetimes of a minute
+// and less. No request may fail.
 func TestSoak(t *testing.T) {
+	exclusively(t, &shared.hubLock)
 	duration := soakShort
 	if text := os.Getenv(soakVariable); text != "" {
 		var err error
@@ -79,8 +81,8 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// shortenGrace has agents that are replaced end soon, so that what is still open then is cut in the time that there is. It is more than an exec
-// takes, and than watches are given.
+// shortenGrace shortens the grace period of replaced agents, so that connections which are still
+// open then are cut within the test. It is longer than an exec or a watch of this test lasts.
 func shortenGrace(ctx context.Context, t *testing.T) {
 	t.Helper()
 	patch := []byte(`{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":20}}}}`)
@@ -90,7 +92,7 @@ func shortenGrace(ctx context.Context, t *testing.T) {
 	}
 }
 
-// load is what goes on while everything rotates.
+// load is the load that runs while everything rotates.
 type load struct {
 	*site
 	t *testing.T
@@ -134,7 +136,7 @@ func (l *load) run(ctx context.Context) {
 	workers.Wait()
 }
 
-// fail notes a failure, and not that the time is over.
+// fail records a failure, unless the load has ended.
 func (l *load) fail(ctx context.Context, what string, err error) {
 	if err == nil || ctx.Err() != nil {
 		return
@@ -161,7 +163,8 @@ func (l *load) repeat(ctx context.Context, what string, do func() error) {
 	}
 }
 
-// client sends requests once: nothing in it tries again but Go's own HTTP client, when a server has not looked at a request.
+// client returns a client that sends each request once. Only Go's own HTTP client repeats a
+// request, if the server has not read it.
 func (l *load) client(via lab.Via) (client *http.Client, base string) {
 	config := l.ClusterRESTConfig(clusterName, via)
 	client, err := rest.HTTPClientFor(config)
@@ -201,9 +204,10 @@ func send(ctx context.Context, client *http.Client, method, url string, body []b
 	return answer, nil
 }
 
-// connect comes to the gateway's own endpoint anew, as a client that trusts what the hub does.
+// connect opens a new connection to the gateway's own endpoint, as a client that trusts what the
+// hub trusts.
 func (l *load) connect(ctx context.Context) error {
-	services, err := apiServices()
+	services, err := l.apiServices()
 	if err != nil {
 		return err
 	}
@@ -213,7 +217,7 @@ func (l *load) connect(ctx context.Context) error {
 	}
 	trusted := x509.NewCertPool()
 	trusted.AppendCertsFromPEM(service.Spec.CABundle)
-	pair, err := tls.X509KeyPair(shared.hub.AdminCertPEM(), shared.hub.AdminKeyPEM())
+	pair, err := tls.X509KeyPair(l.hub.AdminCertPEM(), l.hub.AdminKeyPEM())
 	if err != nil {
 		return err
 	}
@@ -226,7 +230,7 @@ func (l *load) connect(ctx context.Context) error {
 
 const counter = "/api/v1/namespaces/default/configmaps/soak"
 
-// write counts in a ConfigMap: requests that nobody may repeat.
+// write counts in a ConfigMap, by requests that must not be repeated.
 func (l *load) write(ctx context.Context, written chan<- int) {
 	client, base := l.client(lab.ViaHub)
 	body := []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"soak"},"data":{"count":"0"}}`)
@@ -246,7 +250,8 @@ func (l *load) write(ctx context.Context, written chan<- int) {
 	})
 }
 
-// watch sees each count once, in order, over as many watches as it takes, each of which has to end in order.
+// watch expects each count once, in order, over as many watches as needed. Each watch has to end
+// cleanly.
 func (l *load) watch(ctx context.Context, written <-chan int) {
 	client, base := l.client(lab.ViaHub)
 	base += strings.TrimSuffix(counter, "/soak") + "?fieldSelector=metadata.name%3Dsoak&watch=true&resourceVersion="
@@ -316,7 +321,7 @@ func (l *load) watchOnce(ctx context.Context, client *http.Client, base string, 
 	}
 }
 
-// exec runs one command after the other in a Pod, each of which says something for some seconds.
+// exec runs one command after another in a Pod. Each prints something for some seconds.
 func (l *load) exec(ctx context.Context) {
 	config := l.ClusterRESTConfig(clusterName, lab.ViaHub)
 	path := l.t.TempDir() + "/kubeconfig"
@@ -343,9 +348,9 @@ func (l *load) exec(ctx context.Context) {
 	}
 }
 
-// observe counts the versions of what rotates.
+// observe counts the versions of everything that rotates.
 func (l *load) observe(ctx context.Context) {
-	services, err := apiServices()
+	services, err := l.apiServices()
 	if err != nil {
 		l.t.Error(err)
 		return
@@ -357,7 +362,7 @@ func (l *load) observe(ctx context.Context) {
 			kindToken: {clusterName, "token"}, kindTunnelServing: {pki.ServingSecret, "tls.crt"}, kindTunnelCA: {pki.CASecret, "tls.crt"},
 			kindServing: {pki.GatewayServingSecret, "tls.crt"}, kindCA: {pki.GatewayCASecret, "tls.crt"},
 		} {
-			if secret, err := hubSecret(ctx, from.secret); err == nil {
+			if secret, err := l.hubSecret(ctx, from.secret); err == nil {
 				l.saw(kind, secret.Data[from.key])
 			}
 		}

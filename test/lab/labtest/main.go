@@ -27,16 +27,17 @@ const startTimeout = 30 * time.Minute
 // when start returns; what start has started goes on.
 func Main(m *testing.M, start func(ctx context.Context, l *lab.Lab) error) {
 	flag.Parse()
-	os.Exit(run(m, lab.BinariesOptions{}, start))
+	os.Exit(run(m, lab.BinariesOptions{}, func() {}, start))
 }
 
 // MainAPIServers is [Main] with bare API servers: for each name, a kube-apiserver
 // with an etcd of its own, and nothing else. No controllers run, with one
-// exception: a namespace that is deleted is emptied and removed, at once.
-func MainAPIServers(m *testing.M, servers map[string]**lab.Cluster) {
+// exception: a namespace that is deleted is emptied and removed, at once. Then
+// each of prepare is called.
+func MainAPIServers(m *testing.M, servers map[string]**lab.Cluster, prepare ...func(ctx context.Context) error) {
 	flag.Parse()
 	ctx, stop := context.WithCancel(context.Background())
-	code := run(m, lab.BinariesOptions{APIServerOnly: true}, func(starting context.Context, l *lab.Lab) error {
+	code := run(m, lab.BinariesOptions{APIServerOnly: true}, stop, func(starting context.Context, l *lab.Lab) error {
 		var group errgroup.Group
 		for name, into := range servers {
 			group.Go(func() (err error) {
@@ -47,15 +48,24 @@ func MainAPIServers(m *testing.M, servers map[string]**lab.Cluster) {
 				return err
 			})
 		}
-		return group.Wait()
+		if err := group.Wait(); err != nil {
+			return err
+		}
+		for _, f := range prepare {
+			if err := f(starting); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	stop()
 	os.Exit(code)
 }
 
-func run(m *testing.M, o lab.BinariesOptions, start func(context.Context, *lab.Lab) error) (code int) {
+// run calls end after the tests, before it closes the lab.
+func run(m *testing.M, o lab.BinariesOptions, end func(), start func(context.Context, *lab.Lab) error) (code int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	defer end()
 	starting, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	o.Out = os.Stderr
@@ -80,5 +90,7 @@ func run(m *testing.M, o lab.BinariesOptions, start func(context.Context, *lab.L
 		return 1
 	}
 	cancel()
-	return m.Run()
+	code = m.Run()
+	end()
+	return code
 }

@@ -16,6 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
 
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
@@ -30,6 +32,18 @@ func removeNamespaces(ctx context.Context, c *lab.Cluster) {
 			time.Sleep(100 * time.Millisecond)
 		}
 	}
+}
+
+// background deletes an object at once. The default of some kinds leaves it there
+// until the garbage collector has looked at its dependents, and none runs.
+func background() *metav1.DeletionPropagation { return ptr.To(metav1.DeletePropagationBackground) }
+
+// quiet returns a configuration of the administrator that logs no warnings of the
+// API server.
+func quiet(c *lab.Cluster) *rest.Config {
+	config := c.RESTConfig()
+	config.WarningHandler = rest.NoWarnings{}
+	return config
 }
 
 func followNamespaces(ctx context.Context, c *lab.Cluster) error {
@@ -56,7 +70,7 @@ func removeNamespace(ctx context.Context, c *lab.Cluster, namespace *corev1.Name
 	if err != nil && len(lists) == 0 { // a group that an aggregated server does not serve just now is not the matter
 		return err
 	}
-	client, err := metadata.NewForConfig(c.RESTConfig())
+	client, err := metadata.NewForConfig(quiet(c))
 	if err != nil {
 		return err
 	}
@@ -70,8 +84,8 @@ func removeNamespace(ctx context.Context, c *lab.Cluster, namespace *corev1.Name
 				continue
 			}
 			objects := client.Resource(version.WithResource(resource.Name)).Namespace(namespace.Name)
-			now := int64(0)
-			if err := objects.DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{}); err != nil {
+			o := metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0), PropagationPolicy: background()}
+			if err := objects.DeleteCollection(ctx, o, metav1.ListOptions{}); err != nil {
 				return fmt.Errorf("deleting %s: %w", resource.Name, err)
 			}
 		}
@@ -82,5 +96,9 @@ func removeNamespace(ctx context.Context, c *lab.Cluster, namespace *corev1.Name
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) { // removed already, or another event follows
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	_, _ = listObjects(ctx, c) // which deletes what the namespace owned; it is tried again with each list
+	return nil
 }

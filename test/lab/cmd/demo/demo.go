@@ -117,7 +117,7 @@ func (d *demo) writeHubKubeconfig() error {
 // path is where a file of the tour is.
 func (d *demo) path(name string) string { return filepath.Join(d.lab.Dir(), name) }
 
-// showFirewall shows that nothing reaches the firewalled cluster but what its agent dialled out for.
+// showFirewall shows that nothing reaches the firewalled cluster but what its agent dialed out for.
 func (d *demo) showFirewall(ctx context.Context) {
 	d.say("\n== Is %q really firewalled? Connecting to its API server from here:", edge)
 	if !d.edge.Firewalled() {

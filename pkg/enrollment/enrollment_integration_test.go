@@ -1,7 +1,9 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package bootstrap
+//go:build integration
+
+package enrollment_test
 
 import (
 	"bytes"
@@ -33,11 +35,17 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// The tests in this file have the enroller in their own process, with the real hub on one side and a real cluster on the other, and nothing but
-// the tunnel left out: so it can be stopped at each step, given another clock, or things that no agent would hand over.
+// The tests in this file call the enroller itself, with API servers on both sides and without the tunnel. So they can stop it
+// after each step, give it another clock, and hand over what no agent would.
+
+// site is what the integration tests of this package share.
+var site bootstraptest.Site
+
+func TestMain(m *testing.M) { bootstraptest.Main(m, &site) }
 
 // visit is one attempt of a cluster to enrol.
 type visit struct {
@@ -45,7 +53,7 @@ type visit struct {
 	invited tunnel.Invited
 }
 
-// newVisit is an attempt with an invitation that has been applied to the cluster.
+// newVisit returns an attempt with an invitation that has been applied to the cluster.
 func newVisit(ctx context.Context, t *testing.T, c *lab.Cluster, file string) *visit {
 	t.Helper()
 	cert := invitationCertificate(t, file)
@@ -53,14 +61,14 @@ func newVisit(ctx context.Context, t *testing.T, c *lab.Cluster, file string) *v
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := c.Client().CoreV1().ServiceAccounts(agentNamespace).CreateToken(ctx, "cluster-gateway", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	token, err := c.Client().CoreV1().ServiceAccounts(bootstraptest.AgentNamespace).CreateToken(ctx, "cluster-gateway", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	address := strings.TrimPrefix(c.Endpoint(), "https://")
-	hub := shared.hub.Client().CoreV1()
+	hub := site.Hub.Client().CoreV1()
 	return &visit{
-		config: enrollment.Config{Secrets: hub.Secrets(hubNamespace), Namespace: hubNamespace, Events: hub.Events("default")},
+		config: enrollment.Config{Secrets: hub.Secrets(bootstraptest.HubNamespace), Namespace: bootstraptest.HubNamespace, Events: hub.Events("default")},
 		invited: tunnel.Invited{
 			Name: cert[0].Subject.CommonName, Certificate: cert[0], Chain: append(cert[1:], ca...), Token: token.Status.Token,
 			Dial: func(ctx context.Context, _ string) (net.Conn, error) { return c.DialContext(ctx, "tcp", address) },
@@ -75,7 +83,7 @@ func (v *visit) enrol(ctx context.Context) error {
 	return err
 }
 
-// invitationCertificate is what an invitation has in its Secret.
+// invitationCertificate returns the certificates in the Secret of an invitation.
 func invitationCertificate(t *testing.T, file string) []*x509.Certificate {
 	t.Helper()
 	content, err := os.ReadFile(file)
@@ -103,23 +111,9 @@ func invitationCertificate(t *testing.T, file string) []*x509.Certificate {
 	return nil
 }
 
-// visitable makes invitations for the cluster that the tests visit, and leaves nothing of them there.
-func visitable(ctx context.Context, t *testing.T, args ...string) (file string) {
-	t.Helper()
-	if len(args) == 0 {
-		args = []string{"near-1"}
-	}
-	out, _ := must(ctx, t, append([]string{"invite"}, args...)...)
-	file = t.TempDir() + "/invite.yaml"
-	if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
 func record(ctx context.Context, t *testing.T, name string) *registration.Invitation {
 	t.Helper()
-	secret, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, registration.InvitationSecret(name), noOptions)
+	secret, err := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace).Get(ctx, registration.InvitationSecret(name), metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,18 +126,19 @@ func record(ctx context.Context, t *testing.T, name string) *registration.Invita
 
 func unregistered(ctx context.Context, t *testing.T, name string) {
 	t.Helper()
-	if _, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, name, noOptions); !apierrors.IsNotFound(err) {
+	if _, err := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace).Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("there is a Secret %s on the hub, or: %v", name, err)
 	}
 }
 
-// TestEnrolmentRefused shows that each fault is named, to the cluster and on the hub, and that nothing is half done: there is no cluster, and the
-// same invitation works when the fault is not there any more.
+// TestEnrolmentRefused checks that each fault is named, to the cluster and on the hub, and that
+// nothing is half done: no cluster is registered, and the same invitation works once the fault is
+// gone.
 func TestEnrolmentRefused(t *testing.T) {
-	ctx := begin(t)
-	file := visitable(ctx, t)
-	apply(ctx, t, shared.nearby, file)
-	foreign, err := pki.ParseCertificates(shared.hub.CAPEM())
+	ctx := site.Begin(t)
+	file := site.Invite(ctx, t)
+	bootstraptest.Apply(ctx, t, site.Near, file)
+	foreign, err := pki.ParseCertificates(site.Hub.CAPEM())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,12 +146,12 @@ func TestEnrolmentRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	powerless, err := shared.nearby.ServiceAccountToken(ctx, "default", "powerless", "")
+	powerless, err := site.Near.ServiceAccountToken(ctx, "default", "powerless", "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	clock := func(d time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(d) } }
-	nearby := withoutVersion(dump(ctx, t, shared.nearby), "Namespace /"+agentNamespace)
+	nearby := withoutVersion(labtest.Objects(ctx, t, site.Near), "Namespace /"+bootstraptest.AgentNamespace)
 	for _, c := range []struct {
 		name   string
 		change func(v *visit)
@@ -174,12 +169,12 @@ func TestEnrolmentRefused(t *testing.T) {
 		{"API server that cannot be dialled", func(v *visit) {
 			v.invited.Dial = func(context.Context, string) (net.Conn, error) { return nil, errors.New("the agent says no") }
 		}, "the agent says no"},
-		{"hub that does not answer", func(v *visit) { v.config.Secrets = unreachable.CoreV1().Secrets(hubNamespace) }, "the hub says"},
+		{"hub that does not answer", func(v *visit) { v.config.Secrets = unreachable.CoreV1().Secrets(bootstraptest.HubNamespace) }, "the hub says"},
 		{"another certificate of that name", func(v *visit) { v.invited.Certificate = foreign[0] }, "revoked, and there is a later one"},
 		{"a name that was not invited", func(v *visit) { v.invited.Name = "stranger" }, "has been revoked"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			v := newVisit(ctx, t, shared.nearby, file)
+			v := newVisit(ctx, t, site.Near, file)
 			c.change(v)
 			err := v.enrol(ctx)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -195,20 +190,10 @@ func TestEnrolmentRefused(t *testing.T) {
 			if c.name != "hub that does not answer" {
 				told(ctx, t, v.invited.Name, err.Error())
 			}
-			same(t, "the cluster", nearby, withoutVersion(dump(ctx, t, shared.nearby), "Namespace /"+agentNamespace))
+			labtest.Same(t, "the cluster", nearby, withoutVersion(labtest.Objects(ctx, t, site.Near), "Namespace /"+bootstraptest.AgentNamespace))
 		})
 	}
-	out, _ := must(ctx, t, "status", "near-1")
-	if !strings.Contains(out, "open, expires in") || !strings.Contains(out, "last refusal: ") {
-		t.Errorf("status says\n%s", out)
-	}
-	if out, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "near-1"); err == nil || !strings.Contains(out, "is invited, but it is not registered yet") {
-		t.Errorf("doctor: %v\n%s", err, out)
-	}
-	if out, _ := must(ctx, t, "list"); !strings.Contains(out, "INVITATION") || !strings.Contains(out, "near-1") {
-		t.Errorf("list says\n%s", out)
-	}
-	if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err != nil {
+	if err := newVisit(ctx, t, site.Near, file).enrol(ctx); err != nil {
 		t.Fatalf("without a fault: %v", err)
 	}
 	if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone || r.Message != "" {
@@ -216,10 +201,10 @@ func TestEnrolmentRefused(t *testing.T) {
 	}
 }
 
-// told looks for the Event that tells of a refusal.
+// told looks for the Event about a refusal.
 func told(ctx context.Context, t *testing.T, name, text string) {
 	t.Helper()
-	events, err := shared.hub.Client().CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=EnrolmentRefused,involvedObject.name=" + name})
+	events, err := site.Hub.Client().CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=EnrolmentRefused,involvedObject.name=" + name})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,44 +224,43 @@ func withoutVersion(all map[string]string, name string) map[string]string {
 	return all
 }
 
-// TestInvitationRevoked shows that neither a revoked invitation nor one that was replaced works, and that the later one does.
+// TestInvitationRevoked checks that a revoked or replaced invitation does not work, and that a
+// later one does.
 func TestInvitationRevoked(t *testing.T) {
-	ctx := begin(t)
-	first := visitable(ctx, t)
-	apply(ctx, t, shared.nearby, first)
-	second := visitable(ctx, t)
-	if err := newVisit(ctx, t, shared.nearby, first).enrol(ctx); err == nil || !strings.Contains(err.Error(), "there is a later one") {
+	ctx := site.Begin(t)
+	first := site.Invite(ctx, t)
+	bootstraptest.Apply(ctx, t, site.Near, first)
+	second := site.Invite(ctx, t)
+	if err := newVisit(ctx, t, site.Near, first).enrol(ctx); err == nil || !strings.Contains(err.Error(), "there is a later one") {
 		t.Errorf("the first of two: %v", err)
 	}
-	_, said := must(ctx, t, "invite", "near-1", "--revoke")
+	_, said := site.Must(ctx, t, "invite", "near-1", "--revoke")
 	if !strings.Contains(said, "revoked") {
 		t.Errorf("revoking says\n%s", said)
 	}
-	must(ctx, t, "invite", "near-1", "--revoke") // nothing to do
-	if err := newVisit(ctx, t, shared.nearby, second).enrol(ctx); err == nil || !strings.Contains(err.Error(), "has been revoked") {
+	site.Must(ctx, t, "invite", "near-1", "--revoke") // nothing to do
+	if err := newVisit(ctx, t, site.Near, second).enrol(ctx); err == nil || !strings.Contains(err.Error(), "has been revoked") {
 		t.Errorf("one that was revoked: %v", err)
 	}
 	unregistered(ctx, t, "near-1")
-	if _, _, err := invoke(ctx, bootstrap.Config{}, "status", "near-1"); err == nil || !strings.Contains(err.Error(), "not registered") {
-		t.Errorf("status: %v", err)
-	}
-	third := visitable(ctx, t)
-	apply(ctx, t, shared.nearby, third)
-	if err := newVisit(ctx, t, shared.nearby, third).enrol(ctx); err != nil {
+	third := site.Invite(ctx, t)
+	bootstraptest.Apply(ctx, t, site.Near, third)
+	if err := newVisit(ctx, t, site.Near, third).enrol(ctx); err != nil {
 		t.Errorf("the last: %v", err)
 	}
 }
 
-// TestInvitationOfAnother shows that an invitation gives a cluster that is registered no second name, and does it no harm.
+// TestInvitationOfAnother checks that an invitation gives a registered cluster no second name, and
+// does not harm it.
 func TestInvitationOfAnother(t *testing.T) {
-	ctx := begin(t)
-	must(ctx, t, nearbyArgs("--access", "view")...)
-	hub := dump(ctx, t, shared.hub)
-	file := visitable(ctx, t, "other", "--access", "view")
-	t.Cleanup(func() { must(context.WithoutCancel(ctx), t, "invite", "other", "--revoke") })
-	before := dump(ctx, t, shared.nearby)
-	apply(ctx, t, shared.nearby, file)
-	err := newVisit(ctx, t, shared.nearby, file).enrol(ctx)
+	ctx := site.Begin(t)
+	site.Must(ctx, t, site.RegisterNear("--access", "view")...)
+	hub := labtest.Objects(ctx, t, site.Hub)
+	file := site.Invite(ctx, t, "other", "--access", "view")
+	t.Cleanup(func() { site.Must(context.WithoutCancel(ctx), t, "invite", "other", "--revoke") })
+	before := labtest.Objects(ctx, t, site.Near)
+	bootstraptest.Apply(ctx, t, site.Near, file)
+	err := newVisit(ctx, t, site.Near, file).enrol(ctx)
 	if err == nil || !strings.Contains(err.Error(), `this cluster is registered already, as "near-1"`) {
 		t.Fatalf("%v", err)
 	}
@@ -284,33 +268,33 @@ func TestInvitationOfAnother(t *testing.T) {
 	if r := record(ctx, t, "other"); r.State != registration.InvitationOpen || !strings.Contains(r.Message, "near-1") {
 		t.Errorf("the invitation is %+v", r)
 	}
-	must(ctx, t, "doctor", "near-1")
-	after := dump(ctx, t, shared.hub)
-	delete(after, "Secret "+hubNamespace+"/invitation.other")
-	same(t, "the hub", hub, after)
+	after := labtest.Objects(ctx, t, site.Hub)
+	delete(after, "Secret "+bootstraptest.HubNamespace+"/invitation.other")
+	labtest.Same(t, "the hub", hub, after)
 	for name := range before {
-		if _, still := dump(ctx, t, shared.nearby)[name]; !still {
+		if _, still := labtest.Objects(ctx, t, site.Near)[name]; !still {
 			t.Errorf("%s is gone from the cluster", name)
 		}
 	}
 	// Nor does the Secret on the hub tell alone: the cluster itself has forgotten.
-	if _, err := shared.nearby.Kubectl(ctx, "annotate", "namespace", agentNamespace, "cluster.core.oam.dev/cluster-name-", "cluster.core.oam.dev/hub-uid-").Output(); err != nil {
+	if _, err := site.Near.Kubectl(ctx, "annotate", "namespace", bootstraptest.AgentNamespace, "cluster.core.oam.dev/cluster-name-", "cluster.core.oam.dev/hub-uid-").Output(); err != nil {
 		t.Fatal(err)
 	}
-	if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err == nil || !strings.Contains(err.Error(), `this cluster is registered already, as "near-1"`) {
+	if err := newVisit(ctx, t, site.Near, file).enrol(ctx); err == nil || !strings.Contains(err.Error(), `this cluster is registered already, as "near-1"`) {
 		t.Errorf("by the hub's Secret alone: %v", err)
 	}
 }
 
-// TestInvitationForTwo shows that of two clusters with one invitation at the same moment exactly one is registered, and the other is told.
+// TestInvitationForTwo enrols two clusters with one invitation at the same time. Exactly one is
+// registered; the other gets an error that says why.
 func TestInvitationForTwo(t *testing.T) {
-	ctx := begin(t)
-	file := visitable(ctx, t, "edge-1")
-	clusters := []*lab.Cluster{shared.edge, shared.nearby}
+	ctx := site.Begin(t)
+	file := site.Invite(ctx, t, "edge-1")
+	clusters := []*lab.Cluster{site.Edge, site.Near}
 	errs := make([]error, len(clusters))
 	var group sync.WaitGroup
 	for i, c := range clusters {
-		apply(ctx, t, c, file)
+		bootstraptest.Apply(ctx, t, c, file)
 		v := newVisit(ctx, t, c, file)
 		group.Go(func() { errs[i] = v.enrol(ctx) })
 	}
@@ -324,7 +308,7 @@ func TestInvitationForTwo(t *testing.T) {
 	winner := record(ctx, t, "edge-1").ClusterUID
 	won := 0
 	for i, c := range clusters {
-		system, err := c.Client().CoreV1().Namespaces().Get(ctx, "kube-system", noOptions)
+		system, err := c.Client().CoreV1().Namespaces().Get(ctx, "kube-system", metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -343,21 +327,22 @@ func TestInvitationForTwo(t *testing.T) {
 	}
 	// The one that lost has the invitation's objects, or the one that won is nearby under a name that the clean-up does not expect.
 	for _, c := range clusters {
-		if _, err := c.Kubectl(ctx, "delete", "namespace", agentNamespace).CombinedOutput(); err != nil {
+		if _, err := c.Kubectl(ctx, "delete", "namespace", bootstraptest.AgentNamespace).CombinedOutput(); err != nil {
 			t.Error(err)
 		}
 	}
 }
 
-// TestEnrolmentResumes ends the enrolment after each of its steps; another replica goes on and ends up with what an undisturbed one makes.
+// TestEnrolmentResumes ends the enrolment after each of its steps. Another replica continues, with
+// the same result as an enrolment without an interruption.
 func TestEnrolmentResumes(t *testing.T) {
-	ctx := begin(t)
+	ctx := site.Begin(t)
 	var steps []string
 	run := func(t *testing.T, stopAfter int) (hub, nearby map[string]string) {
 		t.Helper()
-		file := visitable(ctx, t, "near-1", "--access", "impersonate")
-		apply(ctx, t, shared.nearby, file)
-		v := newVisit(ctx, t, shared.nearby, file)
+		file := site.Invite(ctx, t, "near-1", "--access", "impersonate")
+		bootstraptest.Apply(ctx, t, site.Near, file)
+		v := newVisit(ctx, t, site.Near, file)
 		stopped := errors.New("stopped by the test")
 		done := 0
 		v.config.AfterStep = func(step string) error {
@@ -373,23 +358,20 @@ func TestEnrolmentResumes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if stopAfter > 0 {
-			if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err != nil && record(ctx, t, "near-1").State != registration.InvitationDone {
+			if err := newVisit(ctx, t, site.Near, file).enrol(ctx); err != nil && record(ctx, t, "near-1").State != registration.InvitationDone {
 				t.Fatalf("the second attempt: %v", err)
 			}
 		}
-		labtest.Within(t, time.Minute, "what enrolled is gone", func() error {
-			for name := range dump(ctx, t, shared.nearby) {
-				if strings.Contains(name, "enrol") {
-					return errors.New(name)
-				}
+		hub, nearby = labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Near)
+		for name := range nearby {
+			if strings.Contains(name, "enrol") {
+				t.Errorf("%s is left of the enrolment", name)
 			}
-			return nil
-		})
-		hub, nearby = dump(ctx, t, shared.hub), dump(ctx, t, shared.nearby)
+		}
 		if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone {
 			t.Errorf("the invitation is %s", r.State)
 		}
-		must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", shared.nearbyFile)
+		site.Must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig())
 		return hub, nearby
 	}
 	hub, nearby := run(t, 0)
@@ -399,20 +381,20 @@ func TestEnrolmentResumes(t *testing.T) {
 	for i, step := range steps {
 		t.Run(fmt.Sprintf("%d-%s", i+1, step), func(t *testing.T) {
 			gotHub, gotNearby := run(t, i+1)
-			sameNames(t, "the hub", hub, gotHub)
-			sameNames(t, "the cluster", nearby, gotNearby)
+			labtest.SameNames(t, "the hub", hub, gotHub)
+			labtest.SameNames(t, "the cluster", nearby, gotNearby)
 		})
 	}
 }
 
-// TestEnrolmentTwice has two replicas enrol one cluster at the same moment.
+// TestEnrolmentTwice has two replicas enrol one cluster at the same time.
 func TestEnrolmentTwice(t *testing.T) {
-	ctx := begin(t)
-	file := visitable(ctx, t)
-	apply(ctx, t, shared.nearby, file)
+	ctx := site.Begin(t)
+	file := site.Invite(ctx, t)
+	bootstraptest.Apply(ctx, t, site.Near, file)
 	var group sync.WaitGroup
 	for range 2 {
-		v := newVisit(ctx, t, shared.nearby, file)
+		v := newVisit(ctx, t, site.Near, file)
 		group.Go(func() {
 			for ctx.Err() == nil && v.enrol(ctx) != nil { // an agent comes again
 				time.Sleep(50 * time.Millisecond)
@@ -423,13 +405,13 @@ func TestEnrolmentTwice(t *testing.T) {
 	if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone {
 		t.Errorf("the invitation is %+v", r)
 	}
-	secret, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, "near-1", noOptions)
+	secret, err := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace).Get(ctx, "near-1", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The token that was stored is one that works.
 	client, err := kubernetes.NewForConfig(&rest.Config{
-		Host: shared.nearby.Endpoint(), BearerToken: string(secret.Data["token"]), TLSClientConfig: rest.TLSClientConfig{CAData: secret.Data["ca.crt"]},
+		Host: site.Near.Endpoint(), BearerToken: string(secret.Data["token"]), TLSClientConfig: rest.TLSClientConfig{CAData: secret.Data["ca.crt"]},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -439,25 +421,25 @@ func TestEnrolmentTwice(t *testing.T) {
 	}
 }
 
-// TestEnrolmentRevoked revokes the invitation after each step of an enrolment, in each way that there is: nobody is told that it is done, and then there is a
-// cluster. Only what was done when it was revoked stays.
+// TestEnrolmentRevoked revokes the invitation after each step of an enrolment, in each possible
+// way. The enrolment must not report a revocation as done and register the cluster afterward.
 func TestEnrolmentRevoked(t *testing.T) {
-	ctx := begin(t)
+	ctx := site.Begin(t)
 	revoke := map[string]func(t *testing.T){
-		"revoke": func(t *testing.T) { must(ctx, t, "invite", "near-1", "--revoke") },
+		"revoke": func(t *testing.T) { site.Must(ctx, t, "invite", "near-1", "--revoke") },
 		// The gateway is on its own.
 		"delete": func(t *testing.T) {
-			if err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Delete(ctx, registration.InvitationSecret("near-1"), metav1.DeleteOptions{}); err != nil {
+			if err := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace).Delete(ctx, registration.InvitationSecret("near-1"), metav1.DeleteOptions{}); err != nil {
 				t.Error(err)
 			}
 		},
 		"reinvite": func(t *testing.T) {
-			_, _, err := invoke(ctx, bootstrap.Config{}, "invite", "near-1")
+			_, _, err := site.Run(ctx, bootstrap.Config{}, "invite", "near-1")
 			if err != nil && !strings.Contains(err.Error(), "is taken") {
 				t.Error(err)
 			}
 		},
-		"unregister": func(t *testing.T) { must(ctx, t, "unregister", "near-1", "--keep-agent") },
+		"unregister": func(t *testing.T) { site.Must(ctx, t, "unregister", "near-1", "--keep-agent") },
 	}
 	for _, step := range []string{"claim", "token", "registering", "secret", "agent"} {
 		for _, way := range slices.Sorted(maps.Keys(revoke)) {
@@ -465,9 +447,9 @@ func TestEnrolmentRevoked(t *testing.T) {
 				continue // the name is taken by then: it is refused
 			}
 			t.Run(step+"-"+way, func(t *testing.T) {
-				file := visitable(ctx, t)
-				apply(ctx, t, shared.nearby, file)
-				v := newVisit(ctx, t, shared.nearby, file)
+				file := site.Invite(ctx, t)
+				bootstraptest.Apply(ctx, t, site.Near, file)
+				v := newVisit(ctx, t, site.Near, file)
 				v.config.AfterStep = func(done string) error {
 					if done == step {
 						revoke[way](t)
@@ -484,16 +466,16 @@ func TestEnrolmentRevoked(t *testing.T) {
 					t.Errorf("the enrolment, again: %v", err)
 				}
 				unregistered(ctx, t, "near-1")
-				must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", shared.nearbyFile)
+				site.Must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig())
 			})
 		}
 	}
 }
 
-// enrolUntilSecret is an enrolment that ends when the cluster's Secret has been written.
+// enrolUntilSecret runs an enrolment that ends after the cluster's Secret has been written.
 func enrolUntilSecret(ctx context.Context, t *testing.T, file string) {
 	t.Helper()
-	v := newVisit(ctx, t, shared.nearby, file)
+	v := newVisit(ctx, t, site.Near, file)
 	stopped := errors.New("stopped by the test")
 	v.config.AfterStep = func(step string) error {
 		if step == "secret" {
@@ -506,32 +488,34 @@ func enrolUntilSecret(ctx context.Context, t *testing.T, file string) {
 	}
 }
 
-// TestRevokedWithoutGateway revokes the invitation of an enrolment that ended in the middle: there is nobody but the command to take back what was written.
+// TestRevokedWithoutGateway revokes the invitation of an enrolment that ended halfway. Only the
+// command can then remove what was written.
 func TestRevokedWithoutGateway(t *testing.T) {
-	ctx := begin(t)
+	ctx := site.Begin(t)
 	for _, args := range [][]string{{"invite", "near-1", "--revoke"}, {"unregister", "near-1", "--keep-agent"}} {
-		file := visitable(ctx, t)
-		apply(ctx, t, shared.nearby, file)
+		file := site.Invite(ctx, t)
+		bootstraptest.Apply(ctx, t, site.Near, file)
 		enrolUntilSecret(ctx, t, file)
 		if s := record(ctx, t, "near-1").State; s != registration.InvitationRegistering {
 			t.Errorf("the invitation is %s", s)
 		}
-		hubSecret(ctx, t, "near-1")
-		must(ctx, t, args...)
+		site.HubSecret(ctx, t, "near-1")
+		site.Must(ctx, t, args...)
 		unregistered(ctx, t, "near-1")
-		must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", shared.nearbyFile)
+		site.Must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig())
 	}
 }
 
-// TestEnrolmentWritesAll shows that what somebody put into the Secret of a cluster that is enrolling is not heeded.
+// TestEnrolmentWritesAll checks that fields which somebody added to the Secret of an enrolling
+// cluster have no effect.
 func TestEnrolmentWritesAll(t *testing.T) {
-	ctx := begin(t)
-	file := visitable(ctx, t)
-	apply(ctx, t, shared.nearby, file)
+	ctx := site.Begin(t)
+	file := site.Invite(ctx, t)
+	bootstraptest.Apply(ctx, t, site.Near, file)
 	enrolUntilSecret(ctx, t, file)
-	patchSecret(ctx, t, "near-1", strange)
-	if err := newVisit(ctx, t, shared.nearby, file).enrol(ctx); err != nil {
+	bootstraptest.PatchSecret(ctx, t, site.Hub, "near-1", bootstraptest.UnwantedFields)
+	if err := newVisit(ctx, t, site.Near, file).enrol(ctx); err != nil {
 		t.Fatal(err)
 	}
-	checkStrange(t, hubSecret(ctx, t, "near-1"))
+	bootstraptest.CheckUnwantedFields(t, site.HubSecret(ctx, t, "near-1"))
 }

@@ -1,7 +1,9 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-package bootstrap
+//go:build integration
+
+package bootstrap_test
 
 import (
 	"context"
@@ -11,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -39,7 +40,8 @@ func units(verbs, group string, resources ...string) []unit {
 
 const rbacGroup = rbacv1.GroupName
 
-// directUnits are what register --route direct takes, written down by hand: what the agent's Role gives included.
+// directUnits are the rights that register --route direct requires, written by hand. They include
+// those that the agent's Role grants.
 func directUnits() []unit {
 	return slices.Concat(
 		units("get create patch", "", "namespaces", "serviceaccounts"),
@@ -52,7 +54,7 @@ func directUnits() []unit {
 	)
 }
 
-// tunnelUnits are what register --route tunnel takes.
+// tunnelUnits are the rights that register --route tunnel requires.
 func tunnelUnits() []unit {
 	return slices.Concat(directUnits(),
 		units("create", "", "secrets"), units("create", "apps", "deployments"),
@@ -63,10 +65,11 @@ func tunnelUnits() []unit {
 	)
 }
 
-// someone makes a user of the cluster nearby with these rights, and returns a kubeconfig of theirs.
+// someone creates a user with these rights in the cluster Near, and returns a kubeconfig of that
+// user.
 func someone(ctx context.Context, t *testing.T, name string, rights []unit) string {
 	t.Helper()
-	rbac := shared.nearby.Client().RbacV1()
+	rbac := site.Near.Client().RbacV1()
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	for _, u := range rights {
 		role.Rules = append(role.Rules, rbacv1.PolicyRule{Verbs: []string{u.verb}, APIGroups: []string{u.group}, Resources: []string{u.resource}})
@@ -87,7 +90,7 @@ func someone(ctx context.Context, t *testing.T, name string, rights []unit) stri
 			t.Error(err)
 		}
 	})
-	config, err := clientcmd.LoadFromFile(shared.nearbyFile)
+	config, err := clientcmd.LoadFromFile(site.Near.Kubeconfig())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,9 +102,9 @@ func someone(ctx context.Context, t *testing.T, name string, rights []unit) stri
 		t.Fatal(err)
 	}
 	// The API server reads its roles when it hears of them.
-	labtest.Within(t, time.Minute, "the API server to know "+name, func() error {
+	labtest.Within(t, labtest.Timeout, "the API server to know "+name, func() error {
 		group, resource := rights[0].group, rights[0].resource
-		answer, err := shared.nearby.Client().AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		answer, err := site.Near.Client().AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: name, ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: rights[0].verb, Group: group, Resource: resource},
 		}}, metav1.CreateOptions{})
 		if err == nil && !answer.Status.Allowed {
@@ -116,9 +119,10 @@ func without(all []unit, u unit) []unit {
 	return slices.DeleteFunc(slices.Clone(all), func(other unit) bool { return other == u })
 }
 
-// TestRightsMissing registers as somebody who has all rights that it takes but one: that is said before anything is done. With all of them, it works.
+// TestRightsMissing registers as a user who has every required right except one. register reports
+// the missing right before it changes anything. With all rights it succeeds.
 func TestRightsMissing(t *testing.T) {
-	ctx := begin(t)
+	ctx := site.Begin(t)
 	tunnel := func(file string, more ...string) []string {
 		return append([]string{"register", "near-1", "--cluster-kubeconfig", file, "--access", "view", "--wait", "0"}, more...)
 	}
@@ -141,10 +145,10 @@ func TestRightsMissing(t *testing.T) {
 	exempt := slices.DeleteFunc(directUnits(), func(u unit) bool { return u.resource == "secrets" || u.resource == "deployments" })
 	mayEscalate := someone(ctx, t, "may-escalate", append(exempt, units("escalate bind", rbacGroup, "roles")...))
 
-	hub, nearby := dump(ctx, t, shared.hub), dump(ctx, t, shared.nearby)
+	hub, nearby := labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Near)
 	for _, a := range attempts {
 		t.Run(strings.NewReplacer(" ", "-", "/", "-").Replace(fmt.Sprint(a.lacks, a.args[len(a.args)-1])), func(t *testing.T) {
-			_, _, err := invoke(ctx, bootstrap.Config{}, a.args...)
+			_, _, err := site.Run(ctx, bootstrap.Config{}, a.args...)
 			want := []string{a.lacks.verb, a.lacks.resource}
 			if a.lacks.verb == "bind" {
 				want = []string{"--access view", "attempting to grant"}
@@ -154,27 +158,27 @@ func TestRightsMissing(t *testing.T) {
 			}
 		})
 		// What is there by name is enough: nothing was there before.
-		sameNames(t, "the cluster, without the right to "+a.lacks.String(), nearby, dump(ctx, t, shared.nearby))
+		labtest.SameNames(t, "the cluster, without the right to "+a.lacks.String(), nearby, labtest.Objects(ctx, t, site.Near))
 	}
-	same(t, "the hub", hub, dump(ctx, t, shared.hub))
-	same(t, "the cluster", nearby, dump(ctx, t, shared.nearby))
+	labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
+	labtest.Same(t, "the cluster", nearby, labtest.Objects(ctx, t, site.Near))
 
-	must(ctx, t, tunnel(all)...)
-	hub, nearby = dump(ctx, t, shared.hub), dump(ctx, t, shared.nearby)
-	_, _, err := invoke(ctx, bootstrap.Config{}, tunnel(all, "--access", "edit")...)
+	site.Must(ctx, t, tunnel(all)...)
+	hub, nearby = labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Near)
+	_, _, err := site.Run(ctx, bootstrap.Config{}, tunnel(all, "--access", "edit")...)
 	if err == nil || !strings.Contains(err.Error(), `delete clusterrolebindings of rbac.authorization.k8s.io "cluster-gateway-agent:access:view"`) {
 		t.Errorf("without the right to remove the access of before: %v", err)
 	}
-	same(t, "the hub, with another --access", hub, dump(ctx, t, shared.hub))
-	same(t, "the cluster, with another --access", nearby, dump(ctx, t, shared.nearby))
-	_, _, err = invoke(ctx, bootstrap.Config{}, direct(allDirect)...)
+	labtest.Same(t, "the hub, with another --access", hub, labtest.Objects(ctx, t, site.Hub))
+	labtest.Same(t, "the cluster, with another --access", nearby, labtest.Objects(ctx, t, site.Near))
+	_, _, err = site.Run(ctx, bootstrap.Config{}, direct(allDirect)...)
 	if err == nil || !strings.Contains(err.Error(), `delete deployments of apps "konnectivity-agent" in namespace cluster-gateway-agent`) {
 		t.Errorf("without the right to remove the agent of before: %v", err)
 	}
-	same(t, "the hub, without an agent", hub, dump(ctx, t, shared.hub))
-	same(t, "the cluster, without an agent", nearby, dump(ctx, t, shared.nearby))
+	labtest.Same(t, "the hub, without an agent", hub, labtest.Objects(ctx, t, site.Hub))
+	labtest.Same(t, "the cluster, without an agent", nearby, labtest.Objects(ctx, t, site.Near))
 	for _, args := range [][]string{direct(allDirect), direct(mayEscalate)} {
-		must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", shared.nearbyFile)
-		must(ctx, t, args...)
+		site.Must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig())
+		site.Must(ctx, t, args...)
 	}
 }

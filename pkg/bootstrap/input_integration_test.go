@@ -1,0 +1,231 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build integration
+
+package bootstrap_test
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
+)
+
+// TestBadInput checks that the commands refuse invalid input before they change anything, and say
+// what to do.
+func TestBadInput(t *testing.T) {
+	ctx := site.Begin(t)
+	nowhere := bootstraptest.Kubeconfig(t, site.Hub, "https://127.0.0.1:1", nil, nil)
+	noHost := bootstraptest.Kubeconfig(t, site.Hub, "https://no-such-host.invalid:6443", nil, nil)
+	wrongCA := bootstraptest.Kubeconfig(t, site.Hub, site.Near.Endpoint(), site.Hub.CAPEM(), nil)
+	badToken := bootstraptest.Kubeconfig(t, site.Hub, site.Near.Endpoint(), site.Near.CAPEM(), &clientcmdapi.AuthInfo{Token: "nonsense"})
+	proxied := withProxyPath(t, site.Near.Kubeconfig())
+	token, err := site.Near.ServiceAccountToken(ctx, "default", "nobody", "view")
+	if err != nil {
+		t.Fatal(err)
+	}
+	powerless := bootstraptest.Kubeconfig(t, site.Hub, site.Near.Endpoint(), site.Near.CAPEM(), &clientcmdapi.AuthInfo{Token: token})
+	ahead := func() time.Time { return time.Now().Add(10 * time.Minute) }
+
+	hub, nearby := labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Near)
+	for _, c := range []struct {
+		name string
+		args []string
+		now  func() time.Time
+		want []string // in the error
+	}{
+		{"name", []string{"register", "Edge_1", "--cluster-kubeconfig", site.Near.Kubeconfig()}, nil, []string{`invalid cluster name "Edge_1"`}},
+		{"name of a record", []string{"register", "invitation.b", "--cluster-kubeconfig", site.Near.Kubeconfig()}, nil, []string{"reserved for the records of invitations"}},
+		{"long name", []string{"kubeconfig", strings.Repeat("x", 254)}, nil, []string{"invalid cluster name"}},
+		{"no kubeconfig", []string{"register", "near-1"}, nil, []string{"--cluster-kubeconfig is required"}},
+		{"all faults at once", []string{"register", "Near", "--route", "over"}, nil, []string{"invalid cluster name", "--cluster-kubeconfig is required", "--route must be tunnel or direct"}},
+		{"missing kubeconfig", []string{"register", "near-1", "--cluster-kubeconfig", "/no/such/file"}, nil, []string{"--cluster-kubeconfig", "/no/such/file"}},
+		{"kubeconfig of nowhere", []string{"register", "near-1", "--cluster-kubeconfig", nowhere}, nil, []string{"points to https://127.0.0.1:1", "nothing answers"}},
+		{"kubeconfig of no host", []string{"register", "near-1", "--cluster-kubeconfig", noHost}, nil, []string{"no-such-host.invalid"}},
+		{"kubeconfig with another CA", []string{"register", "near-1", "--cluster-kubeconfig", wrongCA}, nil, []string{"is not the one that --cluster-kubeconfig expects"}},
+		{"credential that is not accepted", []string{"register", "near-1", "--cluster-kubeconfig", badToken}, nil, []string{"does not accept the credential", "401"}},
+		{"no rights", []string{"register", "near-1", "--cluster-kubeconfig", powerless}, nil, []string{"system:serviceaccount:default:nobody", `create, patch namespaces "cluster-gateway-agent"`, "--cluster-kubeconfig"}},
+		// As for a gateway with --tunnel-mode=external, which makes nothing known there.
+		{"no tunnel server", []string{"register", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig(), "--secret-namespace", "default"}, nil,
+			[]string{"it is not known where agents dial", "--tunnel-mode=external", "set up by hand: see docs/operating.md"}},
+		{"no tunnel server, an address", []string{"register", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig(), "--secret-namespace", "default", "--tunnel-address", "a:1"}, nil,
+			[]string{"the tunnel's CA is not on the hub", "--tunnel-mode=external"}},
+		{"endpoint without TLS", site.RegisterNear("--endpoint", "http://foo"), nil, []string{`--endpoint: the scheme is "http"; only https is allowed`}},
+		{"endpoint's port", site.RegisterEdge("--endpoint", "https://foo:http"), nil, []string{"--endpoint: "}},
+		{"tunnel's port", []string{"register", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig(), "--tunnel-address", "a:b"}, nil,
+			[]string{`--tunnel-address "a:b": its port must be between 1 and 65535`}},
+		{"tunnel's host", []string{"register", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig(), "--tunnel-address", "https://a:1"}, nil, []string{"it must be host:port"}},
+		{"kubeconfig with a proxy that the gateway cannot use", []string{"register", "near-1", "--route", "direct", "--cluster-kubeconfig", proxied}, nil,
+			[]string{"could not use what would be registered", "nothing was changed", "proxy-url"}},
+		{"no such role", site.RegisterNear("--access", "no-such-role"), nil, []string{"no ClusterRole of that name", "kubectl get clusterroles"}},
+		{"clock", site.RegisterNear(), ahead, []string{"clock", "10m", "apart"}},
+		{"files of an agent that there is none of", site.RegisterNear("--out-dir", t.TempDir()), nil, []string{"--out-dir"}},
+		{"not registered", []string{"kubeconfig", "near-1"}, nil, []string{`"near-1" is not registered`}},
+		{"rotate to an address that is none", []string{"rotate", "near-1", "--tunnel-address", "a:b"}, nil, []string{"--tunnel-address \"a:b\"", "port"}},
+		{"rotate what is not registered", []string{"rotate", "near-1"}, nil, []string{"not registered"}},
+		{"output", []string{"list", "-o", "xml"}, nil, []string{"yaml or json"}},
+		{"merged into nothing", []string{"kubeconfig", "near-1", "--merge", "-o", "-"}, nil, []string{"--merge needs a file"}},
+		{"endpoint", []string{"kubeconfig", "near-1", "--endpoint", "gateway"}, nil, []string{"--gateway-address"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, said, err := site.Run(ctx, bootstrap.Config{Now: c.now}, c.args...)
+			if err == nil {
+				t.Fatalf("it succeeded:\n%s", said)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q: %v", want, err)
+				}
+			}
+			labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
+			labtest.Same(t, "the cluster", nearby, labtest.Objects(ctx, t, site.Near))
+		})
+	}
+}
+
+// TestInviteInput checks what invite refuses before it changes anything.
+func TestInviteInput(t *testing.T) {
+	ctx := site.Begin(t)
+	site.Must(ctx, t, site.RegisterNear()...)
+	nowhere := bootstraptest.Kubeconfig(t, site.Hub, "https://127.0.0.1:1", nil, nil)
+	hub := labtest.Objects(ctx, t, site.Hub)
+	for _, c := range []struct {
+		name string
+		args []string
+		now  func() time.Time
+		want string
+	}{
+		{"no label", []string{"Edge_1"}, nil, `invalid cluster name "Edge_1"`},
+		{"long name", []string{strings.Repeat("x", 64)}, nil, "at most 63 characters"},
+		{"name of a record", []string{"invitation.b"}, nil, "reserved for the records of invitations"},
+		{"registered", []string{"near-1"}, nil, `the name "near-1" is taken`},
+		{"the gateway's own Secret", []string{"cluster-gateway-tunnel-ca"}, nil, "is taken"},
+		{"short ttl", []string{"edge-1", "--ttl", "59s"}, nil, "--ttl must be between"},
+		{"long ttl", []string{"edge-1", "--ttl", "721h"}, nil, "--ttl must be between"},
+		{"negative ttl", []string{"edge-1", "--ttl=-1h"}, nil, "--ttl must be between"},
+		{"hub unreachable", []string{"edge-1", "--kubeconfig", nowhere}, nil, "nothing answers"},
+		{"clock", []string{"edge-1"}, func() time.Time { return time.Now().Add(10 * time.Minute) }, "clock"},
+		{"address", []string{"edge-1", "--tunnel-address", "nonsense"}, nil, "it must be host:port"},
+		{"token's life", []string{"edge-1", "--token-lifetime", "1m"}, nil, "--token-lifetime must be at least 10m"},
+		{"process without an endpoint", []string{"edge-1", "--out-dir", "/nowhere"}, nil, "--out-dir needs --endpoint"},
+		{"endpoint without TLS", []string{"edge-1", "--out-dir", "/nowhere", "--endpoint", "http://a"}, nil, "--endpoint: the scheme is"},
+		{"endpoint's port", []string{"edge-1", "--out-dir", "/nowhere", "--endpoint", "https://a:0"}, nil, "--endpoint: the port is not"},
+		{"address's port", []string{"edge-1", "--tunnel-address", "a:b"}, nil, "its port must be between"},
+		{"endpoint of a Pod", []string{"edge-1", "--endpoint", "https://a"}, nil, "--endpoint is for --out-dir"},
+		{"output", []string{"edge-1", "-o", "xml"}, nil, "yaml or json"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, _, err := site.Run(ctx, bootstrap.Config{Now: c.now}, append([]string{"invite"}, c.args...)...)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v; want that it says %q", err, c.want)
+			}
+			if out != "" {
+				t.Errorf("it writes\n%s", out)
+			}
+			labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
+		})
+	}
+	out, _ := site.Must(ctx, t, "invite", "edge-1", "--dry-run")
+	if strings.Contains(out, "tls.key: LS0") || !strings.Contains(out, "<not shown>") {
+		t.Error("a dry run writes a key")
+	}
+	labtest.Same(t, "the hub, after a dry run", hub, labtest.Objects(ctx, t, site.Hub))
+	site.Must(ctx, t, "invite", "edge-1", "-o", "json")
+	once := labtest.Objects(ctx, t, site.Hub)
+	if _, said := site.Must(ctx, t, "invite", "edge-1", "--dry-run"); !strings.Contains(said, "the previous one would be revoked") {
+		t.Errorf("a dry run of another says\n%s", said)
+	}
+	labtest.Same(t, "the hub, after a dry run of another", once, labtest.Objects(ctx, t, site.Hub))
+	_, said := site.Must(ctx, t, "unregister", "edge-1")
+	if !strings.Contains(said, "invitation") {
+		t.Errorf("unregister says\n%s", said)
+	}
+	labtest.SameNames(t, "the hub, after unregistering what was invited only", hub, labtest.Objects(ctx, t, site.Hub))
+}
+
+// withProxyPath copies a kubeconfig and adds a proxy URL with a path. client-go ignores the path,
+// and the gateway refuses it.
+func withProxyPath(t *testing.T, file string) string {
+	t.Helper()
+	proxy := httptest.NewServer(http.HandlerFunc(connect))
+	t.Cleanup(proxy.Close)
+	config, err := clientcmd.LoadFromFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range config.Clusters {
+		c.ProxyURL = proxy.URL + "/path"
+	}
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// connect is a proxy for TLS connections.
+func connect(w http.ResponseWriter, r *http.Request) {
+	server, err := (&net.Dialer{}).DialContext(r.Context(), "tcp", r.Host)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer server.Close()
+	w.WriteHeader(http.StatusOK)
+	client, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	var back sync.WaitGroup
+	back.Go(func() { _, _ = io.Copy(client, server); client.Close() })
+	_, _ = io.Copy(server, buffered)
+	server.Close()
+	back.Wait()
+}
+
+// TestNameTaken checks that a registered name is not given to another cluster, a registered cluster
+// gets no second name, and a Secret that was written by hand is not overwritten without --adopt.
+func TestNameTaken(t *testing.T) {
+	ctx := site.Begin(t)
+	site.Must(ctx, t, site.RegisterNear()...)
+	hub := labtest.Objects(ctx, t, site.Hub)
+	for _, c := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"another cluster's name", []string{"register", "near-1", "--cluster-kubeconfig", site.Edge.Kubeconfig(), "--wait", "0"}, "registered to another cluster"},
+		{"another name for the cluster", []string{"register", "near-2", "--cluster-kubeconfig", site.Near.Kubeconfig(), "--route", "direct"}, `registered already, as "near-1"`},
+		{"unregister by another kubeconfig", []string{"unregister", "near-1", "--cluster-kubeconfig", site.Edge.Kubeconfig()}, "another cluster's"},
+	} {
+		if _, _, err := site.Run(ctx, bootstrap.Config{}, c.args...); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		labtest.Same(t, c.name+": the hub", hub, labtest.Objects(ctx, t, site.Hub))
+	}
+	site.Must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig())
+
+	byHand := lab.SecretOptions{Name: "near-1", Data: map[string][]byte{"endpoint": []byte(site.Near.Endpoint()), "token": []byte("x")}}
+	if err := site.Hub.ApplySecret(ctx, byHand); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := site.Run(ctx, bootstrap.Config{}, site.RegisterNear()...); err == nil || !strings.Contains(err.Error(), "--adopt") {
+		t.Errorf("what was registered by hand: %v", err)
+	}
+	site.Must(ctx, t, site.RegisterNear("--adopt")...)
+}

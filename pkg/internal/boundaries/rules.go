@@ -1,0 +1,114 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package boundaries
+
+// Module is the prefix of the import paths of this module.
+const Module = "github.com/oam-dev/cluster-gateway/"
+
+// Names of packages that several rules mention.
+const (
+	cabundle     = "pkg/internal/cabundle"
+	apis         = "pkg/apis/cluster/v1alpha1"
+	client       = "pkg/client"
+	cluster      = "pkg/cluster"
+	dialer       = "pkg/dialer"
+	events       = "pkg/internal/events"
+	pki          = "pkg/pki"
+	proxy        = "pkg/proxy"
+	registration = "pkg/registration"
+	registry     = "pkg/registry"
+	server       = "pkg/server"
+	tunnel       = "pkg/tunnel"
+	untrusted    = "pkg/internal/untrusted"
+)
+
+// MayImport returns, for each package below cmd and pkg, the packages of this module that it may import. Arrows point one
+// way: cmd → server → registry, proxy, tunnel → cluster, dialer → apis; and bootstrap, enrollment and rotation stand side by
+// side on registration. A package without an entry fails the test, so that a new package gets its place on purpose.
+func MayImport() map[string][]string {
+	return map[string][]string{
+		"cmd/gateway":             {server},
+		"cmd/agent-bootstrap":     {"pkg/bootstrap"},
+		apis:                      {},
+		"pkg/apis/openapi":        {apis},
+		client:                    {apis},
+		pki:                       {apis, cabundle},
+		cluster:                   {apis, cabundle},
+		cabundle:                  {untrusted},
+		dialer:                    {},
+		"pkg/dialer/dialertest":   {dialer},
+		registry:                  {apis, cluster},
+		proxy:                     {apis, cluster, dialer, untrusted},
+		"pkg/health":              {apis, cluster, dialer, events, pki, proxy, untrusted},
+		tunnel:                    {apis, dialer},
+		registration:              {apis, cluster, pki, "manifests"},
+		"pkg/rotation":            {apis, cluster, pki, registration},
+		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
+		"pkg/bootstrap":           {apis, client, cluster, pki, registration, untrusted},
+		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, "pkg/health", pki, proxy, registry, "pkg/rotation", tunnel, untrusted},
+		"pkg/internal/boundaries": {},
+		events:                    {apis, untrusted},
+		untrusted:                 {},
+	}
+}
+
+// Ban is a set of imports that packages must not have, not even through other packages.
+type Ban struct {
+	Packages []string
+	Imports  []string
+	Reason   string
+}
+
+// Bans returns all bans.
+func Bans() []Ban {
+	return []Ban{
+		{
+			[]string{dialer}, []string{"k8s.io/apiserver", Module + proxy, Module + server},
+			"a dialer opens connections and knows nothing about HTTP or the caller, so that anybody can use and test it without a server",
+		},
+		{
+			[]string{apis, client},
+			[]string{"k8s.io/apiserver", "k8s.io/component-base", "sigs.k8s.io/apiserver-network-proxy", "sigs.k8s.io/apiserver-runtime", "google.golang.org/grpc"},
+			"clients import the API types and pkg/client, and must not get a server along with them",
+		},
+		{
+			[]string{apis}, []string{"k8s.io/client-go"},
+			"API types are data; the importer chooses the client to use them with",
+		},
+		{
+			[]string{cluster, registration}, []string{"k8s.io/apiserver", "sigs.k8s.io/apiserver-network-proxy"},
+			"agent-bootstrap uses these too, and it serves nothing",
+		},
+		{
+			[]string{tunnel}, []string{"k8s.io/apiserver"},
+			"the tunnel carries bytes for any consumer; it authenticates agents by certificate alone, not through the hub",
+		},
+		{
+			[]string{proxy, registry}, []string{"sigs.k8s.io/apiserver-network-proxy/pkg", Module + tunnel},
+			"pkg/server alone chooses the tunnel: nothing else may depend on one",
+		},
+		{
+			[]string{proxy, registry, server, tunnel, dialer, cluster, registration, "cmd/gateway", "cmd/agent-bootstrap"},
+			[]string{Module + "test", Module + "pkg/dialer/dialertest", "testing", "net/http/httptest", "sigs.k8s.io/controller-runtime"},
+			"test code does not belong in the programs",
+		},
+	}
+}
+
+// Public is a package that other modules may import.
+type Public struct {
+	// Imports are the packages outside the standard library that it may import, by prefix.
+	Imports []string
+	// Most is how many packages outside the standard library an importer gets along with it. Raise it only for a reason: the
+	// importers pay for each of them with build time and with a version that has to fit.
+	Most int
+}
+
+// PublicPackages returns the packages that other modules may import. All others may change at any time.
+func PublicPackages() map[string]Public {
+	return map[string]Public{
+		apis:   {Imports: []string{"k8s.io/apimachinery/pkg"}, Most: 70},
+		client: {Imports: []string{Module + apis, "k8s.io/client-go/rest"}, Most: 115},
+	}
+}
