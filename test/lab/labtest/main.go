@@ -32,8 +32,9 @@ func Main(m *testing.M, start func(ctx context.Context, l *lab.Lab) error) {
 
 // MainAPIServers is [Main] with bare API servers: for each name, a kube-apiserver
 // with an etcd of its own, and nothing else. No controllers run, with one
-// exception: a namespace that is deleted is emptied and removed, at once. Then
-// each of prepare is called.
+// exception: a namespace that is deleted is emptied and removed, at once. The
+// ClusterRoles view, edit and admin have their rules. Then each of prepare is
+// called.
 func MainAPIServers(m *testing.M, servers map[string]**lab.Cluster, prepare ...func(ctx context.Context) error) {
 	flag.Parse()
 	ctx, stop := context.WithCancel(context.Background())
@@ -42,10 +43,11 @@ func MainAPIServers(m *testing.M, servers map[string]**lab.Cluster, prepare ...f
 		for name, into := range servers {
 			group.Go(func() (err error) {
 				*into, err = l.StartCluster(starting, lab.ClusterOptions{Name: name, NoControllerManager: true, NoKwok: true})
-				if err == nil {
-					go removeNamespaces(ctx, *into)
+				if err != nil {
+					return err
 				}
-				return err
+				go removeNamespaces(ctx, *into)
+				return aggregateRoles(starting, *into)
 			})
 		}
 		if err := group.Wait(); err != nil {
