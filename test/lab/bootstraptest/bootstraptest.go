@@ -1,8 +1,8 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bootstraptest runs agent-bootstrap in the test's own process, on bare API servers: a hub with what a gateway
-// publishes there, and two clusters. No gateway and no agent runs.
+// Package bootstraptest runs agent-bootstrap in the test's own process, on bare API servers: a hub
+// with what a gateway publishes there, and two clusters. No gateway and no agent runs.
 package bootstraptest
 
 import (
@@ -57,7 +57,8 @@ func Main(m *testing.M, s *Site) {
 	labtest.MainAPIServers(m, map[string]**lab.Cluster{"hub": &s.Hub, "nearby": &s.Near, "edge": &s.Edge}, s.publish)
 }
 
-// publish puts on the hub what a gateway would: the CA of the tunnel, and the address of the tunnel.
+// publish puts on the hub what a gateway would: the CA of the tunnel, and the address of the
+// tunnel.
 func (s *Site) publish(ctx context.Context) error {
 	core := s.Hub.Client().CoreV1()
 	_, err := core.Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: HubNamespace}}, metav1.CreateOptions{})
@@ -78,8 +79,8 @@ func (s *Site) publish(ctx context.Context) error {
 	return s.serveGateways(ctx)
 }
 
-// serveGateways has the hub serve the gateway's API, as a CustomResourceDefinition and without any ClusterGateways: commands
-// check that it is served before they change anything.
+// serveGateways has the hub serve the gateway's API, as a CustomResourceDefinition and without any
+// ClusterGateways: commands check that it is served before they change anything.
 func (s *Site) serveGateways(ctx context.Context) error {
 	client, err := dynamic.NewForConfig(s.Hub.RESTConfig())
 	if err != nil {
@@ -154,12 +155,14 @@ func (s *Site) Must(ctx context.Context, t *testing.T, args ...string) (stdout, 
 	return stdout, stderr
 }
 
-// RegisterNear returns the arguments that register the cluster Near as directly reachable, without waiting for a gateway.
+// RegisterNear returns the arguments that register the cluster Near as directly reachable, without
+// waiting for a gateway.
 func (s *Site) RegisterNear(more ...string) []string {
 	return append([]string{"register", Near, "--cluster-kubeconfig", s.Near.Kubeconfig(), "--route", "direct", "--wait", "0"}, more...)
 }
 
-// RegisterEdge returns the arguments that register the cluster Edge with an agent in Pods, without waiting for a gateway.
+// RegisterEdge returns the arguments that register the cluster Edge with an agent in Pods, without
+// waiting for a gateway.
 func (s *Site) RegisterEdge(more ...string) []string {
 	return append([]string{"register", Edge, "--cluster-kubeconfig", s.Edge.Kubeconfig(), "--wait", "0"}, more...)
 }
@@ -214,7 +217,8 @@ func (b *lockedBuffer) String() string {
 	return b.buffer.String()
 }
 
-// Kubeconfig writes a kubeconfig and returns its path. Without a CA it has the one of c, and without a user some token.
+// Kubeconfig writes a kubeconfig and returns its path. Without a CA it has the one of c, and
+// without a user some token.
 func Kubeconfig(t *testing.T, c *lab.Cluster, server string, ca []byte, user *clientcmdapi.AuthInfo) string {
 	t.Helper()
 	if ca == nil {
@@ -239,8 +243,8 @@ func PatchSecret(ctx context.Context, t *testing.T, hub *lab.Cluster, name, patc
 	}
 }
 
-// UnwantedFields is a patch of a cluster's Secret: everything that the gateway would follow and that no registration of these
-// tests asks for, and something of the user's own.
+// UnwantedFields is a patch of a cluster's Secret: everything that the gateway would follow and
+// that no registration of these tests asks for, and something of the user's own.
 const UnwantedFields = `{
 	"metadata": {
 		"labels": {"team": "a"},
@@ -249,8 +253,8 @@ const UnwantedFields = `{
 	"stringData": {"ca": "x", "tls.crt": "x", "tls.key": "x", "exec": "{}", "proxy-url": "http://127.0.0.1:1", "tls-server-name": "elsewhere", "own": "c"}
 }`
 
-// CheckUnwantedFields checks that the unwanted ones of [UnwantedFields] are gone from a Secret, and that the user's own are
-// still there.
+// CheckUnwantedFields checks that the unwanted ones of [UnwantedFields] are gone from a Secret, and
+// that the user's own are still there.
 func CheckUnwantedFields(t *testing.T, secret *corev1.Secret) {
 	t.Helper()
 	if _, insecure := secret.Annotations["cluster.core.oam.dev/insecure-skip-tls-verify"]; insecure {
