@@ -5,21 +5,20 @@ package bootstrap
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
-	"net"
+	"io"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -30,31 +29,33 @@ import (
 )
 
 const (
-	// maxClockSkew is what certificates allow for: they begin that much in the past.
+	// maxClockSkew is the difference of clocks that certificates allow for: they are valid from that long
+	// before they are issued.
 	maxClockSkew = 5 * time.Minute
-	// connectTimeout bounds finding out that a kubeconfig points nowhere.
+	// connectTimeout bounds how long it takes to find out that nothing answers.
 	connectTimeout = 10 * time.Second
 )
 
 // clusterClient is the client of a cluster, the hub or a managed one.
 type clusterClient struct {
-	// title is what it is called in messages: the hub, or the cluster "edge-1".
+	// title is its name in messages: the hub, or the cluster "edge-1".
 	title string
-	// source is the flag that it came from.
+	// source is the flag that names its kubeconfig.
 	source string
 	config *rest.Config
-	// raw is the kubeconfig; nil when the cluster is reached through the gateway.
+	// raw is the kubeconfig. It is nil if the cluster is reached through the gateway.
 	raw  *clientcmdapi.Config
 	kube kubernetes.Interface
 	dyn  dynamic.Interface
 
-	// version is what connect found.
+	// version is the version of its API server; connect sets it.
 	version string
-	// uid is which cluster it is; identify sets it.
+	// uid identifies it: the UID of its namespace kube-system. identify sets it.
 	uid types.UID
 }
 
-// loadKubeconfig reads a kubeconfig file by a flag, or as kubectl would when path is empty.
+// loadKubeconfig reads the kubeconfig file that a flag names. If path is empty, it looks for one as kubectl
+// does.
 func loadKubeconfig(flag, path, kubecontext string) (*rest.Config, *clientcmdapi.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = path
@@ -69,7 +70,7 @@ func loadKubeconfig(flag, path, kubecontext string) (*rest.Config, *clientcmdapi
 	config, err := loader.ClientConfig()
 	switch {
 	case clientcmd.IsEmptyConfig(err):
-		return nil, nil, fmt.Errorf("%s: there is no kubeconfig: give %s FILE, or set KUBECONFIG", flag, flag)
+		return nil, nil, fmt.Errorf("%s: no kubeconfig found: set %s FILE, or the environment variable KUBECONFIG", flag, flag)
 	case err != nil:
 		return nil, nil, fmt.Errorf("%s: %w", flag, err)
 	}
@@ -95,18 +96,22 @@ func newClusterClient(title, source string, config *rest.Config, raw *clientcmda
 	return s, nil
 }
 
-// connect finds out whether the cluster is there, and how far its clock is from now. It takes no right beyond those that everybody has.
-func (s *clusterClient) connect(ctx context.Context, now func() time.Time) error {
+// maxVersionAnswer bounds the answer to a request for the version.
+const maxVersionAnswer = 1 << 20
+
+// connect finds out whether the cluster answers, which version it has, and how far its clock is from now.
+// It needs no right beyond those that every user has.
+func (c *clusterClient) connect(ctx context.Context, now func() time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	// By hand, for the Date header.
-	httpClient, err := rest.HTTPClientFor(s.config)
+	// Without client-go, which does not show the header Date.
+	httpClient, err := rest.HTTPClientFor(c.config)
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.source, err)
+		return fmt.Errorf("%s: %w", c.source, err)
 	}
-	base, _, err := rest.DefaultServerUrlFor(s.config)
+	base, _, err := rest.DefaultServerUrlFor(c.config)
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.source, err)
+		return fmt.Errorf("%s: %w", c.source, err)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base.JoinPath("version").String(), nil)
 	if err != nil {
@@ -114,94 +119,66 @@ func (s *clusterClient) connect(ctx context.Context, now func() time.Time) error
 	}
 	resp, err := httpClient.Do(req)
 	if err != nil {
-		return s.explain(err)
+		return c.explain(err)
 	}
-	_ = resp.Body.Close() // nothing of it is used
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxVersionAnswer))
+	_ = resp.Body.Close() // it was read
+	if err != nil {
+		return c.explain(err)
+	}
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		if skew := now().Sub(date); skew.Abs() > maxClockSkew {
-			return fmt.Errorf("this machine's clock and that of %s are %s apart: certificates and tokens that are made now would not be accepted; set the clock that is wrong",
-				s.title, skew.Abs().Round(time.Second))
+			return fmt.Errorf("the clock of this machine and that of %s are %s apart, so that new certificates and tokens would not be accepted: correct the clock that is wrong",
+				c.title, skew.Abs().Round(time.Second))
 		}
 	}
-	version, err := s.kube.Discovery().ServerVersion()
-	if err != nil {
-		return s.explain(err)
+	if resp.StatusCode != http.StatusOK {
+		return c.explain(apierrors.NewGenericServerResponse(resp.StatusCode, "get", schema.GroupResource{}, "version", strings.TrimSpace(string(body)), 0, true))
 	}
-	s.version = version.GitVersion
+	var info version.Info
+	if err := json.Unmarshal(body, &info); err != nil {
+		return fmt.Errorf("%s: %s points to %s, which is not a Kubernetes API server: %w", c.title, c.source, c.config.Host, err)
+	}
+	c.version = info.GitVersion
 	return nil
 }
 
-// identify finds out which cluster it is: the UID of its namespace kube-system, which the caller must be allowed to read.
-func (s *clusterClient) identify(ctx context.Context) error {
+// identify finds out which cluster it is. The caller must be allowed to read the namespace kube-system.
+func (c *clusterClient) identify(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	namespace, err := s.kube.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+	namespace, err := c.kube.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
 	if err != nil {
-		return s.explain(err)
+		return c.explain(err)
 	}
-	s.uid = namespace.UID
+	c.uid = namespace.UID
 	return nil
 }
 
 // kubeconfigCluster is what the kubeconfig says about reaching the cluster, if there is a kubeconfig.
-func (s *clusterClient) kubeconfigCluster() *clientcmdapi.Cluster {
-	if s.raw == nil {
+func (c *clusterClient) kubeconfigCluster() *clientcmdapi.Cluster {
+	if c.raw == nil {
 		return nil
 	}
-	current, err := contextOf(s.raw)
+	current, err := contextOf(c.raw)
 	if err != nil { // client-go has read it, so this is a configuration from inside a Pod
 		return nil
 	}
 	return current.cluster
 }
 
-// explain makes of an error what a person can act on.
-func (s *clusterClient) explain(err error) error {
-	var dns *net.DNSError
-	var op *net.OpError
-	host := s.config.Host
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, context.Canceled):
-		return errors.New("interrupted; run the same command again to go on from here")
-	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("%s at %s does not accept the credential in %s (401): it has expired, or is for another cluster", s.title, host, s.source)
-	case apierrors.IsForbidden(err):
-		return fmt.Errorf("your account may not do this on %s: %w\nAsk for the right that is named, or use a kubeconfig (%s) that has it", s.title, err, s.source)
-	case errors.As(err, &dns):
-		return fmt.Errorf("%s: %s points to %s, and there is no host of that name (%w)", s.title, s.source, host, err)
-	case errors.As(err, &op) && op.Op == "dial", errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%s: %s points to %s, where nothing answers (%w): check the address, and that it can be reached from here", s.title, s.source, host, err)
-	case strings.Contains(err.Error(), "x509: "): // client-go wraps these in errors without a type
-		return fmt.Errorf("%s: the server at %s is not the one that %s expects: %w", s.title, host, s.source, err)
-	default:
-		return fmt.Errorf("%s: %w", s.title, err)
-	}
-}
-
-// may asks whether the caller has a right; what is not known counts as yes, and shows when it is used.
-func (s *clusterClient) may(ctx context.Context, attributes authorizationv1.ResourceAttributes) (bool, error) {
-	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &attributes}}
-	answer, err := s.kube.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
-	if err != nil {
-		return false, s.explain(err)
-	}
-	return answer.Status.Allowed, nil
-}
-
-// whoami is the caller's name there, or "".
-func (s *clusterClient) whoami(ctx context.Context) string {
-	review, err := s.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+// whoami returns the name by which the cluster knows the caller, or an empty string.
+func (c *clusterClient) whoami(ctx context.Context) string {
+	review, err := c.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
 		return ""
 	}
 	return review.Status.UserInfo.Username
 }
 
-// credentialID is which credential the caller is known by there, or "" if that is not said.
-func (s *clusterClient) credentialID(ctx context.Context) string {
-	review, err := s.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+// credentialID returns the ID of the caller's credential, or an empty string if the cluster does not say.
+func (c *clusterClient) credentialID(ctx context.Context) string {
+	review, err := c.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
 		return ""
 	}
@@ -211,96 +188,33 @@ func (s *clusterClient) credentialID(ctx context.Context) string {
 	return ""
 }
 
-// rightsAtATime bounds how many rights are asked for at a time.
-const rightsAtATime = 8
-
-// requireRights says at once all that the caller is missing.
-func (s *clusterClient) requireRights(ctx context.Context, rights []authorizationv1.ResourceAttributes) error {
-	allowed := make([]bool, len(rights))
-	group, asking := errgroup.WithContext(ctx)
-	group.SetLimit(rightsAtATime)
-	for i, right := range rights {
-		group.Go(func() (err error) {
-			allowed[i], err = s.may(asking, right)
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	var missing []authorizationv1.ResourceAttributes
-	for i, right := range rights {
-		if allowed[i] {
-			continue
-		}
-		if n := len(missing) - 1; n >= 0 { // in one line with the verb before
-			before := missing[n].Verb
-			if missing[n].Verb = right.Verb; missing[n] == right {
-				missing[n].Verb = before + ", " + right.Verb
-				continue
-			}
-			missing[n].Verb = before
-		}
-		missing = append(missing, right)
-	}
-	if len(missing) == 0 {
-		return nil
-	}
-	var lines []string
-	for _, right := range missing {
-		lines = append(lines, rightText(right))
-	}
-	return fmt.Errorf("your account %q lacks rights on %s, and nothing was changed. It may not:\n  %s\nAsk for these, or use a kubeconfig (%s) that has them",
-		s.whoami(ctx), s.title, strings.Join(lines, "\n  "), s.source)
-}
-
-func rightText(r authorizationv1.ResourceAttributes) string {
-	if r.Verb == "*" && r.Resource == "*" {
-		return "do everything"
-	}
-	text := r.Verb + " " + r.Resource
-	if r.Subresource != "" {
-		text += "/" + r.Subresource
-	}
-	if r.Group != "" {
-		text += " of " + r.Group
-	}
-	if r.Name != "" {
-		text += " " + strconv.Quote(r.Name)
-	}
-	if r.Namespace != "" {
-		text += " in namespace " + r.Namespace
-	}
-	return text
-}
-
 // apply applies an object. Its result is what the server has then, or in a dry run would have.
 func (c *clusterClient) apply(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (registration.Outcome, *unstructured.Unstructured, error) {
 	outcome, after, err := registration.Apply(ctx, c.dyn, o, dryRun)
 	return outcome, after, c.explain(err)
 }
 
-// gone waits until an object does not exist.
-func (s *clusterClient) gone(ctx context.Context, o *unstructured.Unstructured) error {
-	client, err := registration.ResourceFor(s.dyn, o)
+// waitDeleted waits until an object does not exist.
+func (c *clusterClient) waitDeleted(ctx context.Context, o *unstructured.Unstructured) error {
+	resource, err := registration.ResourceFor(c.dyn, o)
 	if err != nil {
 		return err
 	}
 	for {
-		_, err := client.Get(ctx, o.GetName(), metav1.GetOptions{})
+		_, err := resource.Get(ctx, o.GetName(), metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
 		if err != nil {
-			return s.explain(err)
+			return c.explain(err)
 		}
 		if err := pause(ctx, 200*time.Millisecond); err != nil {
-			return fmt.Errorf("%s: %s %s is still being deleted: %w", s.title, o.GetKind(), o.GetName(), err)
+			return fmt.Errorf("%s: %s %s is still being deleted: %w", c.title, o.GetKind(), o.GetName(), err)
 		}
 	}
 }
 
-// pause waits, unless ctx ends.
+// pause waits for d, or until ctx is done.
 func pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

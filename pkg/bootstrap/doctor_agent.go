@@ -102,7 +102,7 @@ func (e *examination) checkCertificate(ctx context.Context, reached bool) {
 // tunnelCA returns the CA bundle by which the gateway verifies agents. Without an error, it can be
 // empty: then the gateway has not published it.
 func (e *examination) tunnelCA(ctx context.Context) ([]byte, error) {
-	info, err := e.hub.tunnel(ctx, e.app.hub.namespace, "-") // the address is not needed here
+	info, err := e.hub.publishedTunnel(ctx, e.app.hub.namespace)
 	if err != nil || len(info.bundle) > 0 {
 		return info.bundle, err
 	}

@@ -108,7 +108,7 @@ func TestUnregisterBusy(t *testing.T) {
 		return true
 	})
 	_, said = must(ctx, t, "unregister", "near-1", "--kubeconfig", first)
-	if !strings.Contains(said, "does not answer. Trying again for") || !strings.Contains(said, "namespace "+agentNamespace+" deleted") {
+	if !strings.Contains(said, "does not answer; retrying for") || !strings.Contains(said, "namespace "+agentNamespace+" deleted") {
 		t.Errorf("it says\n%s", said)
 	}
 }
@@ -125,7 +125,7 @@ func TestRotateNotUsed(t *testing.T) {
 		return false
 	})
 	_, said, err := invoke(ctx, bootstrap.Config{}, "rotate", "near-1", "--kubeconfig", stale, "--wait", "3s")
-	if err == nil || !strings.Contains(err.Error(), "still uses the token of before") {
+	if err == nil || !strings.Contains(err.Error(), "still uses the previous token") {
 		t.Errorf("it ends with %v\n%s", err, said)
 	}
 	must(ctx, t, "rotate", "near-1")
@@ -154,7 +154,7 @@ func TestNoAnswer(t *testing.T) {
 	silent.Store(false)
 	_, _, err = invoke(ctx, bootstrap.Config{}, "rotate", "near-1", "--kubeconfig", hub, "--wait", "1s")
 	if err == nil || strings.Contains(err.Error(), "%!") || strings.Contains(err.Error(), "is registered") || strings.Contains(err.Error(), "--cluster-kubeconfig") ||
-		!strings.Contains(err.Error(), "the credentials are new, but") || !strings.HasSuffix(err.Error(), "agent-bootstrap doctor near-1") {
+		!strings.Contains(err.Error(), "the credentials were replaced, but") || !strings.HasSuffix(err.Error(), "agent-bootstrap doctor near-1") {
 		t.Errorf("rotate ends with %v", err)
 	}
 }

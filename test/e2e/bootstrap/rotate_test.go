@@ -128,7 +128,7 @@ func TestRotateLifetimes(t *testing.T) {
 		})
 	}
 	_, _, err := invoke(ctx, bootstrap.Config{}, append(rotate, "--token-lifetime", "1m")...)
-	if err == nil || !strings.Contains(err.Error(), "--token-lifetime must be at least 10m0s") {
+	if err == nil || !strings.Contains(err.Error(), "must be at least 10m0s") {
 		t.Errorf("a token of a minute: %v", err)
 	}
 }

@@ -1,0 +1,184 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
+)
+
+// apply carries out the plan, step by step.
+func (r *registerRun) apply(ctx context.Context) error {
+	applier := &registration.Applier{Cluster: r.cluster.dyn, DryRun: r.o.dryRun}
+	if namespace := r.state.Cluster.Namespace; namespace != nil {
+		applier.Namespace = namespace.UID
+	}
+	// Steps may replace placeholders in the steps that follow, so the list is read anew each time.
+	for i := range r.plan.Steps {
+		if err := r.applyStep(ctx, applier, r.plan.Steps[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *registerRun) applyStep(ctx context.Context, applier *registration.Applier, step registration.Step) error {
+	switch step.Name {
+	case registration.StepSecret:
+		return r.applySecret(ctx)
+	case registration.StepCertificate:
+		return r.provideCertificate(ctx)
+	case registration.StepWait:
+		return r.waitRegistered(ctx)
+	case registration.StepAgent:
+		if step.Side == registration.SideLocal {
+			return r.writeAgentFiles(ctx)
+		}
+	}
+	result, err := applier.Apply(ctx, step)
+	if err != nil {
+		return r.cluster.explain(err)
+	}
+	return r.step(ctx, string(step.Name), "%s", r.stepText(step.Name, result))
+}
+
+// stepText describes what a step did in the cluster.
+func (r *registerRun) stepText(name registration.StepName, result registration.Result) string {
+	outcome := outcomeText(result.Outcomes, r.o.dryRun)
+	var removed []string
+	for _, o := range result.Removed {
+		removed = append(removed, o.GetKind()+" "+o.GetName())
+	}
+	switch name {
+	case registration.StepNamespace:
+		return registration.AgentNamespace + ": " + outcome
+	case registration.StepAccount:
+		return registration.AgentNamespace + "/" + registration.GatewayAccount + ": " + outcome
+	case registration.StepAccess:
+		access := registration.AccessOf(r.o.access)
+		text := fmt.Sprintf("%s (ClusterRole %s): %s", access.Name, access.Role, outcome)
+		if len(removed) > 0 {
+			text += fmt.Sprintf("; previous access %s: %s", r.pastTense("removed"), strings.Join(removed, ", "))
+		}
+		return text
+	case registration.StepPrevious:
+		return fmt.Sprintf("the previous agent is not needed any more; %s: %s", r.pastTense("removed"), strings.Join(removed, ", "))
+	default:
+		return fmt.Sprintf("Deployment %s/%s and what it needs: %s", registration.AgentNamespace, registration.AgentName, outcome)
+	}
+}
+
+// pastTense is what was done, or would be in a dry run.
+func (r *registerRun) pastTense(verb string) string {
+	if r.o.dryRun {
+		return "would be " + verb
+	}
+	return verb
+}
+
+// outcomeText sums up what applying objects did.
+func outcomeText(count map[registration.Outcome]int, dryRun bool) string {
+	var parts []string
+	for _, o := range []registration.Outcome{registration.Created, registration.Changed, registration.Unchanged} {
+		switch n := count[o]; {
+		case n == 0:
+		case n == 1 && len(count) == 1:
+			parts = append(parts, string(o))
+		default:
+			parts = append(parts, fmt.Sprintf("%d %s", n, o))
+		}
+	}
+	text := strings.Join(parts, ", ")
+	if dryRun && count[registration.Created]+count[registration.Changed] > 0 {
+		text = "would be " + text
+	}
+	return text
+}
+
+// applySecret makes the cluster known to the gateway.
+func (r *registerRun) applySecret(ctx context.Context) error {
+	if r.plan.NewToken && !r.o.dryRun {
+		token, err := r.cluster.requestToken(ctx, r.o.tokenLifetime)
+		if err != nil {
+			return err
+		}
+		r.plan.SetToken(token)
+	}
+	secret := r.plan.Secret
+	outcome, removed, err := r.plan.WriteSecret(ctx, r.hub.kube.CoreV1().Secrets(secret.Namespace), r.state.Hub.Secret, r.o.dryRun)
+	var taken *registration.TakenMeanwhileError
+	switch {
+	case errors.Is(err, registration.ErrRemovedMeanwhile):
+		return fmt.Errorf("cluster %q has been removed from the hub meanwhile. To register it anyway, run the same command again", r.name)
+	case errors.As(err, &taken):
+		return fmt.Errorf("%q has been registered meanwhile, and that registration was not changed: %w\nTo remove what this command has applied to cluster %s: kubectl delete namespace %s",
+			r.name, err, r.cluster.uid, registration.AgentNamespace)
+	case err != nil:
+		return r.hub.explain(err)
+	}
+	text := outcomeText(map[registration.Outcome]int{outcome: 1}, r.o.dryRun)
+	if len(removed) > 0 {
+		text += "; previous keys " + r.pastTense("removed") + ": " + strings.Join(removed, ", ")
+	}
+	return r.step(ctx, "secret", "%s/%s on the hub: %s", secret.Namespace, secret.Name, text)
+}
+
+// requestToken requests a token of the gateway's account.
+func (c *clusterClient) requestToken(ctx context.Context, lifetime time.Duration) (string, error) {
+	token, err := registration.RequestToken(ctx, c.kube, lifetime)
+	if err != nil {
+		return "", fmt.Errorf("request a token of ServiceAccount %s/%s: %w", registration.AgentNamespace, registration.GatewayAccount, c.explain(err))
+	}
+	return token, nil
+}
+
+// provideCertificate keeps the agent's certificate or issues one, as planned.
+func (r *registerRun) provideCertificate(ctx context.Context) error {
+	var text string
+	switch {
+	case !r.plan.NewCertificate:
+		text = "unchanged"
+		if chain, err := pki.ParseCertificates(r.plan.Pair.Certificate); err == nil {
+			text += ", until " + day(chain[0].NotAfter)
+		}
+	case r.o.dryRun:
+		text = "would be issued"
+	default:
+		pair, issued, err := registration.IssueAgentPair(r.authority, r.name, r.o.agentLifetime, r.Now())
+		if err != nil {
+			return err
+		}
+		if err := r.plan.SetPair(pair); err != nil {
+			return err
+		}
+		text = fmt.Sprintf("issued for %q, until %s", r.name, day(issued.NotAfter))
+	}
+	return r.step(ctx, string(registration.StepCertificate), "%s", text)
+}
+
+// writeAgentFiles writes the files of an agent that runs as a process.
+func (r *registerRun) writeAgentFiles(ctx context.Context) error {
+	dir, err := filepath.Abs(r.o.outDir)
+	if err != nil {
+		return err
+	}
+	if r.o.dryRun {
+		return r.step(ctx, "agent", "files would be written to %s", dir)
+	}
+	written, err := writeAgentDir(dir, r.name, r.plan.Address, *r.plan.Pair)
+	if err != nil {
+		return err
+	}
+	if written == 0 {
+		return r.step(ctx, "agent", "files in %s: unchanged", dir)
+	}
+	return r.step(ctx, "agent", "%d files written to %s: start the agent, or restart it if it runs", written, dir)
+}

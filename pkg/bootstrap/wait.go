@@ -1,0 +1,138 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
+)
+
+// pollInterval is how often a cluster is asked that does not answer yet.
+const pollInterval = 250 * time.Millisecond
+
+// waiter waits until a cluster answers through the gateway.
+type waiter struct {
+	*app
+	hub  *clusterClient
+	name string
+	// token is the token that the gateway must use: the one in the Secret that was written. An answer to
+	// another token is about an earlier version of the Secret, and does not count.
+	token string
+	// timeout bounds the wait.
+	timeout time.Duration
+	// done and missing begin the error of a timeout: what has been done, and what has not.
+	done, missing string
+	// clusterKubeconfig is the value of --cluster-kubeconfig, for the advice.
+	clusterKubeconfig string
+}
+
+// run waits, and reports the step.
+func (w *waiter) run(ctx context.Context) error {
+	target, err := throughGateway(w.hub, w.name)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	waitCtx, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
+	var last error
+	reported := false
+	for {
+		version, err := w.ask(waitCtx, target)
+		if err == nil {
+			return w.step(ctx, string(registration.StepWait), "the cluster (%s) answered through the gateway after %s", version, time.Since(began).Round(100*time.Millisecond))
+		}
+		if last == nil || waitCtx.Err() == nil { // an answer says more than that the time is over
+			last = err
+		}
+		if causeOf(err) == v1alpha1.CauseInvalidSecret {
+			if err := w.invalidSecret(waitCtx); err != nil {
+				return err
+			}
+		}
+		if apierrors.IsForbidden(err) && causeOf(err) == "" {
+			return fmt.Errorf("%s, but your account may not use it: %w\nOn the hub, it needs the verb get on clustergateways/proxy; to write, also create, update, patch and delete", w.done, err)
+		}
+		if !reported && time.Since(began) > 2*time.Second {
+			w.say("  %-12s waiting for the cluster: %v", registration.StepWait, err)
+			reported = true
+		}
+		if pause(waitCtx, pollInterval) != nil {
+			break
+		}
+	}
+	if ctx.Err() != nil {
+		return w.hub.explain(ctx.Err())
+	}
+	flags := ""
+	if w.clusterKubeconfig != "" {
+		flags = " --cluster-kubeconfig " + w.clusterKubeconfig
+	}
+	return fmt.Errorf("%s, but %s within %s: %w\nTo find out why: agent-bootstrap doctor %s%s", w.done, w.missing, w.timeout, last, w.name, flags)
+}
+
+// ask asks the cluster for its version. The answer counts only if the gateway got it with the token.
+func (w *waiter) ask(ctx context.Context, target *clusterClient) (string, error) {
+	version, err := w.hub.reach(ctx, w.name)
+	if err != nil {
+		return "", err
+	}
+	// If the caller may not ask, or the cluster does not say, the answer has to do.
+	id := registration.ParseToken(w.token).ID
+	if used := target.credentialID(ctx); id != "" && used != "" && used != "JTI="+id {
+		w.followToken(ctx)
+		return "", errors.New("the gateway still uses the previous token")
+	}
+	return version, nil
+}
+
+// followToken takes over the token in the Secret: the gateway may have renewed the one that was written.
+func (w *waiter) followToken(ctx context.Context) {
+	secret, err := w.hub.kube.CoreV1().Secrets(w.app.hub.namespace).Get(ctx, w.name, metav1.GetOptions{})
+	if err != nil {
+		return // it is read again
+	}
+	if token := string(secret.Data[v1alpha1.SecretKeyToken]); token != "" {
+		w.token = token
+	}
+}
+
+// invalidSecret returns an error if the gateway cannot use the Secret as it is now. The answer of the proxy
+// may be about an earlier version; the ClusterGateway is judged from the Secret with the resource version
+// that it shows.
+func (w *waiter) invalidSecret(ctx context.Context) error {
+	secret, err := w.hub.kube.CoreV1().Secrets(w.app.hub.namespace).Get(ctx, w.name, metav1.GetOptions{})
+	if err != nil {
+		return nil //nolint:nilerr // it is asked again
+	}
+	gateway, err := w.hub.clusterGateway(ctx, w.name)
+	if err != nil || gateway.UID != secret.UID || gateway.ResourceVersion != secret.ResourceVersion {
+		return nil //nolint:nilerr // it is asked again
+	}
+	ready := meta.FindStatusCondition(gateway.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil || ready.Reason != v1alpha1.ReasonInvalidSecret {
+		return nil
+	}
+	return fmt.Errorf("the cluster is registered, but the gateway cannot use its Secret %s/%s: %s", secret.Namespace, w.name, ready.Message)
+}
+
+func (r *registerRun) waitRegistered(ctx context.Context) error {
+	if r.o.dryRun || r.o.wait == 0 {
+		return nil
+	}
+	w := &waiter{
+		app: r.app, hub: r.hub, name: r.name, token: r.plan.Secret.Token, timeout: r.o.wait,
+		done: "the cluster is registered", missing: "was not reached", clusterKubeconfig: r.o.cluster.kubeconfig,
+	}
+	return w.run(ctx)
+}
