@@ -24,30 +24,33 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
 
-// maxClockSkew is what certificates allow for: they begin that much in the past.
+// maxClockSkew is the difference of clocks that certificates allow for: they are valid from that long
+// before they are issued.
 const maxClockSkew = 5 * time.Minute
 
 // Config is what an Enroller needs.
 type Config struct {
-	// Secrets are those of the hub's namespace with the clusters and the records of invitations; Namespace is its name.
+	// Secrets are those of the hub's namespace that holds clusters and records of invitations; Namespace is
+	// its name.
 	Secrets   corev1client.SecretInterface
 	Namespace string
-	// Events are those that people are told by; nil: none.
+	// Events records outcomes. If it is nil, there are no Events.
 	Events corev1client.EventInterface
-	// Logger is where enrolments are reported. Its zero value logs nothing.
+	// Logger logs outcomes. Its zero value logs nothing.
 	Logger klog.Logger
-	// Now is the clock; nil means time.Now.
+	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
-	// AfterStep, if set, is told of each step that is done, and ends the enrolment with the error it returns: for tests of what is then repeated.
+	// AfterStep, if set, is called after each step. If it returns an error, the enrollment ends with it.
+	// Tests use it to show that every step can be repeated.
 	AfterStep func(step string) error
 }
 
-// Enroller takes in clusters with an invitation. It is safe for concurrent use.
+// Enroller registers clusters that present an invitation. It is safe for concurrent use.
 type Enroller struct {
 	cfg Config
 
-	mu   sync.Mutex
-	told map[string]telling
+	mu       sync.Mutex
+	reported map[string]report
 }
 
 var _ tunnel.Enroller = (*Enroller)(nil)
@@ -57,7 +60,7 @@ func New(cfg Config) *Enroller {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Enroller{cfg: cfg, told: map[string]telling{}}
+	return &Enroller{cfg: cfg, reported: map[string]report{}}
 }
 
 // Enroll implements tunnel.Enroller.
@@ -67,10 +70,10 @@ func (e *Enroller) Enroll(ctx context.Context, invited tunnel.Invited) (serves b
 	if err == nil && a.serves {
 		return true, nil
 	}
-	// What happened is told even if the cluster has gone meanwhile.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
+	// The outcome is reported even if the cluster has disconnected.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
 	defer cancel()
-	e.tell(ctx, a, err)
+	e.report(ctx, a, err)
 	return false, err
 }
 
@@ -84,27 +87,28 @@ func (e *Enroller) Serves(ctx context.Context, invited tunnel.Invited) error {
 	return err
 }
 
-// errHub is that the hub did not answer.
+// errHub means that the hub did not answer.
 var errHub = errors.New("the hub says")
 
-// attempt is one stream of a cluster.
+// attempt is one attempt to enroll, on one stream of a cluster.
 type attempt struct {
 	*Enroller
 	invited tunnel.Invited
 
-	// record is the invitation's, and read what it was read from; both nil until the record is known to be that of this certificate.
+	// record is the record of the invitation, read the Secret that it was read from. Both are nil until the
+	// record is known to be about this certificate.
 	record *registration.Invitation
 	read   *corev1.Secret
 	ca     []byte
 	target *target
-	// namespace is that of the agent in the cluster.
+	// namespace is the agent's namespace in the cluster.
 	namespace *corev1.Namespace
 	token     string
-	// secret is the UID of the cluster's Secret, once this attempt has written it.
+	// secret is the UID of the cluster's Secret, after this attempt has written it.
 	secret types.UID
-	// serves is that the invitation is the certificate of a registered cluster's agent.
+	// serves is whether the invitation is the certificate of a registered cluster's agent.
 	serves bool
-	// again is that the invitation had registered this very cluster before.
+	// again is whether the invitation had registered this cluster before.
 	again bool
 }
 
@@ -122,19 +126,20 @@ func (a *attempt) run(ctx context.Context) error {
 	defer a.target.close()
 	if a.record.State == registration.InvitationDone {
 		a.again = true
-		// An earlier attempt ended before that, or the invitation was applied once more. What it needs for that may be gone.
+		// An earlier attempt stopped before this step, or the invitation was applied again. The rights that
+		// the step needs may be gone.
 		if err := a.leave(ctx); err != nil {
 			return fmt.Errorf("%w: %w", errDone, err)
 		}
 		return nil
 	}
 	return a.steps(ctx, []step{
-		{"registrations", a.checkRegistrations}, {"claim", a.claim}, {"namespace", a.claimNamespace}, {"owners", a.own}, {"token", a.requestToken},
+		{"registrations", a.checkRegistrations}, {"claim", a.claim}, {"namespace", a.claimNamespace}, {"owners", a.setOwners}, {"token", a.requestToken},
 		{"registering", a.markRegistering}, {"secret", a.register}, {"agent", a.applyAgent}, {"done", a.markDone}, {"leave", a.leave},
 	})
 }
 
-// checkServes finds out whether the invitation is the certificate of a registered cluster's agent.
+// checkServes returns an error unless the invitation is the certificate of a registered cluster's agent.
 func (a *attempt) checkServes(ctx context.Context) error {
 	if err := a.readRecord(ctx); err != nil {
 		return err
@@ -144,15 +149,15 @@ func (a *attempt) checkServes(ctx context.Context) error {
 	case err != nil:
 		return err
 	case secret == nil || !a.record.Process || a.record.State != registration.InvitationDone:
-		return fmt.Errorf("the invitation was that of cluster %q, which is not registered any more", a.invited.Name)
+		return fmt.Errorf("the invitation was for cluster %q, which is not registered any more", a.invited.Name)
 	}
 	return nil
 }
 
-// errDone is that there is nothing left to do.
-var errDone = errors.New("the invitation has been used, and its cluster is registered; what is left of it in the cluster can be deleted")
+// errDone means that there is nothing left to do.
+var errDone = errors.New("the invitation has been used, and its cluster is registered; the objects of the invitation that are left in the cluster can be deleted")
 
-// step is a part of an enrolment.
+// step is a step of an enrollment.
 type step struct {
 	name string
 	do   func(context.Context) error
@@ -175,7 +180,7 @@ func (a *attempt) steps(ctx context.Context, steps []step) error {
 	return nil
 }
 
-// readRecord finds out whether the invitation is good.
+// readRecord reads the record, and returns an error unless the invitation can be used.
 func (a *attempt) readRecord(ctx context.Context) error {
 	name := a.invited.Name
 	secret, err := a.cfg.Secrets.Get(ctx, registration.InvitationSecret(name), metav1.GetOptions{})
@@ -187,13 +192,13 @@ func (a *attempt) readRecord(ctx context.Context) error {
 	}
 	record, err := registration.ReadInvitation(secret)
 	if err != nil {
-		return fmt.Errorf("%w; ask for a new invitation (agent-bootstrap invite %s)", err, name)
+		return fmt.Errorf("%w; ask for another invitation (agent-bootstrap invite %s)", err, name)
 	}
 	if record.Fingerprint != registration.Fingerprint(a.invited.Certificate.Raw) {
 		return fmt.Errorf("this invitation of cluster %q has been revoked, and there is a later one: apply that", name)
 	}
 	a.record, a.read = record, secret
-	// What serves as an agent's certificate goes on to.
+	// As the certificate of an agent it can be used until the certificate expires.
 	serves := record.Process && record.State == registration.InvitationDone
 	if now := a.cfg.Now(); !serves && !now.Before(record.Expires) || now.After(a.invited.Certificate.NotAfter) {
 		return fmt.Errorf("the invitation of cluster %q expired at %s: ask for a new one (agent-bootstrap invite %s)", name, record.Expires.UTC().Format(time.RFC3339), name)
@@ -201,13 +206,14 @@ func (a *attempt) readRecord(ctx context.Context) error {
 	return nil
 }
 
-// checkName refuses a name that is somebody else's already. Whether it is this cluster's own shows later.
+// checkName refuses a name that is taken. Whether it is taken by this cluster turns out later.
 func (a *attempt) checkName(ctx context.Context) error {
 	_, err := a.registered(ctx)
 	return err
 }
 
-// registered is the Secret of the invitation's name if it is of a cluster that this may be.
+// registered returns the Secret of the invitation's name, or nil. It is an error if the Secret is not that
+// of the cluster to which the invitation belongs.
 func (a *attempt) registered(ctx context.Context) (*corev1.Secret, error) {
 	name := a.invited.Name
 	secret, err := a.cfg.Secrets.Get(ctx, name, metav1.GetOptions{})
@@ -223,9 +229,9 @@ func (a *attempt) registered(ctx context.Context) (*corev1.Secret, error) {
 	return secret, nil
 }
 
-// readCredentials takes what the cluster handed over.
+// readCredentials reads the CA and the token that the cluster handed over.
 func (a *attempt) readCredentials(context.Context) error {
-	// The chain begins with what belongs to the invitation.
+	// The chain begins with the certificates of the invitation.
 	if own := a.record.Chain - 1; len(a.invited.Chain) > own {
 		for _, cert := range a.invited.Chain[own:] {
 			a.ca = append(a.ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
@@ -258,8 +264,8 @@ func (a *attempt) connect(ctx context.Context) (err error) {
 		return a.target.explain("find out which cluster it is", err)
 	}
 	if skew := a.target.skew(); skew.Abs() > maxClockSkew {
-		return fmt.Errorf("the cluster's clock and the gateway's are about %s apart: certificates and tokens that are made now would not be accepted; set the clock that is wrong",
-			skew.Abs().Round(time.Minute)) // the same text each time that it is said
+		return fmt.Errorf("the cluster's clock and the gateway's are about %s apart, so that new certificates and tokens would not be accepted: correct the clock that is wrong",
+			skew.Abs().Round(time.Minute)) // rounded, so that the text is the same each time
 	}
 	if a.record.ClusterUID != "" && a.record.ClusterUID != system.UID {
 		return fmt.Errorf("the invitation of cluster %q has been used, by another cluster (%s) at %s: ask for one of your own",
@@ -272,7 +278,7 @@ func (a *attempt) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// checkRegistrations refuses a cluster that is registered already, by this name or another, here or elsewhere.
+// checkRegistrations refuses a cluster that is registered already, under another name or with another hub.
 func (a *attempt) checkRegistrations(ctx context.Context) error {
 	if err := registration.CheckNamespace(a.namespace, a.invited.Name, a.record.HubUID); err != nil {
 		return err
@@ -284,10 +290,10 @@ func (a *attempt) checkRegistrations(ctx context.Context) error {
 	return registration.CheckSecrets(list.Items, a.invited.Name, a.target.uid)
 }
 
-// errChanged is that somebody else wrote to the record.
-var errChanged = errors.New("the invitation has just been used or changed; it is looked at again when the cluster comes again")
+// errChanged means that somebody else has written to the record.
+var errChanged = errors.New("the invitation has just been used or changed; it is checked when the cluster connects again")
 
-// claim makes the invitation this cluster's.
+// claim reserves the invitation for this cluster.
 func (a *attempt) claim(ctx context.Context) error {
 	if a.record.ClusterUID == a.target.uid {
 		return nil
@@ -296,16 +302,17 @@ func (a *attempt) claim(ctx context.Context) error {
 	return a.writeState(ctx, "claim the invitation")
 }
 
-// markRegistering says that the cluster's Secret is about to be written. An invitation that was revoked until then leads to none.
+// markRegistering records that the cluster's Secret is about to be written. If the invitation was revoked
+// before, it is not written.
 func (a *attempt) markRegistering(ctx context.Context) error {
 	if a.record.State == registration.InvitationRegistering {
 		return nil
 	}
 	a.record.State = registration.InvitationRegistering
-	return a.writeState(ctx, "note that the cluster is being registered")
+	return a.writeState(ctx, "record that the cluster is being registered")
 }
 
-// writeState writes the record if it is what was read.
+// writeState writes the record, unless it has changed since it was read.
 func (a *attempt) writeState(ctx context.Context, what string) error {
 	switch err := a.writeRecord(ctx); {
 	case apierrors.IsConflict(err):
@@ -323,7 +330,8 @@ func (a *attempt) errRevoked() error {
 	return fmt.Errorf("the invitation of cluster %q has been revoked: ask for a new one (agent-bootstrap invite %s)", a.invited.Name, a.invited.Name)
 }
 
-// writeRecord writes what became of the invitation, unless the record has changed since it was read: then it fails with a conflict.
+// writeRecord writes the state of the invitation. If the record has changed since it was read, the error is
+// a Conflict.
 func (a *attempt) writeRecord(ctx context.Context) error {
 	patch, err := registration.MergePatch(a.read, map[string]any{"metadata": map[string]any{"annotations": a.record.Annotations()}})
 	if err != nil {
@@ -336,10 +344,11 @@ func (a *attempt) writeRecord(ctx context.Context) error {
 	return err
 }
 
-// fieldManager is whom the hub notes as the author of what is written of an invitation.
+// fieldManager writes the records of invitations.
 const fieldManager = "cluster-gateway-enrollment"
 
-// claimNamespace notes in the cluster what it is registered as. Of two invitations of one cluster, one comes first.
+// claimNamespace records in the cluster under which name it is registered. Of two invitations for one
+// cluster, one is first.
 func (a *attempt) claimNamespace(ctx context.Context) error {
 	if a.namespace.Annotations[v1alpha1.AnnotationClusterName] == a.invited.Name {
 		return nil
@@ -353,16 +362,16 @@ func (a *attempt) claimNamespace(ctx context.Context) error {
 		return err
 	}
 	_, err = a.target.kube.CoreV1().Namespaces().Patch(ctx, registration.AgentNamespace, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager})
-	return a.target.explain("say in namespace "+registration.AgentNamespace+" what the cluster is registered as", err)
+	return a.target.explain("record in namespace "+registration.AgentNamespace+" under which name the cluster is registered", err)
 }
 
-// requestToken asks for a token that does not end with the Pod that the one at hand is bound to.
+// requestToken requests a token that is not bound to a Pod, as the one that the cluster handed over is.
 func (a *attempt) requestToken(ctx context.Context) (err error) {
 	a.token, err = registration.RequestToken(ctx, a.target.kube, a.record.TokenLifetime)
-	return a.target.explain("ask for a token of the gateway's account", err)
+	return a.target.explain("request a token of the gateway's account", err)
 }
 
-// applyAgent gives the cluster its agent.
+// applyAgent applies the agent to the cluster.
 func (a *attempt) applyAgent(ctx context.Context) error {
 	if a.record.Process {
 		return nil
@@ -381,7 +390,7 @@ func (a *attempt) applyAgent(ctx context.Context) error {
 	}
 	for _, o := range all {
 		switch o.GetKind() {
-		case "ConfigMap", "Secret", "Deployment": // the others came with the invitation
+		case "ConfigMap", "Secret", "Deployment": // the others are in the invitation
 			if _, err := registration.ServerSideApply(ctx, a.target.dyn, o, false); err != nil {
 				return a.target.explain(fmt.Sprintf("apply %s %s", o.GetKind(), o.GetName()), err)
 			}
@@ -390,14 +399,14 @@ func (a *attempt) applyAgent(ctx context.Context) error {
 	return nil
 }
 
-// register makes the cluster one of the gateway's, unless the invitation is revoked meanwhile.
+// register writes the cluster's Secret, and deletes it again if the invitation was revoked meanwhile.
 func (a *attempt) register(ctx context.Context) error {
 	uid, err := a.writeSecret(ctx)
 	if err != nil {
 		return err
 	}
 	a.secret = uid
-	// To the end, though the cluster may go away now.
+	// Even if the cluster disconnects now.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	return a.confirm(ctx)
@@ -427,8 +436,8 @@ func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
 	return written.UID, nil
 }
 
-// confirm reads the record again, and takes the cluster's Secret back if the invitation has been revoked or replaced. Nobody would do so later: it insists
-// on an answer of the hub, until ctx ends.
+// confirm reads the record again, and deletes the cluster's Secret if the invitation has been revoked or
+// replaced. Nobody else would do it later, so it retries until the hub answers or ctx is done.
 func (a *attempt) confirm(ctx context.Context) error {
 	for {
 		err := a.tryConfirm(ctx)
@@ -443,7 +452,7 @@ func (a *attempt) confirm(ctx context.Context) error {
 	}
 }
 
-// confirmAgain is how long the hub is left alone that did not answer.
+// confirmAgain is the time between two attempts to read the record.
 const confirmAgain = 200 * time.Millisecond
 
 func (a *attempt) tryConfirm(ctx context.Context) error {
@@ -464,7 +473,7 @@ func (a *attempt) tryConfirm(ctx context.Context) error {
 	return fmt.Errorf("the cluster is not registered any more: %w", err)
 }
 
-// markDone ends the invitation.
+// markDone records that the invitation has been used.
 func (a *attempt) markDone(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
@@ -472,28 +481,29 @@ func (a *attempt) markDone(ctx context.Context) error {
 		a.record.State, a.record.Message = registration.InvitationDone, ""
 		err := a.writeRecord(ctx)
 		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-			return a.hubFault("note that the invitation is used up", err)
+			return a.hubFault("record that the invitation has been used", err)
 		}
-		// It has been revoked; or another replica noted why it refused somebody, or is done itself.
+		// It has been revoked, or another replica has written why it refused a cluster, or that it is done.
 		if err := a.confirm(ctx); err != nil {
 			return err
 		}
 	}
-	return a.hubFault("note that the invitation is used up", ctx.Err())
+	return a.hubFault("record that the invitation has been used", ctx.Err())
 }
 
-// leave removes what was there for the enrolment.
+// leave deletes the objects of the enrollment.
 func (a *attempt) leave(ctx context.Context) error {
-	// Again, should it have been applied again since.
-	if err := a.own(ctx); err != nil {
+	// Again, in case the invitation has been applied again.
+	if err := a.setOwners(ctx); err != nil {
 		return err
 	}
-	return a.target.explain("remove what was there for the enrolment", a.target.deleteEnrolment(ctx))
+	return a.target.explain("delete the objects of the enrollment", a.target.deleteEnrollment(ctx))
 }
 
-// own lets what the invitation brought go with what it belongs to: with the namespace what stays, and with a ClusterRoleBinding what does not.
-func (a *attempt) own(ctx context.Context) error {
-	return a.target.explain("make what was applied belong together", a.target.own(ctx, a.record, a.namespace.UID))
+// setOwners sets the owners of the objects in the invitation: of those that stay, the namespace; of the
+// others, a ClusterRoleBinding.
+func (a *attempt) setOwners(ctx context.Context) error {
+	return a.target.explain("set the owners of what was applied", a.target.setOwners(ctx, a.record, a.namespace.UID))
 }
 
 func (a *attempt) hubFault(what string, err error) error {

@@ -30,7 +30,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
 
-// target is the cluster that enrols, over its stream, by its token.
+// target is the client of the cluster that enrolls. It uses the cluster's stream and its token.
 type target struct {
 	endpoint  string
 	transport *http.Transport
@@ -50,18 +50,18 @@ func newTarget(invited tunnel.Invited, endpoint string, ca []byte, now func() ti
 	}
 	base, err := url.Parse(endpoint)
 	if err != nil || base.Scheme != "https" || base.Hostname() == "" {
-		return nil, fmt.Errorf("the endpoint of the invitation, %q, is no https URL: invite again", endpoint)
+		return nil, fmt.Errorf("the endpoint of the invitation, %q, is not an https URL: ask for another invitation", endpoint)
 	}
 	address := net.JoinHostPort(base.Hostname(), cmp.Or(base.Port(), "443"))
 	t := &target{endpoint: endpoint, now: now}
-	// One that lives as long as the stream. (client-go would keep it for good.)
+	// Its own transport, which lives as long as the stream. (client-go would keep it forever.)
 	t.transport = &http.Transport{
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return invited.Dial(ctx, address) },
 		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: base.Hostname(), Time: now},
 		ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
 	}
-	// The token goes into requests alone, which are sent when TLS has been verified.
+	// The token is only in requests, and those are sent after the API server's certificate was verified.
 	client := &http.Client{
 		Transport:     &credentialed{target: t, token: invited.Token},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -74,10 +74,10 @@ func newTarget(invited tunnel.Invited, endpoint string, ca []byte, now func() ti
 	return t, err
 }
 
-// close ends the connections.
+// close closes the connections.
 func (t *target) close() { t.transport.CloseIdleConnections() }
 
-// credentialed sends requests with the token, and looks at the clock of who answers.
+// credentialed sends requests with the token, and reads the API server's clock from the answers.
 type credentialed struct {
 	target *target
 	token  string
@@ -96,25 +96,25 @@ func (c *credentialed) RoundTrip(r *http.Request) (*http.Response, error) {
 		c.target.off = c.target.now().Sub(date)
 		c.target.mu.Unlock()
 	}
-	// What enrols may be anybody.
+	// The cluster may be anybody's.
 	resp.Body = http.MaxBytesReader(nil, resp.Body, maxAnswer)
 	return resp, nil
 }
 
-// maxAnswer is more than any answer has that is asked for.
+// maxAnswer bounds the size of an answer.
 const maxAnswer = 4 << 20
 
-// WrappedRoundTripper is what the requests go through.
+// WrappedRoundTripper returns the transport that sends the requests.
 func (c *credentialed) WrappedRoundTripper() http.RoundTripper { return c.target.transport }
 
-// skew is how far the gateway's clock is ahead.
+// skew is how far the gateway's clock is ahead of the cluster's.
 func (t *target) skew() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.off
 }
 
-// explain says what of the enrolment failed, and whose fault it is.
+// explain says which step failed, and what to do.
 func (t *target) explain(what string, err error) error {
 	var unknown x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
@@ -125,7 +125,7 @@ func (t *target) explain(what string, err error) error {
 	case errors.As(err, &unknown), errors.As(err, &invalid), errors.As(err, &wrongName):
 		return fmt.Errorf("the API server at %s is not one that the cluster's CA (ConfigMap kube-root-ca.crt) vouches for: %w", t.endpoint, err)
 	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("the cluster does not accept the token that it handed over (401): it must be one of ServiceAccount %s/%s that has not ended",
+		return fmt.Errorf("the cluster does not accept the token that it handed over (401): it must be a token of ServiceAccount %s/%s that has not expired",
 			registration.AgentNamespace, registration.GatewayAccount)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("the gateway may not %s: apply the whole of the invitation: %w", what, err)
@@ -134,7 +134,7 @@ func (t *target) explain(what string, err error) error {
 	}
 }
 
-// Resources that are applied or changed.
+// Resources whose owners are set.
 var (
 	clusterRoles        = schema.GroupVersionResource{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterroles"}
 	clusterRoleBindings = clusterRoles.GroupVersion().WithResource("clusterrolebindings")
@@ -145,8 +145,9 @@ var (
 	secrets             = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 )
 
-// own sets owners: the namespace for what is registered, the ClusterRoleBinding of the enrolment for all that is of the enrolment.
-func (t *target) own(ctx context.Context, record *registration.Invitation, namespace types.UID) error {
+// setOwners sets owners: the namespace for the objects of the registration, the ClusterRoleBinding of the
+// enrollment for the objects of the enrollment.
+func (t *target) setOwners(ctx context.Context, record *registration.Invitation, namespace types.UID) error {
 	agent := metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: registration.AgentNamespace, UID: namespace}
 	binding, err := t.setOwner(ctx, clusterRoleBindings, "", registration.EnrollBinding, agent)
 	if apierrors.IsNotFound(err) {
@@ -160,20 +161,20 @@ func (t *target) own(ctx context.Context, record *registration.Invitation, names
 	if err != nil {
 		return err
 	}
-	enrolment := metav1.OwnerReference{APIVersion: clusterRoleBindings.GroupVersion().String(), Kind: "ClusterRoleBinding", Name: binding.GetName(), UID: binding.GetUID()}
+	enrollment := metav1.OwnerReference{APIVersion: clusterRoleBindings.GroupVersion().String(), Kind: "ClusterRoleBinding", Name: binding.GetName(), UID: binding.GetUID()}
 	type dependent struct {
 		resource        schema.GroupVersionResource
 		namespace, name string
 		owner           metav1.OwnerReference
 	}
-	dependents := []dependent{{clusterRoles, "", registration.EnrollBinding, enrolment}}
+	dependents := []dependent{{clusterRoles, "", registration.EnrollBinding, enrollment}}
 	if !record.Process {
 		dependents = append(dependents,
 			dependent{priorityClasses, "", registration.AgentPriorityClass, agent},
-			dependent{roles, registration.AgentNamespace, registration.EnrollName, enrolment},
-			dependent{roleBindings, registration.AgentNamespace, registration.EnrollName, enrolment},
-			dependent{secrets, registration.AgentNamespace, registration.EnrollName, enrolment},
-			dependent{jobs, registration.AgentNamespace, record.JobName(), enrolment})
+			dependent{roles, registration.AgentNamespace, registration.EnrollName, enrollment},
+			dependent{roleBindings, registration.AgentNamespace, registration.EnrollName, enrollment},
+			dependent{secrets, registration.AgentNamespace, registration.EnrollName, enrollment},
+			dependent{jobs, registration.AgentNamespace, record.JobName(), enrollment})
 	}
 	for _, o := range bound {
 		resource := clusterRoleBindings
@@ -202,10 +203,10 @@ func (t *target) setOwner(ctx context.Context, resource schema.GroupVersionResou
 	return client.Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager})
 }
 
-// deleteEnrolment deletes what all of the enrolment belongs to.
-func (t *target) deleteEnrolment(ctx context.Context) error {
+// deleteEnrollment deletes the owner of the objects of the enrollment.
+func (t *target) deleteEnrollment(ctx context.Context) error {
 	err := t.kube.RbacV1().ClusterRoleBindings().Delete(ctx, registration.EnrollBinding, metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationBackground)})
-	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) { // without it, the right to delete it is gone as well
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) { // it also grants the right to delete it
 		return nil
 	}
 	return err

@@ -16,12 +16,13 @@ import (
 )
 
 const (
-	// tellAgain is how long the same word is not repeated: a cluster that is refused comes again every few seconds.
-	tellAgain = 10 * time.Minute
-	// tellTimeout bounds telling.
-	tellTimeout = 5 * time.Second
-	// maxTold bounds what is remembered of it.
-	maxTold = 1024
+	// reportInterval is how long the same outcome is not reported again: a cluster that is refused connects
+	// again every few seconds.
+	reportInterval = 10 * time.Minute
+	// reportTimeout bounds reporting one outcome.
+	reportTimeout = 5 * time.Second
+	// maxReported bounds for how many names the last report is remembered.
+	maxReported = 1024
 )
 
 // The reasons of Events.
@@ -30,31 +31,31 @@ const (
 	reasonRefused  = "EnrolmentRefused"
 )
 
-// telling is what was told last of a name.
-type telling struct {
+// report is the last report about a name.
+type report struct {
 	text string
 	at   time.Time
 }
 
-// tell says on the hub what came of an attempt: in the log, by an Event, and in the invitation's record.
-func (e *Enroller) tell(ctx context.Context, a *attempt, outcome error) {
+// report reports the outcome of an attempt: in the log, as an Event, and in the invitation's record.
+func (e *Enroller) report(ctx context.Context, a *attempt, outcome error) {
 	name := a.invited.Name
 	if a.again || errors.Is(outcome, errDone) {
-		return // what there was to tell was told when it was done
+		return // it was reported when it was done
 	}
 	reason, text := reasonEnrolled, fmt.Sprintf("cluster %q enrolled with an invitation", name)
 	if outcome != nil {
 		reason, text = reasonRefused, untrusted.Text(outcome.Error())
 	}
-	if !e.isNews(name, text) {
+	if !e.shouldReport(name, text) {
 		return
 	}
-	e.cfg.Logger.Info("A cluster with an invitation", "cluster", name, "outcome", reason, "message", text)
+	e.cfg.Logger.Info("A cluster used an invitation", "cluster", name, "reason", reason, "message", text)
 	if outcome != nil && a.record != nil && a.record.Message != text {
 		a.record.Message = text
-		// A record that has changed since is another attempt's to write.
+		// If the record has changed, another attempt writes it.
 		if err := a.writeRecord(ctx); err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-			e.cfg.Logger.Info("What came of an invitation could not be noted on the hub", "cluster", name, "err", err)
+			e.cfg.Logger.Info("The outcome of an enrollment could not be written to the record of the invitation", "cluster", name, "err", err)
 		}
 	}
 	err := events.Write(ctx, e.cfg.Events, events.Event{Cluster: name, Warning: outcome != nil, Reason: reason, Message: text, Time: e.cfg.Now()})
@@ -63,18 +64,18 @@ func (e *Enroller) tell(ctx context.Context, a *attempt, outcome error) {
 	}
 }
 
-// isNews is whether a word was not told of a name just now.
-func (e *Enroller) isNews(name, text string) bool {
+// shouldReport is whether a text about a name was not reported recently.
+func (e *Enroller) shouldReport(name, text string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := e.cfg.Now()
-	last, ok := e.told[name]
-	if ok && last.text == text && now.Sub(last.at) < tellAgain {
+	last, ok := e.reported[name]
+	if ok && last.text == text && now.Sub(last.at) < reportInterval {
 		return false
 	}
-	if len(e.told) >= maxTold {
-		clear(e.told)
+	if len(e.reported) >= maxReported {
+		clear(e.reported)
 	}
-	e.told[name] = telling{text, now}
+	e.reported[name] = report{text, now}
 	return true
 }
