@@ -52,7 +52,7 @@ func TestBadInput(t *testing.T) {
 		{"name of a record", []string{"register", "invitation.b", "--cluster-kubeconfig", site.Near.Kubeconfig()}, nil, []string{"reserved for the records of invitations"}},
 		{"long name", []string{"kubeconfig", strings.Repeat("x", 254)}, nil, []string{"invalid cluster name"}},
 		{"no kubeconfig", []string{"register", "near-1"}, nil, []string{"--cluster-kubeconfig is required"}},
-		{"all faults at once", []string{"register", "Near", "--route", "over"}, nil, []string{"invalid cluster name", "--cluster-kubeconfig is required", "--route must be tunnel or direct"}},
+		{"all faults at once", []string{"register", "Near", "--route", "over"}, nil, []string{"invalid cluster name", "--cluster-kubeconfig is required", `invalid --route "over": must be tunnel or direct`}},
 		{"missing kubeconfig", []string{"register", "near-1", "--cluster-kubeconfig", "/no/such/file"}, nil, []string{"--cluster-kubeconfig", "/no/such/file"}},
 		{"kubeconfig of nowhere", []string{"register", "near-1", "--cluster-kubeconfig", nowhere}, nil, []string{"points to https://127.0.0.1:1", "nothing answers"}},
 		{"kubeconfig of no host", []string{"register", "near-1", "--cluster-kubeconfig", noHost}, nil, []string{"no-such-host.invalid"}},
@@ -61,7 +61,7 @@ func TestBadInput(t *testing.T) {
 		{"no rights", []string{"register", "near-1", "--cluster-kubeconfig", powerless}, nil, []string{"system:serviceaccount:default:nobody", `create, patch namespaces "cluster-gateway-agent"`, "--cluster-kubeconfig"}},
 		// As for a gateway with --tunnel-mode=external, which makes nothing known there.
 		{"no tunnel server", []string{"register", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig(), "--secret-namespace", "default"}, nil,
-			[]string{"it is not known where agents dial", "--tunnel-mode=external", "set up by hand: see docs/operating.md"}},
+			[]string{"the address that agents dial is not known", "--tunnel-mode=external", "set up by hand: see docs/operating.md"}},
 		{"no tunnel server, an address", []string{"register", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig(), "--secret-namespace", "default", "--tunnel-address", "a:1"}, nil,
 			[]string{"the tunnel's CA is not on the hub", "--tunnel-mode=external"}},
 		{"endpoint without TLS", site.RegisterNear("--endpoint", "http://foo"), nil, []string{`--endpoint: the scheme is "http"; only https is allowed`}},
@@ -114,13 +114,13 @@ func TestInviteInput(t *testing.T) {
 		{"name of a record", []string{"invitation.b"}, nil, "reserved for the records of invitations"},
 		{"registered", []string{"near-1"}, nil, `the name "near-1" is taken`},
 		{"the gateway's own Secret", []string{"cluster-gateway-tunnel-ca"}, nil, "is taken"},
-		{"short ttl", []string{"edge-1", "--ttl", "59s"}, nil, "--ttl must be between"},
-		{"long ttl", []string{"edge-1", "--ttl", "721h"}, nil, "--ttl must be between"},
-		{"negative ttl", []string{"edge-1", "--ttl=-1h"}, nil, "--ttl must be between"},
+		{"short ttl", []string{"edge-1", "--ttl", "59s"}, nil, "invalid --ttl"},
+		{"long ttl", []string{"edge-1", "--ttl", "721h"}, nil, "invalid --ttl"},
+		{"negative ttl", []string{"edge-1", "--ttl=-1h"}, nil, "invalid --ttl"},
 		{"hub unreachable", []string{"edge-1", "--kubeconfig", nowhere}, nil, "nothing answers"},
 		{"clock", []string{"edge-1"}, func() time.Time { return time.Now().Add(10 * time.Minute) }, "clock"},
 		{"address", []string{"edge-1", "--tunnel-address", "nonsense"}, nil, "it must be host:port"},
-		{"token's life", []string{"edge-1", "--token-lifetime", "1m"}, nil, "--token-lifetime must be at least 10m"},
+		{"token's life", []string{"edge-1", "--token-lifetime", "1m"}, nil, `invalid --token-lifetime "1m0s": must be at least 10m0s`},
 		{"process without an endpoint", []string{"edge-1", "--out-dir", "/nowhere"}, nil, "--out-dir needs --endpoint"},
 		{"endpoint without TLS", []string{"edge-1", "--out-dir", "/nowhere", "--endpoint", "http://a"}, nil, "--endpoint: the scheme is"},
 		{"endpoint's port", []string{"edge-1", "--out-dir", "/nowhere", "--endpoint", "https://a:0"}, nil, "--endpoint: the port is not"},
@@ -146,7 +146,7 @@ func TestInviteInput(t *testing.T) {
 	labtest.Same(t, "the hub, after a dry run", hub, labtest.Objects(ctx, t, site.Hub))
 	site.Must(ctx, t, "invite", "edge-1", "-o", "json")
 	once := labtest.Objects(ctx, t, site.Hub)
-	if _, said := site.Must(ctx, t, "invite", "edge-1", "--dry-run"); !strings.Contains(said, "the previous one would be revoked") {
+	if _, said := site.Must(ctx, t, "invite", "edge-1", "--dry-run"); !strings.Contains(said, "the previous invitation would be revoked") {
 		t.Errorf("a dry run of another says\n%s", said)
 	}
 	labtest.Same(t, "the hub, after a dry run of another", once, labtest.Objects(ctx, t, site.Hub))

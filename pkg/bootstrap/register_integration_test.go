@@ -51,7 +51,7 @@ func TestOtherForm(t *testing.T) {
 			}
 			labtest.SameNames(t, "after a dry run", with, objects())
 			_, said = site.Must(ctx, t, form...)
-			if !strings.Contains(said, "Deployment konnectivity-agent") || !strings.Contains(said, "of before is of no use any more; removed: ") {
+			if !strings.Contains(said, "Deployment konnectivity-agent") || !strings.Contains(said, "the previous agent is not needed any more; removed: ") {
 				t.Errorf("it does not say what was removed:\n%s", said)
 			}
 			labtest.SameNames(t, "the agent of before", want, objects())
@@ -61,7 +61,7 @@ func TestOtherForm(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, said = site.Must(ctx, t, form...)
-			if strings.Contains(said, "of before") {
+			if strings.Contains(said, "previous agent") {
 				t.Errorf("with no agent of its own there, it says\n%s", said)
 			}
 			if err := maps.Delete(ctx, "konnectivity-agent", metav1.DeleteOptions{}); err != nil {

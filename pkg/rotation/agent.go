@@ -24,8 +24,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// agentInterval is how often the Secret of an agent is looked at though nothing is known to be due: somebody may have changed it. It is
-// spread by a tenth either way.
+// agentInterval is how often the Secret of an agent is read even if nothing is due, since somebody may have
+// changed it. It is spread by a tenth either way.
 const agentInterval = time.Hour
 
 // AgentsConfig is what Agents needs.
@@ -56,16 +56,16 @@ type Agents struct {
 	known map[string]knownAgent
 }
 
-var _ kind = (*Agents)(nil)
+var _ renewer = (*Agents)(nil)
 
-// knownAgent is what was last found in a cluster, or put there.
+// knownAgent is what was last read from a cluster, or written to it.
 type knownAgent struct {
 	uid types.UID // of the cluster's Secret: a cluster that was registered anew is another
 	// certificate is that in the agent's Secret; nil when no agent runs as Pods there.
 	certificate *x509.Certificate
 	// bundle is what the Secret was compared with.
 	bundle []byte
-	// again is when it is to be looked at again, whatever happens.
+	// again is when it is read again, whatever happens.
 	again time.Time
 }
 
@@ -78,7 +78,7 @@ func NewAgents(cfg AgentsConfig) *Agents {
 		cfg.Lifetime = pki.DefaultAgentLifetime
 	}
 	a := &Agents{cfg: cfg, known: map[string]knownAgent{}}
-	a.renewals = renewals{kind: a, clusters: cfg.Clusters, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
+	a.renewals = renewals{renewer: a, clusters: cfg.Clusters, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
 	return a
 }
 
@@ -88,10 +88,10 @@ func (a *Agents) OnChange(f func(name string)) {
 	a.renewals.subscribers = append(a.renewals.subscribers, f)
 }
 
-// Run renews until ctx ends, and waits for what is under way. It must not be called twice at a time.
+// Run renews until ctx is done, and waits for renewals in progress. Only one Run may be active at a time.
 func (a *Agents) Run(ctx context.Context) error {
 	a.mu.Lock()
-	a.known = map[string]knownAgent{} // another replica may have led meanwhile
+	a.known = map[string]knownAgent{} // another replica may have been the leader meanwhile
 	a.mu.Unlock()
 	a.renewals.run(ctx)
 	return nil
@@ -121,12 +121,12 @@ func (a *Agents) knownOf(name string) (knownAgent, bool) {
 	return k, ok
 }
 
-// earlyError is a failure before anything is due.
+// earlyError is a failure before the renewal is due.
 type earlyError struct{ error }
 
 func (e *earlyError) Unwrap() error { return e.error }
 
-// NotOursError is that a certificate is to be renewed soon, by somebody else.
+// NotOursError means that somebody else must renew a certificate soon.
 type NotOursError struct{ text string }
 
 // Error says what to do.
@@ -135,7 +135,7 @@ func (e *NotOursError) Error() string { return e.text }
 // Reason is that of the condition CertificateValid.
 func (e *NotOursError) Reason() string { return v1alpha1.ReasonExpiresSoon }
 
-// due is whether an agent's Secret is to be looked at now. Without an agent that is connected there is no way to it.
+// due is whether an agent's Secret is to be read now. It cannot be reached while no agent is connected.
 func (a *Agents) due(c *cluster.Cluster) bool {
 	if c.Err() != nil || c.ManagedBy != v1alpha1.ManagedByAgentBootstrap || c.Route != cluster.RouteTunnel {
 		return false
@@ -162,20 +162,20 @@ func (a *Agents) current(c *cluster.Cluster) *x509.Certificate {
 	return nil
 }
 
-func (a *Agents) end(c *cluster.Cluster) (time.Time, bool) {
+func (a *Agents) expiry(c *cluster.Cluster) (time.Time, bool) {
 	if cert := a.current(c); cert != nil {
 		return cert.NotAfter, true
 	}
 	return time.Time{}, false
 }
 
-// renew looks at an agent's Secret, and does what is to be done.
+// renew reads an agent's Secret, and renews the certificate if it is due.
 func (a *Agents) renew(ctx context.Context, c *cluster.Cluster) error {
 	cert, authority, err := a.keep(ctx, c)
 	switch {
 	case err == nil:
 	case apierrors.IsConflict(err):
-		return nil // somebody else is at it; looked at again at once
+		return nil // somebody else has changed it: it is read again at once
 	default:
 		return a.failed(c, authority, err)
 	}
@@ -198,13 +198,13 @@ func (a *Agents) renew(ctx context.Context, c *cluster.Cluster) error {
 	a.known[c.Name] = known
 	a.mu.Unlock()
 	if known.certificate == nil && cert != nil && !now.Before(pki.RenewAt(cert)) {
-		return &NotOursError{fmt.Sprintf("the certificate of the cluster's agent ends at %s and is not the gateway's to renew: the agent does not run as Deployment %s/%s there. Renew it with: agent-bootstrap rotate %s --out-dir DIR",
+		return &NotOursError{fmt.Sprintf("the certificate of the cluster's agent expires at %s, and the gateway cannot renew it: the agent does not run as Deployment %s/%s in the cluster. Renew it with: agent-bootstrap rotate %s --out-dir DIR",
 			cert.NotAfter.UTC().Format(time.RFC3339), registration.AgentNamespace, registration.AgentName, c.Name)}
 	}
 	return nil
 }
 
-// failed tells failures that matter from those that do not yet.
+// failed distinguishes failures that matter from those that do not matter yet.
 func (a *Agents) failed(c *cluster.Cluster, authority *pki.Authority, err error) error {
 	k, looked := a.knownOf(c.Name)
 	stale := looked && authority != nil && !bytes.Equal(k.bundle, authority.Bundle())
@@ -215,11 +215,11 @@ func (a *Agents) failed(c *cluster.Cluster, authority *pki.Authority, err error)
 	if cert == nil {
 		return fmt.Errorf("the cluster's agent could not be given the tunnel's new CA: %w", err)
 	}
-	return fmt.Errorf("the certificate of the cluster's agent, which ends at %s, could not be renewed: %w", cert.NotAfter.UTC().Format(time.RFC3339), err)
+	return fmt.Errorf("the certificate of the cluster's agent, which expires at %s, could not be renewed: %w", cert.NotAfter.UTC().Format(time.RFC3339), err)
 }
 
-// keep sees to it that the agent has a good certificate, and runs with it. It returns the certificate, nil when no agent runs as Pods, and the
-// CA that it went by.
+// keep makes sure that the agent has a good certificate, and uses it. It returns the certificate, which is
+// nil if no agent runs as Pods, and the CA that it was compared with.
 func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificate, *pki.Authority, error) {
 	authority := a.cfg.Authority()
 	client, err := a.cfg.Route.client(c.Name)

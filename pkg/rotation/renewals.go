@@ -19,24 +19,24 @@ import (
 )
 
 const (
-	// lookInterval is how often is looked for what is due; it costs no request.
-	lookInterval = 2 * time.Second
-	// attemptTimeout bounds one renewal, and concurrency how many there are at a time.
+	// checkInterval is how often clusters are checked for credentials that are due. It costs no request.
+	checkInterval = 2 * time.Second
+	// attemptTimeout bounds one renewal, concurrency the number of renewals at a time.
 	attemptTimeout = 15 * time.Second
 	concurrency    = 8
 )
 
-// Clusters are those that there are, from memory.
+// Clusters lists the registered clusters from memory.
 type Clusters interface{ List() []*cluster.Cluster }
 
 // Route sends requests to a cluster, with its credential, over its own route.
 type Route func(name string) http.RoundTripper
 
-// client speaks to a cluster's API server.
+// client returns a client for a cluster's API server.
 func (r Route) client(name string) (kubernetes.Interface, error) {
 	return kubernetes.NewForConfig(&rest.Config{
 		Host: "https://" + name, Transport: bounded{r(name)}, QPS: -1,
-		ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON}, // whatever speaks the API speaks this
+		ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON}, // every API server supports JSON
 	})
 }
 
@@ -54,19 +54,20 @@ func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// kind is something of clusters that is renewed.
-type kind interface {
-	// due is whether it is to be renewed now.
+// renewer renews one kind of credential.
+type renewer interface {
+	// due is whether the credential of a cluster is to be renewed now.
 	due(c *cluster.Cluster) bool
 	// renew renews it.
 	renew(ctx context.Context, c *cluster.Cluster) error
-	// end is when it ends; false when that is not known.
-	end(c *cluster.Cluster) (time.Time, bool)
+	// expiry is when it expires, or false if that is not known.
+	expiry(c *cluster.Cluster) (time.Time, bool)
 }
 
-// renewals renews one kind of thing, of a few clusters at a time; what fails is remembered, and tried again.
+// renewals renews one kind of credential, of a few clusters at a time. It remembers failures, and tries
+// again.
 type renewals struct {
-	kind     kind
+	renewer  renewer
 	clusters Clusters
 	// subscribers does not change once run has started.
 	subscribers []func(name string)
@@ -84,12 +85,12 @@ type failure struct {
 	again       time.Time
 }
 
-// run renews until ctx ends, and waits for what is under way.
+// run renews until ctx is done, and waits for renewals in progress.
 func (r *renewals) run(ctx context.Context) {
-	ticker := time.NewTicker(lookInterval)
+	ticker := time.NewTicker(checkInterval)
 	defer ticker.Stop()
 	for {
-		r.look(ctx)
+		r.renewDue(ctx)
 		select {
 		case <-ctx.Done():
 			return
@@ -98,15 +99,15 @@ func (r *renewals) run(ctx context.Context) {
 	}
 }
 
-// failure is why it could not be renewed for a cluster; nil: it could, or need not be.
+// failure is why the last renewal for a cluster failed, or nil.
 func (r *renewals) failure(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.failed[name].err
 }
 
-// look renews what is due.
-func (r *renewals) look(ctx context.Context) {
+// renewDue renews every credential that is due.
+func (r *renewals) renewDue(ctx context.Context) {
 	clusters := r.clusters.List()
 	r.forget(clusters)
 	slots := make(chan struct{}, concurrency)
@@ -115,7 +116,7 @@ func (r *renewals) look(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
-		if r.waits(c) || !r.kind.due(c) {
+		if r.waits(c) || !r.renewer.due(c) {
 			continue
 		}
 		slots <- struct{}{}
@@ -123,15 +124,15 @@ func (r *renewals) look(ctx context.Context) {
 			defer func() { <-slots }()
 			attempt, cancel := context.WithTimeout(ctx, attemptTimeout)
 			defer cancel()
-			if err := r.kind.renew(attempt, c); ctx.Err() == nil {
-				r.settle(c, err)
+			if err := r.renewer.renew(attempt, c); ctx.Err() == nil {
+				r.record(c, err)
 			}
 		})
 	}
 	group.Wait()
 }
 
-// forget drops failures of clusters that are gone or have another credential by now.
+// forget drops the failures of clusters that no longer exist or have another credential.
 func (r *renewals) forget(clusters []*cluster.Cluster) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -147,7 +148,7 @@ func (r *renewals) forget(clusters []*cluster.Cluster) {
 	r.failed = still
 }
 
-// waits is whether a renewal has failed that is not to be tried again yet.
+// waits is whether a renewal has failed and is not to be tried again yet.
 func (r *renewals) waits(c *cluster.Cluster) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -155,11 +156,11 @@ func (r *renewals) waits(c *cluster.Cluster) bool {
 	return failed && r.now().Before(f.again)
 }
 
-// How long after a failure the next attempt is made, unless there is less time: pauseEarly when nothing hangs on it yet, or it is for somebody
-// else to do something.
+// How long after a failure the next attempt is made, unless there is less time. retryEarlyAfter applies if
+// nothing depends on the renewal yet, or if somebody else has to do something.
 const (
-	pause      = time.Minute
-	pauseEarly = 10 * time.Minute
+	retryAfter      = time.Minute
+	retryEarlyAfter = 10 * time.Minute
 )
 
 // urgent is whether a renewal that failed is due.
@@ -169,18 +170,18 @@ func urgent(err error) bool {
 	return !errors.As(err, &early) && !errors.As(err, &notOurs)
 }
 
-// settle remembers the outcome.
-func (r *renewals) settle(c *cluster.Cluster, err error) {
+// record remembers the outcome of a renewal.
+func (r *renewals) record(c *cluster.Cluster, err error) {
 	r.mu.Lock()
 	_, before := r.failed[c.Name]
 	delete(r.failed, c.Name)
 	if err != nil {
-		wait := pause
+		wait := retryAfter
 		if !urgent(err) {
-			wait = pauseEarly
+			wait = retryEarlyAfter
 		}
-		if end, known := r.kind.end(c); known {
-			wait = min(wait, max(time.Second, end.Sub(r.now())/8))
+		if expiry, known := r.renewer.expiry(c); known {
+			wait = min(wait, max(time.Second, expiry.Sub(r.now())/8))
 		}
 		r.failed[c.Name] = failure{err: err, fingerprint: c.Fingerprint(), again: r.now().Add(wait)}
 	}

@@ -41,7 +41,7 @@ type Tokens struct {
 	renewals renewals
 }
 
-var _ kind = (*Tokens)(nil)
+var _ renewer = (*Tokens)(nil)
 
 // NewTokens returns a Tokens that is idle.
 func NewTokens(cfg TokensConfig) *Tokens {
@@ -49,7 +49,7 @@ func NewTokens(cfg TokensConfig) *Tokens {
 		cfg.Now = time.Now
 	}
 	t := &Tokens{cfg: cfg}
-	t.renewals = renewals{kind: t, clusters: cfg.Clusters, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
+	t.renewals = renewals{renewer: t, clusters: cfg.Clusters, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
 	return t
 }
 
@@ -59,16 +59,16 @@ func (t *Tokens) OnChange(f func(name string)) {
 	t.renewals.subscribers = append(t.renewals.subscribers, f)
 }
 
-// Run renews until ctx ends, and waits for what is under way. It must not be called twice at a time.
+// Run renews until ctx is done, and waits for renewals in progress. Only one Run may be active at a time.
 func (t *Tokens) Run(ctx context.Context) error {
 	t.renewals.run(ctx)
 	return nil
 }
 
-// Failure is why the token of a cluster could not be renewed; nil: it could, or need not be.
+// Failure is why the last renewal of a cluster's token failed, or nil.
 func (t *Tokens) Failure(name string) error { return t.renewals.failure(name) }
 
-// due is whether a cluster's token is to be renewed now. One that has ended cannot be renewed with itself.
+// due is whether a cluster's token is to be renewed now. An expired token cannot be used to renew itself.
 func (t *Tokens) due(c *cluster.Cluster) bool {
 	if c.Err() != nil || c.ManagedBy != v1alpha1.ManagedByAgentBootstrap || c.Credential.Type != v1alpha1.CredentialTypeServiceAccountToken {
 		return false
@@ -85,7 +85,7 @@ func (t *Tokens) due(c *cluster.Cluster) bool {
 	return !now.Before(pki.RenewBetween(begin, end, jitter(c)))
 }
 
-func (t *Tokens) end(c *cluster.Cluster) (time.Time, bool) { return c.Credential.Expiry() }
+func (t *Tokens) expiry(c *cluster.Cluster) (time.Time, bool) { return c.Credential.Expiry() }
 
 // jitter lies between 0 and 1, and is the same for the same token.
 func jitter(c *cluster.Cluster) float64 {
@@ -105,9 +105,9 @@ func (t *Tokens) renew(ctx context.Context, c *cluster.Cluster) error {
 	lifetime := max(end.Sub(begin), registration.MinTokenLifetime)
 	token, err := registration.RequestToken(ctx, client, lifetime)
 	if err != nil {
-		return fmt.Errorf("the token, which ends at %s, could not be renewed: %w", end.UTC().Format(time.RFC3339), err)
+		return fmt.Errorf("the token, which expires at %s, could not be renewed: %w", end.UTC().Format(time.RFC3339), err)
 	}
-	// Only on the Secret that the old token is from: whoever has changed it since knows better.
+	// Only if the Secret is the one that the old token is from: a later change takes precedence.
 	read := &metav1.ObjectMeta{UID: c.UID, ResourceVersion: c.ResourceVersion}
 	patch, err := registration.MergePatch(read, map[string]any{"data": map[string][]byte{v1alpha1.SecretKeyToken: []byte(token)}})
 	if err != nil {
@@ -116,7 +116,7 @@ func (t *Tokens) renew(ctx context.Context, c *cluster.Cluster) error {
 	_, err = t.cfg.Secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.RenewalFieldManager})
 	switch {
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err):
-		return nil // the store will tell what it is now
+		return nil // the store gets the Secret as it is now
 	case err != nil:
 		return fmt.Errorf("the renewed token could not be stored: %w", err)
 	}
