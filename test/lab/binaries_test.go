@@ -22,7 +22,7 @@ func TestGivenBinaries(t *testing.T) {
 		{"same version", "Kubernetes v1.37.2", true, "using"},
 		{"other patch level", "Kubernetes v1.37.9", true, "using"},
 		{"other minor version", "Kubernetes v1.31.0", false, "its version is 1.31; wanted 1.37"},
-		{"no version", "hello", false, "does not tell its version"},
+		{"no version", "hello", false, "does not print its version"},
 	} {
 		for _, variable := range []string{assetsVariable, variablePrefix + "KUBE_APISERVER"} {
 			t.Run(test.name+" in "+variable, func(t *testing.T) {

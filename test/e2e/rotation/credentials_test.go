@@ -275,7 +275,7 @@ func TestAgentProcess(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s.saysOf(ctx, t, v1alpha1.ConditionCertificateValid, v1alpha1.ReasonExpiresSoon, "not the gateway's to renew", "agent-bootstrap rotate edge-1 --out-dir")
+	s.saysOf(ctx, t, v1alpha1.ConditionCertificateValid, v1alpha1.ReasonExpiresSoon, "the gateway cannot renew it", "agent-bootstrap rotate edge-1 --out-dir")
 	end, err := s.Metric(ctx, "cluster_gateway_certificate_expiration_timestamp_seconds", `certificate="agent"`, `cluster="edge-1"`)
 	if err != nil || end < float64(time.Now().Add(-time.Minute).Unix()) {
 		t.Errorf("the metric of the agent's certificate is %v, %v", end, err)
