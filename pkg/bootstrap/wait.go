@@ -96,13 +96,15 @@ func (w *waiter) ask(ctx context.Context, target *clusterClient) (string, error)
 	return version, nil
 }
 
-// followToken takes over the token in the Secret: the gateway may have renewed the one that was written.
+// followToken takes over the token in the Secret if it is a later one: the gateway may have renewed the
+// one that was written. An earlier one, which is there if the write was lost, still does not count.
 func (w *waiter) followToken(ctx context.Context) {
 	secret, err := w.hub.kube.CoreV1().Secrets(w.app.hub.namespace).Get(ctx, w.name, metav1.GetOptions{})
 	if err != nil {
 		return // it is read again
 	}
-	if token := string(secret.Data[v1alpha1.SecretKeyToken]); token != "" {
+	token := string(secret.Data[v1alpha1.SecretKeyToken])
+	if registration.ParseToken(token).IssuedAt.After(registration.ParseToken(w.token).IssuedAt) {
 		w.token = token
 	}
 }
