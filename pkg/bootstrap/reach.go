@@ -20,8 +20,8 @@ import (
 
 // reach asks a cluster for its version, through the hub and the gateway. If the hub, the gateway or
 // the cluster answered with an error, the error is an *apierrors.StatusError.
-func (s *clusterClient) reach(ctx context.Context, name string) (string, error) {
-	request := s.kube.Discovery().RESTClient().Get().AbsPath(client.ProxyPath(name), "version").MaxRetries(0)
+func (c *clusterClient) reach(ctx context.Context, name string) (string, error) {
+	request := c.kube.Discovery().RESTClient().Get().AbsPath(client.ProxyPath(name), "version").MaxRetries(0)
 	result := request.Do(ctx) // not DoRaw, which ignores the Status in the body of an error
 	if err := result.Error(); err != nil {
 		return "", err

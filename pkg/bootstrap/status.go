@@ -68,13 +68,13 @@ func (a *app) status(ctx context.Context, name string, o clusterOptions) error {
 }
 
 // clusterGateway reads a ClusterGateway from the hub.
-func (s *clusterClient) clusterGateway(ctx context.Context, name string) (*v1alpha1.ClusterGateway, error) {
-	o, err := s.dyn.Resource(v1alpha1.SchemeGroupVersion.WithResource(v1alpha1.ResourceName)).Get(ctx, name, metav1.GetOptions{})
+func (c *clusterClient) clusterGateway(ctx context.Context, name string) (*v1alpha1.ClusterGateway, error) {
+	o, err := c.dyn.Resource(v1alpha1.SchemeGroupVersion.WithResource(v1alpha1.ResourceName)).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
 		return nil, err
 	}
-	c := &v1alpha1.ClusterGateway{}
-	return c, fromUnstructured(o, c)
+	gateway := &v1alpha1.ClusterGateway{}
+	return gateway, fromUnstructured(o, gateway)
 }
 
 func fromUnstructured(o *unstructured.Unstructured, into any) error {

@@ -188,7 +188,7 @@ func TestParseFaults(t *testing.T) {
 		{name: "unknown endpoint type", secret: label(v1alpha1.LabelEndpointType, "clusterproxy"), key: endpointLabel, problem: `is "clusterproxy"; it must be Const (direct) or ClusterProxy (tunnel)`},
 		{name: "empty endpoint type", secret: label(v1alpha1.LabelEndpointType, ""), key: endpointLabel, problem: `is "";`},
 		{name: "tunnels are off", secret: tunnelWith("east"), opts: ParseOptions{TunnelMode: TunnelOff}, key: endpointLabel, problem: "--tunnel-mode=off"},
-		{name: "insecure misspelt", secret: annotated("True"), key: "annotation " + v1alpha1.AnnotationInsecureSkipTLSVerify, problem: `is "True"; it must be "true" or "false"`},
+		{name: "insecure misspelled", secret: annotated("True"), key: "annotation " + v1alpha1.AnnotationInsecureSkipTLSVerify, problem: `is "True"; it must be "true" or "false"`},
 
 		{name: "no endpoint", secret: tokenSecret(data{"endpoint": " \n"}), key: "endpoint", problem: "is missing"},
 		{name: "no scheme", secret: tokenSecret(data{"endpoint": "10.0.0.1:6443"}), key: "endpoint", problem: "has no scheme"},

@@ -113,8 +113,10 @@ func TestBudgetOfCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := open("east")
-	if !dial(again) || !dial(again) {
-		t.Error("what the connections of a closed dialer held still counts")
+	for range 2 {
+		if !dial(again) {
+			t.Error("what the connections of a closed dialer held still counts")
+		}
 	}
 	if dial(again) {
 		t.Error("a new dialer does not share the budget of the one that is still open")

@@ -47,7 +47,7 @@ var site bootstraptest.Site
 
 func TestMain(m *testing.M) { bootstraptest.Main(m, &site) }
 
-// visit is one attempt of a cluster to enrol.
+// visit is one attempt of a cluster to enroll.
 type visit struct {
 	config  enrollment.Config
 	invited tunnel.Invited
@@ -76,7 +76,7 @@ func newVisit(ctx context.Context, t *testing.T, c *lab.Cluster, file string) *v
 	}
 }
 
-func (v *visit) enrol(ctx context.Context) error {
+func (v *visit) enroll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, tunnel.EnrollmentTimeout)
 	defer cancel()
 	_, err := enrollment.New(v.config).Enroll(ctx, v.invited)
@@ -166,7 +166,7 @@ func TestEnrolmentRefused(t *testing.T) {
 		{"no CA", func(v *visit) { v.invited.Chain = nil }, "handed over no CA"},
 		{"another CA", func(v *visit) { v.invited.Chain = foreign }, "vouches for"},
 		{"a certificate that is no CA", func(v *visit) { v.invited.Chain = []*x509.Certificate{v.invited.Certificate} }, "vouches for"},
-		{"API server that cannot be dialled", func(v *visit) {
+		{"API server that cannot be dialed", func(v *visit) {
 			v.invited.Dial = func(context.Context, string) (net.Conn, error) { return nil, errors.New("the agent says no") }
 		}, "the agent says no"},
 		{"hub that does not answer", func(v *visit) { v.config.Secrets = unreachable.CoreV1().Secrets(bootstraptest.HubNamespace) }, "the hub says"},
@@ -176,7 +176,7 @@ func TestEnrolmentRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			v := newVisit(ctx, t, site.Near, file)
 			c.change(v)
-			err := v.enrol(ctx)
+			err := v.enroll(ctx)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("%v; want that it says %q", err, c.want)
 			}
@@ -193,7 +193,7 @@ func TestEnrolmentRefused(t *testing.T) {
 			labtest.Same(t, "the cluster", nearby, withoutVersion(labtest.Objects(ctx, t, site.Near), "Namespace /"+bootstraptest.AgentNamespace))
 		})
 	}
-	if err := newVisit(ctx, t, site.Near, file).enrol(ctx); err != nil {
+	if err := newVisit(ctx, t, site.Near, file).enroll(ctx); err != nil {
 		t.Fatalf("without a fault: %v", err)
 	}
 	if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone || r.Message != "" {
@@ -231,7 +231,7 @@ func TestInvitationRevoked(t *testing.T) {
 	first := site.Invite(ctx, t)
 	bootstraptest.Apply(ctx, t, site.Near, first)
 	second := site.Invite(ctx, t)
-	if err := newVisit(ctx, t, site.Near, first).enrol(ctx); err == nil || !strings.Contains(err.Error(), "there is a later one") {
+	if err := newVisit(ctx, t, site.Near, first).enroll(ctx); err == nil || !strings.Contains(err.Error(), "there is a later one") {
 		t.Errorf("the first of two: %v", err)
 	}
 	_, said := site.Must(ctx, t, "invite", "near-1", "--revoke")
@@ -239,13 +239,13 @@ func TestInvitationRevoked(t *testing.T) {
 		t.Errorf("revoking says\n%s", said)
 	}
 	site.Must(ctx, t, "invite", "near-1", "--revoke") // nothing to do
-	if err := newVisit(ctx, t, site.Near, second).enrol(ctx); err == nil || !strings.Contains(err.Error(), "has been revoked") {
+	if err := newVisit(ctx, t, site.Near, second).enroll(ctx); err == nil || !strings.Contains(err.Error(), "has been revoked") {
 		t.Errorf("one that was revoked: %v", err)
 	}
 	unregistered(ctx, t, "near-1")
 	third := site.Invite(ctx, t)
 	bootstraptest.Apply(ctx, t, site.Near, third)
-	if err := newVisit(ctx, t, site.Near, third).enrol(ctx); err != nil {
+	if err := newVisit(ctx, t, site.Near, third).enroll(ctx); err != nil {
 		t.Errorf("the last: %v", err)
 	}
 }
@@ -260,7 +260,7 @@ func TestInvitationOfAnother(t *testing.T) {
 	t.Cleanup(func() { site.Must(context.WithoutCancel(ctx), t, "invite", "other", "--revoke") })
 	before := labtest.Objects(ctx, t, site.Near)
 	bootstraptest.Apply(ctx, t, site.Near, file)
-	err := newVisit(ctx, t, site.Near, file).enrol(ctx)
+	err := newVisit(ctx, t, site.Near, file).enroll(ctx)
 	if err == nil || !strings.Contains(err.Error(), `this cluster is registered already, as "near-1"`) {
 		t.Fatalf("%v", err)
 	}
@@ -280,12 +280,12 @@ func TestInvitationOfAnother(t *testing.T) {
 	if _, err := site.Near.Kubectl(ctx, "annotate", "namespace", bootstraptest.AgentNamespace, "cluster.core.oam.dev/cluster-name-", "cluster.core.oam.dev/hub-uid-").Output(); err != nil {
 		t.Fatal(err)
 	}
-	if err := newVisit(ctx, t, site.Near, file).enrol(ctx); err == nil || !strings.Contains(err.Error(), `this cluster is registered already, as "near-1"`) {
+	if err := newVisit(ctx, t, site.Near, file).enroll(ctx); err == nil || !strings.Contains(err.Error(), `this cluster is registered already, as "near-1"`) {
 		t.Errorf("by the hub's Secret alone: %v", err)
 	}
 }
 
-// TestInvitationForTwo enrols two clusters with one invitation at the same time. Exactly one is
+// TestInvitationForTwo enrolls two clusters with one invitation at the same time. Exactly one is
 // registered; the other gets an error that says why.
 func TestInvitationForTwo(t *testing.T) {
 	ctx := site.Begin(t)
@@ -296,13 +296,13 @@ func TestInvitationForTwo(t *testing.T) {
 	for i, c := range clusters {
 		bootstraptest.Apply(ctx, t, c, file)
 		v := newVisit(ctx, t, c, file)
-		group.Go(func() { errs[i] = v.enrol(ctx) })
+		group.Go(func() { errs[i] = v.enroll(ctx) })
 	}
 	group.Wait()
 	// Who was told to come again does so.
 	for i, c := range clusters {
 		if errs[i] != nil {
-			errs[i] = newVisit(ctx, t, c, file).enrol(ctx)
+			errs[i] = newVisit(ctx, t, c, file).enroll(ctx)
 		}
 	}
 	winner := record(ctx, t, "edge-1").ClusterUID
@@ -354,11 +354,11 @@ func TestEnrolmentResumes(t *testing.T) {
 			}
 			return nil
 		}
-		if err := v.enrol(ctx); stopAfter == 0 && err != nil || stopAfter > 0 && !errors.Is(err, stopped) {
+		if err := v.enroll(ctx); stopAfter == 0 && err != nil || stopAfter > 0 && !errors.Is(err, stopped) {
 			t.Fatal(err)
 		}
 		if stopAfter > 0 {
-			if err := newVisit(ctx, t, site.Near, file).enrol(ctx); err != nil && record(ctx, t, "near-1").State != registration.InvitationDone {
+			if err := newVisit(ctx, t, site.Near, file).enroll(ctx); err != nil && record(ctx, t, "near-1").State != registration.InvitationDone {
 				t.Fatalf("the second attempt: %v", err)
 			}
 		}
@@ -387,7 +387,7 @@ func TestEnrolmentResumes(t *testing.T) {
 	}
 }
 
-// TestEnrolmentTwice has two replicas enrol one cluster at the same time.
+// TestEnrolmentTwice has two replicas enroll one cluster at the same time.
 func TestEnrolmentTwice(t *testing.T) {
 	ctx := site.Begin(t)
 	file := site.Invite(ctx, t)
@@ -396,7 +396,7 @@ func TestEnrolmentTwice(t *testing.T) {
 	for range 2 {
 		v := newVisit(ctx, t, site.Near, file)
 		group.Go(func() {
-			for ctx.Err() == nil && v.enrol(ctx) != nil { // an agent comes again
+			for ctx.Err() == nil && v.enroll(ctx) != nil { // an agent comes again
 				time.Sleep(50 * time.Millisecond)
 			}
 		})
@@ -456,13 +456,13 @@ func TestEnrolmentRevoked(t *testing.T) {
 					}
 					return nil
 				}
-				if err := v.enrol(ctx); err == nil || !strings.Contains(err.Error(), "revoked") && !strings.Contains(err.Error(), "changed") {
+				if err := v.enroll(ctx); err == nil || !strings.Contains(err.Error(), "revoked") && !strings.Contains(err.Error(), "changed") {
 					t.Errorf("the enrolment: %v", err)
 				}
 				unregistered(ctx, t, "near-1")
 				// Nor when it comes again.
 				v.config.AfterStep = nil
-				if err := v.enrol(ctx); err == nil || !strings.Contains(err.Error(), "revoked") {
+				if err := v.enroll(ctx); err == nil || !strings.Contains(err.Error(), "revoked") {
 					t.Errorf("the enrolment, again: %v", err)
 				}
 				unregistered(ctx, t, "near-1")
@@ -483,7 +483,7 @@ func enrolUntilSecret(ctx context.Context, t *testing.T, file string) {
 		}
 		return nil
 	}
-	if err := v.enrol(ctx); !errors.Is(err, stopped) {
+	if err := v.enroll(ctx); !errors.Is(err, stopped) {
 		t.Fatal(err)
 	}
 }
@@ -514,7 +514,7 @@ func TestEnrolmentWritesAll(t *testing.T) {
 	bootstraptest.Apply(ctx, t, site.Near, file)
 	enrolUntilSecret(ctx, t, file)
 	bootstraptest.PatchSecret(ctx, t, site.Hub, "near-1", bootstraptest.UnwantedFields)
-	if err := newVisit(ctx, t, site.Near, file).enrol(ctx); err != nil {
+	if err := newVisit(ctx, t, site.Near, file).enroll(ctx); err != nil {
 		t.Fatal(err)
 	}
 	bootstraptest.CheckUnwantedFields(t, site.HubSecret(ctx, t, "near-1"))

@@ -45,7 +45,7 @@ func newRefusingServer(t testing.TB, refuse func(f *http2.Framer, stream uint32)
 		server.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){
 			"h2": func(hs *http.Server, conn *tls.Conn, _ http.Handler) {
 				if connections.Add(1) > 1 {
-					(&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{Handler: hs.Handler})
+					(&http2.Server{}).ServeConn(conn, &http2.ServeConnOpts{Handler: hs.Handler}) //nolint:staticcheck // deprecated in favor of net/http, which cannot serve one connection
 					return
 				}
 				s.refuseAll(conn, refuse)

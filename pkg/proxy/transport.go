@@ -129,7 +129,7 @@ func newHTTPTransport(conn *connector, purpose dialer.Purpose) (*http.Transport,
 	if err != nil {
 		return nil, err
 	}
-	h2.MaxHeaderListSize = maxResponseHeader
+	h2.MaxHeaderListSize = maxResponseHeader //nolint:staticcheck // the same
 	conn.tls.NextProtos = []string{"h2", "http/1.1"}
 	return t, nil
 }

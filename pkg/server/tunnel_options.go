@@ -18,7 +18,7 @@ import (
 type TunnelOptions struct {
 	// Mode is embedded, external or off.
 	Mode string
-	// ConnectionBuffer is how many bytes each tunnelled connection can buffer.
+	// ConnectionBuffer is how many bytes each tunneled connection can buffer.
 	ConnectionBuffer int
 
 	// BindAddress and Port are where the embedded server accepts agents.
@@ -65,7 +65,7 @@ func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Mode, "tunnel-mode", o.Mode,
 		"How to reach clusters with the endpoint type ClusterProxy. One of: embedded (agents connect to this process), external (agents connect to the servers in --konnectivity-server), off.")
 	fs.IntVar(&o.ConnectionBuffer, "tunnel-connection-buffer", o.ConnectionBuffer,
-		"Number of bytes that each tunnelled connection can buffer for a client that reads too slowly. When the buffer is full, the connection is closed. Only exec, attach, cp and port-forward can fill it.")
+		"Number of bytes that each tunneled connection can buffer for a client that reads too slowly. When the buffer is full, the connection is closed. Only exec, attach, cp and port-forward can fill it.")
 
 	fs.IPVar(&o.BindAddress, "tunnel-bind-address", o.BindAddress, "IP address on which the embedded tunnel server accepts agents.")
 	fs.IntVar(&o.Port, "tunnel-port", o.Port, "Port on which the embedded tunnel server accepts agents. 0 means any free port.")

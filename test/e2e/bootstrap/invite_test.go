@@ -54,13 +54,13 @@ func apply(ctx context.Context, t *testing.T, c *lab.Cluster, file string) (said
 	return string(out)
 }
 
-// enrol applies an invitation and runs its Job until the test ends.
-func enrol(ctx context.Context, t *testing.T, c *lab.Cluster, file, job string) *lab.Agent {
+// enroll applies an invitation and runs its Job until the test ends.
+func enroll(ctx context.Context, t *testing.T, c *lab.Cluster, file, job string) *lab.Agent {
 	t.Helper()
 	apply(ctx, t, c, file)
 	var agent *lab.Agent
 	labtest.Within(t, labtest.Timeout, "the Job", func() (err error) { // the cluster's CA is written by a controller
-		agent, err = shared.lab.StartAgentJob(ctx, c, agentNamespace, job, "enrol-"+strings.ReplaceAll(t.Name(), "/", "-")+"-"+strconv.FormatInt(time.Now().UnixNano(), 36))
+		agent, err = shared.lab.StartAgentJob(ctx, c, agentNamespace, job, "enroll-"+strings.ReplaceAll(t.Name(), "/", "-")+"-"+strconv.FormatInt(time.Now().UnixNano(), 36))
 		return err
 	})
 	t.Cleanup(func() { _ = agent.Kill() }) // it may be dead already
@@ -85,7 +85,7 @@ func TestInvite(t *testing.T) {
 
 	kubelet(ctx, t)
 	began := time.Now()
-	enrolAgent := enrol(ctx, t, shared.edge, file, job)
+	enrolAgent := enroll(ctx, t, shared.edge, file, job)
 	labtest.Within(t, labtest.Timeout, "Ready", func() error { return ready(ctx, "edge-1") })
 	t.Logf("Ready %s after kubectl apply began", time.Since(began).Round(time.Millisecond))
 
@@ -226,7 +226,7 @@ func TestInviteOfRegistered(t *testing.T) {
 	file, job := invite(ctx, t, "second")
 	before := refusals(ctx, t, "second")
 	t.Cleanup(func() { must(context.WithoutCancel(ctx), t, "invite", "second", "--revoke") })
-	agent := enrol(ctx, t, shared.edge, file, job)
+	agent := enroll(ctx, t, shared.edge, file, job)
 	const refusal = `this cluster is registered already, as "edge-1"`
 	labtest.Within(t, labtest.Timeout, "the refusal in the agent's log", func() error {
 		log, err := os.ReadFile(agent.LogFile())
@@ -257,7 +257,7 @@ func TestInviteOfRegistered(t *testing.T) {
 	// It comes again and again; that is told once.
 	labtest.Within(t, labtest.Timeout, "three refusals in the agent's log", func() error {
 		log, err := os.ReadFile(agent.LogFile())
-		if n := strings.Count(string(log), "registered as"); err == nil && n < 3 {
+		if n := strings.Count(string(log), "is registered already, as"); err == nil && n < 3 {
 			err = fmt.Errorf("there are %d", n)
 		}
 		return err
@@ -277,7 +277,7 @@ func refusals(ctx context.Context, t *testing.T, name string) int {
 	return len(events.Items)
 }
 
-// TestInviteGatewayKilled kills the gateway while a cluster enrols. The cluster enrols with the
+// TestInviteGatewayKilled kills the gateway while a cluster enrolls. The cluster enrolls with the
 // next gateway.
 func TestInviteGatewayKilled(t *testing.T) {
 	ctx := begin(t)
@@ -288,7 +288,7 @@ func TestInviteGatewayKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer watch.Stop()
-	enrol(ctx, t, shared.edge, file, job)
+	enroll(ctx, t, shared.edge, file, job)
 	for record(ctx, t, "edge-1").State == registration.InvitationOpen {
 		select {
 		case <-watch.ResultChan():
@@ -309,7 +309,7 @@ func TestInviteGatewayKilled(t *testing.T) {
 	}
 }
 
-// TestInviteProcess enrols a cluster by an agent that runs as a process, with the files and the
+// TestInviteProcess enrolls a cluster by an agent that runs as a process, with the files and the
 // instructions of the command. The certificate remains valid until the invitation is revoked.
 func TestInviteProcess(t *testing.T) {
 	ctx := begin(t)
@@ -357,7 +357,7 @@ func TestInviteProcess(t *testing.T) {
 		return nil
 	})
 
-	// Once more, with the same certificate; it does not enrol anything again.
+	// Once more, with the same certificate; it does not enroll anything again.
 	if err := agent.Kill(); err != nil {
 		t.Fatal(err)
 	}

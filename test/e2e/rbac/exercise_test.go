@@ -39,10 +39,10 @@ import (
 
 type event = auditv1.Event
 
-// needsNamespace says why a cluster cannot enrol itself without root.
+// needsNamespace says why a cluster cannot enroll itself without root.
 const needsNamespace = "an agent that knows the API server as kubernetes.default.svc:443 needs a network namespace, and that needs root"
 
-// invitedName is the name of the cluster that enrols itself.
+// invitedName is the name of the cluster that enrolls itself.
 const invitedName = "invited-1"
 
 // caLifetime is short, so that the CA is replaced during the test. It is long enough for all other
@@ -56,7 +56,7 @@ type site struct {
 	gateway   *lab.Gateway
 	agent     *lab.Agent
 
-	// invited is a cluster that enrols itself. Its invitation is gone when it has: enrolling are the rules that there were.
+	// invited is a cluster that enrolls itself. Its invitation is gone when it has: enrolling are the rules that there were.
 	invited    *lab.Cluster
 	invitation record
 	enrolling  []Unit
@@ -82,10 +82,10 @@ func (s *site) exercise(ctx context.Context, t *testing.T) {
 		{"credentials are renewed", s.rotate},
 		// Which looks at the agent's certificate, through the gateway.
 		{"what is wrong is looked for", s.doctor},
-		// In a cluster that enrols itself: what the invitation allows, for as long as it is there.
-		{"a cluster enrols by an invitation", s.enrol},
+		// In a cluster that enrolls itself: what the invitation allows, for as long as it is there.
+		{"a cluster enrolls by an invitation", s.enroll},
 		// The Secret of a cluster on the hub, which nothing else deletes.
-		{"an invitation is revoked while its cluster enrols", s.revoke},
+		{"an invitation is revoked while its cluster enrolls", s.revoke},
 		{"the tunnel's CA is replaced", s.replaced},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.do(ctx, t) })
@@ -241,7 +241,7 @@ func (s *site) rotate(ctx context.Context, t *testing.T) {
 	s.bootstrap(ctx, t, "rotate", clusterName, "--wait", "1m")
 }
 
-func (s *site) enrol(ctx context.Context, t *testing.T) {
+func (s *site) enroll(ctx context.Context, t *testing.T) {
 	if !s.invited.Firewalled() {
 		t.Skip(needsNamespace)
 	}
@@ -254,7 +254,7 @@ func (s *site) enrol(ctx context.Context, t *testing.T) {
 	}}
 	s.apply(ctx, t, content)
 	s.enrolling = Units(s.invitation.grants(ctx, t))
-	job, _ := s.runJob(ctx, t, content, "enrol")
+	job, _ := s.runJob(ctx, t, content, "enroll")
 	labtest.Within(t, labtest.Timeout, "the enrolment to be over", func() error {
 		_, err := s.invited.Client().BatchV1().Jobs(agentNamespace).Get(ctx, job, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
