@@ -466,7 +466,9 @@ func TestEnrolmentRevoked(t *testing.T) {
 					t.Errorf("the enrolment, again: %v", err)
 				}
 				unregistered(ctx, t, "near-1")
-				site.Must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig())
+				// Not the default wait: no garbage collector runs on a bare API server, so that what the
+				// namespace owned stays.
+				site.Must(ctx, t, "unregister", "near-1", "--wait", "4s", "--cluster-kubeconfig", site.Near.Kubeconfig())
 			})
 		}
 	}
