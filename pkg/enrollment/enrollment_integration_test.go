@@ -371,7 +371,7 @@ func TestEnrolmentResumes(t *testing.T) {
 		if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone {
 			t.Errorf("the invitation is %s", r.State)
 		}
-		site.Must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig())
+		site.Must(ctx, t, "unregister", "near-1", "--wait", "4s", "--cluster-kubeconfig", site.Near.Kubeconfig())
 		return hub, nearby
 	}
 	hub, nearby := run(t, 0)
@@ -504,7 +504,7 @@ func TestRevokedWithoutGateway(t *testing.T) {
 		site.HubSecret(ctx, t, "near-1")
 		site.Must(ctx, t, args...)
 		unregistered(ctx, t, "near-1")
-		site.Must(ctx, t, "unregister", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig())
+		site.Must(ctx, t, "unregister", "near-1", "--wait", "4s", "--cluster-kubeconfig", site.Near.Kubeconfig())
 	}
 }
 
