@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
@@ -59,7 +60,7 @@ func (e *examination) checkSecret(ctx context.Context) bool {
 		return true
 	}
 	ready := meta.FindStatusCondition(e.gateway.Status.Conditions, v1alpha1.ConditionReady)
-	if ready != nil && (ready.Reason == v1alpha1.ReasonInvalidSecret || ready.Reason == v1alpha1.ReasonUnsupportedProxyConfiguration) {
+	if ready != nil && cluster.RefusesSecret(ready.Reason) {
 		e.invalidSecret(ready.Message)
 		return false
 	}

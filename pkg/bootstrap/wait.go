@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
@@ -122,7 +123,7 @@ func (w *waiter) invalidSecret(ctx context.Context) error {
 		return nil //nolint:nilerr // it is asked again
 	}
 	ready := meta.FindStatusCondition(gateway.Status.Conditions, v1alpha1.ConditionReady)
-	if ready == nil || ready.Reason != v1alpha1.ReasonInvalidSecret {
+	if ready == nil || !cluster.RefusesSecret(ready.Reason) {
 		return nil
 	}
 	return fmt.Errorf("the cluster is registered, but the gateway cannot use its Secret %s/%s: %s", secret.Namespace, w.name, ready.Message)

@@ -57,6 +57,12 @@ func (c *Cluster) Reason() string {
 	}
 }
 
+// RefusesSecret reports whether a reason of the condition Ready says that the Secret cannot be used,
+// as Reason does.
+func RefusesSecret(reason string) bool {
+	return reason == v1alpha1.ReasonInvalidSecret || reason == v1alpha1.ReasonUnsupportedProxyConfiguration
+}
+
 // WithWarnings appends the warnings about a valid Secret to a message about the cluster.
 func (c *Cluster) WithWarnings(message string) string {
 	if c.err != nil {

@@ -36,10 +36,10 @@ func (p *parser) caBundle() {
 	certs, skipped := cabundle.Parse(data)
 	switch {
 	case len(certs) == 0 && skipped.Count() == 0:
-		p.fault(key, "holds no PEM block; it must hold at least one CERTIFICATE block")
+		p.fault(key, "is not in PEM format; it must contain a block that begins with -----BEGIN CERTIFICATE-----")
 		return
 	case len(certs) == 0:
-		p.fault(key, "holds no certificate that can be used: %s", skipped)
+		p.fault(key, "contains no certificate that can be used: %s", skipped)
 		return
 	case skipped.Count() > 0:
 		p.cluster.warnings = append(p.cluster.warnings, fmt.Sprintf("%s: %s", key, skipped))

@@ -19,6 +19,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/cabundle"
 )
 
 // credential parses the credential. It ignores the keys of other types: Secrets of ServiceAccounts,
@@ -74,10 +75,6 @@ func (p *parser) x509Pair() {
 	p.cluster.Credential.setSecrets(s)
 }
 
-// pemBegin is the start of every PEM block. The decoder skips malformed blocks. Counting the starts
-// reveals that.
-var pemBegin = []byte("-----BEGIN ")
-
 // certificateChain parses a client certificate and its chain. Text between the blocks is allowed.
 // Other types of blocks are ignored. Blocks that are truncated or cannot be parsed are faults.
 func (p *parser) certificateChain(key string) ([]*x509.Certificate, bool) {
@@ -86,9 +83,9 @@ func (p *parser) certificateChain(key string) ([]*x509.Certificate, bool) {
 		p.fault(key, "is %d bytes long; at most %d are allowed", len(data), maxCert)
 		return nil, false
 	}
-	want := bytes.Count(data, pemBegin)
+	want := bytes.Count(data, []byte(cabundle.Begin)) // the decoder skips malformed blocks
 	if want == 0 {
-		p.fault(key, "holds no PEM block; it must hold at least one CERTIFICATE block")
+		p.fault(key, "is not in PEM format; it must contain a block that begins with -----BEGIN CERTIFICATE-----")
 		return nil, false
 	}
 	var certs []*x509.Certificate
@@ -113,7 +110,7 @@ func (p *parser) certificateChain(key string) ([]*x509.Certificate, bool) {
 		certs = append(certs, cert)
 	}
 	if len(certs) == 0 {
-		p.fault(key, "holds no CERTIFICATE block")
+		p.fault(key, "contains no block that begins with -----BEGIN CERTIFICATE-----")
 		return nil, false
 	}
 	return certs, true

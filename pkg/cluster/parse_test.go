@@ -216,9 +216,9 @@ func TestParseFaults(t *testing.T) {
 		{name: "server name", secret: tokenSecret(data{"tls-server-name": "https://x"}), key: "tls-server-name", problem: `"https://x" is neither`},
 		{name: "long server name", secret: tokenSecret(data{"tls-server-name": strings.Repeat("a.", 200)}), key: "tls-server-name", problem: "is 400 bytes long"},
 
-		{name: "CA without PEM", secret: tokenSecret(data{"ca.crt": "garbage"}), key: "ca.crt", problem: "holds no PEM block"},
-		{name: "CA truncated", secret: tokenSecret(data{"ca.crt": string(ca.pem[:len(ca.pem)/2])}), key: "ca.crt", problem: "holds no certificate that can be used: 1 of 1 PEM blocks cannot be used (block 1: it is truncated or malformed)"},
-		{name: "CA not a certificate", secret: tokenSecret(data{"ca.crt": string(encode("CERTIFICATE", []byte("x")))}), key: "ca.crt", problem: "holds no certificate that can be used: 1 of 1 PEM blocks cannot be used (block 1: x509: malformed certificate)"},
+		{name: "CA without PEM", secret: tokenSecret(data{"ca.crt": "garbage"}), key: "ca.crt", problem: "is not in PEM format; it must contain a block"},
+		{name: "CA truncated", secret: tokenSecret(data{"ca.crt": string(ca.pem[:len(ca.pem)/2])}), key: "ca.crt", problem: "contains no certificate that can be used: 1 of 1 PEM blocks cannot be used (block 1: it is truncated or malformed)"},
+		{name: "CA not a certificate", secret: tokenSecret(data{"ca.crt": string(encode("CERTIFICATE", []byte("x")))}), key: "ca.crt", problem: "contains no certificate that can be used: 1 of 1 PEM blocks cannot be used (block 1: x509: malformed certificate)"},
 		{name: "CA oversize", secret: tokenSecret(data{"ca.crt": strings.Repeat(string(ca.pem), 1+maxCA/len(ca.pem))}), key: "ca.crt", problem: "bytes long; at most"},
 		{name: "tunnel without CA", secret: secretOf(tokenType, tunnel, data{"token": "t"}), key: "ca.crt", problem: "is missing; a tunnel needs"},
 
@@ -231,7 +231,7 @@ func TestParseFaults(t *testing.T) {
 		{name: "no certificate", secret: x509With(data{"tls.crt": ""}), key: "tls.crt", problem: "is missing"},
 		{name: "no key", secret: x509With(data{"tls.key": ""}), key: "tls.key", problem: "is missing; it must be the private key of tls.crt"},
 		{name: "certificate truncated", secret: x509With(data{"tls.crt": truncated}), key: "tls.crt", problem: "truncated or malformed"},
-		{name: "certificate is a key", secret: x509With(data{"tls.crt": string(client.key)}), key: "tls.crt", problem: "holds no CERTIFICATE block"},
+		{name: "certificate is a key", secret: x509With(data{"tls.crt": string(client.key)}), key: "tls.crt", problem: "contains no block that begins with -----BEGIN CERTIFICATE-----"},
 		{name: "key of another certificate", secret: x509With(data{"tls.key": string(stranger.key)}), key: "tls.key", problem: "does not match the first certificate of tls.crt"},
 		{name: "key of another kind", secret: x509With(data{"tls.key": string(encode("PRIVATE KEY", mustPKCS8(t)))}), key: "tls.key", problem: "does not match"},
 		{name: "key truncated", secret: x509With(data{"tls.key": string(client.key[:len(client.key)/2])}), key: "tls.key", problem: "contains no complete PEM block with a private key"},

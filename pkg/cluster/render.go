@@ -186,13 +186,14 @@ func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGat
 	}
 }
 
-// currentHealth returns the stored state, unless a probe stored it about an earlier version of the Secret:
-// that it was invalid. Whether this version is invalid is known without a probe. So a condition with the
-// reason InvalidSecret is about the Secret that the ClusterGateway was read from, at its resource version,
-// and a client that has just replaced an invalid Secret gets no answer about the one before.
+// currentHealth returns the stored state, but not if it says that the Secret is refused and the Secret
+// is valid: a probe then stored it about an earlier version. Whether this version is refused is known
+// without a probe. So a condition with such a reason is about the Secret at the resource version of
+// the ClusterGateway, and a client that has just replaced a refused Secret does not get an answer
+// about the previous version.
 func (c *Cluster) currentHealth() Health {
 	h := c.Health
-	if c.err != nil || !h.Known || h.Healthy || h.Overridden || h.Reason != v1alpha1.ReasonInvalidSecret {
+	if c.err != nil || !h.Known || h.Healthy || h.Overridden || !RefusesSecret(h.Reason) {
 		return h
 	}
 	// With more conditions than Ready, a probe found that something else keeps a valid Secret from being
@@ -203,8 +204,9 @@ func (c *Cluster) currentHealth() Health {
 	return Health{}
 }
 
-// ready is the condition. An invalid Secret outweighs every probe: no request can be served. An operator's word outweighs what
-// was probed, which the message tells as well.
+// ready returns the condition Ready. If the Secret is invalid, the condition says so whatever the last
+// probe found, because no request can be served. Otherwise, the override of an operator replaces the
+// result of the last probe, and the message contains both.
 func (c *Cluster) ready(secret *corev1.Secret) metav1.Condition {
 	h := c.currentHealth()
 	condition := metav1.Condition{Type: v1alpha1.ConditionReady, LastTransitionTime: lastWrite(secret)}

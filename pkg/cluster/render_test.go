@@ -109,7 +109,7 @@ func TestRenderReady(t *testing.T) {
 			name: "invalid outweighs healthy", data: data{"ca.crt": "garbage", "token": ""},
 			annotations: map[string]string{v1alpha1.AnnotationHealthy: "true", v1alpha1.AnnotationHealthyReason: "Probed"},
 			status:      "False", reason: "InvalidSecret",
-			message: "ca.crt: holds no PEM block; it must hold at least one CERTIFICATE block; token: is missing; it must be a bearer token",
+			message: "ca.crt: is not in PEM format; it must contain a block that begins with -----BEGIN CERTIFICATE-----; token: is missing; it must be a bearer token",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -267,6 +267,12 @@ func TestRenderConditions(t *testing.T) {
 			name: "a Secret that was invalid when it was probed, and is not any more",
 			annotations: annotations(v1alpha1.AnnotationHealthyReason, "InvalidSecret", v1alpha1.AnnotationConditions,
 				`[{"type":"Ready","status":"False","reason":"InvalidSecret","message":"token: is missing"}]`),
+			want: "Ready=Unknown/NotProbed", message: "the cluster has not been probed yet",
+		},
+		{
+			name: "a Secret that had the annotation of the predecessor when it was probed, and does not have it any more",
+			annotations: annotations(v1alpha1.AnnotationHealthyReason, "UnsupportedProxyConfiguration", v1alpha1.AnnotationConditions,
+				`[{"type":"Ready","status":"False","reason":"UnsupportedProxyConfiguration","message":"annotation …: is not supported"}]`),
 			want: "Ready=Unknown/NotProbed", message: "the cluster has not been probed yet",
 		},
 		{

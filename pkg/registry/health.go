@@ -108,7 +108,7 @@ func (r *HealthREST) Get(ctx context.Context, name string, options *metav1.GetOp
 
 func isInvalid(gateway *v1alpha1.ClusterGateway) bool {
 	ready := meta.FindStatusCondition(gateway.Status.Conditions, v1alpha1.ConditionReady)
-	return ready != nil && (ready.Reason == v1alpha1.ReasonInvalidSecret || ready.Reason == v1alpha1.ReasonUnsupportedProxyConfiguration)
+	return ready != nil && cluster.RefusesSecret(ready.Reason)
 }
 
 // applyProbe replaces the stored state with the result of a probe.

@@ -40,15 +40,16 @@ func Parse(bundle []byte) (certs []*x509.Certificate, skipped Skipped) {
 	return certs, skipped
 }
 
-// begin is the start of a PEM block. It must be at the beginning of a line.
-var begin = []byte("-----BEGIN ")
+// Begin is the start of a PEM block. The decoder of encoding/pem skips a malformed block, and also
+// one that does not start at the beginning of a line.
+const Begin = "-----BEGIN "
 
 // split splits a bundle into its PEM blocks. Each one includes the text that follows it.
 func split(bundle []byte) [][]byte {
 	var blocks [][]byte
 	start := -1
 	for at := 0; ; {
-		i := bytes.Index(bundle[at:], begin)
+		i := bytes.Index(bundle[at:], []byte(Begin))
 		if i < 0 {
 			break
 		}
@@ -59,7 +60,7 @@ func split(bundle []byte) [][]byte {
 			}
 			start = i
 		}
-		at = i + len(begin)
+		at = i + len(Begin)
 	}
 	if start >= 0 {
 		blocks = append(blocks, bundle[start:])
