@@ -21,12 +21,13 @@ import (
 
 // foreignFlags are flags of other programs that the pages name.
 var foreignFlags = map[string][]string{
-	"kubectl":             {"append-server-path", "api-prefix", "as", "field-selector", "from-literal", "from-file", "raw", "retries", "port", "kubeconfig", "context", "server-side"},
-	"kube-apiserver":      {"requestheader-client-ca-file", "enable-aggregator-routing"},
-	"konnectivity-agent":  {"agent-cert", "agent-identifiers", "agent-key", "ca-cert", "keepalive-time", "proxy-server-host", "proxy-server-port", "service-account-token-path"},
-	"konnectivity-server": {"proxy-strategies"},
-	"git":                 {"global", "signoff"},
-	"the predecessor":     {"ocm-integration", "proxy-host", "proxy-port", "proxy-ca-cert", "proxy-cert", "proxy-key", "feature-gates", "cluster-gateway-proxy-config"},
+	"kubectl":               {"append-server-path", "api-prefix", "as", "field-selector", "from-literal", "from-file", "raw", "retries", "port", "kubeconfig", "context", "server-side"},
+	"kube-apiserver":        {"requestheader-client-ca-file", "enable-aggregator-routing"},
+	"konnectivity-agent":    {"agent-cert", "agent-identifiers", "agent-key", "ca-cert", "keepalive-time", "proxy-server-host", "proxy-server-port", "service-account-token-path"},
+	"konnectivity-server":   {"proxy-strategies"},
+	"aws-iam-authenticator": {"cluster-id", "role"},
+	"git":                   {"global", "signoff"},
+	"the predecessor":       {"ocm-integration", "proxy-host", "proxy-port", "proxy-ca-cert", "proxy-cert", "proxy-key", "feature-gates", "cluster-gateway-proxy-config"},
 }
 
 // placeholders stand for a flag in an example.

@@ -106,6 +106,8 @@ func TestMigratingSecrets(t *testing.T) {
 		"`exec` without `--exec-credential-dir`":   {labels: map[string]string{credentialLabel: "Dynamic"}, data: data("token", "-", "exec", exec(plugin)), problem: "--exec-credential-dir"},
 		"`exec` with a program in another place":   {labels: map[string]string{credentialLabel: "Dynamic"}, data: data("token", "-", "exec", exec("/bin/sh")), opts: cluster.ParseOptions{ExecCredentialDir: plugins}, problem: "exec"},
 		"`exec` with a command that is not a path": {labels: map[string]string{credentialLabel: "Dynamic"}, data: data("token", "-", "exec", exec("aws")), opts: cluster.ParseOptions{ExecCredentialDir: plugins}, problem: "exec"},
+		"`exec` with `env`": {labels: map[string]string{credentialLabel: "Dynamic"}, data: data("token", "-", "exec", strings.Replace(exec(plugin), `"args"`, `"env":[{"name":"A","value":"b"}],"args"`, 1)),
+			opts: cluster.ParseOptions{ExecCredentialDir: plugins}, problem: "--exec-credential-plugins"},
 		"`exec` of `v1alpha1`": {labels: map[string]string{credentialLabel: "Dynamic"}, data: data("token", "-", "exec", `{"apiVersion":"client.authentication.k8s.io/v1alpha1","command":"`+plugin+`"}`),
 			opts: cluster.ParseOptions{ExecCredentialDir: plugins}, problem: "apiVersion"},
 		"no certificate in `ca.crt` that can be parsed": {labels: token, data: data("ca.crt", malformed), problem: "ca.crt"},

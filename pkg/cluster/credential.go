@@ -8,9 +8,8 @@ import (
 	"slices"
 	"time"
 
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/execplugin"
 )
 
 // Credential is the credential that the gateway presents to a managed API server. The zero value
@@ -30,7 +29,7 @@ type secrets struct {
 	token   string
 	certPEM []byte
 	pair    *tls.Certificate
-	exec    *clientcmdapi.ExecConfig
+	plugin  *execplugin.Command
 	// begin and expiry are zero if they are not known.
 	begin, expiry time.Time
 }
@@ -65,14 +64,13 @@ func (c Credential) CertificatePEM() []byte {
 	return slices.Clone(s.certPEM)
 }
 
-// Exec returns a copy of the exec configuration of a Dynamic credential. For other types, it is
-// nil.
-func (c Credential) Exec() *clientcmdapi.ExecConfig {
+// Plugin returns the command that provides a Dynamic credential. For other types, it is nil.
+func (c Credential) Plugin() *execplugin.Command {
 	s := c.secrets()
-	if s == nil || s.exec == nil {
+	if s == nil {
 		return nil
 	}
-	return s.exec.DeepCopy()
+	return s.plugin
 }
 
 // Expiry returns when the certificate or the token expires. The exp claim of a token is read, but

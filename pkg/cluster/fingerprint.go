@@ -6,7 +6,6 @@ package cluster
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
 	"hash"
 )
 
@@ -45,11 +44,9 @@ func (p *parser) hashValid(h fields) {
 	s := c.Credential.secrets()
 	h.text(s.token)
 	h.bytes(s.certPEM) // only one key belongs to it
-	if s.exec != nil {
-		// The JSON contains every field that Parse read. Marshaling cannot fail because the value
-		// was read from JSON.
-		text, _ := json.Marshal(s.exec)
-		h.bytes(text)
+	if s.plugin != nil {
+		// The definition of the plugin counts too, not only what the Secret contains.
+		h.bytes(s.plugin.Key())
 	}
 }
 

@@ -23,8 +23,9 @@ func TestFingerprintChangesWithWhatATransportDependsOn(t *testing.T) {
 	if err := os.WriteFile(plugin, nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	opts := ParseOptions{ExecCredentialDir: dir}
-	exec := `{"apiVersion":"client.authentication.k8s.io/v1","command":"` + plugin + `","env":[{"name":"A","value":"1"}]}`
+	opts := ParseOptions{ExecCredentialDir: dir, ExecPlugins: pluginsOf(t, plugin, "--cluster")}
+	exec := `{"apiVersion":"client.authentication.k8s.io/v1","command":"` + plugin + `","args":["1"]}`
+	defined := `{"plugin":"aws","parameters":{"cluster":"prod"}}`
 
 	bases := map[string]func() *corev1.Secret{
 		"token": func() *corev1.Secret { return tokenSecret(data{"ca.crt": string(ca.pem)}) },
@@ -32,6 +33,9 @@ func TestFingerprintChangesWithWhatATransportDependsOn(t *testing.T) {
 			return secretOf(x509Type, "", data{"endpoint": "https://h", "ca.crt": string(ca.pem), "tls.crt": string(client.cert), "tls.key": string(client.key)})
 		},
 		"exec": func() *corev1.Secret { return secretOf(dynamicType, "", data{"endpoint": "https://h", "exec": exec}) },
+		"defined": func() *corev1.Secret {
+			return secretOf(dynamicType, "", data{"endpoint": "https://h", "exec": defined})
+		},
 	}
 	set := func(key, value string) func(*corev1.Secret) {
 		return func(s *corev1.Secret) { s.Data[key] = []byte(value) }
@@ -62,7 +66,8 @@ func TestFingerprintChangesWithWhatATransportDependsOn(t *testing.T) {
 		{"invalid now", "token", set("token", ""), false},
 		{"renewed certificate of the same key", "x509", set("tls.crt", string(renewed.cert)), false},
 		{"certificate chain", "x509", set("tls.crt", string(client.cert)+string(ca.pem)), false},
-		{"environment of the plugin", "exec", set("exec", strings.Replace(exec, `"1"`, `"2"`, 1)), false},
+		{"arguments of the plugin", "exec", set("exec", strings.Replace(exec, `"1"`, `"2"`, 1)), false},
+		{"parameter of the plugin", "defined", set("exec", strings.Replace(defined, "prod", "test", 1)), false},
 
 		{"resource version", "token", func(s *corev1.Secret) { s.ResourceVersion = "42" }, true},
 		{"namespace-independent labels", "token", func(s *corev1.Secret) { s.Labels["team"] = "a" }, true},
@@ -82,6 +87,7 @@ func TestFingerprintChangesWithWhatATransportDependsOn(t *testing.T) {
 		{"server name that is the default", "token", set("tls-server-name", "10.0.0.1"), true},
 		{"key of another credential", "token", set("tls.key", "x"), true},
 		{"alias of the credential type", "x509", func(s *corev1.Secret) { s.Labels[v1alpha1.LabelCredentialType] = "X509" }, true},
+		{"default of a parameter", "defined", set("exec", `{"plugin":"aws","parameters":{"cluster":"prod","region":"eu"}}`), true},
 		{"white space in the plugin's JSON", "exec", set("exec", strings.Replace(exec, ",", ", ", 1)), true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -102,6 +108,19 @@ func TestFingerprintChangesWithWhatATransportDependsOn(t *testing.T) {
 				t.Errorf("parsed twice: %v and %v", a.Fingerprint(), again)
 			}
 		})
+	}
+}
+
+// Another definition of the plugin makes another transport, though the Secret is the same.
+func TestFingerprintChangesWithTheDefinitionOfThePlugin(t *testing.T) {
+	plugin := filepath.Join(t.TempDir(), "plugin")
+	if err := os.WriteFile(plugin, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	secret := secretOf(dynamicType, "", data{"endpoint": "https://h", "exec": `{"plugin":"aws","parameters":{"cluster":"prod"}}`})
+	a, b := Parse(secret, ParseOptions{ExecPlugins: pluginsOf(t, plugin, "--cluster")}), Parse(secret, ParseOptions{ExecPlugins: pluginsOf(t, plugin, "--id")})
+	if a.Err() != nil || b.Err() != nil || a.Fingerprint() == b.Fingerprint() {
+		t.Errorf("%v, %v; %v, %v", a.Fingerprint(), b.Fingerprint(), a.Err(), b.Err())
 	}
 }
 

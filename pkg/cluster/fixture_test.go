@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/execplugin"
 )
 
 // authority issues certificates.
@@ -136,4 +137,21 @@ func tokenSecret(d data) *corev1.Secret {
 func jwt(claims string) string {
 	enc := base64.RawURLEncoding.EncodeToString
 	return fmt.Sprintf("%s.%s.%s", enc([]byte(`{"alg":"none"}`)), enc([]byte(claims)), enc([]byte("signature")))
+}
+
+// pluginsOf returns the definition of one plugin, aws, with the parameters cluster and region.
+func pluginsOf(t testing.TB, program, option string) *execplugin.Plugins {
+	t.Helper()
+	plugins, err := execplugin.Parse([]byte(`
+plugins:
+- name: aws
+  command: ` + program + `
+  args: [token, ` + option + `=$(cluster)]
+  env: [{name: REGION, value: $(region)}]
+  parameters: [{name: cluster}, {name: region, default: eu}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plugins
 }

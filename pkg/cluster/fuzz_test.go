@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -28,6 +29,11 @@ func FuzzParse(f *testing.F) {
 	client := ca.issue(f, newKey(f), "admin")
 	dir := f.TempDir()
 	exec := []byte(`{"apiVersion":"client.authentication.k8s.io/v1","command":"` + filepath.Join(dir, "absent") + `","args":["secret-argument"]}`)
+	program := filepath.Join(dir, "program")
+	if err := os.WriteFile(program, nil, 0o755); err != nil {
+		f.Fatal(err)
+	}
+	plugins := pluginsOf(f, program, "--cluster")
 	type seed struct {
 		credential, endpointType, endpoint, serverName, proxy string
 		ca, cert, key, token, exec                            []byte
@@ -39,6 +45,7 @@ func FuzzParse(f *testing.F) {
 		{credential: "X509", endpointType: "ClusterProxy", ca: ca.pem, cert: join(client.cert, ca.pem), key: client.key, mode: 1},
 		{credential: "ServiceAccountToken", endpointType: "Const", endpoint: "https://[::1]/a%2Fb/", token: []byte(jwt(`{"exp":1893456000}`)), proxy: "http://user:pass@proxy:3128"},
 		{credential: "Dynamic", endpoint: "https://h", exec: exec},
+		{credential: "Dynamic", endpoint: "https://h", exec: []byte(`{"plugin":"aws","parameters":{"cluster":"secret-cluster"}}`)},
 		{credential: "ServiceAccountToken", endpointType: "ClusterProxy", token: []byte("secret token"), mode: 2},
 		{credential: "", endpointType: "?", endpoint: "http://user:pass@h?q#f", serverName: "-", proxy: "socks5://[", ca: ca.pem[:40], cert: client.key, key: client.cert},
 		{credential: "ServiceAccountToken", endpoint: "https://h", token: []byte("secret-secret-secret"), annotation: v1alpha1.AnnotationInsecureSkipTLSVerify, value: "true"},
@@ -66,6 +73,7 @@ func FuzzParse(f *testing.F) {
 		opts := ParseOptions{
 			TunnelMode:        []TunnelMode{TunnelEmbedded, TunnelExternal, TunnelOff, ""}[mode%4],
 			ExecCredentialDir: dir,
+			ExecPlugins:       plugins,
 		}
 		before := secret.DeepCopy()
 		c := Parse(secret, opts)
@@ -121,7 +129,7 @@ func checkUsable(t *testing.T, c *Cluster) {
 			t.Fatal("no token")
 		}
 	case dynamicType:
-		if c.Credential.Exec() == nil {
+		if c.Credential.Plugin() == nil {
 			t.Fatal("no plugin")
 		}
 	default:

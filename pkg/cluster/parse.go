@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/execplugin"
 )
 
 // DataKeys returns all keys that the data of a Secret can have.
@@ -40,9 +41,14 @@ const (
 type ParseOptions struct {
 	// TunnelMode is the mode in which the gateway serves tunnels.
 	TunnelMode TunnelMode
-	// ExecCredentialDir is the directory that contains the credential plugins. If it is empty,
-	// there are none.
+	// ExecPlugins are the credential plugins that Secrets can select by name. If it is nil, there are
+	// none.
+	ExecPlugins *execplugin.Plugins
+	// ExecCredentialDir is the directory of the programs that Secrets can select by path. If it is
+	// empty, there are none. ExecCredentialEnv are the names of the environment variables of the
+	// gateway that these programs get.
 	ExecCredentialDir string
+	ExecCredentialEnv []string
 }
 
 // IsCluster reports whether the Secret is that of a cluster: whether it has the label with the

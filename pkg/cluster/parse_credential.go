@@ -10,15 +10,13 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
-	"io/fs"
-	"path/filepath"
 	"strings"
 	"time"
 
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/execplugin"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/cabundle"
 )
 
@@ -213,67 +211,108 @@ func numericDate(claim any) time.Time {
 	return time.Unix(int64(seconds), 0).UTC()
 }
 
+// execConfig is the value of the key exec. It is a client-go ExecConfig with two more fields: plugin
+// and parameters, which stand for command, args and env.
+type execConfig struct {
+	Plugin     *string           `json:"plugin"`
+	Parameters map[string]string `json:"parameters"`
+	APIVersion string            `json:"apiVersion"`
+
+	Command            string            `json:"command"`
+	Args               []string          `json:"args"`
+	Env                []json.RawMessage `json:"env"`
+	InteractiveMode    string            `json:"interactiveMode"`
+	ProvideClusterInfo bool              `json:"provideClusterInfo"`
+}
+
 // exec parses the configuration of a credential plugin. The plugin runs in the gateway with the
-// gateway's rights. So that a user who may write a Secret cannot run any program, only programs in
-// the administrator's directory are allowed.
+// gateway's rights. So that a user who may write a Secret cannot run any program, the Secret selects
+// a plugin that the operator has defined, or a program in the operator's directory.
 func (p *parser) exec() {
 	data := p.secret.Data[v1alpha1.SecretKeyExec]
 	switch {
 	case !p.given(v1alpha1.SecretKeyExec):
-		p.fault(v1alpha1.SecretKeyExec, "is missing; it must be the exec configuration of a client-go credential plugin, in JSON")
+		p.fault(v1alpha1.SecretKeyExec, "is missing; it must select a credential plugin, in JSON")
 		return
 	case len(data) > maxExec:
 		p.fault(v1alpha1.SecretKeyExec, "is %d bytes long; at most %d are allowed", len(data), maxExec)
 		return
-	case p.opts.ExecCredentialDir == "":
-		p.fault(v1alpha1.SecretKeyExec, "is not allowed: credential plugins are disabled in this gateway (--exec-credential-dir is not set)")
+	case p.opts.ExecPlugins == nil && p.opts.ExecCredentialDir == "":
+		p.fault(v1alpha1.SecretKeyExec, "is not allowed: credential plugins are disabled in this gateway (neither --exec-credential-plugins nor --exec-credential-dir is set)")
 		return
 	}
-	config := &clientcmdapi.ExecConfig{}
-	if err := json.Unmarshal(data, config); err != nil {
+	var config execConfig
+	if err := json.Unmarshal(data, &config); err != nil {
 		p.fault(v1alpha1.SecretKeyExec, "is not the exec configuration of a client-go credential plugin, in JSON")
 		return
 	}
-	switch config.APIVersion {
-	case "client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1":
-	default:
-		p.fault(v1alpha1.SecretKeyExec, "apiVersion must be client.authentication.k8s.io/v1 or client.authentication.k8s.io/v1beta1")
-		return
+	var command *execplugin.Command
+	var problems []string
+	if config.Plugin != nil {
+		command, problems = p.definedPlugin(data)
+	} else {
+		command, problems = p.directoryPlugin(&config)
 	}
-	if config.InteractiveMode == clientcmdapi.AlwaysExecInteractiveMode {
-		p.fault(v1alpha1.SecretKeyExec, "interactiveMode must not be Always, because the plugin has no terminal")
-		return
-	}
-	if problem := admitCommand(config.Command, p.opts.ExecCredentialDir); problem != "" {
+	for _, problem := range problems {
 		p.fault(v1alpha1.SecretKeyExec, "%s", problem)
-		return
 	}
-	config.InteractiveMode = clientcmdapi.NeverExecInteractiveMode
-	config.StdinUnavailable = true
-	config.StdinUnavailableMessage = "the gateway has no terminal"
-	p.cluster.Credential.setSecrets(&secrets{exec: config})
+	if len(problems) == 0 {
+		p.cluster.Credential.setSecrets(&secrets{plugin: command})
+	}
 }
 
-// admitCommand returns why a command is not allowed. It resolves links in both paths: only the
-// location of the program counts.
-func admitCommand(command, dir string) (problem string) {
-	if !filepath.IsAbs(command) {
-		return "the command must be an absolute path inside --exec-credential-dir"
+// definedPlugin returns the command for a configuration that selects a plugin by its name. Other
+// fields than those of the form are faults: nobody may believe that the gateway follows them.
+func (p *parser) definedPlugin(data []byte) (*execplugin.Command, []string) {
+	var config struct {
+		Plugin     string            `json:"plugin"`
+		Parameters map[string]string `json:"parameters"`
+		APIVersion string            `json:"apiVersion"`
 	}
-	root, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return "--exec-credential-dir cannot be read"
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&config); err != nil {
+		return nil, []string{"with plugin, only parameters and apiVersion can be set; command, args and env are part of the plugin's definition"}
 	}
-	program, err := filepath.EvalSymlinks(command)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "the command does not exist; put the program in --exec-credential-dir"
+	if p.opts.ExecPlugins == nil {
+		return nil, []string{"plugin cannot be set, because the operator of the gateway has defined no plugins (--exec-credential-plugins is not set)"}
 	}
-	if err != nil {
-		return "the command cannot be read"
+	command, problems := p.opts.ExecPlugins.Resolve(config.Plugin, config.Parameters)
+	if command != nil && config.APIVersion != "" && config.APIVersion != command.APIVersion {
+		problems = append(problems, "apiVersion must be "+command.APIVersion+", as in the definition of the plugin, or absent")
 	}
-	rel, err := filepath.Rel(root, program)
-	if err != nil || rel == "." || !filepath.IsLocal(rel) {
-		return "the command is not allowed: the program is not in --exec-credential-dir"
+	return command, problems
+}
+
+// directoryPlugin returns the command for a configuration that names a program in the operator's
+// directory. The Secret can choose its arguments. It cannot choose its environment, because
+// variables such as LD_PRELOAD or BASH_ENV make any program run something else.
+func (p *parser) directoryPlugin(config *execConfig) (*execplugin.Command, []string) {
+	var problems []string
+	problem := func(text string) { problems = append(problems, text) }
+	if p.opts.ExecCredentialDir == "" {
+		return nil, []string{"must select one of the operator's plugins with plugin, because --exec-credential-dir is not set"}
 	}
-	return ""
+	if config.Parameters != nil {
+		problem("parameters can be set only with plugin")
+	}
+	if config.APIVersion != execplugin.APIVersionV1 && config.APIVersion != execplugin.APIVersionV1beta1 {
+		problem("apiVersion must be " + execplugin.APIVersionV1 + " or " + execplugin.APIVersionV1beta1)
+	}
+	if config.InteractiveMode == string(clientcmdapi.AlwaysExecInteractiveMode) {
+		problem("interactiveMode must not be Always, because the plugin has no terminal")
+	}
+	if len(config.Env) > 0 {
+		problem("env is not allowed, because it could make the program run anything; remove it, or ask the operator of the gateway to " +
+			"define a plugin with these variables in --exec-credential-plugins and select it with plugin")
+	}
+	command := &execplugin.Command{
+		Name: config.Command, Path: config.Command, Dir: p.opts.ExecCredentialDir,
+		Args: config.Args, InheritEnv: p.opts.ExecCredentialEnv,
+		APIVersion: config.APIVersion, ProvideClusterInfo: config.ProvideClusterInfo,
+	}
+	if _, err := command.Locate(); err != nil {
+		problem(err.Error())
+	}
+	return command, problems
 }

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
@@ -394,6 +393,10 @@ func TestParseExec(t *testing.T) {
 	inside := touch(filepath.Join(dir, "plugin"))
 	nested := touch(filepath.Join(dir, "deeper", "plugin"))
 	foreign := touch(filepath.Join(outside, "plugin"))
+	plain := filepath.Join(dir, "data")
+	if err := os.WriteFile(plain, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	dirLink := link(dir, filepath.Join(outside, "link-to-dir"))
 	linkOut := link(foreign, filepath.Join(dir, "link-out"))
 	linkIn := link(inside, filepath.Join(dir, "link-in"))
@@ -402,7 +405,7 @@ func TestParseExec(t *testing.T) {
 	touch(filepath.Join(sibling, "plugin"))
 
 	config := func(command string) string {
-		return `{"apiVersion":"client.authentication.k8s.io/v1","command":"` + command + `","args":["--password=hunter22"],"env":[{"name":"A","value":"hunter22"}]}`
+		return `{"apiVersion":"client.authentication.k8s.io/v1","command":"` + command + `","args":["--password=hunter22"],"env":null}`
 	}
 	for _, test := range []struct {
 		name, exec, dir, problem string
@@ -412,7 +415,7 @@ func TestParseExec(t *testing.T) {
 		{name: "a link inside", exec: config(linkIn), dir: dir},
 		{name: "the directory is a link", exec: config(inside), dir: dirLink},
 		{name: "v1beta1", exec: strings.Replace(config(inside), "io/v1", "io/v1beta1", 1), dir: dir},
-		{name: "no directory", exec: config(inside), problem: "--exec-credential-dir is not set"},
+		{name: "no directory", exec: config(inside), problem: "neither --exec-credential-plugins nor --exec-credential-dir is set"},
 		{name: "the directory is not there", exec: config(inside), dir: filepath.Join(dir, "absent"), problem: "--exec-credential-dir cannot be read"},
 		{name: "outside", exec: config(foreign), dir: dir, problem: "is not in --exec"},
 		{name: "a link to outside", exec: config(linkOut), dir: dir, problem: "is not in --exec"},
@@ -426,28 +429,79 @@ func TestParseExec(t *testing.T) {
 		{name: "not JSON", exec: "hunter22", dir: dir, problem: "is not the exec configuration"},
 		{name: "no version", exec: `{"command":"` + inside + `"}`, dir: dir, problem: "apiVersion must be"},
 		{name: "interactive", exec: strings.Replace(config(inside), `"command"`, `"interactiveMode":"Always","command"`, 1), dir: dir, problem: "must not be Always"},
+		{name: "not a program", exec: config(plain), dir: dir, problem: "is not an executable file"},
+		{name: "a folder", exec: config(filepath.Dir(nested)), dir: dir, problem: "is not an executable file"},
+		{name: "variables", exec: strings.Replace(config(inside), "null", `[{"name":"BASH_ENV","value":"$(hunter22)"}]`, 1), dir: dir,
+			problem: "env is not allowed, because it could make the program run anything; remove it, or ask the operator of the gateway to define a plugin"},
+		{name: "parameters", exec: strings.Replace(config(inside), `"args"`, `"parameters":{"a":"hunter22"},"args"`, 1), dir: dir, problem: "parameters can be set only with plugin"},
 		{name: "empty", exec: " ", dir: dir, problem: "is missing"},
 		{name: "oversize", exec: strings.Repeat(" ", maxExec) + config(inside), dir: dir, problem: "bytes long"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			secret := secretOf(dynamicType, "", data{"endpoint": "https://h", "exec": test.exec})
-			c := Parse(secret, ParseOptions{ExecCredentialDir: test.dir})
+			c := Parse(secret, ParseOptions{ExecCredentialDir: test.dir, ExecCredentialEnv: []string{"HOME"}})
 			if test.problem != "" {
 				if len(c.Faults()) != 1 || c.Faults()[0].Key != "exec" || !strings.Contains(c.Message(), test.problem) || strings.Contains(c.Message(), "hunter22") {
 					t.Errorf("message %q", c.Message())
 				}
-				if c.Credential.Exec() != nil {
+				if c.Credential.Plugin() != nil {
 					t.Error("the refused plugin is there")
 				}
 				return
 			}
-			got := c.Credential.Exec()
-			if c.Err() != nil || got == nil || got.InteractiveMode != clientcmdapi.NeverExecInteractiveMode || !got.StdinUnavailable || got.Args[0] != "--password=hunter22" {
+			got := c.Credential.Plugin()
+			if c.Err() != nil || got == nil || got.Dir != test.dir || got.Args[0] != "--password=hunter22" || len(got.Env) != 0 || !slices.Equal(got.InheritEnv, []string{"HOME"}) {
 				t.Errorf("%v, %v", got, c.Err())
 			}
-			got.Args[0] = "changed"
-			if c.Credential.Exec().Args[0] == "changed" {
-				t.Error("Exec gives out what it holds")
+		})
+	}
+}
+
+// A Secret selects a plugin by its name, and can set its parameters and nothing else.
+func TestParsePluginByName(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "aws-iam-authenticator")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	plugins := pluginsOf(t, program, "--cluster")
+	both := ParseOptions{ExecPlugins: plugins, ExecCredentialDir: dir, ExecCredentialEnv: []string{"HOME"}}
+	const other = "with plugin, only parameters and apiVersion can be set"
+	for _, test := range []struct {
+		name, exec string
+		opts       ParseOptions
+		problem    string
+	}{
+		{name: "parameters", exec: `{"plugin":"aws","parameters":{"cluster":"prod"}}`, opts: ParseOptions{ExecPlugins: plugins}},
+		{name: "with a directory too", exec: `{"plugin":"aws","parameters":{"cluster":"prod"}}`, opts: both},
+		{name: "the version of the definition", exec: `{"plugin":"aws","apiVersion":"client.authentication.k8s.io/v1","parameters":{"cluster":"prod"}}`, opts: both},
+		{name: "another version", exec: `{"plugin":"aws","apiVersion":"client.authentication.k8s.io/v1beta1","parameters":{"cluster":"prod"}}`, opts: both, problem: "apiVersion must be client.authentication.k8s.io/v1,"},
+		{name: "no parameters", exec: `{"plugin":"aws"}`, opts: both, problem: "parameters[cluster] is missing; the plugin aws requires it"},
+		{name: "a wrong parameter", exec: `{"plugin":"aws","parameters":{"cluster":"--hunter22"}}`, opts: both, problem: "parameters[cluster] must not begin with"},
+		{name: "an unknown plugin", exec: `{"plugin":"hunter22"}`, opts: both, problem: "plugin must be one of those that the operator of the gateway has defined: aws"},
+		{name: "an empty name", exec: `{"plugin":"","command":"` + program + `"}`, opts: both, problem: other},
+		{name: "arguments", exec: `{"plugin":"aws","parameters":{"cluster":"prod"},"args":["hunter22"]}`, opts: both, problem: other},
+		{name: "variables", exec: `{"plugin":"aws","parameters":{"cluster":"prod"},"env":[{"name":"BASH_ENV","value":"hunter22"}]}`, opts: both, problem: other},
+		{name: "a command", exec: `{"plugin":"aws","parameters":{"cluster":"prod"},"command":"` + program + `"}`, opts: both, problem: other},
+		{name: "a typing error", exec: `{"plugin":"aws","parameters":{"cluster":"prod"},"parameter":{"region":"hunter22"}}`, opts: both, problem: other},
+		{name: "a path as the name", exec: `{"plugin":"` + program + `"}`, opts: both, problem: "plugin must be one of"},
+		{name: "a number", exec: `{"plugin":"aws","parameters":{"cluster":1}}`, opts: both, problem: "is not the exec configuration"},
+		{name: "no plugins", exec: `{"plugin":"aws"}`, opts: ParseOptions{ExecCredentialDir: dir}, problem: "the operator of the gateway has defined no plugins (--exec-credential-plugins is not set)"},
+		{name: "a path without a directory", exec: `{"apiVersion":"client.authentication.k8s.io/v1","command":"` + program + `"}`, opts: ParseOptions{ExecPlugins: plugins},
+			problem: "must select one of the operator's plugins with plugin, because --exec-credential-dir is not set"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := Parse(secretOf(dynamicType, "", data{"endpoint": "https://h", "exec": test.exec}), test.opts)
+			got := c.Credential.Plugin()
+			if test.problem != "" {
+				if len(c.Faults()) != 1 || c.Faults()[0].Key != "exec" || !strings.Contains(c.Message(), test.problem) || strings.Contains(c.Message(), "hunter22") || got != nil {
+					t.Errorf("message %q, %v", c.Message(), got)
+				}
+				return
+			}
+			if c.Err() != nil || got == nil || got.Path != program || got.Dir != "" || !slices.Equal(got.Args, []string{"token", "--cluster=prod"}) ||
+				!slices.Equal(got.Env, []string{"REGION=eu"}) || len(got.InheritEnv) != 0 {
+				t.Errorf("%v, %v", got, c.Err())
 			}
 		})
 	}

@@ -31,14 +31,16 @@ func TestClusterNeverPrintsSecrets(t *testing.T) {
 	proxied := data{"proxy-url": "http://proxyuser:proxypassword@proxy:3128"}
 	token := tokenSecret(proxied)
 	x509Secret := secretOf(x509Type, "", data{"endpoint": "https://h", "tls.crt": string(client.cert), "tls.key": string(client.key), "proxy-url": string(token.Data["proxy-url"])})
-	exec := secretOf(dynamicType, "", data{"endpoint": "https://h", "exec": `{"apiVersion":"client.authentication.k8s.io/v1","command":"` + plugin + `","args":["argument-secret"],"env":[{"name":"A","value":"env-secret"}]}`})
+	exec := secretOf(dynamicType, "", data{"endpoint": "https://h", "exec": `{"apiVersion":"client.authentication.k8s.io/v1","command":"` + plugin + `","args":["argument-secret"]}`})
+	defined := secretOf(dynamicType, "", data{"endpoint": "https://h", "exec": `{"plugin":"aws","parameters":{"cluster":"parameter-secret"}}`})
 	keyLine := strings.Split(string(client.key), "\n")[1]
-	forbidden := []string{"sekret-token", "proxyuser", "proxypassword", keyLine, "argument-secret", "env-secret"}
+	forbidden := []string{"sekret-token", "proxyuser", "proxypassword", keyLine, "argument-secret", "parameter-secret"}
 
 	for name, c := range map[string]*Cluster{
-		"token": Parse(token, ParseOptions{}),
-		"x509":  Parse(x509Secret, ParseOptions{}),
-		"exec":  Parse(exec, ParseOptions{ExecCredentialDir: dir}),
+		"token":  Parse(token, ParseOptions{}),
+		"x509":   Parse(x509Secret, ParseOptions{}),
+		"exec":   Parse(exec, ParseOptions{ExecCredentialDir: dir}),
+		"plugin": Parse(defined, ParseOptions{ExecPlugins: pluginsOf(t, plugin, "--cluster")}),
 	} {
 		if c.Err() != nil {
 			t.Fatal(c.Err())
@@ -49,6 +51,9 @@ func TestClusterNeverPrintsSecrets(t *testing.T) {
 			"unexported field":      struct{ c *Cluster }{c},
 			"unexported credential": struct{ credential Credential }{c.Credential}, "unexported cluster": struct{ c Cluster }{*c},
 			"credential": c.Credential, "pointer to credential": &c.Credential,
+		}
+		if command := c.Credential.Plugin(); command != nil {
+			holders["command"], holders["pointer to command"] = *command, command
 		}
 		var text bytes.Buffer
 		for holder, v := range holders {
@@ -92,7 +97,7 @@ func TestNilClusterPrints(t *testing.T) {
 	}
 	klog.Background().V(10).Info("nil", "cluster", c)
 	var zero Credential
-	if zero.BearerToken() != "" || zero.CertificatePEM() != nil || zero.Exec() != nil {
+	if zero.BearerToken() != "" || zero.CertificatePEM() != nil || zero.Plugin() != nil {
 		t.Error("the zero credential holds something")
 	}
 	if _, ok := zero.Expiry(); ok {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
+	"github.com/oam-dev/cluster-gateway/pkg/execplugin"
 )
 
 // whoami answers with the credentials of the request.
@@ -187,6 +188,56 @@ func TestPluginCertificate(t *testing.T) {
 	})
 }
 
+// A Secret that selects a plugin by its name gets the credential of the plugin. A Secret that sets
+// the environment of a program gets nothing, and the program does not run.
+func TestPluginByName(t *testing.T) {
+	s := newAPIServer(t, whoami)
+	g := newGateway(t, nil)
+	dir, config := plugin(t)
+	answer(t, dir, map[string]any{"token": "of-the-plugin"})
+	plugins, err := execplugin.Parse([]byte("plugins: [{name: test, command: " + dir + "/plugin}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.parse.ExecPlugins = plugins
+	g.setPlugin(s, "a", dir, `{"plugin":"test"}`)
+	_, body := g.get("a", "/")
+	diff(t, "by name", "nobody|Bearer of-the-plugin", body)
+
+	loot := filepath.Join(t.TempDir(), "loot")
+	env := fmt.Sprintf(`{"env":[{"name":"BASH_ENV","value":"$(id > %s)"}],`, loot)
+	g.set(ofType(s.secret("b", "exec", env+config[1:], "token", ""), v1alpha1.CredentialTypeDynamic))
+	if resp, body := g.get("b", "/"); resp.StatusCode != 503 || !strings.Contains(body, "env is not allowed") {
+		t.Errorf("%s: %s", resp.Status, body)
+	}
+	if n := runs(t, dir); n != 1 {
+		t.Errorf("%d runs", n)
+	}
+	if _, err := os.Stat(loot); !os.IsNotExist(err) {
+		t.Error("the environment of a Secret ran a program")
+	}
+}
+
+// A plugin that runs when its cluster is deleted is ended.
+func TestPluginEndsWithItsCluster(t *testing.T) {
+	s := newAPIServer(t, whoami)
+	g := newGateway(t, nil)
+	dir, config := plugin(t)
+	if err := mkfifo(filepath.Join(dir, "hang")); err != nil {
+		t.Skip(err)
+	}
+	g.setPlugin(s, "a", dir, config)
+	ended := make(chan int)
+	go func() { resp, _ := g.get("a", "/"); ended <- resp.StatusCode }()
+	eventually(t, "the plugin runs", func() bool { return runs(t, dir) == 1 })
+	g.delete("a")
+	within(t, maxWait, "the end of the request", func() {
+		if code := <-ended; code != 404 {
+			t.Errorf("%d", code)
+		}
+	})
+}
+
 func TestPluginFails(t *testing.T) {
 	s := newAPIServer(t, whoami)
 	g := newGateway(t, nil)
@@ -197,7 +248,7 @@ func TestPluginFails(t *testing.T) {
 	}
 	_, got := g.status("a", "/")
 	diff(t, "Status", failure(502, StatusReasonBadGateway, "a", CauseCredential, 0,
-		`cannot get a credential for cluster "a": the credential plugin failed: exec: executable `+dir+`/plugin failed with exit code 3`), got)
+		`cannot get a credential for cluster "a": the credential plugin failed: `+dir+`/plugin failed with exit code 3`), got)
 	if err := os.Remove(filepath.Join(dir, "fail")); err != nil {
 		t.Fatal(err)
 	}

@@ -65,7 +65,7 @@ func NewHandler(cfg Config) *Handler {
 		clusters: cfg.Clusters, metrics: cfg.Metrics, logger: cfg.Logger, slots: map[string]*slot{},
 		limits: limits{requests: cfg.MaxInFlight, streams: cfg.MaxStreams},
 		build: func(c *cluster.Cluster, m *clusterMetrics, gate dialGate) (*transports, error) {
-			return newTransports(c, cfg.Dialers, cfg.DialTimeout, m, gate)
+			return newTransports(c, cfg.Dialers, cfg.DialTimeout, m, gate, cfg.Logger)
 		},
 	}
 	return h

@@ -5,17 +5,17 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 
-	"golang.org/x/sync/singleflight"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
-	clientauthentication "k8s.io/client-go/pkg/apis/clientauthentication"
-	"k8s.io/client-go/plugin/pkg/client/auth/exec"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-	"k8s.io/client-go/transport"
+	clientauthenticationv1 "k8s.io/client-go/pkg/apis/clientauthentication/v1"
+	"k8s.io/client-go/util/connrotation"
+	"k8s.io/klog/v2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/execplugin"
 )
 
 // pluginError reports that a credential plugin provided no credential.
@@ -24,65 +24,75 @@ type pluginError struct{ err error }
 func (e *pluginError) Error() string { return "the credential plugin failed: " + e.err.Error() }
 func (e *pluginError) Unwrap() error { return e.err }
 
-func newPluginAuthenticator(c *cluster.Cluster, plugin *clientcmdapi.ExecConfig) (authenticator, error) {
-	e, err := exec.GetAuthenticator(plugin, &clientauthentication.Cluster{
-		Server: c.Endpoint.String(), TLSServerName: c.ServerName, InsecureSkipTLSVerify: c.Insecure, CertificateAuthorityData: c.CAData,
-	})
-	if err != nil {
-		return authenticator{}, &pluginError{err}
-	}
-	var config transport.Config
-	if err := e.UpdateTransportConfig(&config); err != nil {
-		return authenticator{}, &pluginError{err}
-	}
-	certificate := config.TLS.GetCertHolder.GetCert
-	flight := &singleflight.Group{}
+func newPluginAuthenticator(c *cluster.Cluster, command *execplugin.Command, logger klog.Logger) authenticator {
+	connections := connrotation.NewConnectionTracker()
+	source := pluginCredentials{execplugin.NewRunner(execplugin.Config{
+		Command: command,
+		Cluster: clientauthenticationv1.Cluster{
+			Server: c.Endpoint.String(), TLSServerName: c.ServerName, InsecureSkipTLSVerify: c.Insecure, CertificateAuthorityData: c.CAData,
+		},
+		OnCertificateChange: connections.CloseAll,
+		Logger:              logger.WithValues("cluster", c.Name),
+	})}
 	return authenticator{
-		clientCertificate: certificate,
-		wrap: func(rt http.RoundTripper) http.RoundTripper {
-			ready := func() error { _, err := certificate(); return err }
-			return &pluginGate{ready: ready, flight: flight, next: config.WrapTransport(rt)}
-		},
-		track: func(dial dialer.DialFunc) (dialer.DialFunc, error) {
-			config := transport.Config{DialHolder: &transport.DialHolder{Dial: dial}}
-			if err := e.UpdateTransportConfig(&config); err != nil {
-				return nil, &pluginError{err}
+		clientCertificate: func(ctx context.Context) (*tls.Certificate, error) {
+			credential, err := source.get(ctx)
+			if err != nil {
+				return nil, err
 			}
-			return config.DialHolder.Dial, nil
+			return credential.Certificate, nil
 		},
-	}, nil
+		wrap: func(rt http.RoundTripper) http.RoundTripper { return &pluginTransport{source: source, next: rt} },
+		track: func(dial dialer.DialFunc) dialer.DialFunc {
+			return connrotation.NewDialerWithTracker(connrotation.DialFunc(dial), connections).DialContext
+		},
+		close: source.runner.Close,
+	}
 }
 
-// pluginGate runs the plugin before a request needs its credential, so that a request which waits
-// for the plugin still ends in time. The plugin does not know the request's context, and
-// client-go's RoundTripper waits for it under a lock. Only one goroutine waits for the plugin,
-// however many requests there are.
-type pluginGate struct {
-	ready  func() error
-	flight *singleflight.Group
+// pluginCredentials are the credentials of a plugin, for as long as a request waits.
+type pluginCredentials struct{ runner *execplugin.Runner }
+
+func (s pluginCredentials) get(ctx context.Context) (*execplugin.Credential, error) {
+	credential, err := s.runner.Credential(ctx)
+	switch {
+	case err == nil:
+		return credential, nil
+	case ctx.Err() != nil: // the request ended first
+		return nil, context.Cause(ctx)
+	default:
+		return nil, &pluginError{err}
+	}
+}
+
+// pluginTransport sends each request with the current credential of a plugin. It waits for the
+// plugin, but not longer than the request may take.
+type pluginTransport struct {
+	source pluginCredentials
 	next   http.RoundTripper
 }
 
-var _ utilnet.RoundTripperWrapper = (*pluginGate)(nil)
+var _ utilnet.RoundTripperWrapper = (*pluginTransport)(nil)
 
-func (g *pluginGate) RoundTrip(req *http.Request) (*http.Response, error) {
-	done := g.flight.DoChan("", func() (any, error) { return nil, g.ready() })
-	select {
-	case r := <-done:
-		if r.Err != nil {
-			closeBody(req)
-			return nil, &pluginError{r.Err}
-		}
-	case <-req.Context().Done():
+func (t *pluginTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	credential, err := t.source.get(req.Context())
+	if err != nil {
 		closeBody(req)
-		return nil, context.Cause(req.Context())
+		return nil, err
 	}
-	// client-go's RoundTripper changes the request that it gets.
-	return g.next.RoundTrip(req.Clone(req.Context()))
+	var authorization []string
+	if credential.Token != "" {
+		authorization = []string{"Bearer " + credential.Token}
+	}
+	resp, err := t.next.RoundTrip(withAuthorization(req, authorization))
+	if err == nil && resp.StatusCode == http.StatusUnauthorized {
+		t.source.runner.Reject(credential)
+	}
+	return resp, err
 }
 
 // WrappedRoundTripper implements utilnet.RoundTripperWrapper.
-func (g *pluginGate) WrappedRoundTripper() http.RoundTripper { return g.next }
+func (t *pluginTransport) WrappedRoundTripper() http.RoundTripper { return t.next }
 
 // closeBody closes the body of a request, which a RoundTripper must do even if it does not send the
 // request.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
+	"k8s.io/klog/v2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
@@ -41,9 +42,11 @@ type transports struct {
 	requests, upgrades http.RoundTripper
 	dialers            []dialer.Dialer
 	http               []*http.Transport
+	// closeCredential, if set, ends the plugin that provides the credential.
+	closeCredential func()
 }
 
-func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.Duration, m *clusterMetrics, gate dialGate) (t *transports, err error) {
+func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.Duration, m *clusterMetrics, gate dialGate, logger klog.Logger) (t *transports, err error) {
 	t = &transports{}
 	defer func() {
 		if err != nil {
@@ -51,10 +54,8 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 			t = nil
 		}
 	}()
-	auth, err := newAuthenticator(c)
-	if err != nil {
-		return t, err
-	}
+	auth := newAuthenticator(c, logger)
+	t.closeCredential = auth.close
 	for _, purpose := range []dialer.Purpose{dialer.ForRequests, dialer.ForUpgrades} {
 		d, err := factory(c, purpose)
 		if err != nil {
@@ -66,8 +67,8 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 			return t, err
 		}
 		if auth.clientCertificate != nil {
-			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-				cert, err := auth.clientCertificate()
+			config.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				cert, err := auth.clientCertificate(info.Context())
 				if err == nil && cert == nil {
 					cert = &tls.Certificate{} // crypto/tls then sends no certificate
 				}
@@ -79,9 +80,7 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 			gate: gate, perRequest: purpose == dialer.ForUpgrades,
 		}
 		if auth.track != nil {
-			if conn.dial, err = auth.track(d.DialContext); err != nil {
-				return t, err
-			}
+			conn.dial = auth.track(d.DialContext)
 		}
 		plain, err := newHTTPTransport(conn, purpose)
 		if err != nil {
@@ -136,6 +135,9 @@ func newHTTPTransport(conn *connector, purpose dialer.Purpose) (*http.Transport,
 
 // close closes all connections at once, including those in use.
 func (t *transports) close() error {
+	if t.closeCredential != nil {
+		t.closeCredential()
+	}
 	var errs []error
 	for _, d := range t.dialers {
 		errs = append(errs, d.Close())

@@ -45,12 +45,15 @@ func (o *Options) Config() (*Config, error) {
 		return nil, utilerrors.NewAggregate(errs)
 	}
 	c := &Config{
-		Parse: cluster.ParseOptions{TunnelMode: cluster.TunnelMode(o.Tunnel.Mode), ExecCredentialDir: o.Hub.ExecCredentialDir},
 		Proxy: o.Proxy.config(), ShutdownGrace: o.Proxy.ShutdownGrace,
 		Health: o.Health.config(), LeaderElect: o.Health.LeaderElect,
 		Generic: o.Generic.clone(),
 	}
 	var err error
+	if c.Parse, err = o.Hub.parseOptions(); err != nil {
+		return nil, err
+	}
+	c.Parse.TunnelMode = cluster.TunnelMode(o.Tunnel.Mode)
 	if c.Hub, err = o.Hub.config(); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -19,6 +20,8 @@ import (
 	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/execplugin"
 )
 
 // HubOptions say how to reach the hub, and where its clusters are. [HubConfig] is their config.
@@ -27,8 +30,13 @@ type HubOptions struct {
 	Kubeconfig string
 	// SecretNamespace is the namespace of the Secrets of clusters.
 	SecretNamespace string
-	// ExecCredentialDir is the directory of exec credential plugins. Empty means that none can run.
+	// ExecCredentialPlugins is the file that defines the exec credential plugins that Secrets can
+	// select by name. Empty means that there are none.
+	ExecCredentialPlugins string
+	// ExecCredentialDir is the directory of the programs that Secrets can select by path. Empty means
+	// that there are none. ExecCredentialEnv are the environment variables that they inherit.
 	ExecCredentialDir string
+	ExecCredentialEnv []string
 }
 
 // NewHubOptions returns the defaults.
@@ -40,8 +48,12 @@ func (o *HubOptions) AddFlags(fs *pflag.FlagSet) {
 		"Kubeconfig file for the hub cluster. If it is not set, the gateway uses the ServiceAccount of its Pod.")
 	fs.StringVar(&o.SecretNamespace, "secret-namespace", o.SecretNamespace,
 		"Namespace in the hub. Each Secret in it with the label cluster.core.oam.dev/cluster-credential-type is a cluster.")
+	fs.StringVar(&o.ExecCredentialPlugins, "exec-credential-plugins", o.ExecCredentialPlugins,
+		"YAML file that defines the exec credential plugins that Secrets of clusters can select by name. The gateway reads it once, when it starts.")
 	fs.StringVar(&o.ExecCredentialDir, "exec-credential-dir", o.ExecCredentialDir,
-		"Directory of the exec credential plugins that Secrets of clusters can name. If it is not set, no plugin can run.")
+		"Directory of programs that Secrets of clusters can run as exec credential plugins, with arguments of their choice. Use --exec-credential-plugins instead if not everybody who can write such a Secret may choose the arguments.")
+	fs.StringArrayVar(&o.ExecCredentialEnv, "exec-credential-env", o.ExecCredentialEnv,
+		"Name of an environment variable of the gateway that programs in --exec-credential-dir inherit. Can be repeated. They inherit no other variables, not even PATH or HOME.")
 }
 
 // Validate returns every fault.
@@ -57,7 +69,44 @@ func (o *HubOptions) Validate() []error {
 			errs = append(errs, invalid("exec-credential-dir", o.ExecCredentialDir, "must be a directory"))
 		}
 	}
-	return errs
+	for _, name := range o.ExecCredentialEnv {
+		if faults := validation.IsEnvVarName(name); len(faults) > 0 {
+			errs = append(errs, invalid("exec-credential-env", name, "must be the name of an environment variable: "+faults[0]))
+		} else if o.ExecCredentialDir == "" {
+			errs = append(errs, invalid("exec-credential-env", name, "must not be set without --exec-credential-dir"))
+		}
+	}
+	_, faults := o.plugins()
+	return append(errs, faults...)
+}
+
+// plugins reads the file that defines plugins. It returns every fault of the file. The result is nil
+// if there is no file.
+func (o *HubOptions) plugins() (*execplugin.Plugins, []error) {
+	if o.ExecCredentialPlugins == "" {
+		return nil, nil
+	}
+	plugins, err := execplugin.Load(o.ExecCredentialPlugins)
+	if err == nil {
+		return plugins, nil
+	}
+	faults := []error{err}
+	var all utilerrors.Aggregate
+	if errors.As(err, &all) {
+		faults = all.Errors()
+	}
+	for i, fault := range faults {
+		faults[i] = invalidError("exec-credential-plugins", o.ExecCredentialPlugins, fault)
+	}
+	return nil, faults
+}
+
+// parseOptions returns the part of the options of the parser that this group has.
+func (o *HubOptions) parseOptions() (cluster.ParseOptions, error) {
+	plugins, faults := o.plugins()
+	return cluster.ParseOptions{
+		ExecPlugins: plugins, ExecCredentialDir: o.ExecCredentialDir, ExecCredentialEnv: o.ExecCredentialEnv,
+	}, utilerrors.NewAggregate(faults)
 }
 
 // HubConfig is how the gateway reaches the hub.

@@ -14,6 +14,7 @@ const (
 	cluster      = "pkg/cluster"
 	dialer       = "pkg/dialer"
 	events       = "pkg/internal/events"
+	execplugin   = "pkg/execplugin"
 	pki          = "pkg/pki"
 	proxy        = "pkg/proxy"
 	registration = "pkg/registration"
@@ -34,19 +35,20 @@ func MayImport() map[string][]string {
 		"pkg/apis/openapi":        {apis},
 		client:                    {apis},
 		pki:                       {apis, cabundle},
-		cluster:                   {apis, cabundle},
+		cluster:                   {apis, cabundle, execplugin},
 		cabundle:                  {untrusted},
+		execplugin:                {untrusted},
 		dialer:                    {},
 		"pkg/dialer/dialertest":   {dialer},
 		registry:                  {apis, cluster},
-		proxy:                     {apis, cluster, dialer, untrusted},
+		proxy:                     {apis, cluster, dialer, execplugin, untrusted},
 		"pkg/health":              {apis, cluster, dialer, events, pki, proxy, untrusted},
 		tunnel:                    {apis, dialer},
 		registration:              {apis, cluster, pki, "manifests"},
 		"pkg/rotation":            {apis, cluster, pki, registration},
 		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
 		"pkg/bootstrap":           {apis, client, cluster, pki, registration, untrusted},
-		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, "pkg/health", pki, proxy, registry, "pkg/rotation", tunnel, untrusted},
+		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", pki, proxy, registry, "pkg/rotation", tunnel, untrusted},
 		"pkg/internal/boundaries": {},
 		events:                    {apis, untrusted},
 		untrusted:                 {},
