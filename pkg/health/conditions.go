@@ -31,6 +31,8 @@ type observation struct {
 	// certificate is the certificate of the API server, agent that of the cluster's agent. They are
 	// nil if not known.
 	certificate, agent *x509.Certificate
+	// refusal is why an agent was refused although others are connected.
+	refusal error
 	// renewal holds the errors of failed renewals, by the type of the condition that reports them.
 	renewal map[string]error
 }
@@ -146,6 +148,9 @@ func (o *observation) tunnel() metav1.Condition {
 		return condition(conditionType, metav1.ConditionFalse, reasonOf(o.err), message(o.err))
 	case cause == "" && o.err != nil:
 		return notReached(conditionType)
+	case o.refusal != nil:
+		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonAgentsRefused,
+			"an agent is connected, and others are refused: "+message(o.refusal)+". Run fewer agents, or raise --tunnel-max-agents of the gateway")
 	default:
 		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonConnected, "an agent is connected")
 	}

@@ -75,6 +75,9 @@ type Config struct {
 	// AgentCertificate, if set, returns the certificate of a cluster's agents. If there are
 	// several, it returns the one that expires first. It returns nil if none is known.
 	AgentCertificate func(cluster string) *x509.Certificate
+	// AgentRefusal, if set, returns why an agent of a cluster was refused recently although its
+	// certificate is accepted. It returns nil if none was.
+	AgentRefusal func(cluster string) error
 	// Secrets is the client for the clusters' Secrets. If it is nil, nothing is written.
 	Secrets corev1client.SecretInterface
 	// Events is the client for Events. If it is nil, no Events are recorded.

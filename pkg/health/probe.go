@@ -31,6 +31,9 @@ func (r *run) probe(ctx context.Context, k *tracked) time.Duration {
 	if r.cfg.AgentCertificate != nil && c.Route == cluster.RouteTunnel {
 		o.agent = r.cfg.AgentCertificate(k.name)
 	}
+	if r.cfg.AgentRefusal != nil && c.Route == cluster.RouteTunnel {
+		o.refusal = r.cfg.AgentRefusal(k.name)
+	}
 	if r.cfg.Renewal != nil {
 		o.renewal = r.cfg.Renewal(k.name)
 	}

@@ -70,4 +70,5 @@ func (c *clusterMetrics) delete() {
 	c.metrics.dials.DeletePartialMatch(match)
 	c.metrics.dialDuration.DeletePartialMatch(match)
 	c.metrics.connections.DeletePartialMatch(match)
+	c.metrics.agentsRefused.DeletePartialMatch(match)
 }

@@ -16,6 +16,7 @@ type Metrics struct {
 	dialDuration    *metrics.HistogramVec
 	connections     *metrics.GaugeVec
 	agents          *metrics.GaugeVec
+	agentsRefused   *metrics.CounterVec
 	transports      *metrics.Gauge
 }
 
@@ -63,6 +64,9 @@ func NewMetrics() *Metrics {
 		agents: gauge("tunnel_agents",
 			"Agents connected to the embedded tunnel server.",
 			"cluster"),
+		agentsRefused: counter("tunnel_agents_refused_total",
+			"Streams and connections of agents that were refused because of --tunnel-max-agents.",
+			"cluster"),
 		transports: metrics.NewGauge(&metrics.GaugeOpts{
 			Namespace: metricsNamespace, Name: "transports", StabilityLevel: metrics.ALPHA,
 			Help: "Cached transports, including those that still serve requests after their cluster has changed.",
@@ -73,9 +77,12 @@ func NewMetrics() *Metrics {
 // All returns the metrics, to register them.
 func (m *Metrics) All() []metrics.Registerable {
 	return []metrics.Registerable{
-		m.requests, m.requestDuration, m.inFlight, m.dials, m.dialDuration, m.connections, m.agents, m.transports,
+		m.requests, m.requestDuration, m.inFlight, m.dials, m.dialDuration, m.connections, m.agents, m.agentsRefused, m.transports,
 	}
 }
+
+// AgentRefused records that an agent of a cluster was refused because of the limit of agents.
+func (m *Metrics) AgentRefused(cluster string) { m.agentsRefused.WithLabelValues(cluster).Inc() }
 
 // SetAgents records how many agents of a cluster are connected.
 func (m *Metrics) SetAgents(cluster string, n int) {

@@ -43,6 +43,16 @@ func messages(errs []error) []string {
 	return out
 }
 
+// executable returns the path of a program.
+func executable(t *testing.T) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // Every fault is reported at once, each by its flag's name.
 func TestValidate(t *testing.T) {
 	dir := t.TempDir()
@@ -53,6 +63,12 @@ func TestValidate(t *testing.T) {
 	embedded := []string{"--tunnel-cert-file=" + file, "--tunnel-private-key-file=" + file, "--tunnel-client-ca-file=" + file}
 	konnectivity := []string{"--konnectivity-ca-file=" + file, "--konnectivity-cert-file=" + file, "--konnectivity-key-file=" + file}
 	missing := filepath.Join(dir, "missing")
+	plugins, wrongPlugins := filepath.Join(dir, "plugins"), filepath.Join(dir, "wrong-plugins")
+	for path, text := range map[string]string{plugins: "plugins: [{name: a, command: " + executable(t) + "}]", wrongPlugins: "plugins: [{name: a, command: b, environment: []}]"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, test := range map[string]struct {
 		args []string
 		want []string
@@ -61,8 +77,17 @@ func TestValidate(t *testing.T) {
 		"embedded":          {args: embedded},
 		"external by unix":  {args: []string{"--tunnel-mode=external", "--konnectivity-server=unix:///run/s", "--konnectivity-server=unix:///run/t"}},
 		"external by tcp":   {args: append([]string{"--tunnel-mode=external", "--konnectivity-server=s:8090"}, konnectivity...)},
-		"an exec directory": {args: []string{"--tunnel-mode=off", "--exec-credential-dir=" + dir}},
-		"no request limit":  {args: []string{"--tunnel-mode=off", "--proxy-max-requests-inflight=-1", "--proxy-max-streams=-1"}},
+		"an exec directory": {args: []string{"--tunnel-mode=off", "--exec-credential-dir=" + dir, "--exec-credential-env=HOME", "--exec-credential-env=PATH"}},
+		"exec plugins":      {args: []string{"--tunnel-mode=off", "--exec-credential-plugins=" + plugins}},
+		"faults in the exec plugins": {args: []string{"--tunnel-mode=off", "--exec-credential-plugins=" + wrongPlugins, "--exec-credential-env=A=B", "--exec-credential-env=HOME"}, want: []string{
+			`invalid --exec-credential-env "A=B": must be the name of an environment variable`, `invalid --exec-credential-env "HOME": must not be set without --exec-credential-dir`,
+			`invalid --exec-credential-plugins "` + wrongPlugins + `": unknown field "plugins[0].environment"`,
+			`invalid --exec-credential-plugins "` + wrongPlugins + `": plugins[a].command: Invalid value: "b": must be an absolute path`,
+		}},
+		"no file of exec plugins": {args: []string{"--tunnel-mode=off", "--exec-credential-plugins=" + missing}, want: []string{
+			`invalid --exec-credential-plugins "` + missing + `": open ` + missing + ": no such file or directory",
+		}},
+		"no request limit": {args: []string{"--tunnel-mode=off", "--proxy-max-requests-inflight=-1", "--proxy-max-streams=-1"}},
 		"created certificates": {args: []string{"--tunnel-advertise-address=tunnel.example.com:8132", "--tunnel-advertise-address=192.0.2.7", "--tunnel-advertise-address=2001:db8::1",
 			"--tunnel-cert-lifetime=1m"}},
 		"created certificates without an address": {},
@@ -84,9 +109,9 @@ func TestValidate(t *testing.T) {
 		"embedded with an external server": {args: append([]string{"--konnectivity-server=s:1"}, embedded...), want: []string{
 			`invalid --konnectivity-server "s:1": must not be set unless --tunnel-mode is external`,
 		}},
-		"embedded, out of range": {args: append([]string{"--tunnel-port=70000", "--tunnel-server-count=0", "--tunnel-connection-buffer=1"}, embedded...), want: []string{
+		"embedded, out of range": {args: append([]string{"--tunnel-port=70000", "--tunnel-server-count=0", "--tunnel-max-agents=0", "--tunnel-connection-buffer=1"}, embedded...), want: []string{
 			`invalid --tunnel-connection-buffer "1": must be at least 65536`, `invalid --tunnel-port "70000": must be between 0 and 65535`,
-			`invalid --tunnel-server-count "0": must be at least 1`,
+			`invalid --tunnel-server-count "0": must be at least 1`, `invalid --tunnel-max-agents "0": must be at least 1`,
 		}},
 		"external, nothing": {args: []string{"--tunnel-mode=external"}, want: []string{`invalid --konnectivity-server "": must be set at least once with --tunnel-mode=external`}},
 		"external, odd servers": {args: append([]string{"--tunnel-mode=external", "--konnectivity-server=s", "--konnectivity-server=:1", "--konnectivity-server=unix://run/s"}, konnectivity...), want: []string{
@@ -159,7 +184,7 @@ func TestFlags(t *testing.T) {
 		"kubeconfig": "", "authentication-kubeconfig": "", "authorization-kubeconfig": "", "secret-namespace": "cluster-gateway-system",
 		"tunnel-mode": "embedded", "tunnel-bind-address": "0.0.0.0", "tunnel-port": "8132", "tunnel-cert-file": "", "tunnel-private-key-file": "",
 		"tunnel-client-ca-file": "", "konnectivity-server": "[]", "konnectivity-ca-file": "", "konnectivity-cert-file": "", "konnectivity-key-file": "",
-		"exec-credential-dir": "", "tls-cert-file": "", "audit-policy-file": "", "tracing-config-file": "", "v": "0",
+		"tunnel-max-agents": "32", "exec-credential-dir": "", "exec-credential-plugins": "", "exec-credential-env": "[]", "tls-cert-file": "", "audit-policy-file": "", "tracing-config-file": "", "v": "0",
 		"goaway-chance": "0", "shutdown-delay-duration": "0s",
 	} {
 		switch f := flags[name]; {

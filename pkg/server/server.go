@@ -100,7 +100,7 @@ func (s *Server) newHealth() *health.Monitor {
 	config := s.config.Health
 	config.Clusters, config.Prober, config.Metrics = s.clusters, s.proxy, s.healthMetrics
 	if s.embedded != nil {
-		config.Agents = s.embedded.server
+		config.Agents, config.AgentRefusal = s.embedded.server, s.embedded.server.RecentRefusal
 	}
 	config.AgentCertificate, config.Renewal = s.renewals.agentCertificate, s.renewals.failures
 	config.Secrets, config.Events = hub.Client.CoreV1().Secrets(hub.SecretNamespace), hub.Client.CoreV1().Events(events.Namespace)
@@ -163,6 +163,7 @@ func (s *Server) subscribe() {
 		s.embedded.server.OnAgentsChange(s.proxyMetrics.SetAgents)
 		s.embedded.server.OnAgentsChange(func(name string, _ int) { s.health.AgentsChanged(name) })
 		s.embedded.server.OnAgentLeaving(s.proxy.Reconnect)
+		s.embedded.server.OnRefusal(s.proxyMetrics.AgentRefused)
 	}
 	if s.apiService != nil {
 		s.certificate.keeper.OnPublish(s.apiService.publish)

@@ -29,6 +29,8 @@ type EmbeddedTunnelConfig struct {
 	Port        int
 	// ServerCount is the number of replicas that each agent connects to.
 	ServerCount int
+	// MaxAgents is the number of agents of one cluster that are accepted.
+	MaxAgents int
 	// ReceiveBuffer is how many bytes each connection can buffer.
 	ReceiveBuffer int
 
@@ -49,7 +51,7 @@ type EmbeddedTunnelConfig struct {
 // embeddedConfig reads the certificates if they come from files.
 func (o *TunnelOptions) embeddedConfig() (*EmbeddedTunnelConfig, error) {
 	c := &EmbeddedTunnelConfig{
-		BindAddress: o.BindAddress, Port: o.Port, ServerCount: o.ServerCount, ReceiveBuffer: o.ConnectionBuffer,
+		BindAddress: o.BindAddress, Port: o.Port, ServerCount: o.ServerCount, MaxAgents: o.MaxAgents, ReceiveBuffer: o.ConnectionBuffer,
 		CALifetime: o.CALifetime, ServingLifetime: o.ServingLifetime,
 	}
 	for i, address := range o.AdvertiseAddresses {
@@ -94,7 +96,7 @@ func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig) (*embeddedTunnel,
 	}
 	server := tunnel.New(tunnel.Config{
 		ServerID: uuid.NewString(), ServerCount: c.ServerCount, TLS: certificates.tlsConfig(), ReceiveBuffer: c.ReceiveBuffer,
-		Enroller: newEnroller(hub), Logger: klog.Background().WithName("tunnel"),
+		MaxStreams: c.MaxAgents * int(dialer.Purposes), Enroller: newEnroller(hub), Logger: klog.Background().WithName("tunnel"),
 	})
 	certificates.onTrustChange(server.Reverify)
 	return &embeddedTunnel{server: server, listener: lis, certificates: certificates}, nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
 
 // TunnelOptions say how the gateway reaches clusters behind a firewall. [TunnelConfig] is their
@@ -40,6 +41,8 @@ type TunnelOptions struct {
 	AgentLifetime time.Duration
 	// ServerCount is the number of gateway replicas that each agent connects to.
 	ServerCount int
+	// MaxAgents is the number of agents of one cluster that the embedded server accepts.
+	MaxAgents int
 
 	// KonnectivityServers are the external servers. The files authenticate the gateway and the servers
 	// to each other.
@@ -57,6 +60,7 @@ func NewTunnelOptions() *TunnelOptions {
 		BindAddress:      net.IPv4zero,
 		Port:             8132,
 		ServerCount:      1,
+		MaxAgents:        tunnel.DefaultMaxStreams / int(dialer.Purposes),
 	}
 }
 
@@ -84,6 +88,8 @@ func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.AgentLifetime, "tunnel-agent-cert-lifetime", o.AgentLifetime,
 		"Longest lifetime of the agent certificates that the gateway renews. If the previous certificate of an agent had a shorter lifetime, the new one has the same. 0 means 1 year.")
 	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "Number of gateway replicas. Each agent connects to this many embedded tunnel servers.")
+	fs.IntVar(&o.MaxAgents, "tunnel-max-agents", o.MaxAgents,
+		"Maximum number of agents of one cluster that the embedded tunnel server of each gateway replica accepts. More are refused. Raise it if agents run as a DaemonSet on more nodes.")
 
 	fs.StringArrayVar(&o.KonnectivityServers, "konnectivity-server", o.KonnectivityServers,
 		"Address of a konnectivity-server for --tunnel-mode=external, as host:port or unix:///path. Can be repeated. The gateway uses the first server that has an agent of the cluster.")

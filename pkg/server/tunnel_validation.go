@@ -44,6 +44,9 @@ func (o *TunnelOptions) validateEmbedded() []error {
 	if o.ServerCount < 1 {
 		errs = append(errs, invalid("tunnel-server-count", o.ServerCount, "must be at least 1"))
 	}
+	if o.MaxAgents < 1 {
+		errs = append(errs, invalid("tunnel-max-agents", o.MaxAgents, "must be at least 1"))
+	}
 	if !o.createsCertificates() {
 		errs = append(errs, requireFiles("with certificates from files",
 			fileFlag{"tunnel-cert-file", o.CertFile}, fileFlag{"tunnel-private-key-file", o.PrivateKeyFile},

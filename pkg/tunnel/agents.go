@@ -36,9 +36,10 @@ func (s *Server) admit(peer *peerIdentity, agentID string, stream packetStream) 
 		s.clusters[peer.cluster] = c
 	}
 	if len(c.sessions) >= s.cfg.MaxStreams {
-		s.refused.Add(1)
-		return nil, fmt.Errorf("cluster %q already has %d streams of %d agents at this replica of the gateway, which is the limit",
+		err := fmt.Errorf("cluster %q already has %d streams of %d agents at this replica of the gateway, which is the limit",
 			peer.cluster, len(c.sessions), c.agents())
+		s.refuse(peer.cluster, err.Error())
+		return nil, err
 	}
 	purpose := c.purposeFor(agentID)
 	se := newSession(&s.cfg, peer, agentID, purpose, stream,

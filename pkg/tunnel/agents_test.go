@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr/funcr"
 	"google.golang.org/grpc/codes"
@@ -23,14 +25,24 @@ func TestMaxStreams(t *testing.T) {
 	t.Parallel()
 	const limit = 6
 	logged := make(chan string, 100)
+	var refused atomic.Int64
 	g := startGateway(t, func(c *Config) {
 		c.MaxStreams = limit
 		c.Logger = funcr.New(func(_, args string) { logged <- args }, funcr.Options{})
+	}, func(s *Server) {
+		s.OnRefusal(func(cluster string) {
+			if cluster == "east" {
+				refused.Add(1)
+			}
+		})
 	})
 	for i := range limit {
 		g.connect(t, "east", fmt.Sprint(i/2))
 	}
 	const reason = `cluster "east" already has 6 streams of 3 agents at this replica of the gateway, which is the limit`
+	if err := g.RecentRefusal("east"); err != nil {
+		t.Errorf("nobody has been refused, and yet: %v", err)
+	}
 	_, err := g.tryConnect(t, g.tls(t, "east"), "one too many")
 	if status.Code(err) != codes.ResourceExhausted || status.Convert(err).Message() != reason {
 		t.Errorf("%v, want ResourceExhausted: %s", err, reason)
@@ -47,12 +59,36 @@ func TestMaxStreams(t *testing.T) {
 			break
 		}
 	}
-	if n := g.LimitRefusals(); n != 1 {
+	if n := refused.Load(); n != 1 {
 		t.Errorf("%d refusals are counted, want 1", n)
+	}
+	if err := g.RecentRefusal("east"); err == nil || err.Error() != reason {
+		t.Errorf("the recent refusal is %v, want %s", err, reason)
+	}
+	if err := g.RecentRefusal("west"); err != nil {
+		t.Errorf("another cluster's agents have been refused: %v", err)
 	}
 	g.connect(t, "west", "another cluster's")
 	if n, _ := g.Agents("east"); n != limit/2 {
 		t.Errorf("%d agents, want %d", n, limit/2)
+	}
+}
+
+// A refusal is reported while the agent keeps trying, and not forever.
+func TestRefusalsAreForgotten(t *testing.T) {
+	var r refusals
+	now := time.Now()
+	r.add("east", "full", now)
+	r.removeOld(now.Add(refusalsReportedFor))
+	if err := r.recent("east", now.Add(refusalsReportedFor)); err == nil || err.Error() != "full" {
+		t.Error(err)
+	}
+	if err := r.recent("east", now.Add(refusalsReportedFor+time.Second)); err != nil {
+		t.Error(err)
+	}
+	r.removeOld(now.Add(refusalsReportedFor + time.Second))
+	if len(r.last) != 0 {
+		t.Errorf("%v", r.last)
 	}
 }
 

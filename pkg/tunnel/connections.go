@@ -85,8 +85,12 @@ func (b boundedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 	if !ok || len(auth.State.PeerCertificates) == 0 {
 		return conn, info, nil // identify refuses it
 	}
-	if err := b.server.connections.admit(auth.State.PeerCertificates[0].Subject.String(), raw); err != nil {
-		b.server.refused.Add(1)
+	leaf := auth.State.PeerCertificates[0]
+	if err := b.server.connections.admit(leaf.Subject.String(), raw); err != nil {
+		if cluster, err := ClusterOf(leaf); err == nil {
+			b.server.refuse(cluster, fmt.Sprintf("the agents of cluster %q already have %d connections to this replica of the gateway, which is the limit",
+				cluster, b.server.connections.limit))
+		}
 		b.server.cfg.Logger.Info("Refused a connection of an agent", "address", raw.RemoteAddr().String(), "reason", err.Error())
 		_ = conn.Close() // gRPC closes raw
 		return nil, nil, err

@@ -61,8 +61,9 @@ func TestMaxConnections(t *testing.T) {
 	if _, err := g.connectOnly(t, g.tls(t, "east")); err == nil {
 		t.Error("the server accepted one connection too many")
 	}
-	if n := g.LimitRefusals(); n != 1 {
-		t.Errorf("%d refusals are counted, want 1", n)
+	const reason = `the agents of cluster "east" already have 16 connections to this replica of the gateway, which is the limit`
+	if err := g.RecentRefusal("east"); err == nil || err.Error() != reason {
+		t.Errorf("the recent refusal is %v, want %s", err, reason)
 	}
 	mustEcho(t, mustDial(t, g.dialer(t, "east", dialer.ForRequests)), "an agent that connected before is served")
 	g.startStockAgent(t, "west", "west")

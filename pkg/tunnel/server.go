@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -33,8 +32,8 @@ type Server struct {
 
 	connections connections
 	budgets     *dialer.Budgets
-	// refused counts what MaxStreams has refused.
-	refused atomic.Uint64
+	// refusals are what MaxStreams has refused.
+	refusals refusals
 
 	mu       sync.RWMutex
 	clusters map[string]*clusterAgents
@@ -44,9 +43,10 @@ type Server struct {
 	// running counts the goroutines of sessions. Add is called only under mu and while not closed.
 	running sync.WaitGroup
 
-	// onAgentsChange and onAgentLeaving do not change after Serve has started.
+	// onAgentsChange, onAgentLeaving and onRefusal do not change after Serve has started.
 	onAgentsChange []func(cluster string, agents int)
 	onAgentLeaving []func(cluster string)
+	onRefusal      []func(cluster string)
 	// reporting orders the calls of onAgentsChange, which are made without mu held. reported has
 	// the last count of each cluster.
 	reporting sync.Mutex
@@ -81,6 +81,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 			s.endFaulty(now)
 			s.reportLeaving()
 			s.connections.removeClosed()
+			s.refusals.removeOld(time.Now())
 			continue
 		case err = <-served:
 			s.shutDown()
@@ -141,7 +142,3 @@ func (s *Server) sessionsLocked() []*session {
 	}
 	return all
 }
-
-// LimitRefusals returns how many streams and connections of agents have been refused so far because
-// their cluster already had as many as Config.MaxStreams allows.
-func (s *Server) LimitRefusals() uint64 { return s.refused.Load() }

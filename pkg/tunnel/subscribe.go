@@ -17,6 +17,11 @@ func (s *Server) OnAgentLeaving(f func(cluster string)) {
 	s.onAgentLeaving = append(s.onAgentLeaving, f)
 }
 
+// OnRefusal subscribes f to the refusals of streams and connections of a cluster's agents because
+// of Config.MaxStreams. f must not block, and can be called concurrently. OnRefusal must not be
+// called after Serve.
+func (s *Server) OnRefusal(f func(cluster string)) { s.onRefusal = append(s.onRefusal, f) }
+
 // reportAgents calls the subscribers of OnAgentsChange. It counts while it holds reporting, so the
 // last call always reports the last state.
 func (s *Server) reportAgents(cluster string) {

@@ -169,6 +169,8 @@ const (
 	ReasonAgentFailed = "AgentFailed"
 	// ReasonConnected: an agent is connected.
 	ReasonConnected = "Connected"
+	// ReasonAgentsRefused: an agent is connected, and others are refused because of the limit of agents.
+	ReasonAgentsRefused = "AgentsRefused"
 	// ReasonAPIServerUnreachable: the endpoint cannot be reached.
 	ReasonAPIServerUnreachable = "APIServerUnreachable"
 	// ReasonAPIServerTimeout: the API server did not answer in time.
