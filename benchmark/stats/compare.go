@@ -4,18 +4,20 @@
 package stats
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"slices"
 )
 
-// resamples is how many times the rounds are drawn anew for one interval.
+// resamples is the number of random resamples for one interval.
 const resamples = 1000
 
-// minimumPairs is how many rounds a comparison needs: fewer say nothing about their own spread.
+// minimumPairs is the smallest number of rounds that can be compared. Fewer rounds do not show how
+// much they vary.
 const minimumPairs = 4
 
-// Interval is an estimate with the bounds between which it lies with 95 % confidence.
+// Interval is an estimate with its 95 % confidence bounds.
 type Interval struct {
 	Value float64 `json:"value"`
 	Low   float64 `json:"low"`
@@ -25,7 +27,7 @@ type Interval struct {
 // Contains reports whether v is within the bounds.
 func (i Interval) Contains(v float64) bool { return i.Low <= v && v <= i.High }
 
-// Spread is the half width of the interval relative to its value: 0.1 means ±10 %.
+// Spread is half the width of the interval relative to its value: 0.1 means ±10 %.
 func (i Interval) Spread() float64 {
 	if i.Value == 0 {
 		return math.Inf(1)
@@ -33,20 +35,23 @@ func (i Interval) Spread() float64 {
 	return (i.High - i.Low) / 2 / math.Abs(i.Value)
 }
 
-// Comparison is how a route stands to the one it is compared with.
+// Comparison compares a route with a base route.
 type Comparison struct {
-	// Ratio is that of the medians, Difference their difference in the unit of the figures.
+	// Ratio is the ratio of the medians. Difference is their difference, in the unit of the figures.
 	Ratio      Interval `json:"ratio"`
 	Difference Interval `json:"difference"`
-	// Pairs is the number of rounds in which both succeeded.
+	// Pairs is the number of rounds in which both routes succeeded.
 	Pairs int `json:"pairs"`
 }
 
-// Compare compares figures with those of a base, round by round; ok is false when there are too few rounds in which both succeeded.
+// Compare compares figures with those of a base, round by round. ok is false if both succeeded in
+// too few rounds.
 //
-// The intervals are percentiles of a bootstrap over blocks of consecutive rounds. Whole rounds are drawn, so what disturbed both
-// routes of a round cancels out; and blocks of them, because a disturbance lasts longer than one round, and drawing single rounds
-// would then promise more certainty than there is. The draw is seeded by the data's size only: the same data give the same interval.
+// The intervals are percentiles of a bootstrap over blocks of consecutive rounds. It draws whole
+// rounds, so a disturbance of both routes in one round cancels out. It draws blocks of rounds
+// because a disturbance lasts longer than one round: single rounds would result in intervals that
+// are too narrow. The random generator is seeded with the size of the data only, so the same data
+// always has the same interval.
 func Compare(figures, base []float64) (c Comparison, ok bool) {
 	var a, b []float64
 	for i := range min(len(figures), len(base)) {
@@ -61,20 +66,22 @@ func Compare(figures, base []float64) (c Comparison, ok bool) {
 	block := int(math.Ceil(math.Cbrt(float64(n))))
 	random := rand.New(rand.NewPCG(uint64(n), 0x9e3779b97f4a7c15))
 	ratios, differences := make([]float64, resamples), make([]float64, resamples)
-	drawnA, drawnB := make([]float64, 0, n+block), make([]float64, 0, n+block)
+	drawnA, drawnB := newResample(a), newResample(b)
 	for i := range resamples {
-		drawnA, drawnB = drawnA[:0], drawnB[:0]
-		for len(drawnA) < n {
-			// Circular, so that every round is as likely as any other.
+		drawnA.reset()
+		drawnB.reset()
+		for drawnA.size < n {
+			// Circular, so that every round has the same probability.
 			at := random.IntN(n)
 			for j := range block {
-				drawnA, drawnB = append(drawnA, a[(at+j)%n]), append(drawnB, b[(at+j)%n])
+				drawnA.draw((at + j) % n)
+				drawnB.draw((at + j) % n)
 			}
 		}
-		medianA, medianB := medianInPlace(drawnA), medianInPlace(drawnB)
+		medianA, medianB := drawnA.median(), drawnB.median()
 		ratios[i], differences[i] = medianA/medianB, medianA-medianB
 	}
-	medianA, medianB := medianInPlace(a), medianInPlace(b)
+	medianA, medianB := Median(a), Median(b)
 	return Comparison{
 		Ratio:      interval(medianA/medianB, ratios),
 		Difference: interval(medianA-medianB, differences),
@@ -82,9 +89,52 @@ func Compare(figures, base []float64) (c Comparison, ok bool) {
 	}, true
 }
 
-func medianInPlace(figures []float64) float64 {
-	slices.Sort(figures)
-	return Quantile(figures, 0.5)
+// resample counts how often each figure was drawn. It finds their median without sorting them,
+// because the figures are sorted only once.
+type resample struct {
+	sorted []float64
+	rank   []int // of each figure in sorted
+	counts []int // by rank
+	size   int
+}
+
+func newResample(figures []float64) *resample {
+	n := len(figures)
+	byRank := make([]int, n)
+	for i := range byRank {
+		byRank[i] = i
+	}
+	slices.SortFunc(byRank, func(i, j int) int { return cmp.Compare(figures[i], figures[j]) })
+	r := &resample{sorted: make([]float64, n), rank: make([]int, n), counts: make([]int, n)}
+	for rank, i := range byRank {
+		r.sorted[rank], r.rank[i] = figures[i], rank
+	}
+	return r
+}
+
+func (r *resample) reset() {
+	clear(r.counts)
+	r.size = 0
+}
+
+func (r *resample) draw(i int) {
+	r.counts[r.rank[i]]++
+	r.size++
+}
+
+// median returns the same as Median for the drawn figures. At least one must have been drawn.
+func (r *resample) median() float64 {
+	lower, seen := -1, 0
+	for rank, count := range r.counts {
+		seen += count
+		if lower < 0 && 2*seen >= r.size {
+			lower = rank
+		}
+		if 2*seen > r.size {
+			return r.sorted[lower] + 0.5*(r.sorted[rank]-r.sorted[lower])
+		}
+	}
+	return math.NaN()
 }
 
 func interval(value float64, drawn []float64) Interval {
@@ -92,8 +142,9 @@ func interval(value float64, drawn []float64) Interval {
 	return Interval{Value: value, Low: Quantile(drawn, 0.025), High: Quantile(drawn, 0.975)}
 }
 
-// Drift tells by how much the median of the last third of the rounds differs from that of the first, relative to the median of all:
-// 0.5 means that the machine, or what was measured, changed by half of it during the run.
+// Drift returns the difference between the median of the last third of the rounds and that of the
+// first third, relative to the median of all rounds. 0.5 means that the machine, or what was
+// measured, changed by half during the run.
 func Drift(figures []float64) float64 {
 	valid := Valid(figures)
 	third := len(valid) / 3

@@ -5,18 +5,18 @@ package stats
 
 import "math"
 
-// Fit is how a cost grows with a number of things: Fixed + Each × n, by least squares; and Exponent, that of a power law through the
-// same points: 1 is linear, 2 is quadratic, 0 does not grow.
+// Fit describes how a cost grows with a number n: Fixed + Each × n, by least squares. Exponent is
+// the exponent of a power law through the same points: 1 is linear, 2 is quadratic, 0 is constant.
 type Fit struct {
 	Fixed    float64 `json:"fixed"`
 	Each     float64 `json:"each"`
 	Exponent float64 `json:"exponent"`
-	// R2 is the part of the spread that the straight line explains, and Points how many points there were.
+	// R2 is the share of the variance that the straight line explains. Points is the number of points.
 	R2     float64 `json:"r2"`
 	Points int     `json:"points"`
 }
 
-// FitGrowth fits costs y at numbers n. With fewer than two different numbers there is nothing to fit, and ok is false.
+// FitGrowth fits costs y at numbers n. ok is false if there are fewer than two different numbers.
 func FitGrowth(n, y []float64) (f Fit, ok bool) {
 	f.Fixed, f.Each, f.R2, ok = line(n, y)
 	f.Points = len(n)
@@ -35,7 +35,8 @@ func FitGrowth(n, y []float64) (f Fit, ok bool) {
 	return f, true
 }
 
-// line returns the straight line through points by least squares, and its coefficient of determination.
+// line returns the straight line through points by least squares, and its coefficient of
+// determination.
 func line(x, y []float64) (at0, slope, r2 float64, ok bool) {
 	if len(x) < 2 || len(x) != len(y) {
 		return 0, 0, 0, false

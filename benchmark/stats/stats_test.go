@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// noisy returns figures as a busy machine gives them: a floor, a long tail, and disturbances that last and hit both routes alike.
+// noisy returns figures like those of a busy machine: a minimum, a long tail, and long disturbances
+// that affect both routes alike.
 func noisy(random *rand.Rand, rounds int) (a, b []float64) {
 	disturbance := 0.0
 	for range rounds {
@@ -46,8 +47,8 @@ func near(a, b Summary) bool {
 	return a.N == b.N
 }
 
-// TestCompareCoversTheTruth: over many runs of the same route against itself, the 95 % interval of the ratio contains 1 about as
-// often as it says, though the disturbances are correlated.
+// TestCompareCoversTheTruth: over many runs of a route against itself, the 95 % interval of the
+// ratio contains 1 about as often as promised, although the disturbances are correlated.
 func TestCompareCoversTheTruth(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	const runs = 100
@@ -56,14 +57,14 @@ func TestCompareCoversTheTruth(t *testing.T) {
 		a, b := noisy(random, 120)
 		c, ok := Compare(a, b)
 		if !ok {
-			t.Fatal("120 rounds are not too few")
+			t.Fatal("120 rounds are too few")
 		}
 		if c.Ratio.Contains(1) {
 			covered++
 		}
 	}
 	if covered < runs*88/100 {
-		t.Errorf("the ratio's interval contains 1 in %d of %d runs of a route against itself", covered, runs)
+		t.Errorf("the interval of the ratio contains 1 in %d of %d runs of a route against itself", covered, runs)
 	}
 	t.Logf("covered %d of %d", covered, runs)
 }
@@ -76,14 +77,15 @@ func TestCompareFindsADifference(t *testing.T) {
 	}
 	c, ok := Compare(a, b)
 	if !ok || !c.Difference.Contains(5) {
-		t.Errorf("a difference of 5 was found as %+v", c.Difference)
+		t.Errorf("a difference of 5 was measured as %+v", c.Difference)
 	}
 	if c.Ratio.Contains(1) {
 		t.Errorf("a route that is slower by 5 has a ratio of %+v", c.Ratio)
 	}
 }
 
-// TestCompareIsOfPairs: what hits both routes of a round alike does not widen the interval by much.
+// TestCompareIsOfPairs: a disturbance of both routes in one round does not widen the interval by
+// much.
 func TestCompareIsOfPairs(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	var a, b []float64
@@ -110,10 +112,29 @@ func TestCompareLeavesOutFailedRounds(t *testing.T) {
 		t.Errorf("got %+v (%t)", c, ok)
 	}
 	if _, ok := Compare(a[:3], b[:3]); ok {
-		t.Error("one pair is compared")
+		t.Error("one pair was compared")
 	}
 	if again, _ := Compare(a, b); again != c {
-		t.Error("the same data gave two results")
+		t.Error("the same data has two results")
+	}
+}
+
+// TestResampleMedian compares the median of random draws with that of the same figures in a list.
+func TestResampleMedian(t *testing.T) {
+	random := rand.New(rand.NewPCG(7, 8))
+	figures := []float64{3, 1, 4, 1, 5, 9, 2, 6}
+	r := newResample(figures)
+	for size := range 40 {
+		r.reset()
+		var drawn []float64
+		for range size + 1 {
+			i := random.IntN(len(figures))
+			r.draw(i)
+			drawn = append(drawn, figures[i])
+		}
+		if got, want := r.median(), Median(drawn); got != want {
+			t.Errorf("the median of %v is %g, want %g", drawn, got, want)
+		}
 	}
 }
 
@@ -148,9 +169,9 @@ func TestDrift(t *testing.T) {
 		steady[i], rising[i] = 5, 5+float64(i)/10
 	}
 	if d := Drift(steady); d != 0 {
-		t.Errorf("a steady route drifts by %g", d)
+		t.Errorf("a steady route has a drift of %g", d)
 	}
 	if d := Drift(rising); d < 0.5 {
-		t.Errorf("a route that doubles drifts by %g", d)
+		t.Errorf("a route that becomes twice as slow has a drift of %g", d)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// Summary describes figures of which the failed ones were left out. Its zero value describes none.
+// Summary describes the figures of the successful rounds. The zero value describes no figures.
 type Summary struct {
 	N      int     `json:"n"`
 	Min    float64 `json:"min"`
@@ -20,7 +20,7 @@ type Summary struct {
 	StdDev float64 `json:"stddev"`
 }
 
-// Summarize describes figures; NaN is left out.
+// Summarize describes figures. It ignores NaN.
 func Summarize(figures []float64) Summary {
 	sorted := Valid(figures)
 	if len(sorted) == 0 {
@@ -39,7 +39,8 @@ func Valid(figures []float64) []float64 {
 	return slices.DeleteFunc(slices.Clone(figures), math.IsNaN)
 }
 
-// Quantile of sorted figures, by linear interpolation between the two nearest. NaN if there are none.
+// Quantile of sorted figures, by linear interpolation between the two nearest. NaN if there are
+// none.
 func Quantile(sorted []float64, q float64) float64 {
 	if len(sorted) == 0 {
 		return math.NaN()
@@ -57,7 +58,7 @@ func Median(figures []float64) float64 {
 	return Quantile(sorted, 0.5)
 }
 
-// moments returns the mean and the deviation of the sample.
+// moments returns the mean and the standard deviation of the sample.
 func moments(figures []float64) (mean, deviation float64) {
 	for _, f := range figures {
 		mean += f
