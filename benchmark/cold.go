@@ -17,18 +17,19 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// versionPath is answered by any API server from memory.
+// versionPath is a path that every API server answers from memory.
 const versionPath = "/version"
 
-// retry is how long a client waits before it asks again for what is not there yet.
+// retry is the pause between two attempts to reach a cluster that does not answer yet.
 const retry = 2 * time.Millisecond
 
-// cold measures first requests: to a cluster that was registered this moment, and to one whose agent comes back.
+// cold measures the first request to a cluster: once it has just been registered, and once its
+// agent has just been restarted.
 func (s *session) cold() error {
 	fleet := s.bed.NewFleet()
-	defer func() { _ = fleet.Stop(context.WithoutCancel(s.ctx)) }() // the testbed goes as well
+	defer func() { _ = fleet.Stop(context.WithoutCancel(s.ctx)) }() // the testbed is closed as well
 	s.measure(measure.Workload{
-		Name: "cold-registration", Title: "From registering a cluster (its agent being there) to the first answer",
+		Name: "cold-registration", Title: "From registering a cluster (its agent is connected) to the first response",
 		Unit: report.Seconds, Rounds: s.plan.cold,
 		Prepare: func(_ context.Context, r *measure.Route) (*measure.Work, error) {
 			serial := 0
@@ -37,18 +38,19 @@ func (s *session) cold() error {
 				return s.registerAndAsk(ctx, fleet, r, serial)
 			}}, nil
 		},
-	}, s.named(testbed.HubDirect, testbed.HubEmbedded, testbed.OwnDirect, testbed.OwnEmbedded))
+	}, s.routesNamed(testbed.HubDirect, testbed.HubEmbedded, testbed.OwnDirect, testbed.OwnEmbedded))
 	s.measure(measure.Workload{
-		Name: "cold-agent", Title: "From starting an agent, after it was killed, to the first answer",
+		Name: "cold-agent", Title: "From starting a killed agent again to the first response",
 		Unit: report.Seconds, Rounds: s.plan.cold,
 		Prepare: func(_ context.Context, r *measure.Route) (*measure.Work, error) {
 			return &measure.Work{Do: func(ctx context.Context) measure.Outcome { return s.killAndAsk(ctx, r) }}, nil
 		},
-	}, s.named(testbed.OwnEmbedded, testbed.OwnExternal))
+	}, s.routesNamed(testbed.OwnEmbedded, testbed.OwnExternal))
 	return s.ctx.Err()
 }
 
-// registerAndAsk registers the managed cluster under a new name and asks it through the gateway until it answers.
+// registerAndAsk registers the managed cluster under a new name and sends requests through the
+// gateway until one succeeds.
 func (s *session) registerAndAsk(ctx context.Context, fleet *testbed.Fleet, r *measure.Route, serial int) measure.Outcome {
 	name, via := fmt.Sprintf("cold-%s-%d", r.Name, serial), lab.ViaOwnEndpoint
 	if strings.HasPrefix(r.Name, "hub") {
@@ -87,7 +89,8 @@ func (s *session) addColdAgent(ctx context.Context, fleet *testbed.Fleet, name s
 	})
 }
 
-// killAndAsk kills the agent that a route needs, starts it anew, and asks until it answers.
+// killAndAsk kills the agent that a route needs, starts it again, and sends requests until one
+// succeeds.
 func (s *session) killAndAsk(ctx context.Context, r *measure.Route) measure.Outcome {
 	kill, restart := s.bed.EmbeddedAgent.Kill, s.bed.RestartEmbeddedAgent
 	if r.Name == testbed.OwnExternal {
@@ -97,7 +100,7 @@ func (s *session) killAndAsk(ctx context.Context, r *measure.Route) measure.Outc
 		return failed(err)
 	}
 	began := time.Now()
-	// Starting waits until the agent is alive, and the first answer may come before that.
+	// restart returns once the agent is alive. The first response may arrive before that.
 	started := make(chan error, 1)
 	go func() { started <- restart(ctx) }()
 	outcome := measure.Timed(began, ask(ctx, r))
@@ -115,7 +118,7 @@ func ask(ctx context.Context, r *measure.Route) error {
 	})
 }
 
-// until repeats f until it returns nil, or ctx ends; then it returns f's last error.
+// until repeats f until it returns nil. If ctx ends first, it returns f's last error.
 func until(ctx context.Context, f func() error) error {
 	for {
 		err := f()

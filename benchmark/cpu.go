@@ -15,8 +15,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/usage"
 )
 
-// cpu says where the time goes: how much CPU each process needs for a request, by each route. On a machine where all of them share few CPUs,
-// no route can take less time than the sum of these divided by the CPUs.
+// cpu reports how much CPU time each process needs for one request, by each route. If all processes
+// share a few CPUs, a route takes at least the sum of these times divided by the number of CPUs.
 func (s *session) cpu() error {
 	for _, what := range []struct {
 		title    string
@@ -27,7 +27,7 @@ func (s *session) cpu() error {
 		{"19 MiB list, not compressed", s.plan.cpuDownload, measure.DownloadWorkload(s.plan.cpuDownload, s.site)},
 		{"19 MiB list with gzip", s.plan.cpuDownload, measure.TextWorkload(s.plan.cpuDownload, s.site)},
 	} {
-		s.say("cpu: %d times %s by %d routes", what.count, what.title, len(s.routes))
+		s.logf("cpu: %d times %s by %d routes", what.count, what.title, len(s.routes))
 		for _, r := range s.routes {
 			if s.ctx.Err() != nil {
 				return s.ctx.Err()
@@ -48,7 +48,7 @@ func (s *session) cpuOf(r *measure.Route, title string, count int, w measure.Wor
 	if work.Close != nil {
 		defer work.Close()
 	}
-	if o := work.Do(s.ctx); o.Err != nil { // the first one pays for connections
+	if o := work.Do(s.ctx); o.Err != nil { // the first request opens the connections
 		return o.Err
 	}
 	before, err := s.cpuSeconds()
@@ -68,11 +68,11 @@ func (s *session) cpuOf(r *measure.Route, title string, count int, w measure.Wor
 	return nil
 }
 
-// cpuSeconds is what each process has used so far.
+// cpuSeconds returns how much CPU time each process has used so far.
 func (s *session) cpuSeconds() (map[string]float64, error) {
 	used := map[string]float64{}
 	for _, p := range s.bed.Processes() {
-		p.Goroutines = nil // asking for them would be counted
+		p.Goroutines = nil // the request for them would be counted
 		of, err := usage.Of(context.WithoutCancel(s.ctx), p)
 		if err != nil {
 			return nil, err

@@ -16,11 +16,12 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
 )
 
-// crosscheck measures the same GET with wrk, which shares no code with this benchmark: the ratios have to agree.
+// crosscheck measures the same GET with wrk, which shares no code with this benchmark. The ratios
+// must agree.
 func (s *session) crosscheck() error {
 	path, _ := exec.LookPath("wrk") // empty if there is none
 	if path == "" {
-		s.note("The cross-check with wrk was left out: wrk is not installed.")
+		s.note("The cross-check with wrk was skipped: wrk is not installed.")
 		return nil
 	}
 	tokens := map[string]string{}
@@ -29,7 +30,7 @@ func (s *session) crosscheck() error {
 		if err != nil {
 			return err
 		}
-		if token != "" { // a further route has credentials of its own, which wrk may not be able to show
+		if token != "" { // an additional route has its own credential, which wrk may not support
 			tokens[r.Name] = token
 		}
 	}
@@ -39,8 +40,8 @@ func (s *session) crosscheck() error {
 			routes = append(routes, r)
 		}
 	}
-	s.note("Cross-check: wrk speaks HTTP/1.1 over one connection and shows a token; the benchmark speaks HTTP/2 and shows a client certificate. Each figure is the median of %s of one or of %s of the other, which take turns; both send the next GET when they have the answer.", s.plan.wrkWindow, s.plan.steadyWindow)
-	// The two are measured as one workload, in which each route is there twice.
+	s.note("Cross-check: wrk uses HTTP/1.1, one connection and a token; the benchmark uses HTTP/2 and a client certificate. The two take turns. Each figure is the median over %s of wrk, or over %s of the benchmark. Both send the next GET when they have the response to the last one.", s.plan.wrkWindow, s.plan.steadyWindow)
+	// Both are measured as one workload that contains each route twice.
 	const suffix = " with wrk"
 	both := routes
 	for _, r := range routes {
@@ -64,7 +65,7 @@ func (s *session) crosscheck() error {
 			own = append(own, one)
 			continue
 		}
-		one.Workload, one.Title, one.Route = "get-wrk", "GET a Namespace, again and again, with wrk", name
+		one.Workload, one.Title, one.Route = "get-wrk", "GET a Namespace repeatedly, with wrk", name
 		other = append(other, one)
 	}
 	s.add(own)
@@ -78,7 +79,7 @@ var (
 	wrkFailures = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)`)
 )
 
-// wrk runs wrk for a while with one connection, and returns the median latency.
+// wrk runs wrk with one connection for the given time, and returns the median latency.
 func wrk(ctx context.Context, path, url, token string, window time.Duration) measure.Outcome {
 	out, err := exec.CommandContext(ctx, path, "--threads=1", "--connections=1", "--latency", "--duration="+fmt.Sprintf("%.0fs", window.Seconds()),
 		"--header=Authorization: Bearer "+token, url).CombinedOutput()

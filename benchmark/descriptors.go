@@ -13,7 +13,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// descriptors counts what 10,000 requests leave open in a gateway that 100 did not.
+// descriptors counts the file descriptors that are open after 10,000 requests but not after 100.
 func (s *session) descriptors() error {
 	for _, g := range []struct {
 		name    string
@@ -25,7 +25,7 @@ func (s *session) descriptors() error {
 		{"external", s.bed.External, "-external", report.DescriptorsFact + ", konnectivity-server"},
 	} {
 		if g.gateway == s.bed.External && s.options.quick {
-			continue // the other is the one with a target
+			continue // only the embedded gateway has a target
 		}
 		var routes []*measure.Route
 		for _, r := range s.routes {

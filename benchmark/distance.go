@@ -14,17 +14,18 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
 )
 
-// distance measures what a long way between agent and gateway costs. The direct route is led over a way just as long.
+// distance measures the cost of a long distance between agent and gateway. The direct route gets
+// the same distance.
 func (s *session) distance() error {
 	routes, err := s.bed.FarRoutes()
 	if err != nil {
 		return err
 	}
 	for _, r := range routes {
-		s.routed[r] = s.routed[s.routes[0]]
+		s.siteOf[r] = s.siteOf[s.routes[0]]
 	}
 	defer s.bed.SetDistance(0, 0)
-	s.note("Distance: a proxy in user space between agent and tunnel server, and for the direct route between client and API server, holds everything back for half of the round trip in each direction. TCP's slow start and loss are not modeled.")
+	s.note("Distance: a user-space proxy delays everything by half of the round-trip time in each direction. It is between agent and tunnel server or, for the direct route, between client and API server. It does not model TCP's slow start or packet loss.")
 	for _, rtt := range append([]time.Duration{0}, s.plan.rtts...) {
 		s.bed.SetDistance(rtt, 0)
 		for _, w := range []measure.Workload{
@@ -48,7 +49,8 @@ func (s *session) distance() error {
 	return s.ctx.Err()
 }
 
-// roundTrips notes how many round trips a request takes: all of its time counts, that on this machine as well.
+// roundTrips records how many round trips a request takes. The time that the request spends on this
+// machine is included.
 func (s *session) roundTrips(series []*report.Series, rtt time.Duration) {
 	for _, one := range series {
 		if !one.Failing() && one.Summary.N > 0 {
@@ -57,7 +59,7 @@ func (s *session) roundTrips(series []*report.Series, rtt time.Duration) {
 	}
 }
 
-// downloadOne gets a single object of 1 MB.
+// downloadOne downloads one object of 1 MB.
 func downloadOne(rounds int, sites measure.Sites) measure.Workload {
 	return measure.Workload{
 		Name: "get-1mb-far", Title: "GET 1 MB, over a limited bandwidth", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: time.Minute,

@@ -1,8 +1,9 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command benchmark measures what the gateway costs: the same work sent straight to a managed API server, and by each route through
-// the gateway. Without arguments it starts a testbed of real components on this machine. See docs/benchmark.md.
+// Command benchmark measures the cost of the gateway. It sends the same requests directly to a
+// managed API server and by each route through the gateway. Without arguments, it starts a testbed
+// of real components on this machine. See docs/benchmark.md.
 package main
 
 import (
@@ -23,7 +24,7 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// The first signal ends the measuring; a second one ends the process.
+	// The first signal stops the measurement. A second one ends the process.
 	context.AfterFunc(ctx, stop)
 
 	o := newOptions()
@@ -39,7 +40,7 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "benchmark:", err)
 		return 2
 	}
-	// The agents of the scale are a library that logs each connection.
+	// The agents of the scale test run in this process, and their library logs each connection.
 	klog.SetLogger(logr.Discard())
 	if err := benchmark(ctx, o, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "benchmark:", err)

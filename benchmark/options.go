@@ -12,9 +12,10 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// options are what can be said on the command line.
+// options are the values of the command-line flags.
 type options struct {
-	// direct, hub and gateway are kubeconfigs of one's own clusters; without direct, the testbed is started.
+	// direct, hub and gateway are kubeconfigs of the user's own clusters. If direct is empty, the
+	// testbed is started.
 	direct, hub, gateway string
 	clusters             []string
 	routes               []string
@@ -35,19 +36,19 @@ func newOptions() *options {
 
 func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.direct, "direct", o.direct,
-		"Kubeconfig that reaches the managed cluster without the gateway. Empty: a testbed is started on this machine, and all else is measured on it.")
-	fs.StringVar(&o.hub, "hub", o.hub, "With --direct: kubeconfig of the hub. Each --cluster becomes a route hub/CLUSTER.")
-	fs.StringVar(&o.gateway, "gateway", o.gateway, "With --direct: kubeconfig of the gateway's own endpoint. Each --cluster becomes a route own/CLUSTER.")
+		"Kubeconfig that reaches the managed cluster without the gateway. If it is empty, the benchmark starts a testbed on this machine.")
+	fs.StringVar(&o.hub, "hub", o.hub, "With --direct: kubeconfig of the hub. Each --cluster adds a route hub/CLUSTER.")
+	fs.StringVar(&o.gateway, "gateway", o.gateway, "With --direct: kubeconfig of the gateway's own endpoint. Each --cluster adds a route own/CLUSTER.")
 	fs.StringArrayVar(&o.clusters, "cluster", nil,
-		"With --hub or --gateway: the name under which the managed cluster is registered. May be given more than once, for several registrations.")
-	fs.StringArrayVar(&o.routes, "route", nil, "Further route as NAME=KUBECONFIG, to measure something else beside. May be given more than once.")
-	fs.StringVar(&o.pod, "pod", o.pod, "With --direct: NAMESPACE/NAME of a Pod with cat in it, for exec, and with an echo server on port 7, for port-forward. Empty: these are left out.")
-	fs.BoolVar(&o.quick, "quick", o.quick, "Measure less, in less than three minutes.")
-	fs.StringSliceVar(&o.only, "only", nil, "Measure these parts only: "+strings.Join(partNames(), ", ")+".")
+		"With --hub or --gateway: the name under which the managed cluster is registered. Repeat it if the cluster is registered more than once.")
+	fs.StringArrayVar(&o.routes, "route", nil, "An additional route to measure, as NAME=KUBECONFIG. Can be repeated.")
+	fs.StringVar(&o.pod, "pod", o.pod, "With --direct: NAMESPACE/NAME of a Pod for exec and port-forward. It must contain cat, and an echo server on port 7. If it is empty, exec and port-forward are not measured.")
+	fs.BoolVar(&o.quick, "quick", o.quick, "Take fewer measurements, in less than three minutes.")
+	fs.StringSliceVar(&o.only, "only", nil, "Run only these measurements: "+strings.Join(partNames(), ", ")+".")
 	fs.StringVar(&o.out, "out", o.out, "Folder for the reports.")
-	fs.IntSliceVar(&o.fleet, "fleet", nil, "Numbers of clusters to measure the scale with. Default: 1,10,100,1000, or 1,10,50 with --quick.")
-	fs.StringVar(&o.gatewayBinary, "gateway-binary", o.gatewayBinary, "On the testbed: the gateway to measure. Empty: the one of this checkout, built.")
-	fs.StringArrayVar(&o.gatewayArgs, "gateway-arg", nil, "On the testbed: argument added to the gateways'. May be given more than once.")
+	fs.IntSliceVar(&o.fleet, "fleet", nil, "Numbers of clusters for the scale test. Default: 1,10,100,1000, or 1,10,50 with --quick.")
+	fs.StringVar(&o.gatewayBinary, "gateway-binary", o.gatewayBinary, "On the testbed: the gateway to measure. If it is empty, the gateway of this checkout is built.")
+	fs.StringArrayVar(&o.gatewayArgs, "gateway-arg", nil, "On the testbed: an additional argument for the gateways. Can be repeated.")
 }
 
 func (o *options) validate(rest []string) error {
@@ -61,29 +62,29 @@ func (o *options) validate(rest []string) error {
 			set  bool
 		}{{"--hub", o.hub != ""}, {"--gateway", o.gateway != ""}, {"--cluster", len(o.clusters) > 0}, {"--pod", o.pod != ""}} {
 			if f.set {
-				errs = append(errs, fmt.Errorf("%s needs --direct", f.flag))
+				errs = append(errs, fmt.Errorf("%s requires --direct", f.flag))
 			}
 		}
 	}
 	if (o.hub != "" || o.gateway != "") != (len(o.clusters) > 0) {
-		errs = append(errs, errors.New("--hub and --gateway need --cluster, and the other way round"))
+		errs = append(errs, errors.New("--hub and --gateway require --cluster, and --cluster requires one of them"))
 	}
 	for _, r := range o.routes {
 		if name, file, ok := strings.Cut(r, "="); !ok || name == "" || file == "" {
-			errs = append(errs, fmt.Errorf("--route %q is not NAME=KUBECONFIG", r))
+			errs = append(errs, fmt.Errorf("invalid --route %q: must be NAME=KUBECONFIG", r))
 		}
 	}
 	if namespace, name, ok := strings.Cut(o.pod, "/"); o.pod != "" && (!ok || namespace == "" || name == "") {
-		errs = append(errs, fmt.Errorf("--pod %q is not NAMESPACE/NAME", o.pod))
+		errs = append(errs, fmt.Errorf("invalid --pod %q: must be NAMESPACE/NAME", o.pod))
 	}
 	for _, name := range o.only {
 		if !slices.Contains(partNames(), name) {
-			errs = append(errs, fmt.Errorf("--only %s: there is no such part; there are %s", name, strings.Join(partNames(), ", ")))
+			errs = append(errs, fmt.Errorf("invalid --only %q: must be one of %s", name, strings.Join(partNames(), ", ")))
 		}
 	}
 	for _, n := range o.fleet {
 		if n < 1 {
-			errs = append(errs, fmt.Errorf("--fleet %d: must be at least 1", n))
+			errs = append(errs, fmt.Errorf("invalid --fleet %d: must be at least 1", n))
 		}
 	}
 	return errors.Join(errs...)

@@ -17,11 +17,11 @@ func TestOptions(t *testing.T) {
 		"--quick --only load,scale":      nil,
 		"--direct a --hub b --cluster c": nil,
 		"--route other=file":             nil,
-		"--hub b --cluster c":            {"--hub needs --direct", "--cluster needs --direct"},
+		"--hub b --cluster c":            {"--hub requires --direct", "--cluster requires --direct"},
 		"--direct a --hub b":             {"need --cluster"},
 		"--direct a --cluster c":         {"need --cluster"},
-		"--route other --pod x":          {`"other" is not NAME=KUBECONFIG`, "--pod needs --direct", "NAMESPACE/NAME"},
-		"--only nothing --fleet 0 extra": {"no such part", "at least 1", "extra"},
+		"--route other --pod x":          {`"other" is not NAME=KUBECONFIG`, "--pod requires --direct", "NAMESPACE/NAME"},
+		"--only nothing --fleet 0 extra": {"invalid --only", "at least 1", "extra"},
 	} {
 		o, flags := newOptions(), pflag.NewFlagSet("", pflag.ContinueOnError)
 		o.addFlags(flags)
@@ -35,7 +35,7 @@ func TestOptions(t *testing.T) {
 		}
 		for _, want := range faults {
 			if !strings.Contains(err.Error(), want) {
-				t.Errorf("%q: %v does not say %q", line, err, want)
+				t.Errorf("%q: the errors %v do not contain %q", line, err, want)
 			}
 		}
 	}
@@ -47,10 +47,10 @@ func TestBusiestSecond(t *testing.T) {
 	for _, ms := range []int{0, 900, 1100, 1500, 1950, 4000, 4100} {
 		times = append(times, began.Add(time.Duration(ms)*time.Millisecond))
 	}
-	if most, all := busiestSecond(times); most != 3 || all != 7 { // 900, 1100 and 1500; 1950 is more than a second after 900
+	if most, all := busiestSecond(times); most != 3 || all != 7 { // 900, 1100 and 1500 are within one second; 1950 is not
 		t.Errorf("%d of %d", most, all)
 	}
 	if most, all := busiestSecond(nil); most != 0 || all != 0 {
-		t.Error("nothing happened, and something was counted")
+		t.Error("no times, but a count above 0")
 	}
 }

@@ -15,13 +15,13 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/measure"
 )
 
-// form is one way to write the report down.
+// form is one output format of the report.
 type form struct {
 	name   string
 	render func(io.Writer) error
 }
 
-// write prints the report and writes all its forms.
+// write prints the report and writes it in all formats.
 func (s *session) write() error {
 	if err := os.MkdirAll(s.options.out, 0o755); err != nil {
 		return err
@@ -54,7 +54,7 @@ func (s *session) write() error {
 	}
 	fmt.Fprintln(s.out)
 	for _, form := range forms {
-		s.say("%s", filepath.Join(s.options.out, form.name))
+		s.logf("%s", filepath.Join(s.options.out, form.name))
 	}
 	return nil
 }
@@ -65,13 +65,13 @@ func writeFile(path string, render func(io.Writer) error) (err error) {
 		return err
 	}
 	if err := render(f); err != nil {
-		_ = f.Close() // the first error is the one to report
+		_ = f.Close() // an earlier error is returned instead
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return f.Close()
 }
 
-// versions of what was measured and of what measured it.
+// versions returns the versions of the components that were measured and of the benchmark.
 func (s *session) versions() map[string]string {
 	versions := map[string]string{"benchmark": revision()}
 	if v := s.serverVersion(s.routes[0]); v != "" {
@@ -103,7 +103,7 @@ func (s *session) serverVersion(r *measure.Route) string {
 // builtFrom is set by the linker: see the Makefile.
 var builtFrom string
 
-// revision is the commit that this binary was built from.
+// revision returns the commit that this binary was built from.
 func revision() string {
 	if builtFrom != "" {
 		return builtFrom

@@ -12,7 +12,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/testbed"
 )
 
-// plan is how much of everything is measured.
+// plan says how many measurements are taken.
 type plan struct {
 	get, flow, list100, list10000, download, upload int
 
@@ -20,7 +20,7 @@ type plan struct {
 	loadRounds int
 	loadWindow time.Duration
 
-	// watchers are numbers of them, with the number of rounds each.
+	// watchers maps numbers of watchers to the number of rounds for each.
 	watchers [][2]int
 
 	execRun, execEcho, forward int
@@ -34,13 +34,13 @@ type plan struct {
 	cold int
 
 	wrk                     int
-	wrkWindow, steadyWindow time.Duration // wrk takes whole seconds
-	wrkRoutes               []string      // nil: all
+	wrkWindow, steadyWindow time.Duration // wrk accepts whole seconds only
+	wrkRoutes               []string      // nil means all
 
 	fleet    []int
 	fleetGet int
 	idle     time.Duration
-	settling time.Duration // before a fleet's gateway is looked at
+	settling time.Duration // the wait before an idle fleet's gateway is measured
 }
 
 func newPlan(o *options) plan {
@@ -74,12 +74,13 @@ func newPlan(o *options) plan {
 	return p
 }
 
-// part is one of the things that are measured.
+// part is one part of the benchmark.
 type part struct {
 	name string
-	// needsBed is set for what can only be measured on the testbed.
+	// needsBed means that the part runs on the testbed only.
 	needsBed bool
-	// restarts is set for what starts processes anew: what these use is no longer observed.
+	// restarts means that the part restarts processes. Their resource usage is not observed from then
+	// on.
 	restarts bool
 	run      func(*session) error
 }
@@ -107,7 +108,7 @@ func partNames() []string {
 	return names
 }
 
-// requests measures what is sent one at a time.
+// requests measures requests that are sent one at a time.
 func (s *session) requests() error {
 	for _, w := range []measure.Workload{
 		measure.GetWorkload(s.plan.get),
@@ -118,14 +119,14 @@ func (s *session) requests() error {
 		measure.DownloadWorkload(s.plan.download, s.site),
 		measure.UploadWorkload(s.plan.upload, s.site),
 	} {
-		if w.Rounds > 0 { // making 10,000 objects alone takes a while
+		if w.Rounds > 0 { // creating 10,000 objects already takes a while
 			s.measure(w, s.routes)
 		}
 	}
 	return s.ctx.Err()
 }
 
-// load measures how many requests a second go through.
+// load measures the number of requests per second.
 func (s *session) load() error {
 	for _, workers := range s.plan.workers {
 		s.measure(measure.LoadWorkload(workers, s.plan.loadRounds, s.plan.loadWindow), s.routes)
@@ -133,7 +134,7 @@ func (s *session) load() error {
 	return s.ctx.Err()
 }
 
-// watch measures how long events take.
+// watch measures the latency of watch events.
 func (s *session) watch() error {
 	for _, w := range s.plan.watchers {
 		s.measure(measure.WatchWorkload(w[0], w[1], s.site), s.routes)
@@ -141,7 +142,7 @@ func (s *session) watch() error {
 	return s.ctx.Err()
 }
 
-// streams measures what takes a connection of its own.
+// streams measures requests that need a connection of their own.
 func (s *session) streams() error {
 	pod, err := s.pod()
 	if err != nil {

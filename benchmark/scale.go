@@ -21,30 +21,32 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// connections is how many an agent makes to one gateway: one for ordinary requests, one for upgrades.
+// connections is the number of connections of an agent to one gateway: one for ordinary requests
+// and one for upgrades.
 const connections = 2
 
-// The times that the scale is measured with.
+// Times used by the scale test.
 const (
 	fleetTimeout = 3 * time.Minute
 	restartRetry = 100 * time.Millisecond
 )
 
-// scale measures what many clusters cost. For each number of them the gateway is started anew twice: once to see what clusters cost that
-// nobody uses, and once, under the eyes of a client for each, to see how soon all are served.
+// scale measures the cost of many clusters. For each number of clusters, it starts the gateway
+// twice: once to measure idle clusters, and once while a client of each cluster sends requests, to
+// measure the time until all clusters are served.
 func (s *session) scale() error {
-	s.note("Scale: all clusters are the one managed cluster under as many names, with one credential; their agents are the stock agent's library with its default settings, all in the benchmark's process. Each has its own certificate, two connections to the gateway, and a connection of its own to the API server once it is used. The gateway's figures are those of a process that serves nothing else.")
+	s.note("Scale: all clusters are the same managed cluster, registered under different names with one credential. Their agents use the stock agent's library with its default settings, and run in the benchmark's process. Each agent has its own certificate and two connections to the gateway. It opens its own connection to the API server when the cluster is first used. The gateway's figures are those of a process that serves nothing else.")
 	fleet := s.bed.NewFleet()
-	defer func() { _ = fleet.Stop(context.WithoutCancel(s.ctx)) }() // the testbed goes as well
+	defer func() { _ = fleet.Stop(context.WithoutCancel(s.ctx)) }() // the testbed is closed as well
 	for _, n := range s.plan.fleet {
 		if s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
 		if room := descriptorLimit(); 6*n > room {
-			s.note("Scale: %d clusters were left out: the limit of %d open files is too low for their agents.", n, room)
+			s.note("Scale: %d clusters were skipped: the limit of %d open files is too low for their agents.", n, room)
 			continue
 		}
-		s.say("scale: %d clusters", n)
+		s.logf("scale: %d clusters", n)
 		if err := s.scaleAt(fleet, n); err != nil {
 			return fmt.Errorf("%d clusters: %w", n, err)
 		}
@@ -53,11 +55,13 @@ func (s *session) scale() error {
 	return nil
 }
 
-// enoughClusters is how many there have to be at least for their memory to stand out from what the garbage collector has left.
+// enoughClusters is the smallest number of clusters whose memory is larger than what the garbage
+// collector leaves behind.
 const enoughClusters = 100
 
-// memoryPerCluster notes the steeper of the two slopes: of few clusters the resident memory says nothing, since it is what starting the
-// gateway has left behind; of many it says more than Go's own account.
+// memoryPerCluster records the steeper of two slopes. With few clusters, the resident memory
+// consists mostly of what the gateway used at its start. With many, it is more complete than Go's
+// own count.
 func (s *session) memoryPerCluster() {
 	s.report.Finish()
 	steepest := 0.0
@@ -72,7 +76,7 @@ func (s *session) memoryPerCluster() {
 	}
 }
 
-// What grows, or should not.
+// Costs that may grow with the number of clusters.
 const (
 	memoryCost      = "gateway's resident memory, clusters idle"
 	heapCost        = "gateway's heap and stacks in use, clusters idle"
@@ -82,9 +86,9 @@ const (
 	cpuCost         = "gateway's CPU, clusters idle"
 	restartCost     = "gateway restart until all are served"
 	reconnectCost   = "gateway restart until all agents are connected"
-	attemptsCost    = "agents' attempts to connect in the busiest second of it"
+	attemptsCost    = "agents' attempts to connect in the busiest second of the restart"
 	listCost        = "LIST of all clusters"
-	watchCost       = "WATCH until all clusters were seen"
+	watchCost       = "WATCH until all clusters have been received"
 	listLengthRound = 5
 )
 
@@ -106,7 +110,7 @@ func (s *session) scaleAt(fleet *testbed.Fleet, n int) error {
 	return s.useFleet(ctx, fleet, n)
 }
 
-// idleFleet measures a gateway with clusters that nobody uses.
+// idleFleet measures a gateway with clusters that are not used.
 func (s *session) idleFleet(ctx context.Context, fleet *testbed.Fleet, n int) error {
 	if err := s.restartGateway(ctx); err != nil {
 		return err
@@ -130,7 +134,7 @@ func (s *session) idleFleet(ctx context.Context, fleet *testbed.Fleet, n int) er
 	if err := sleep(ctx, s.plan.idle); err != nil {
 		return err
 	}
-	after, err := usage.Of(ctx, usage.Process{Name: process.Name, PID: process.PID}) // asking for metrics would be counted
+	after, err := usage.Of(ctx, usage.Process{Name: process.Name, PID: process.PID}) // the request for metrics would be counted
 	if err != nil {
 		return err
 	}
@@ -140,11 +144,11 @@ func (s *session) idleFleet(ctx context.Context, fleet *testbed.Fleet, n int) er
 	s.grow(goroutineCost, report.Count, n, float64(before.Goroutines))
 	s.grow(descriptorCost, report.Count, n, float64(before.Descriptors))
 	s.grow(cpuCost, report.Cores, n, cores)
-	s.say("  idle: %s, %d goroutines, %d descriptors, %s", report.Bytes.Format(float64(before.RSS)), before.Goroutines, before.Descriptors, report.Cores.Format(cores))
+	s.logf("  idle: %s, %d goroutines, %d descriptors, %s", report.Bytes.Format(float64(before.RSS)), before.Goroutines, before.Descriptors, report.Cores.Format(cores))
 	return nil
 }
 
-// connected waits until all agents are, and returns how long that took.
+// connected waits until all agents are connected.
 func (s *session) connected(ctx context.Context, fleet *testbed.Fleet) error {
 	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
 	defer cancel()
@@ -156,7 +160,7 @@ func (s *session) connected(ctx context.Context, fleet *testbed.Fleet) error {
 	})
 }
 
-// listFleet lists and watches all ClusterGateways, by the hub.
+// listFleet lists and watches all ClusterGateways through the hub.
 func (s *session) listFleet(ctx context.Context, n int) error {
 	r, err := s.bed.OwnAPI(lab.ViaHub)
 	if err != nil {
@@ -181,7 +185,8 @@ func (s *session) listFleet(ctx context.Context, n int) error {
 	return nil
 }
 
-// restartFleet stops the gateway and starts it, while a client of each cluster asks until it is answered.
+// restartFleet restarts the gateway while a client of each cluster sends requests until one
+// succeeds.
 func (s *session) restartFleet(ctx context.Context, fleet *testbed.Fleet, n int) error {
 	routes, err := fleet.Routes(lab.ViaOwnEndpoint)
 	if err != nil {
@@ -206,7 +211,7 @@ func (s *session) restartFleet(ctx context.Context, fleet *testbed.Fleet, n int)
 	served := make([]float64, 0, n)
 	for _, r := range routes {
 		group.Go(func() error {
-			if err := patiently(ctx, r); err != nil {
+			if err := getUntilServed(ctx, r); err != nil {
 				return fmt.Errorf("%s was not served: %w", r.Name, err)
 			}
 			mu.Lock()
@@ -227,14 +232,14 @@ func (s *session) restartFleet(ctx context.Context, fleet *testbed.Fleet, n int)
 	s.grow(reconnectCost, report.Seconds, n, connectedAfter.Seconds())
 	s.grow(attemptsCost, report.Count, n, float64(busiest))
 	s.fact(report.RestartFact(n), last, report.Seconds, fmt.Sprintf(
-		"half of them after %.1f s; %d attempts to connect by %d agents for %d connections, at most %d in a second; counted from when the old gateway had gone, a client of each cluster asking every %s",
+		"half of them after %.1f s; %d attempts to connect by %d agents for %d connections, at most %d in one second; the time starts when the old gateway has stopped, and a client of each cluster sends a request every %s",
 		median(served), attempts, n, connections*n, busiest, restartRetry))
-	s.say("  restart: all served after %.1f s, half after %.1f s, at most %d of %d attempts to connect in a second", last, median(served), busiest, attempts)
+	s.logf("  restart: all served after %.1f s, half after %.1f s, at most %d of %d attempts to connect in one second", last, median(served), busiest, attempts)
 	return nil
 }
 
-// patiently asks until it is answered, with pauses that do not become part of what is measured.
-func patiently(ctx context.Context, r *measure.Route) error {
+// getUntilServed sends requests until one succeeds. The pauses are not part of the measurement.
+func getUntilServed(ctx context.Context, r *measure.Route) error {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
 		_, _, err := r.Do(attempt, http.MethodGet, versionPath, nil)
@@ -248,7 +253,7 @@ func patiently(ctx context.Context, r *measure.Route) error {
 	}
 }
 
-// useFleet sends requests to all clusters, one after the other and many at once.
+// useFleet sends requests to all clusters, first one at a time and then in parallel.
 func (s *session) useFleet(ctx context.Context, fleet *testbed.Fleet, n int) error {
 	all, err := fleet.Routes(lab.ViaOwnEndpoint)
 	if err != nil {
@@ -270,7 +275,7 @@ func (s *session) useFleet(ctx context.Context, fleet *testbed.Fleet, n int) err
 				return measure.Timed(began, err)
 			}}, nil
 		},
-	}, s.named(report.Direct, testbed.OwnEmbedded))
+	}, s.routesNamed(report.Direct, testbed.OwnEmbedded))
 	if _, err := s.bed.InUse(ctx, s.bed.Embedded); err != nil {
 		return err
 	}
@@ -289,7 +294,7 @@ func (s *session) restartGateway(ctx context.Context) error {
 	return s.bed.Embedded.Start(ctx)
 }
 
-// grow notes a cost at a number of clusters.
+// grow records a cost for a number of clusters.
 func (s *session) grow(cost string, unit report.Unit, n int, value float64) {
 	for i := range s.report.Growth {
 		if g := &s.report.Growth[i]; g.Cost == cost {
@@ -303,10 +308,10 @@ func (s *session) grow(cost string, unit report.Unit, n int, value float64) {
 	})
 }
 
-// busiestSecond returns the most that happened within any second, and how much there was at all.
+// busiestSecond returns the largest number of times within one second, and the total.
 func busiestSecond(times []time.Time) (most, all int) {
 	first := 0
-	for i := range times { // in order: they were noted under a lock
+	for i := range times { // in order, because they were recorded under a lock
 		for times[i].Sub(times[first]) > time.Second {
 			first++
 		}

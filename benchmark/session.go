@@ -32,25 +32,25 @@ type session struct {
 	plan    plan
 	began   time.Time
 
-	bed    *testbed.Bed // nil with clusters of one's own
+	bed    *testbed.Bed // nil with the user's own clusters
 	routes []*measure.Route
-	// sites are the managed clusters by UID; routed says which one each route leads to.
+	// sites are the managed clusters by UID. siteOf is the cluster that each route leads to.
 	sites  map[string]*measure.Site
-	routed map[*measure.Route]*measure.Site
+	siteOf map[*measure.Route]*measure.Site
 
 	machine  usage.Machine
 	observer *usage.Observer
 	report   *report.Report
 }
 
-// cleaningTimeout bounds taking away what was created.
+// cleaningTimeout bounds the cleanup.
 const cleaningTimeout = time.Minute
 
-// benchmark measures, and writes the reports of what was measured, however it ended.
+// benchmark takes the measurements and writes the reports, even after a failure.
 func benchmark(ctx context.Context, o *options, out io.Writer) (err error) {
 	s := &session{
 		ctx: ctx, out: out, options: o, plan: newPlan(o), began: time.Now(),
-		sites: map[string]*measure.Site{}, routed: map[*measure.Route]*measure.Site{},
+		sites: map[string]*measure.Site{}, siteOf: map[*measure.Route]*measure.Site{},
 		report: &report.Report{},
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
@@ -94,31 +94,31 @@ func (s *session) measureAll() error {
 			continue
 		}
 		if p.needsBed && s.bed == nil {
-			s.note("%s is measured on the testbed only.", p.name)
+			s.note("%s was skipped: it requires the testbed.", p.name)
 			continue
 		}
 		if p.restarts {
 			s.endObservation()
 		}
 		if err := p.run(s); err != nil && s.ctx.Err() == nil {
-			// The other parts are worth having all the same.
+			// The results of the other parts are still useful.
 			errs = append(errs, fmt.Errorf("%s: %w", p.name, err))
-			s.note("FAILED: %s was not measured to its end: %v", p.name, err)
-			s.say("FAILED: %s: %v", p.name, err)
+			s.note("FAILED: %s was not completed: %v", p.name, err)
+			s.logf("FAILED: %s: %v", p.name, err)
 		}
 	}
 	s.endObservation()
 	return errors.Join(errs...)
 }
 
-// observe begins to watch what the processes use.
+// observe starts to record the resource usage of the processes.
 func (s *session) observe() {
 	if s.bed != nil {
 		s.observer = usage.Observe(s.ctx, s.bed.Processes())
 	}
 }
 
-// endObservation notes what they used, once.
+// endObservation adds the recorded usage to the report, once.
 func (s *session) endObservation() {
 	if s.observer != nil {
 		s.report.Resources = s.observer.End(context.WithoutCancel(s.ctx))
@@ -128,11 +128,11 @@ func (s *session) endObservation() {
 
 func (s *session) fact(name string, value float64, unit report.Unit, note string) {
 	s.report.Facts = append(s.report.Facts, report.Fact{Name: name, Value: value, Unit: unit, Note: note})
-	s.say("  %s: %s", name, unit.Format(value))
+	s.logf("  %s: %s", name, unit.Format(value))
 }
 
-// named are some of the routes.
-func (s *session) named(names ...string) []*measure.Route {
+// routesNamed returns the routes with the given names.
+func (s *session) routesNamed(names ...string) []*measure.Route {
 	var some []*measure.Route
 	for _, r := range s.routes {
 		if slices.Contains(names, r.Name) {
@@ -144,21 +144,21 @@ func (s *session) named(names ...string) []*measure.Route {
 
 func median(figures []float64) float64 { return stats.Median(figures) }
 
-// measure runs one workload, and says how it goes.
+// measure runs one workload and prints its progress.
 func (s *session) measure(w measure.Workload, routes []*measure.Route) []*report.Series {
 	series := s.rounds(w, routes)
 	s.add(series)
 	return series
 }
 
-// add puts series of one workload into the report.
+// add adds the series of one workload to the report.
 func (s *session) add(series []*report.Series) {
 	if len(series) == 0 {
 		return
 	}
 	s.report.Series = append(s.report.Series, series...)
 	s.report.Finish()
-	s.say("  %s", report.Brief(series))
+	s.logf("  %s", report.Brief(series))
 }
 
 // rounds runs one workload.
@@ -170,17 +170,17 @@ func (s *session) rounds(w measure.Workload, routes []*measure.Route) []*report.
 	if w.XLabel != "" {
 		name += " at " + report.FormatX(w.XLabel, w.X)
 	}
-	s.say("%s: %d rounds by %d routes", name, w.Rounds, len(routes))
+	s.logf("%s: %d rounds by %d routes", name, w.Rounds, len(routes))
 	last := time.Now()
 	return measure.Rounds(s.ctx, w, routes, func(done, of int) {
 		if time.Since(last) > 10*time.Second {
 			last = time.Now()
-			s.say("  %d of %d", done, of)
+			s.logf("  %d of %d", done, of)
 		}
 	})
 }
 
-func (s *session) say(format string, args ...any) {
+func (s *session) logf(format string, args ...any) {
 	elapsed := time.Since(s.began).Round(time.Second)
 	fmt.Fprintf(s.out, "[%02d:%02d] %s\n", int(elapsed.Minutes()), int(elapsed.Seconds())%60, fmt.Sprintf(format, args...))
 }
@@ -190,7 +190,7 @@ func (s *session) note(format string, args ...any) {
 }
 
 func (s *session) startBed() (err error) {
-	s.say("starting the testbed")
+	s.logf("starting the testbed")
 	s.bed, err = testbed.Start(s.ctx, testbed.Options{
 		Out: indented{s.out}, GatewayBinary: s.options.gatewayBinary, GatewayArgs: s.options.gatewayArgs,
 	})
@@ -198,12 +198,12 @@ func (s *session) startBed() (err error) {
 }
 
 func (s *session) bedRoutes() (err error) {
-	s.note("Stock agents and the konnectivity-server run with --v=1: their default of 4 writes a line or two for every packet. All else is as they have it by default.")
+	s.note("Stock agents and the konnectivity-server run with --v=1. With their default of 4, they log one or two lines for every packet. Everything else has its default value.")
 	s.routes, err = s.bed.Routes()
 	return err
 }
 
-// clustersPath is where the gateway serves its clusters.
+// clustersPath is the path of the ClusterGateways.
 const clustersPath = "/apis/cluster.core.oam.dev/v1alpha1/clustergateways/"
 
 func (s *session) ownRoutes() error {
@@ -238,7 +238,7 @@ func (s *session) furtherRoutes() error {
 
 func (s *session) addRoute(name, title, kubeconfig, path string) error {
 	if slices.ContainsFunc(s.routes, func(r *measure.Route) bool { return r.Name == name }) {
-		return fmt.Errorf("there are two routes %s", name)
+		return fmt.Errorf("the route %s is defined twice", name)
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
@@ -253,7 +253,8 @@ func (s *session) addRoute(name, title, kubeconfig, path string) error {
 	return nil
 }
 
-// findSites finds out which cluster each route leads to. A route that fails is measured all the same, to be reported as failing.
+// findSites finds out which cluster each route leads to. A route that fails is still measured, so
+// that the report shows its failure.
 func (s *session) findSites() error {
 	for i, r := range s.routes {
 		ctx, cancel := context.WithTimeout(s.ctx, 30*time.Second)
@@ -261,26 +262,26 @@ func (s *session) findSites() error {
 		cancel()
 		switch {
 		case err != nil && i == 0:
-			return fmt.Errorf("route %s, with which all others are compared: %w", r.Name, err)
+			return fmt.Errorf("route %s, the baseline of all comparisons: %w", r.Name, err)
 		case err != nil:
-			s.say("route %s fails: %s", r.Name, measure.Describe(err))
-			s.routed[r] = s.routed[s.routes[0]]
+			s.logf("route %s fails: %s", r.Name, measure.Describe(err))
+			s.siteOf[r] = s.siteOf[s.routes[0]]
 			continue
 		}
 		if s.sites[uid] == nil {
 			if i > 0 {
-				s.note("Route %s leads to another cluster than %s: their ratio compares clusters as well.", r.Name, s.routes[0].Name)
+				s.note("Route %s leads to another cluster than %s, so their ratio also compares the clusters.", r.Name, s.routes[0].Name)
 			}
 			s.sites[uid] = measure.NewSite(r)
 		}
-		s.routed[r] = s.sites[uid]
+		s.siteOf[r] = s.sites[uid]
 	}
 	return nil
 }
 
-func (s *session) site(r *measure.Route) *measure.Site { return s.routed[r] }
+func (s *session) site(r *measure.Route) *measure.Site { return s.siteOf[r] }
 
-// pids are those of everything that was started for the run.
+// pids are the process IDs of everything that was started for the run.
 func (s *session) pids() []int {
 	if s.bed == nil {
 		return nil
@@ -296,7 +297,7 @@ func (s *session) pids() []int {
 	return pids
 }
 
-// conclude notes the conditions, and judges.
+// conclude adds the conditions of the run to the report.
 func (s *session) conclude() {
 	c := &s.report.Conditions
 	c.Date, c.Took, c.Command = s.began, time.Since(s.began), strings.Join(os.Args, " ")
@@ -308,7 +309,7 @@ func (s *session) conclude() {
 		c.Busy, c.ForeignCPU = now.Since(s.machine)
 	}
 	if s.bed == nil {
-		c.ForeignCPU = -1 // the servers may or may not be on this machine
+		c.ForeignCPU = -1 // the servers may be on other machines
 	}
 	s.report.Finish()
 }
@@ -317,7 +318,7 @@ func (s *session) close() error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), cleaningTimeout)
 	defer cancel()
 	if s.bed != nil {
-		s.say("stopping the testbed")
+		s.logf("stopping the testbed")
 		return s.bed.Close()
 	}
 	var errs []error
@@ -327,7 +328,7 @@ func (s *session) close() error {
 	return errors.Join(errs...)
 }
 
-// indented sets lines off from those of the session.
+// indented indents the lines of the testbed below those of the session.
 type indented struct{ w io.Writer }
 
 func (i indented) Write(p []byte) (int, error) {

@@ -1,11 +1,12 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package link is a TCP proxy that puts a distance between its two sides: a round-trip time and a bandwidth, in user space, so that no
-// kernel module or privilege is needed.
+// Package link is a TCP proxy that simulates a distance between its two sides: a round-trip time
+// and a limited bandwidth. It runs in user space, so it needs no kernel module and no privileges.
 //
-// What arrives is sent on half a round trip later, in order, and no faster than the bandwidth, which all connections of the link share
-// in each direction. A new connection costs a round trip, as TCP's handshake does. What is not modeled: loss, reordering, and TCP's slow
+// Data is forwarded half a round trip after it arrives, in order, and no faster than the bandwidth.
+// All connections of the link share the bandwidth of each direction. A new connection costs a round
+// trip, like TCP's handshake. The proxy does not model packet loss, reordering, and TCP's slow
 // start, which would make cold connections slower still.
 package link
 
@@ -19,10 +20,12 @@ import (
 )
 
 const (
-	// chunk is the most that is read at a time. Small enough that a limited bandwidth is not used in bursts.
+	// chunk is the maximum size of one read. It is small, so that a limited bandwidth is not used in
+	// bursts.
 	chunk = 16 << 10
-	// window is how many chunks may be under way on one connection in one direction; a sender that is ahead by more waits, as it would
-	// for a TCP window. 8 MiB are enough for 300 Mbit/s at 200 ms.
+	// window is the maximum number of chunks in transit on one connection in one direction. A sender
+	// that is further ahead waits, as it would for a TCP window. 8 MiB are enough for 300 Mbit/s at
+	// 200 ms.
 	window = 512
 )
 
@@ -33,8 +36,8 @@ type Link struct {
 
 	mu        sync.Mutex
 	rtt       time.Duration
-	bandwidth float64 // bytes per second, 0: no limit
-	// free is when each direction has sent all that it was given.
+	bandwidth float64 // bytes per second; 0 means no limit
+	// free is when each direction has finished sending what it was given.
 	free  [2]time.Time
 	conns map[net.Conn]struct{} // nil once closed
 
@@ -43,7 +46,8 @@ type Link struct {
 	group  sync.WaitGroup
 }
 
-// New starts a link from a free port of 127.0.0.1 to target, without any distance yet. Close ends it with its connections.
+// New starts a link from a free port of 127.0.0.1 to target, without delay or limit. Close stops it
+// and closes its connections.
 func New(target string) (*Link, error) {
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -55,26 +59,27 @@ func New(target string) (*Link, error) {
 	return l, nil
 }
 
-// Addr is where the near side connects.
+// Addr returns the address to connect to.
 func (l *Link) Addr() string { return l.listener.Addr().String() }
 
-// Port is that of Addr.
+// Port returns the port of Addr.
 func (l *Link) Port() int { return l.listener.Addr().(*net.TCPAddr).Port }
 
-// Set changes the distance for all that is sent from now on. A bandwidth of 0 bytes per second is none to speak of.
+// Set changes the distance for everything that is sent from now on. A bandwidth of 0 bytes per
+// second means no limit.
 func (l *Link) Set(rtt time.Duration, bandwidth float64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.rtt, l.bandwidth = rtt, bandwidth
 }
 
-// Close ends the link and waits until nothing of it is left.
+// Close stops the link and waits until all its goroutines have ended.
 func (l *Link) Close() error {
 	l.cancel()
 	err := l.listener.Close()
 	l.mu.Lock()
 	for conn := range l.conns {
-		_ = conn.Close() // it only has to end
+		_ = conn.Close() // the connection is only closed
 	}
 	l.conns = nil
 	l.mu.Unlock()
@@ -122,7 +127,7 @@ func (l *Link) add(conn net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.conns == nil {
-		_ = conn.Close() // the link is gone
+		_ = conn.Close() // the link is closed
 		return false
 	}
 	l.conns[conn] = struct{}{}
@@ -133,22 +138,23 @@ func (l *Link) remove(conn net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.conns, conn)
-	_ = conn.Close() // it may have ended by itself
+	_ = conn.Close() // it may be closed already
 }
 
-// parcel is what was read at one time, and when it is due on the other side.
+// parcel is the result of one read, with the time at which it is due on the other side.
 type parcel struct {
 	data []byte
 	due  time.Time
 }
 
-// carry takes one direction of a connection. It ends with the sender's end, which it passes on, or with the receiver.
+// carry copies one direction of a connection. It ends when the sender closes its side, which carry
+// passes on, or when the receiver fails.
 func (l *Link) carry(to, from net.Conn, direction int) {
 	parcels := make(chan parcel, window)
 	var writer sync.WaitGroup
 	writer.Go(func() {
 		defer func() {
-			// Whoever still sends has nobody left to send to.
+			// The sender has no receiver any more.
 			for range parcels {
 			}
 		}()
@@ -157,7 +163,7 @@ func (l *Link) carry(to, from net.Conn, direction int) {
 				break
 			}
 			if _, err := to.Write(p.data); err != nil {
-				_ = from.Close() // ends the reader
+				_ = from.Close() // makes the reader return
 				break
 			}
 		}
@@ -173,7 +179,7 @@ func (l *Link) carry(to, from net.Conn, direction int) {
 		}
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
-				_ = to.Close() // a reset is passed on as an end
+				_ = to.Close() // a reset is passed on as a normal end
 			}
 			break
 		}
@@ -182,7 +188,7 @@ func (l *Link) carry(to, from net.Conn, direction int) {
 	writer.Wait()
 }
 
-// due tells when n bytes that are sent now arrive.
+// due returns when n bytes that are sent now arrive.
 func (l *Link) due(n, direction int) time.Time {
 	l.mu.Lock()
 	defer l.mu.Unlock()

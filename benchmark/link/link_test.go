@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// echo starts a server that sends back what it is sent.
+// echo starts a server that sends back what it receives.
 func echo(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -58,7 +58,7 @@ func connect(t *testing.T) (*Link, net.Conn) {
 	return l, conn
 }
 
-// trip sends data there and back, and returns how long that took.
+// trip sends data there and back, and returns how long it took.
 func trip(t *testing.T, conn net.Conn, data []byte) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -68,7 +68,7 @@ func trip(t *testing.T, conn net.Conn, data []byte) time.Duration {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(back, data) {
-		t.Fatal("what came back is not what was sent")
+		t.Fatal("the received data differs from the sent data")
 	}
 	return time.Since(began)
 }
@@ -80,7 +80,7 @@ func TestRoundTripTime(t *testing.T) {
 	if took := trip(t, conn, []byte("ping")); took < 80*time.Millisecond {
 		t.Errorf("a round trip of 80 ms took %s", took)
 	}
-	// What is sent together travels together: bulk pays the distance once, not for each piece.
+	// A larger amount of data waits for the delay once, not once for each chunk.
 	bulk := make([]byte, 4<<20)
 	_, _ = rand.Read(bulk)
 	each := time.Duration(len(bulk)/chunk) * 40 * time.Millisecond
@@ -96,7 +96,7 @@ func TestBandwidth(t *testing.T) {
 	l.Set(0, bandwidth)
 	data := make([]byte, 1<<20)
 	_, _ = rand.Read(data)
-	// Both directions carry it, and overlap but for one piece.
+	// Data flows in both directions at the same time, except for one chunk.
 	if took := trip(t, conn, data); took < 240*time.Millisecond {
 		t.Errorf("1 MiB at 4 MiB/s took %s", took)
 	}

@@ -33,13 +33,13 @@ const (
 	Forward   = "port-forward"
 )
 
-// namespacePath is what every cluster has and answers from memory.
+// namespacePath exists in every cluster, and the API server answers it from memory.
 const namespacePath = "/api/v1/namespaces/default"
 
-// Sites finds the site that a route leads to.
+// Sites returns the site that a route leads to.
 type Sites func(*Route) *Site
 
-// GetWorkload is one GET of a Namespace.
+// GetWorkload gets a Namespace once.
 func GetWorkload(rounds int) Workload {
 	return Workload{
 		Name: Get, Title: "GET a Namespace", Unit: report.Seconds, Rounds: rounds, Warmup: 20,
@@ -53,7 +53,8 @@ func GetWorkload(rounds int) Workload {
 	}
 }
 
-// FlowWorkload is the predecessor's: create, update and delete a ConfigMap, as one figure.
+// FlowWorkload is the predecessor's workload: create, update and delete a ConfigMap. Its figure is
+// the time of all three.
 func FlowWorkload(rounds int, sites Sites) Workload {
 	return Workload{
 		Name: Flow, Title: "Create, update, delete a ConfigMap", Unit: report.Seconds, Rounds: rounds, Warmup: 5,
@@ -87,7 +88,7 @@ func flow(ctx context.Context, r *Route, namespace, name string) error {
 		}
 		if _, _, err := r.Do(ctx, step.method, step.path, body); err != nil {
 			if i > 0 { // so that the next round can create it again
-				_, _, _ = r.Do(ctx, http.MethodDelete, object, nil) // the first error is the one to report
+				_, _, _ = r.Do(ctx, http.MethodDelete, object, nil) // an earlier error is returned instead
 			}
 			return err
 		}
@@ -113,11 +114,11 @@ func ListWorkload(name string, count, rounds int, sites Sites) Workload {
 	}
 }
 
-// SteadyWorkload sends GETs one after the other for a while; its figure is their median. In rounds of one GET, all that a route needs has
-// slept before; here nothing has.
+// SteadyWorkload sends one GET after another for some time. Its figure is their median. In rounds
+// of one GET, everything that the route needs was idle before the request; here nothing was.
 func SteadyWorkload(rounds int, window time.Duration) Workload {
 	return Workload{
-		Name: Steady, Title: "GET a Namespace, again and again", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: window + time.Minute,
+		Name: Steady, Title: "GET a Namespace repeatedly", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: window + time.Minute,
 		Prepare: func(_ context.Context, r *Route) (*Work, error) {
 			return &Work{Do: func(ctx context.Context) Outcome {
 				var o Outcome
@@ -140,13 +141,14 @@ func SteadyWorkload(rounds int, window time.Duration) Workload {
 	}
 }
 
-// enough is what a list of 20 ConfigMaps of a million bytes has at least.
-const enough = 19 << 20
+// minListSize is the minimum size of a list of 20 ConfigMaps of a million bytes.
+const minListSize = 19 << 20
 
-// TextWorkload lists 20 ConfigMaps of text, 19 MiB together, as client-go does: compressed.
+// TextWorkload lists 20 ConfigMaps of text, 19 MiB together. They are sent compressed, as client-go
+// requests it.
 func TextWorkload(rounds int, sites Sites) Workload {
 	return Workload{
-		Name: Text, Title: "LIST 19 MiB of text, with gzip as client-go asks for it", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: time.Minute,
+		Name: Text, Title: "LIST 19 MiB of text, with gzip as client-go requests it", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: time.Minute,
 		Prepare: func(ctx context.Context, r *Route) (*Work, error) {
 			namespace, err := sites(r).FillText(ctx, "text", 20, 1_000_000)
 			if err != nil {
@@ -155,8 +157,8 @@ func TextWorkload(rounds int, sites Sites) Workload {
 			return &Work{Do: func(ctx context.Context) Outcome {
 				began := time.Now()
 				size, err := r.GetCompressed(ctx, configMaps(namespace))
-				if err == nil && size < enough {
-					err = fmt.Errorf("only %d bytes came", size)
+				if err == nil && size < minListSize {
+					err = fmt.Errorf("the response has only %d bytes", size)
 				}
 				return Timed(began, err)
 			}}, nil
@@ -164,10 +166,10 @@ func TextWorkload(rounds int, sites Sites) Workload {
 	}
 }
 
-// DownloadWorkload lists 20 ConfigMaps that are 19 MiB together, which nothing makes smaller.
+// DownloadWorkload lists 20 ConfigMaps, 19 MiB together, whose data cannot be compressed.
 func DownloadWorkload(rounds int, sites Sites) Workload {
 	return Workload{
-		Name: Download, Title: "LIST 19 MiB, not to be compressed", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: time.Minute,
+		Name: Download, Title: "LIST 19 MiB of data that cannot be compressed", Unit: report.Seconds, Rounds: rounds, Warmup: 1, Timeout: time.Minute,
 		Prepare: func(ctx context.Context, r *Route) (*Work, error) {
 			namespace, err := sites(r).Fill(ctx, "bulk", 20, 1_000_000)
 			if err != nil {
@@ -176,8 +178,8 @@ func DownloadWorkload(rounds int, sites Sites) Workload {
 			return &Work{Do: func(ctx context.Context) Outcome {
 				began := time.Now()
 				_, size, err := r.Do(ctx, http.MethodGet, configMaps(namespace), nil)
-				if err == nil && size < enough {
-					err = fmt.Errorf("only %d bytes came", size)
+				if err == nil && size < minListSize {
+					err = fmt.Errorf("the response has only %d bytes", size)
 				}
 				return Timed(began, err)
 			}}, nil
@@ -185,7 +187,7 @@ func DownloadWorkload(rounds int, sites Sites) Workload {
 	}
 }
 
-// UploadWorkload replaces a ConfigMap with another of almost 1 MiB, which is as large as they get.
+// UploadWorkload replaces a ConfigMap with another of almost 1 MiB, which is the maximum size.
 func UploadWorkload(rounds int, sites Sites) Workload {
 	return Workload{
 		Name: Upload, Title: "PUT 1 MB", Unit: report.Seconds, Rounds: rounds, Warmup: 1,
@@ -212,7 +214,7 @@ func UploadWorkload(rounds int, sites Sites) Workload {
 	}
 }
 
-// LoadWorkload sends GETs from a number of workers at once for a while; its figure is the rate.
+// LoadWorkload sends GETs from several workers in parallel for some time. Its figure is the rate.
 func LoadWorkload(workers, rounds int, window time.Duration) Workload {
 	return Workload{
 		Name: Load, Title: "GET a Namespace, from several workers", X: float64(workers), XLabel: "workers",
@@ -223,7 +225,8 @@ func LoadWorkload(workers, rounds int, window time.Duration) Workload {
 	}
 }
 
-// load counts what succeeds until the last worker has its last answer, and divides by the time until then.
+// load counts the successful requests until the last worker has its last response, and divides by
+// the time until then.
 func load(ctx context.Context, r *Route, path string, workers int, window time.Duration) Outcome {
 	var succeeded, failed atomic.Int64
 	var failure atomic.Pointer[error]
@@ -255,7 +258,8 @@ func load(ctx context.Context, r *Route, path string, workers int, window time.D
 	return o
 }
 
-// Requests sends a number of GETs from several workers, for what they leave behind and not for the time.
+// Requests sends a number of GETs from several workers. It is for what they leave behind, not for
+// their time.
 func Requests(ctx context.Context, r *Route, count, workers int) Outcome {
 	var next, failed atomic.Int64
 	var failure atomic.Pointer[error]

@@ -17,19 +17,20 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
 )
 
-// Workload is what is sent by each route.
+// Workload describes what is sent by each route.
 type Workload struct {
-	// Name and X identify it; XLabel says what X is.
+	// Name and X identify it. XLabel names the parameter X.
 	Name, Title string
 	X           float64
 	XLabel      string
 	Unit        report.Unit
 	Rounds      int
-	// Warmup is how many rounds come before those that count.
+	// Warmup is the number of rounds before those that count.
 	Warmup int
 	// Timeout bounds one round of one route. Zero means 30 s.
 	Timeout time.Duration
-	// Prepare makes ready what a route needs, and returns the work of one round. Close, if set, undoes it.
+	// Prepare sets up what a route needs, and returns the work of one round. Close, if set, removes
+	// it.
 	Prepare func(ctx context.Context, r *Route) (*Work, error)
 }
 
@@ -40,18 +41,18 @@ type Work struct {
 	Close func()
 }
 
-// Outcome is what one round gave.
+// Outcome is the result of one round.
 type Outcome struct {
-	// Value is in the workload's unit, and NaN when there is none.
+	// Value is in the workload's unit. It is NaN if there is no result.
 	Value float64
-	// Attempts and Failures count what the round consisted of. Err is one of the failures.
+	// Attempts and Failures count the requests of the round. Err is one of the failures.
 	Attempts, Failures int
 	Err                error
-	// Pool, if set, is all that Value is the median of.
+	// Pool, if set, contains all values that Value is the median of.
 	Pool []float64
 }
 
-// Timed is the outcome of one attempt.
+// Timed returns the outcome of one attempt.
 func Timed(began time.Time, err error) Outcome {
 	took := time.Since(began)
 	if err != nil {
@@ -62,53 +63,55 @@ func Timed(began time.Time, err error) Outcome {
 
 const (
 	defaultTimeout = 30 * time.Second
-	// patience is how many rounds may time out in a row before a route is given up: it would hold all others up.
-	patience = 3
+	// maxTimeouts is how many rounds in a row may time out before the route is given up. It would
+	// delay all other routes.
+	maxTimeouts = 3
 )
 
-// Rounds runs a workload by all routes, in turn, and returns a series for each. When ctx ends it returns what there is by then.
+// Rounds runs a workload by all routes in turn, and returns a series for each. When ctx ends, it
+// returns the results so far.
 func Rounds(ctx context.Context, w Workload, routes []*Route, progress func(done, of int)) []*report.Series {
 	if w.Timeout == 0 {
 		w.Timeout = defaultTimeout
 	}
-	lanes := make([]*lane, len(routes))
+	runs := make([]*routeRun, len(routes))
 	for i, r := range routes {
-		lanes[i] = newLane(ctx, w, r)
-		defer lanes[i].close()
+		runs[i] = newRouteRun(ctx, w, r)
+		defer runs[i].close()
 	}
 	random := rand.New(rand.NewPCG(uint64(w.Rounds), 1))
 	for round := -w.Warmup; round < w.Rounds && ctx.Err() == nil; round++ {
-		for _, i := range random.Perm(len(lanes)) {
+		for _, i := range random.Perm(len(runs)) {
 			if ctx.Err() != nil {
 				break
 			}
-			lanes[i].round(ctx, round >= 0)
+			runs[i].round(ctx, round >= 0)
 		}
 		if progress != nil && round >= 0 {
 			progress(round+1, w.Rounds)
 		}
 	}
-	if ctx.Err() != nil && !slices.ContainsFunc(lanes, func(l *lane) bool { return len(l.series.Figures) > 0 }) {
-		return nil // interrupted before there was anything: that is no failure of the routes
+	if ctx.Err() != nil && !slices.ContainsFunc(runs, func(l *routeRun) bool { return len(l.series.Figures) > 0 }) {
+		return nil // interrupted before the first result, so the route has not failed
 	}
-	series := make([]*report.Series, len(lanes))
-	for i, l := range lanes {
+	series := make([]*report.Series, len(runs))
+	for i, l := range runs {
 		series[i] = l.series
 	}
 	align(series)
 	return series
 }
 
-// lane is one route in one workload.
-type lane struct {
+// routeRun is one route in one workload.
+type routeRun struct {
 	workload Workload
 	work     *Work
 	series   *report.Series
 	timeouts int
 }
 
-func newLane(ctx context.Context, w Workload, r *Route) *lane {
-	l := &lane{workload: w, series: &report.Series{
+func newRouteRun(ctx context.Context, w Workload, r *Route) *routeRun {
+	l := &routeRun{workload: w, series: &report.Series{
 		Workload: w.Name, Title: w.Title, Route: r.Name, X: w.X, XLabel: w.XLabel, Unit: w.Unit, Errors: map[string]int{},
 	}}
 	ctx, cancel := context.WithTimeout(ctx, 2*w.Timeout)
@@ -122,13 +125,13 @@ func newLane(ctx context.Context, w Workload, r *Route) *lane {
 	return l
 }
 
-func (l *lane) close() {
+func (l *routeRun) close() {
 	if l.work != nil && l.work.Close != nil {
 		l.work.Close()
 	}
 }
 
-func (l *lane) round(parent context.Context, counts bool) {
+func (l *routeRun) round(parent context.Context, counts bool) {
 	if l.series.Stopped != "" {
 		if counts {
 			l.series.Figures = append(l.series.Figures, math.NaN())
@@ -139,7 +142,7 @@ func (l *lane) round(parent context.Context, counts bool) {
 	defer cancel()
 	o := l.work.Do(ctx)
 	if parent.Err() != nil {
-		return // interrupted: it says nothing about the route
+		return // interrupted: this is not a failure of the route
 	}
 	if ctx.Err() != nil && o.Failures > 0 {
 		l.timeouts++
@@ -149,12 +152,12 @@ func (l *lane) round(parent context.Context, counts bool) {
 	if counts {
 		l.count(o)
 	}
-	if l.timeouts >= patience {
-		l.series.Stopped = fmt.Sprintf("%d rounds in a row took longer than %s", patience, l.workload.Timeout)
+	if l.timeouts >= maxTimeouts {
+		l.series.Stopped = fmt.Sprintf("%d rounds in a row took longer than %s", maxTimeouts, l.workload.Timeout)
 	}
 }
 
-func (l *lane) count(o Outcome) {
+func (l *routeRun) count(o Outcome) {
 	s := l.series
 	s.Figures = append(s.Figures, o.Value)
 	s.Attempts += o.Attempts
@@ -165,7 +168,7 @@ func (l *lane) count(o Outcome) {
 	}
 }
 
-// align cuts all series to the shortest: an interrupted round was not done by all.
+// align cuts all series to the shortest one, because not all routes completed an interrupted round.
 func align(series []*report.Series) {
 	shortest := math.MaxInt
 	for _, s := range series {
@@ -176,7 +179,8 @@ func align(series []*report.Series) {
 	}
 }
 
-// Describe says what an error is in one line that is the same for the same fault, so that faults can be counted.
+// Describe returns one line for an error. Errors with the same cause get the same line, so that
+// they can be counted.
 func Describe(err error) string {
 	var status *StatusError
 	var address *url.Error

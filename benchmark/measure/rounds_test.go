@@ -19,7 +19,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
 )
 
-// serve returns a route to a server that does what handler does before it answers.
+// serve returns a route to a server that calls handler before it responds.
 func serve(t *testing.T, name string, handler http.HandlerFunc) *Route {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -33,7 +33,8 @@ func serve(t *testing.T, name string, handler http.HandlerFunc) *Route {
 
 func answers(http.ResponseWriter, *http.Request) {}
 
-// slower answers after a delay, and keeps how long that was each time: a busy machine wakes late.
+// slower responds after a delay, and records the actual delay of each request, because a busy
+// machine wakes up late.
 type slower struct {
 	delay time.Duration
 	mu    sync.Mutex
@@ -55,7 +56,7 @@ func (s *slower) median() time.Duration {
 	return s.took[len(s.took)/2]
 }
 
-// half refuses every second request, at once.
+// half refuses every second request at once.
 func half() http.HandlerFunc {
 	var count atomic.Int64
 	return func(w http.ResponseWriter, _ *http.Request) {
@@ -72,8 +73,8 @@ func run(t *testing.T, w Workload, routes ...*Route) *report.Report {
 	return r
 }
 
-// TestSameRouteTwice: most runs of a route against itself must say that the ratio may be 1. One run in twenty may not, by the meaning of
-// 95 %, so several are made.
+// TestSameRouteTwice: in most runs of a route against itself, the interval must contain the ratio
+// 1. By the definition of 95 %, one run in twenty may miss it, so there are several runs.
 func TestSameRouteTwice(t *testing.T) {
 	const runs, wanted = 10, 7
 	direct, again := serve(t, report.Direct, answers), serve(t, "again", answers)
@@ -101,9 +102,10 @@ func TestSlowRouteIsFound(t *testing.T) {
 		t.Fatal("not compared")
 	}
 	t.Logf("difference %.2f ms (%.2f to %.2f)", 1e3*c.Difference.Value, 1e3*c.Difference.Low, 1e3*c.Difference.High)
-	// What the two have in common, as the way there and what else the machine does, is not the route's.
+	// What both routes have in common, such as the network and the load of the machine, is not part of
+	// the difference.
 	if want := slow.median().Seconds(); c.Difference.Value < want/2 || c.Difference.Value > 2*want {
-		t.Errorf("%.2f ms were found as %.2f ms", 1e3*want, 1e3*c.Difference.Value)
+		t.Errorf("a delay of %.2f ms was measured as %.2f ms", 1e3*want, 1e3*c.Difference.Value)
 	}
 }
 
@@ -114,7 +116,7 @@ func TestFailingRouteIsNotFast(t *testing.T) {
 		t.Errorf("failing %t with %d of %d", s.Failing(), s.Failures, s.Attempts)
 	}
 	if s.ToDirect != nil {
-		t.Errorf("a route that fails half its requests has the ratio %+v", s.ToDirect.Ratio)
+		t.Errorf("a route on which half of the requests fail has the ratio %+v", s.ToDirect.Ratio)
 	}
 	if s.Errors["HTTP 503 no agent is connected"] != 50 {
 		t.Errorf("errors %v", s.Errors)
@@ -125,14 +127,14 @@ func TestFailingRouteIsNotFast(t *testing.T) {
 	}
 }
 
-// TestStuckRouteIsGivenUp: a route that never answers does not keep the others from being measured.
+// TestStuckRouteIsGivenUp: a route that never responds does not stop the measurement of the others.
 func TestStuckRouteIsGivenUp(t *testing.T) {
 	w := GetWorkload(10)
-	w.Timeout, w.Warmup = 2*time.Second, 0 // of the direct route as well, which must never take as long
+	w.Timeout, w.Warmup = 2*time.Second, 0 // also of the direct route, which must never take that long
 	stuck := serve(t, "stuck", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	r := run(t, w, serve(t, report.Direct, answers), stuck)
 	s := r.Find(Get, "stuck", 0)
-	if s.Failures != patience || !strings.Contains(s.Stopped, "in a row") {
+	if s.Failures != maxTimeouts || !strings.Contains(s.Stopped, "in a row") {
 		t.Errorf("%d failures, stopped: %q", s.Failures, s.Stopped)
 	}
 	if direct := r.Find(Get, report.Direct, 0); direct.Failing() || len(direct.Figures) != 10 {

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Route is one way to the API server of a managed cluster. It is safe for concurrent use.
+// Route is one path to the API server of a managed cluster. It is safe for concurrent use.
 type Route struct {
 	Name, Title string
 	// Config reaches the API server by this route.
@@ -24,7 +24,8 @@ type Route struct {
 	client *http.Client
 }
 
-// NewRoute makes a route. Routes with equal credentials to the same server share a connection, as those of one client do.
+// NewRoute returns a route. Routes with the same credential and server share a connection, as the
+// requests of one client do.
 func NewRoute(name, title string, config *rest.Config) (*Route, error) {
 	config = rest.CopyConfig(config)
 	config.QPS = -1
@@ -38,14 +39,14 @@ func NewRoute(name, title string, config *rest.Config) (*Route, error) {
 	return &Route{Name: name, Title: title, Config: config, client: client}, nil
 }
 
-// As is the same route under another name.
+// As returns the same route under another name.
 func (r *Route) As(name string) *Route {
 	other := *r
 	other.Name = name
 	return &other
 }
 
-// StatusError is an answer that is not a success.
+// StatusError is a response without a success code.
 type StatusError struct {
 	Code int
 	Body string
@@ -55,10 +56,11 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("%d: %s", e.Code, e.Body)
 }
 
-// kept is how much of an answer Do returns.
+// kept is how many bytes of a response Do returns.
 const kept = 8 << 10
 
-// Do sends a request and reads all of the answer, of which it returns the beginning; size is that of all of it.
+// Do sends a request and reads the whole response. It returns the beginning of the response, and
+// the size of all of it.
 func (r *Route) Do(ctx context.Context, method, path string, body []byte) (answer []byte, size int64, err error) {
 	resp, err := r.open(ctx, method, path, body, identity)
 	if err != nil {
@@ -68,7 +70,7 @@ func (r *Route) Do(ctx context.Context, method, path string, body []byte) (answe
 	return read(resp, resp.Body, kept)
 }
 
-// Get returns all of an answer.
+// Get returns the whole response.
 func (r *Route) Get(ctx context.Context, path string) ([]byte, error) {
 	resp, err := r.open(ctx, http.MethodGet, path, nil, identity)
 	if err != nil {
@@ -79,8 +81,8 @@ func (r *Route) Get(ctx context.Context, path string) ([]byte, error) {
 	return answer, err
 }
 
-// GetCompressed asks for an answer as client-go does by default, with gzip, and reads and unpacks it. size is that of what was unpacked. An
-// answer that is not compressed is an error.
+// GetCompressed requests gzip, as client-go does by default, and reads and decompresses the
+// response. size is the decompressed size. It returns an error if the response is not compressed.
 func (r *Route) GetCompressed(ctx context.Context, path string) (size int64, err error) {
 	resp, err := r.open(ctx, http.MethodGet, path, nil, "gzip")
 	if err != nil {
@@ -88,7 +90,7 @@ func (r *Route) GetCompressed(ctx context.Context, path string) (size int64, err
 	}
 	defer resp.Body.Close()
 	if encoding := resp.Header.Get("Content-Encoding"); encoding != "gzip" {
-		return 0, fmt.Errorf("the answer, %s, has the content encoding %q and not gzip", resp.Status, encoding)
+		return 0, fmt.Errorf("the response, %s, has the content encoding %q and not gzip", resp.Status, encoding)
 	}
 	unpacked, err := gzip.NewReader(resp.Body)
 	if err != nil {
@@ -110,11 +112,12 @@ func read(resp *http.Response, body io.Reader, keep int) (answer []byte, size in
 	return kept.Bytes(), size, nil
 }
 
-// identity asks for no compression. It is said, and not only left out: the transport of the hub's aggregation layer asks for gzip where
-// nobody has said anything, and then the managed API server compresses what the hub decompresses.
+// identity requests no compression. The header must be set: without it, the transport of the hub's
+// aggregation layer requests gzip itself, so the managed API server compresses and the hub
+// decompresses.
 const identity = "identity"
 
-// open sends a request. The answer is to be closed.
+// open sends a request. The caller must close the response.
 func (r *Route) open(ctx context.Context, method, path string, body []byte, encoding string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(r.Config.Host, "/")+path, bytes.NewReader(body))
 	if err != nil {
@@ -128,7 +131,7 @@ func (r *Route) open(ctx context.Context, method, path string, body []byte, enco
 	return r.client.Do(req)
 }
 
-// limitedBuffer keeps what comes first.
+// limitedBuffer keeps the first bytes.
 type limitedBuffer struct {
 	buffer *bytes.Buffer
 	limit  int
@@ -141,7 +144,7 @@ func (l *limitedBuffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// objectName makes a name that an object may have of a route's, which may hold slashes.
+// objectName returns a valid name for an object of a route, whose own name may contain slashes.
 func objectName(route string) string {
 	return strings.Map(func(c rune) rune {
 		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' {

@@ -19,25 +19,27 @@ import (
 )
 
 const (
-	// creators is how many objects are created at a time.
+	// creators is how many objects are created in parallel.
 	creators = 16
-	// namespaceTimeout bounds making a namespace, which an interruption does not end.
+	// namespaceTimeout bounds the creation of a namespace. An interruption does not cancel it.
 	namespaceTimeout = 10 * time.Second
 )
 
-// Site is a managed cluster with what the workloads need on it: namespaces of its own, which go with it.
+// Site is a managed cluster with the objects that the workloads need. They are in namespaces that
+// [Site.Clean] deletes.
 type Site struct {
-	// admin is the route by which things are made.
+	// admin is the route that creates the objects.
 	admin  *Route
 	prefix string
 
 	mu sync.Mutex
-	// namespaces holds those that may be there; false while it is not known that they are.
+	// namespaces contains those that may exist. The value is false until this is certain.
 	namespaces map[string]bool
 	filled     map[string]bool
 }
 
-// NewSite prepares nothing yet: namespaces are made when they are first needed. Their names begin with a prefix that no other run has.
+// NewSite creates nothing: a namespace is created when it is first needed. The names begin with a
+// prefix that no other run has.
 func NewSite(admin *Route) *Site {
 	return &Site{
 		admin:      admin,
@@ -47,7 +49,7 @@ func NewSite(admin *Route) *Site {
 	}
 }
 
-// UID tells clusters apart, whatever the route to them: it is that of the namespace kube-system.
+// UID identifies a cluster whatever the route to it. It is the UID of the namespace kube-system.
 func UID(ctx context.Context, r *Route) (string, error) {
 	body, _, err := r.Do(ctx, http.MethodGet, "/api/v1/namespaces/kube-system", nil)
 	if err != nil {
@@ -64,7 +66,8 @@ func UID(ctx context.Context, r *Route) (string, error) {
 	return namespace.Metadata.UID, nil
 }
 
-// Namespace returns the name of a namespace of this run, and makes it if it is not there.
+// Namespace returns the name of a namespace of this run. It creates the namespace if it does not
+// exist.
 func (s *Site) Namespace(ctx context.Context, name string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,24 +82,26 @@ func (s *Site) namespace(ctx context.Context, name string) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	// A request that is given up may be carried out all the same, and after Clean at that.
+	// A canceled request may still be executed, even after Clean.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), namespaceTimeout)
 	defer cancel()
 	s.namespaces[full] = false
 	body := fmt.Sprintf(`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":%q}}`, full)
 	if _, _, err := s.admin.Do(ctx, http.MethodPost, "/api/v1/namespaces", []byte(body)); err != nil {
-		return "", fmt.Errorf("making the namespace %s by route %s: %w", full, s.admin.Name, err)
+		return "", fmt.Errorf("create the namespace %s by route %s: %w", full, s.admin.Name, err)
 	}
 	s.namespaces[full] = true
 	return full, nil
 }
 
-// Fill makes a namespace with count ConfigMaps of about size bytes each, once. No compression makes them smaller.
+// Fill creates a namespace with count ConfigMaps of about size bytes each, once. Their data cannot
+// be compressed.
 func (s *Site) Fill(ctx context.Context, name string, count, size int) (namespace string, err error) {
 	return s.fill(ctx, name, count, func(object string) []byte { return configMap(object, size, "created") })
 }
 
-// FillText is Fill with text in the ConfigMaps: manifests, which are about a tenth of the size when they are compressed.
+// FillText is like Fill, but the ConfigMaps contain text: manifests, which compress to about a
+// tenth of their size.
 func (s *Site) FillText(ctx context.Context, name string, count, size int) (namespace string, err error) {
 	return s.fill(ctx, name, count, func(object string) []byte { return textConfigMap(object, size) })
 }
@@ -118,13 +123,13 @@ func (s *Site) fill(ctx context.Context, name string, count int, object func(nam
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return "", fmt.Errorf("making %d ConfigMaps in %s by route %s: %w", count, namespace, s.admin.Name, err)
+		return "", fmt.Errorf("create %d ConfigMaps in %s by route %s: %w", count, namespace, s.admin.Name, err)
 	}
 	s.filled[namespace] = true
 	return namespace, nil
 }
 
-// Clean deletes the namespaces, and does not wait until the cluster has emptied them.
+// Clean deletes the namespaces. It does not wait until the cluster has removed their contents.
 func (s *Site) Clean(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -133,7 +138,7 @@ func (s *Site) Clean(ctx context.Context) error {
 		_, _, err := s.admin.Do(ctx, http.MethodDelete, "/api/v1/namespaces/"+namespace, nil)
 		var status *StatusError
 		if err != nil && (!errors.As(err, &status) || status.Code != http.StatusNotFound) {
-			errs = append(errs, fmt.Errorf("deleting the namespace %s, which stays behind: %w", namespace, err))
+			errs = append(errs, fmt.Errorf("delete the namespace %s, which still exists: %w", namespace, err))
 		}
 	}
 	s.namespaces, s.filled = map[string]bool{}, map[string]bool{}
@@ -142,7 +147,7 @@ func (s *Site) Clean(ctx context.Context) error {
 
 func configMaps(namespace string) string { return "/api/v1/namespaces/" + namespace + "/configmaps" }
 
-// configMap renders a ConfigMap of about size bytes that no compression makes smaller.
+// configMap returns a ConfigMap of about size bytes that cannot be compressed.
 func configMap(name string, size int, state string) []byte {
 	random := make([]byte, size*3/4)
 	_, _ = rand.Read(random) // never fails
@@ -150,7 +155,7 @@ func configMap(name string, size int, state string) []byte {
 		name, state, base64.StdEncoding.EncodeToString(random))
 }
 
-// textConfigMap renders a ConfigMap of about size bytes of manifests.
+// textConfigMap returns a ConfigMap that contains about size bytes of manifests.
 func textConfigMap(name string, size int) []byte {
 	var text strings.Builder
 	for text.Len() < size {

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// longest is how much of a message is kept.
+// longest is the maximum length of a message.
 const longest = 160
 
-// statusMessage is the message of a metav1.Status, or else the beginning of the body.
+// statusMessage returns the message of a metav1.Status, or the beginning of any other body.
 func statusMessage(body string) string {
 	var status struct {
 		Message string `json:"message"`

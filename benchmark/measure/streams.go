@@ -22,7 +22,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
 )
 
-// Pod is where exec and port-forward go. It has cat and true; port 7 sends back what it is sent.
+// Pod is the Pod for exec and port-forward. It must contain cat and true, and an echo server on
+// port 7.
 type Pod struct {
 	Namespace, Name string
 }
@@ -39,7 +40,8 @@ func (p Pod) exec(r *Route, command, query string) (remotecommand.Executor, erro
 	return remotecommand.NewWebSocketExecutor(r.Config, http.MethodGet, u.String())
 }
 
-// ExecRunWorkload runs a program that does nothing, from before the connection is made until its exit code is known.
+// ExecRunWorkload runs a program that does nothing. It measures the time from before the connection
+// is opened until the exit code is known.
 func ExecRunWorkload(rounds int, pod Pod) Workload {
 	return Workload{
 		Name: ExecRun, Title: "exec true: connect, run, exit", Unit: report.Seconds, Rounds: rounds, Warmup: 2,
@@ -56,7 +58,8 @@ func ExecRunWorkload(rounds int, pod Pod) Workload {
 	}
 }
 
-// ExecEchoWorkload sends a line into an exec that is open, and waits until it comes back: what typing feels like.
+// ExecEchoWorkload sends a line to an open exec and waits for the echo, which is what a user feels
+// when typing.
 func ExecEchoWorkload(rounds int, pod Pod) Workload {
 	return Workload{
 		Name: ExecEcho, Title: "exec cat: one line there and back", Unit: report.Seconds, Rounds: rounds, Warmup: 5,
@@ -73,22 +76,22 @@ func ExecEchoWorkload(rounds int, pod Pod) Workload {
 func echoSession(executor remotecommand.Executor) *Work {
 	stdin, typed := io.Pipe()
 	shown, stdout := io.Pipe()
-	life, cancel := context.WithCancel(context.Background())
+	streamCtx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		err := executor.StreamWithContext(life, remotecommand.StreamOptions{Stdin: stdin, Stdout: stdout})
+		err := executor.StreamWithContext(streamCtx, remotecommand.StreamOptions{Stdin: stdin, Stdout: stdout})
 		if err == nil {
-			err = errors.New("the session ended")
+			err = errors.New("the session has ended")
 		}
 		_ = stdout.CloseWithError(err) // pipes close without errors
 		_ = stdin.CloseWithError(err)
 	}()
-	line := []byte("what is typed\n")
+	line := []byte("a typed line\n")
 	back := make([]byte, len(line))
 	return &Work{
 		Do: func(ctx context.Context) Outcome {
-			stop := context.AfterFunc(ctx, cancel) // an exec that does not answer ends here
+			stop := context.AfterFunc(ctx, cancel) // makes an exec that does not respond end here
 			defer stop()
 			began := time.Now()
 			_, err := typed.Write(line)
@@ -106,11 +109,12 @@ func echoSession(executor remotecommand.Executor) *Work {
 	}
 }
 
-// forwarded is how much goes through a forwarded port in one round, in each direction.
+// forwarded is how many bytes are sent through a forwarded port in one round, in each direction.
 const forwarded = 16 << 20
 
-// ForwardWorkload sends 16 MiB through a forwarded port to a server that sends them back. The figure is what is sent by the time until
-// the last byte is back; so it goes in both directions at once, and the connection is made before.
+// ForwardWorkload sends 16 MiB through a forwarded port to an echo server. Its figure is the number
+// of sent bytes divided by the time until the last byte has come back, so data flows in both
+// directions at the same time. The connection is opened before.
 func ForwardWorkload(rounds int, pod Pod) Workload {
 	content := make([]byte, forwarded)
 	_, _ = rand.Read(content) // never fails
@@ -142,7 +146,7 @@ func forward(ctx context.Context, r *Route, u *url.URL, content []byte) (time.Du
 		return 0, err
 	}
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends what waits for it
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // makes the port-forward return
 	defer stop()
 	headers := http.Header{}
 	headers.Set("port", "7")
@@ -162,21 +166,22 @@ func forward(ctx context.Context, r *Route, u *url.URL, content []byte) (time.Du
 	return echo(data, content)
 }
 
-// resetter is a stream that can be ended from this side.
+// resetter is a stream that this side can reset.
 type resetter interface {
 	io.ReadWriter
 	Reset() error
 }
 
-// echo sends and compares what comes back, at the same time: neither side holds all of it.
+// echo sends data and compares the echo at the same time: neither side buffers all of it.
 func echo(stream resetter, content []byte) (time.Duration, error) {
 	began := time.Now()
 	sent := make(chan error, 1)
 	go func() {
-		// In pieces, as kubectl does: one frame of SPDY holds less than 16 MiB, which the reader's own WriteTo would not care about.
+		// In pieces, as kubectl does: one SPDY frame holds less than 16 MiB, and the reader's own WriteTo
+		// would write everything at once.
 		_, err := io.Copy(stream, struct{ io.Reader }{bytes.NewReader(content)})
 		if err != nil {
-			_ = stream.Reset() // ends the reading
+			_ = stream.Reset() // makes the read return
 		}
 		sent <- err
 	}()
@@ -184,7 +189,7 @@ func echo(stream resetter, content []byte) (time.Duration, error) {
 	for got := 0; got < len(content); {
 		n, err := stream.Read(buffer)
 		if !bytes.Equal(buffer[:n], content[got:min(got+n, len(content))]) {
-			return 0, errors.New("what came back is not what was sent")
+			return 0, errors.New("the received data differs from the sent data")
 		}
 		got += n
 		if err != nil && got < len(content) {

@@ -19,8 +19,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/stats"
 )
 
-// WatchWorkload takes the time from before a ConfigMap is written, straight at the cluster, until each of a number of watchers on the
-// route has read the event. A round's figure is the median over the watchers.
+// WatchWorkload measures the time from just before a ConfigMap is written, directly on the cluster,
+// until each watcher on the route has read the event. The figure of a round is the median over the
+// watchers.
 func WatchWorkload(watchers, rounds int, sites Sites) Workload {
 	return Workload{
 		Name: Watch, Title: "From a write to the watch event", X: float64(watchers), XLabel: "watchers",
@@ -31,25 +32,25 @@ func WatchWorkload(watchers, rounds int, sites Sites) Workload {
 			if err != nil {
 				return nil, err
 			}
-			audience := &audience{writer: site.admin, namespace: namespace, name: fmt.Sprintf("watched-%s-%d", objectName(r.Name), watchers)}
-			if err := audience.gather(ctx, r, watchers); err != nil {
-				audience.leave()
+			group := &watchGroup{writer: site.admin, namespace: namespace, name: fmt.Sprintf("watched-%s-%d", objectName(r.Name), watchers)}
+			if err := group.start(ctx, r, watchers); err != nil {
+				group.stop()
 				return nil, err
 			}
-			return &Work{Do: audience.round, Close: audience.leave}, nil
+			return &Work{Do: group.round, Close: group.stop}, nil
 		},
 	}
 }
 
-// audience is a number of watchers of one ConfigMap.
-type audience struct {
+// watchGroup is a number of watchers of one ConfigMap.
+type watchGroup struct {
 	writer          *Route
 	namespace, name string
 	serial          int
 
 	cancel context.CancelFunc
 	group  sync.WaitGroup
-	// seen has the moment at which a watcher read the current serial, for each.
+	// seen contains, for each watcher, when it read the current serial.
 	seen chan sighting
 	size int
 }
@@ -60,36 +61,37 @@ type sighting struct {
 	err    error
 }
 
-func (a *audience) object() string { return configMaps(a.namespace) + "/" + a.name }
+func (g *watchGroup) object() string { return configMaps(g.namespace) + "/" + g.name }
 
-// gather creates the ConfigMap, opens the watches, and waits until each has seen it.
-func (a *audience) gather(ctx context.Context, r *Route, watchers int) error {
-	a.size, a.seen = watchers, make(chan sighting, watchers)
-	life, cancel := context.WithCancel(context.Background())
-	a.cancel = cancel
-	if _, _, err := a.writer.Do(ctx, http.MethodPost, configMaps(a.namespace), configMap(a.name, 16, a.mark())); err != nil {
+// start creates the ConfigMap, opens the watches, and waits until each has received it.
+func (g *watchGroup) start(ctx context.Context, r *Route, watchers int) error {
+	g.size, g.seen = watchers, make(chan sighting, watchers)
+	watchCtx, cancel := context.WithCancel(context.Background())
+	g.cancel = cancel
+	if _, _, err := g.writer.Do(ctx, http.MethodPost, configMaps(g.namespace), configMap(g.name, 16, g.serialText())); err != nil {
 		return err
 	}
-	path := configMaps(a.namespace) + "?watch=true&timeoutSeconds=3600&fieldSelector=metadata.name%3D" + a.name
+	path := configMaps(g.namespace) + "?watch=true&timeoutSeconds=3600&fieldSelector=metadata.name%3D" + g.name
 	for range watchers {
-		a.group.Go(func() { a.watch(life, r, path) })
+		g.group.Go(func() { g.watch(watchCtx, r, path) })
 	}
-	_, err := a.collect(ctx)
+	_, err := g.collect(ctx)
 	return err
 }
 
-func (a *audience) mark() string { return fmt.Sprintf("serial-%09d", a.serial) }
+func (g *watchGroup) serialText() string { return fmt.Sprintf("serial-%09d", g.serial) }
 
-// watch reports each serial that it sees, and its end unless it was asked to end.
-func (a *audience) watch(ctx context.Context, r *Route, path string) {
-	err := a.follow(ctx, r, path)
-	// As client-go does: many that begin at once may be told to come again.
+// watch reports each serial that it reads. It also reports its end, unless it was stopped on
+// purpose.
+func (g *watchGroup) watch(ctx context.Context, r *Route, path string) {
+	err := g.follow(ctx, r, path)
+	// As client-go does: the server may ask clients to retry if many start at the same time.
 	for status := (&StatusError{}); ctx.Err() == nil && errors.As(err, &status) && status.Code == http.StatusTooManyRequests; {
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Second):
 		}
-		err = a.follow(ctx, r, path)
+		err = g.follow(ctx, r, path)
 	}
 	if ctx.Err() != nil {
 		return
@@ -98,19 +100,19 @@ func (a *audience) watch(ctx context.Context, r *Route, path string) {
 		err = errors.New("the watch ended")
 	}
 	select {
-	case a.seen <- sighting{err: err, at: time.Now()}:
+	case g.seen <- sighting{err: err, at: time.Now()}:
 	case <-ctx.Done():
 	}
 }
 
-func (a *audience) follow(ctx context.Context, r *Route, path string) error {
+func (g *watchGroup) follow(ctx context.Context, r *Route, path string) error {
 	resp, err := r.open(ctx, http.MethodGet, path, nil, identity)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // the code alone says enough
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10)) // the code is enough
 		return &StatusError{resp.StatusCode, string(body)}
 	}
 	lines := bufio.NewReader(resp.Body)
@@ -125,23 +127,23 @@ func (a *audience) follow(ctx context.Context, r *Route, path string) error {
 			continue
 		}
 		select {
-		case a.seen <- sighting{serial: string(line[at : at+len("serial-000000000")]), at: now}:
+		case g.seen <- sighting{serial: string(line[at : at+len("serial-000000000")]), at: now}:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// round writes once and waits for all.
-func (a *audience) round(ctx context.Context) Outcome {
-	a.serial++
+// round writes once and waits for all watchers.
+func (g *watchGroup) round(ctx context.Context) Outcome {
+	g.serial++
 	began := time.Now()
-	_, _, err := a.writer.Do(ctx, http.MethodPut, a.object(), configMap(a.name, 16, a.mark()))
+	_, _, err := g.writer.Do(ctx, http.MethodPut, g.object(), configMap(g.name, 16, g.serialText()))
 	if err != nil {
-		return Outcome{Value: math.NaN(), Attempts: a.size, Failures: a.size, Err: err}
+		return Outcome{Value: math.NaN(), Attempts: g.size, Failures: g.size, Err: err}
 	}
-	arrivals, err := a.collect(ctx)
-	o := Outcome{Value: math.NaN(), Attempts: a.size, Failures: a.size - len(arrivals), Err: err}
+	arrivals, err := g.collect(ctx)
+	o := Outcome{Value: math.NaN(), Attempts: g.size, Failures: g.size - len(arrivals), Err: err}
 	for _, at := range arrivals {
 		o.Pool = append(o.Pool, at.Sub(began).Seconds())
 	}
@@ -152,34 +154,34 @@ func (a *audience) round(ctx context.Context) Outcome {
 }
 
 // collect waits until every watcher has seen the current serial, or one has ended.
-func (a *audience) collect(ctx context.Context) ([]time.Time, error) {
-	arrivals := make([]time.Time, 0, a.size)
+func (g *watchGroup) collect(ctx context.Context) ([]time.Time, error) {
+	arrivals := make([]time.Time, 0, g.size)
 	var failure error
 	ended := 0
-	for len(arrivals)+ended < a.size {
+	for len(arrivals)+ended < g.size {
 		select {
-		case s := <-a.seen:
+		case s := <-g.seen:
 			switch {
 			case s.err != nil:
 				failure = s.err
 				ended++
-			case s.serial == a.mark():
+			case s.serial == g.serialText():
 				arrivals = append(arrivals, s.at)
 			}
 		case <-ctx.Done():
-			return arrivals, fmt.Errorf("%d of %d watchers saw the event: %w", len(arrivals), a.size, ctx.Err())
+			return arrivals, fmt.Errorf("%d of %d watchers received the event: %w", len(arrivals), g.size, ctx.Err())
 		}
 	}
-	a.size -= ended // they are gone for the rounds to come, and were counted
+	g.size -= ended // they do not exist in later rounds, and were counted
 	return arrivals, failure
 }
 
-func (a *audience) leave() {
-	a.cancel()
-	a.group.Wait()
+func (g *watchGroup) stop() {
+	g.cancel()
+	g.group.Wait()
 }
 
-// WatchEvents watches until n events have come.
+// WatchEvents watches until n events have been received.
 func (r *Route) WatchEvents(ctx context.Context, path string, n int) error {
 	resp, err := r.open(ctx, http.MethodGet, path, nil, identity)
 	if err != nil {

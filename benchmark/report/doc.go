@@ -1,8 +1,10 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package report holds what a run of the benchmark found, judges it, and writes it down: as the predecessor's table in text and
-// Markdown, as JSON, as lines for benchstat, and as one HTML page with plots.
+// Package report contains the results of a benchmark run, compares them with the targets, and
+// writes them in several formats: the predecessor's table as text and Markdown, JSON, input for
+// benchstat, and one HTML page with plots.
 //
-// Every form begins with what is wrong with the run, if anything is, and with the conditions it was made under.
+// Every format starts with the problems of the run, if there are any, and with the conditions of
+// the run.
 package report

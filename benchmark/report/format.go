@@ -13,7 +13,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/stats"
 )
 
-// Format writes a figure as people read it.
+// Format formats a figure for people.
 func (u Unit) Format(v float64) string {
 	if math.IsNaN(v) {
 		return "–"
@@ -69,7 +69,7 @@ func formatCount(v float64) string {
 	return strconv.FormatFloat(v, 'f', 1, 64)
 }
 
-// group writes 12345 as 12,345.
+// group formats 12345 as 12,345.
 func group(n int64) string {
 	digits := strconv.FormatInt(n, 10)
 	start := 0
@@ -82,7 +82,7 @@ func group(n int64) string {
 	return digits
 }
 
-// formatRatio writes an estimate with its bounds.
+// formatRatio formats an estimate with its bounds.
 func formatRatio(i stats.Interval) string {
 	return fmt.Sprintf("%.2f [%.2f, %.2f]", i.Value, i.Low, i.High)
 }
@@ -104,16 +104,16 @@ func formatTime(seconds float64) string {
 	return time.Duration(seconds * float64(time.Second)).Round(time.Microsecond).String()
 }
 
-// What the parameter of a series may be, besides the plain counts.
+// Labels for the parameter of a series, in addition to plain counts.
 const (
 	RTTLabel       = "round-trip time"
 	BandwidthLabel = "bandwidth"
 )
 
-// FormatX writes the parameter of a workload.
+// FormatX formats the parameter of a workload.
 func FormatX(label string, x float64) string { return formatX(label, x) }
 
-// Brief says in one line how the routes did.
+// Brief describes in one line how the routes performed.
 func Brief(series []*Series) string {
 	var all []string
 	for _, s := range series {

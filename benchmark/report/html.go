@@ -12,7 +12,7 @@ import (
 //go:embed page.html.tmpl
 var pageTemplate string
 
-// HTML writes one page that needs nothing else: no network, no script.
+// HTML writes one page that loads nothing else: no network, no script.
 func (r *Report) HTML(w io.Writer) error {
 	page, err := template.New("page").Parse(pageTemplate)
 	if err != nil {
@@ -28,7 +28,7 @@ func (r *Report) HTML(w io.Writer) error {
 		if err != nil {
 			return err
 		}
-		figures = append(figures, drawn{f, template.HTML(svg)}) // made here, from escaped text
+		figures = append(figures, drawn{f, template.HTML(svg)}) // generated here, from escaped text
 	}
 	return page.Execute(w, map[string]any{
 		"Title": title, "Warnings": r.Warnings(), "Conditions": r.Conditions.Lines(), "Notes": r.Notes,

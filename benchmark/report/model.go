@@ -14,7 +14,7 @@ import (
 // Direct is the name of the route that all others are compared with.
 const Direct = "direct"
 
-// Unit is what a figure is in.
+// Unit is the unit of a figure.
 type Unit string
 
 // The units.
@@ -27,26 +27,26 @@ const (
 	Cores          Unit = "cores"
 )
 
-// MoreIsBetter reports whether a higher figure is the better one.
+// MoreIsBetter reports whether a higher figure is better.
 func (u Unit) MoreIsBetter() bool { return u == PerSecond || u == BytesPerSecond }
 
-// Report is what a run found.
+// Report contains the results of a run.
 type Report struct {
 	Conditions Conditions `json:"conditions"`
-	// Interrupted is set when the run was ended before all was measured.
+	// Interrupted is true if the run was stopped before it was complete.
 	Interrupted bool        `json:"interrupted"`
 	Routes      []Route     `json:"routes"`
 	Series      []*Series   `json:"series"`
 	Resources   []Resources `json:"resources,omitempty"`
-	// Growth is how costs grow with the number of clusters.
+	// Growth describes how costs grow with the number of clusters.
 	Growth []Growth `json:"growth,omitempty"`
 	// Facts are single figures.
 	Facts []Fact `json:"facts,omitempty"`
-	// Notes say what was left out, or done in another way than one would expect, and why.
+	// Notes explain what was skipped or measured in an unexpected way.
 	Notes []string `json:"notes,omitempty"`
 }
 
-// Conditions are what a run was made under.
+// Conditions are the conditions under which a run was made.
 type Conditions struct {
 	Date     time.Time         `json:"date"`
 	Took     time.Duration     `json:"took"`
@@ -57,53 +57,58 @@ type Conditions struct {
 	Kernel   string            `json:"kernel"`
 	Go       string            `json:"go"`
 	Versions map[string]string `json:"versions"`
-	// ForeignCPU is the part of the machine's CPU time that others used or took away during the run; negative if unknown.
+	// ForeignCPU is the share of the machine's CPU time that other processes used or that was stolen
+	// during the run. It is negative if unknown.
 	ForeignCPU float64 `json:"foreignCPU"`
-	// Busy is the part that was used by anyone.
+	// Busy is the share of the machine's CPU time that was used by all processes.
 	Busy float64 `json:"busy"`
 }
 
-// Route is one way to an API server.
+// Route is one path to an API server.
 type Route struct {
 	Name  string `json:"name"`
 	Title string `json:"title"`
 }
 
-// Series is what one route did in one workload.
+// Series contains the results of one route in one workload.
 type Series struct {
 	Workload string `json:"workload"`
 	Title    string `json:"title"`
 	Route    string `json:"route"`
-	// X is the workload's parameter, if it has one: workers, round-trip time in seconds, bytes per second, watchers, clusters.
+	// X is the workload's parameter, if it has one: workers, round-trip time in seconds, bytes per
+	// second, watchers, clusters.
 	X      float64 `json:"x,omitempty"`
 	XLabel string  `json:"xLabel,omitempty"`
 	Unit   Unit    `json:"unit"`
-	// Figures has one for each round, NaN where it failed.
+	// Figures has one value for each round. It is NaN for a failed round.
 	Figures Figures `json:"figures"`
-	// Pool, if set, is what the summary is of: all that the rounds consisted of, when each round's figure is only their median.
+	// Pool, if set, contains the values that the summary describes: all values of the rounds, if the
+	// figure of a round is only their median.
 	Pool     []float64      `json:"-"`
 	Attempts int            `json:"attempts"`
 	Failures int            `json:"failures"`
 	Errors   map[string]int `json:"errors,omitempty"`
-	// Stopped says why the route was not measured to the end, if it was not.
+	// Stopped says why the measurement of the route was stopped. It is empty if it was completed.
 	Stopped string `json:"stopped,omitempty"`
 
 	Summary stats.Summary `json:"summary"`
-	// ToDirect compares with the direct route. Nil: it is the direct route, or one that fails, or there is too little to compare.
+	// ToDirect compares with the direct route. It is nil for the direct route itself, for a route that
+	// fails, and if there are too few values.
 	ToDirect *stats.Comparison `json:"toDirect,omitempty"`
 
 	finished bool
 }
 
-// failing is the part of failures from which on a route counts as failing, so that none of its figures is a result.
+// failing is the share of failed requests from which a route counts as failing. The times of a
+// failing route are not a result.
 const failing = 0.01
 
-// Failing reports whether the route fails in this workload, rather than being fast or slow.
+// Failing reports whether the route fails in this workload, so that its times mean nothing.
 func (s *Series) Failing() bool {
 	return s.Stopped != "" || s.Attempts == 0 || float64(s.Failures) > failing*float64(s.Attempts)
 }
 
-// Figures are numbers of which some may be missing: NaN here, null in JSON.
+// Figures are numbers, some of which may be missing: NaN here, null in JSON.
 type Figures []float64
 
 // MarshalJSON implements json.Marshaler.
@@ -111,7 +116,7 @@ func (f Figures) MarshalJSON() ([]byte, error) {
 	list := make([]*float64, len(f))
 	for i := range f {
 		if !math.IsNaN(f[i]) {
-			rounded := signify(f[i])
+			rounded := roundSignificant(f[i])
 			list[i] = &rounded
 		}
 	}
@@ -134,8 +139,8 @@ func (f *Figures) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// signify rounds to five significant digits: nothing here is known better.
-func signify(v float64) float64 {
+// roundSignificant rounds to five significant digits: no measurement is more precise.
+func roundSignificant(v float64) float64 {
 	if v == 0 || math.IsInf(v, 0) {
 		return v
 	}
@@ -143,7 +148,7 @@ func signify(v float64) float64 {
 	return math.Round(v*scale) / scale
 }
 
-// Resources are what one process used.
+// Resources are the resources that one process used.
 type Resources struct {
 	Process string `json:"process"`
 	// Phase is "before", "during" (peaks, and CPU since before) or "after".
@@ -152,19 +157,19 @@ type Resources struct {
 	RSS         uint64  `json:"rssBytes"`
 	PeakRSS     uint64  `json:"peakRSSBytes"`
 	Descriptors int     `json:"descriptors"`
-	// Goroutines is negative when the process does not tell.
+	// Goroutines is negative if the process does not report it.
 	Goroutines int `json:"goroutines"`
 }
 
-// Growth is a cost at several numbers of clusters.
+// Growth contains a cost for several numbers of clusters.
 type Growth struct {
 	Cost   string    `json:"cost"`
 	Unit   Unit      `json:"unit"`
 	Counts []float64 `json:"counts"`
 	Values Figures   `json:"values"`
-	// Minor costs are in the table, and not in the plot.
+	// Minor costs are in the table, but not in the plot.
 	Minor bool `json:"minor,omitempty"`
-	// Fit is nil when there are too few points.
+	// Fit is nil if there are too few points.
 	Fit *stats.Fit `json:"fit,omitempty"`
 }
 
@@ -186,7 +191,7 @@ func (r *Report) Find(workload, route string, x float64) *Series {
 	return nil
 }
 
-// Fact returns the value of a fact, and whether there is one.
+// Fact returns the value of a fact, and whether it exists.
 func (r *Report) Fact(name string) (float64, bool) {
 	for _, f := range r.Facts {
 		if f.Name == name {
@@ -196,8 +201,8 @@ func (r *Report) Fact(name string) (float64, bool) {
 	return 0, false
 }
 
-// Finish computes what follows from the figures: summaries, comparisons and fits. A series does not change once it is in the report, so
-// that what is finished is not computed again.
+// Finish computes summaries, comparisons and fits from the figures. Once a series is in the report,
+// it does not change, so finished series are skipped.
 func (r *Report) Finish() {
 	for _, s := range r.Series {
 		if s.finished {

@@ -25,7 +25,8 @@ import (
 type Figure struct {
 	Name, Title, Caption string
 	plot                 *plot.Plot
-	// rises is set when every curve goes to the top right corner, so that the one below it is free.
+	// rises means that every curve ends in the top right corner, so that the bottom right corner is
+	// free.
 	rises bool
 }
 
@@ -35,15 +36,17 @@ type curve struct {
 	points plotter.XYs
 }
 
-// ink stands for the color of the text around the plot, which is dark or light. It is no color that anything else has.
-var ink = color.RGBA{R: 1, G: 1, B: 1, A: 255}
+// textColor is a placeholder for the color of the text around the plot, which can be dark or light.
+// Nothing else in the plot has this color.
+var textColor = color.RGBA{R: 1, G: 1, B: 1, A: 255}
 
-const inkInSVG = "#010101"
+const textColorInSVG = "#010101"
 
-// paper is the color of the background where there is no page around the plot.
-const paper = "#ffffff"
+// background is the background color if the plot is not part of a page.
+const background = "#ffffff"
 
-// palette has colors that can be told apart on white and on black, and by those who do not see all colors (after Okabe and Ito).
+// palette has colors that can be distinguished on white and on black, and by color-blind people
+// (after Okabe and Ito).
 func palette(i int) color.Color {
 	colors := []color.RGBA{
 		{0x80, 0x80, 0x80, 255}, {0x00, 0x85, 0xc7, 255}, {0xd5, 0x6a, 0x10, 255}, {0x00, 0x9e, 0x73, 255},
@@ -52,7 +55,7 @@ func palette(i int) color.Color {
 	return colors[i%len(colors)]
 }
 
-// Figures returns the plots for which there are figures.
+// Figures returns the plots that have data.
 func (r *Report) Figures() []Figure {
 	var all []Figure
 	for _, f := range []Figure{r.distribution("get"), r.distribution(flowWorkload), r.rates(), r.distances(), r.costs()} {
@@ -63,7 +66,7 @@ func (r *Report) Figures() []Figure {
 	return all
 }
 
-// distribution shows, for each latency, which part of the requests took no longer.
+// distribution shows, for each latency, the share of requests that took no longer.
 func (r *Report) distribution(workload string) Figure {
 	var curves []curve
 	title := ""
@@ -85,14 +88,14 @@ func (r *Report) distribution(workload string) Figure {
 	return lines(Figure{
 		Name: "latency-" + workload, Title: "Latency: " + title,
 		rises:   true,
-		Caption: "The part of all rounds that took no longer than so many milliseconds, up to 99 %. Further left is faster; steeper is steadier.",
+		Caption: "The share of all rounds that took no longer than the given number of milliseconds, up to 99 %. Further left is faster; steeper means less variation.",
 	}, "milliseconds", "% of rounds", true, false, curves)
 }
 
 func (r *Report) rates() Figure {
 	return lines(Figure{
 		Name: "rate", Title: "Rate over concurrency",
-		Caption: "GETs a second, by the number of workers that send them one after the other; the median of the rounds.",
+		Caption: "GETs per second, by the number of workers that send them one after another; the median of the rounds.",
 	}, "workers", "requests/s", true, false, r.byX("load", 1, 1))
 }
 
@@ -120,7 +123,8 @@ func (r *Report) byX(workload string, scaleX, scaleY float64) []curve {
 	return curves
 }
 
-// costs shows each cost relative to its value at the smallest number of clusters, so that they fit into one plot.
+// costs shows each cost relative to its value at the smallest number of clusters, so that all of
+// them fit into one plot.
 func (r *Report) costs() Figure {
 	var curves []curve
 	for _, g := range r.Growth {
@@ -137,11 +141,11 @@ func (r *Report) costs() Figure {
 	}
 	return lines(Figure{
 		Name: "scale", Title: "Cost over clusters",
-		Caption: "Each cost as a multiple of what it is at the smallest number of clusters. Both axes are logarithmic: a cost that grows in proportion rises by one decade for each.",
+		Caption: "Each cost as a multiple of its value at the smallest number of clusters. Both axes are logarithmic: a cost that is proportional to the number of clusters rises by one decade per decade.",
 	}, "clusters", "times the first", true, true, curves)
 }
 
-// lines draws curves. Without any, the figure has no plot.
+// lines draws curves. A figure without curves has no plot.
 func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 	curves = slices.DeleteFunc(curves, func(c curve) bool { return len(c.points) < 2 })
 	if len(curves) == 0 {
@@ -151,11 +155,11 @@ func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 	p.BackgroundColor = color.Transparent
 	p.X.Label.Text, p.Y.Label.Text = x, y
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
-		axis.Color, axis.Label.TextStyle.Color, axis.Tick.Color, axis.Tick.Label.Color = ink, ink, ink, ink
+		axis.Color, axis.Label.TextStyle.Color, axis.Tick.Color, axis.Tick.Label.Color = textColor, textColor, textColor, textColor
 		axis.Label.TextStyle.Font.Size, axis.Tick.Label.Font.Size = 13, 12
 	}
-	p.Legend.TextStyle.Color, p.Legend.TextStyle.Font.Size = ink, 12
-	p.Legend.Top, p.Legend.Left = !f.rises, !f.rises // where there is room
+	p.Legend.TextStyle.Color, p.Legend.TextStyle.Font.Size = textColor, 12
+	p.Legend.Top, p.Legend.Left = !f.rises, !f.rises // where there is space
 	p.Legend.Padding = vg.Points(3)
 	p.Legend.XOffs = vg.Points(6)
 	if f.rises {
@@ -171,10 +175,10 @@ func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 	for i, c := range curves {
 		line, points, err := plotter.NewLinePoints(c.points)
 		if err != nil {
-			continue // it has a figure that cannot be drawn
+			continue // one of its figures cannot be drawn
 		}
 		line.Color, line.Width = palette(i), vg.Points(1.6)
-		if i >= 4 { // not by color alone
+		if i >= 4 { // lines also differ by their dashes, not only by color
 			line.Dashes = []vg.Length{vg.Points(5), vg.Points(2)}
 		}
 		points.Color, points.Shape, points.Radius = palette(i), draw.CircleGlyph{}, vg.Points(2)
@@ -183,7 +187,7 @@ func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 			p.Add(points)
 		}
 		name := c.name
-		if f.rises { // to the left of its line; the blanks keep a font that is wider than the measured one off it
+		if f.rises { // to the left of its line; the spaces keep a font that is wider than the measured one away from it
 			name += "    "
 		}
 		p.Legend.Add(name, line)
@@ -195,7 +199,7 @@ func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{}
 	} else {
 		p.Y.Min = math.Min(0, p.Y.Min)
-		if !f.rises { // room for the legend
+		if !f.rises { // space for the legend
 			p.Y.Max += (p.Y.Max - p.Y.Min) * 0.07 * float64(len(curves))
 		}
 	}
@@ -203,19 +207,19 @@ func lines(f Figure, x, y string, logX, logY bool, curves []curve) Figure {
 	return f
 }
 
-// decades marks 1, 2 and 5 of each decade, in plain numbers.
+// decades marks 1, 2 and 5 of each decade, as plain numbers.
 type decades struct{}
 
 // Ticks implements plot.Ticker.
 func (decades) Ticks(low, high float64) []plot.Tick {
 	var ticks []plot.Tick
 	if low <= 0 || math.IsInf(high, 0) || math.IsNaN(high) {
-		return nil // there is no logarithm to go on from
+		return nil // zero and negative values have no logarithm
 	}
 	for exponent := math.Floor(math.Log10(low)); exponent <= math.Ceil(math.Log10(high)); exponent++ {
 		for _, factor := range []float64{1, 2, 5} {
 			if v := factor * math.Pow(10, exponent); v >= low*0.999 && v <= high*1.001 {
-				ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprintf("%g", signify(v))})
+				ticks = append(ticks, plot.Tick{Value: v, Label: fmt.Sprintf("%g", roundSignificant(v))})
 			}
 		}
 	}
@@ -227,22 +231,24 @@ const (
 	figureHeight = 380
 )
 
-// SVG draws a figure for an HTML page, in whose text color its text is, or else as a picture of its own on white.
+// SVG draws a figure. In an HTML page, its text has the page's text color; otherwise, it is a
+// separate image on white.
 func (f Figure) SVG(page bool) ([]byte, error) {
 	canvas := vgsvg.New(vg.Points(figureWidth), vg.Points(figureHeight))
-	f.plot.Draw(draw.Crop(draw.New(canvas), 0, -vg.Points(18), 0, -vg.Points(8))) // the last tick's label reaches beyond the axis
+	f.plot.Draw(draw.Crop(draw.New(canvas), 0, -vg.Points(18), 0, -vg.Points(8))) // the label of the last tick extends beyond the axis
 	var b bytes.Buffer
 	if _, err := canvas.WriteTo(&b); err != nil {
 		return nil, err
 	}
 	svg := b.String()
-	svg = svg[strings.Index(svg, "<svg"):] // the declaration before it does not belong into a page
-	// The text was measured with Liberation Sans, which is rarely there, but Arial and Helvetica are as wide.
+	svg = svg[strings.Index(svg, "<svg"):] // a page must not contain the XML declaration
+	// The text was measured with Liberation Sans, which few machines have. Arial and Helvetica have
+	// the same widths.
 	svg = strings.ReplaceAll(svg, "font-family:Liberation Sans", "font-family:Arial,Liberation Sans,Helvetica,sans-serif")
 	opening, rest, _ := strings.Cut(svg, ">")
 	if page {
 		label := strings.NewReplacer(`"`, "'", "<", "", "&", "and").Replace(f.Title)
-		return []byte(opening + ` role="img" aria-label="` + label + `">` + strings.ReplaceAll(rest, inkInSVG, "currentColor")), nil
+		return []byte(opening + ` role="img" aria-label="` + label + `">` + strings.ReplaceAll(rest, textColorInSVG, "currentColor")), nil
 	}
-	return []byte(opening + `><rect width="100%" height="100%" fill="` + paper + `"/>` + rest), nil
+	return []byte(opening + `><rect width="100%" height="100%" fill="` + background + `"/>` + rest), nil
 }

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-// sample is a report in which one route fails half of its requests, and has a name that no form may take for markup.
+// sample is a report in which half of the requests on one route fail. The name of the route must be
+// escaped in every format that has markup.
 func sample() *Report {
 	r := &Report{
 		Conditions: Conditions{
@@ -66,7 +67,8 @@ func render(t *testing.T, f func(io.Writer) error) string {
 	return b.String()
 }
 
-// TestEveryFormSaysTheSame: conditions, errors, and that a failing route has no ratio.
+// TestEveryFormSaysTheSame checks that every format has the conditions and the errors, and no ratio
+// for a failing route.
 func TestEveryFormSaysTheSame(t *testing.T) {
 	r := sample()
 	for name, form := range map[string]func(io.Writer) error{
@@ -75,11 +77,11 @@ func TestEveryFormSaysTheSame(t *testing.T) {
 		got := render(t, form)
 		for _, want := range []string{"v1.2.3", "benchmark --quick", "20 of 40"} {
 			if !strings.Contains(got, want) {
-				t.Errorf("%s does not say %q", name, want)
+				t.Errorf("%s does not contain %q", name, want)
 			}
 		}
 		if at := strings.Index(got, "20 of 40"); at > len(got)/3 {
-			t.Errorf("%s says that a route fails only at %d of %d", name, at, len(got))
+			t.Errorf("%s reports a failing route only at %d of %d", name, at, len(got))
 		}
 	}
 }
@@ -118,7 +120,8 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-// TestPageNeedsNothingElse: no address, no script, and nothing of a route's name as markup.
+// TestPageNeedsNothingElse checks that the page has no address and no script, and that the name of
+// a route is escaped.
 func TestPageNeedsNothingElse(t *testing.T) {
 	page := render(t, sample().HTML)
 	if strings.Contains(page, "<script") || strings.Contains(page, "<other>") {
@@ -126,12 +129,12 @@ func TestPageNeedsNothingElse(t *testing.T) {
 	}
 	namespaces := regexp.MustCompile(`xmlns(:xlink)?="[^"]*"`)
 	if address := regexp.MustCompile(`(?i)(src|href|url)\s*[=(]|https?://`).FindString(namespaces.ReplaceAllString(page, "")); address != "" {
-		t.Errorf("the page refers to something else: %q", address)
+		t.Errorf("the page refers to another resource: %q", address)
 	}
 	if n := strings.Count(page, "<svg"); n != 4 {
 		t.Errorf("%d plots, want 4: two latencies, the rate and the scale", n)
 	}
-	if strings.Contains(page, inkInSVG) || !strings.Contains(page, "currentColor") {
+	if strings.Contains(page, textColorInSVG) || !strings.Contains(page, "currentColor") {
 		t.Error("the plots' text does not have the page's color")
 	}
 	decoder := xml.NewDecoder(strings.NewReader(page))
@@ -145,7 +148,7 @@ func TestPageNeedsNothingElse(t *testing.T) {
 	}
 }
 
-// TestTablesAreRectangular: each row has as many cells as the header, in Markdown as well.
+// TestTablesAreRectangular checks that each row has as many cells as the header, also in Markdown.
 func TestTablesAreRectangular(t *testing.T) {
 	r := sample()
 	for _, table := range r.Tables() {
@@ -181,11 +184,12 @@ func TestJSONKeepsEveryFigure(t *testing.T) {
 		t.Errorf("%+v became %+v", a.Summary, b.Summary)
 	}
 	if !math.IsNaN(back.Find("get", "<other>|", 0).Figures[0]) {
-		t.Error("a failed round became a figure")
+		t.Error("a failed round has a figure")
 	}
 }
 
-// TestBenchstatLines are what benchstat's parser takes: a name, a count, and pairs of value and unit.
+// TestBenchstatLines checks the syntax of benchstat's parser: a name, a count, and pairs of value
+// and unit.
 func TestBenchstatLines(t *testing.T) {
 	line := regexp.MustCompile(`^Benchmark[A-Z]\S* 1 [0-9.]+ \S+$`)
 	n := 0
@@ -196,7 +200,7 @@ func TestBenchstatLines(t *testing.T) {
 				t.Errorf("%q", got)
 			}
 			if strings.Contains(got, "<other>") {
-				t.Error("a failing route is in it")
+				t.Error("a failing route is included")
 			}
 		}
 	}
@@ -209,13 +213,13 @@ func TestWarnings(t *testing.T) {
 	quiet := sample()
 	quiet.Series = quiet.Series[:3]
 	if w := quiet.Warnings(); len(w) != 0 {
-		t.Errorf("a run without faults: %q", w)
+		t.Errorf("a run without problems has the warnings %q", w)
 	}
 	quiet.Interrupted, quiet.Conditions.ForeignCPU = true, 0.5
 	if w := strings.Join(quiet.Warnings(), "\n"); !strings.Contains(w, "INTERRUPTED") || !strings.Contains(w, "50 %") {
 		t.Errorf("%q", w)
 	}
-	for i := range quiet.Series[0].Figures { // the direct route becomes slower and slower
+	for i := range quiet.Series[0].Figures { // the direct route becomes slower during the run
 		quiet.Series[0].Figures[i] *= 1 + float64(i)/10
 	}
 	quiet.Finish()
@@ -224,10 +228,11 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
-// TestInterruptedRunsCanBeDrawn: with one point, one round, or the same figure all along, there is no range to draw.
+// TestInterruptedRunsCanBeDrawn: with one point, one round, or identical figures, the range of a
+// plot is empty.
 func TestInterruptedRunsCanBeDrawn(t *testing.T) {
 	r := sample()
-	r.Series = r.Series[:9] // GET, ConfigMaps, and one route at one number of workers
+	r.Series = r.Series[:9] // GET, ConfigMaps, and one route with one number of workers
 	for _, s := range r.Series[:4] {
 		s.Figures = s.Figures[:1]
 	}

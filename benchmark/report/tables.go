@@ -11,16 +11,16 @@ import (
 	"strings"
 )
 
-// Table is what all forms of the report show, each in its way. The first column names the row.
+// Table is a table that all formats show. The first column names the row.
 type Table struct {
 	Title  string
 	Header []string
 	Rows   [][]string
-	// Note says how to read it.
+	// Note explains how to read it.
 	Note string
 }
 
-// Tables returns all tables of the report, in the order in which they are read.
+// Tables returns all tables of the report, in order.
 func (r *Report) Tables() []Table {
 	var tables []Table
 	for _, t := range []Table{r.predecessorTable(), r.targetTable(), r.factTable()} {
@@ -39,16 +39,16 @@ func (r *Report) Tables() []Table {
 	return tables
 }
 
-// flowWorkload is the one that the predecessor published.
+// flowWorkload is the workload whose results the predecessor published.
 const flowWorkload = "configmap-flow"
 
-// predecessorTable has the predecessor's rows, in its words.
+// predecessorTable has the rows and the wording of the predecessor's table.
 func (r *Report) predecessorTable() Table {
 	t := Table{
 		Title:  "ConfigMap flow: create, update and delete, as one figure",
 		Header: []string{""},
 		Rows:   [][]string{{"Fastest"}, {"Slowest"}, {"Average"}},
-		Note:   "The table that the predecessor published, without the 5 requests per second to which its client limited itself.",
+		Note:   "The table that the predecessor published, but without its client's limit of 5 requests per second.",
 	}
 	for _, route := range r.Routes {
 		s := r.Find(flowWorkload, route.Name, 0)
@@ -72,7 +72,8 @@ func (r *Report) predecessorTable() Table {
 	return t
 }
 
-// workloads are the different workloads and parameters, in the order in which they were measured.
+// workloads returns the different workloads and parameters, in the order in which they were
+// measured.
 func (r *Report) workloads() [][]*Series {
 	var groups [][]*Series
 	index := map[string]int{}
@@ -150,7 +151,7 @@ func (r *Report) growthTable() Table {
 	t := Table{
 		Title:  "How costs grow with the number of clusters",
 		Header: []string{"cost"},
-		Note:   "The fit is a straight line by least squares; the exponent is that of a power law through the same points: 1 is linear, 2 quadratic, 0 constant.",
+		Note:   "The fit is a straight line by least squares. The exponent is that of a power law through the same points: 1 is linear, 2 quadratic, 0 constant.",
 	}
 	counts := map[float64]bool{}
 	for _, g := range r.Growth {
@@ -185,9 +186,9 @@ func (r *Report) growthTable() Table {
 
 func (r *Report) resourceTable() Table {
 	t := Table{
-		Title:  "What the processes use",
+		Title:  "Resource usage of the processes",
 		Header: []string{"process", "phase", "CPU", "memory", "peak memory", "descriptors", "goroutines"},
-		Note:   "Memory is the resident set. 'during' has the highest of each, sampled; its CPU is what was used since 'before'.",
+		Note:   "Memory is the resident set. 'during' has the highest sample of each; its CPU time is counted from 'before'.",
 	}
 	for _, u := range r.Resources {
 		goroutines := "–"
@@ -202,7 +203,7 @@ func (r *Report) resourceTable() Table {
 	return t
 }
 
-// Lines are the conditions, each with its name.
+// Lines returns the conditions, each with its name.
 func (c Conditions) Lines() [][2]string {
 	lines := [][2]string{
 		{"date", c.Date.UTC().Format("2006-01-02 15:04:05 UTC")},
@@ -212,7 +213,7 @@ func (c Conditions) Lines() [][2]string {
 		{"system", c.Kernel + ", " + c.Go},
 	}
 	if c.ForeignCPU >= 0 {
-		lines = append(lines, [2]string{"load", fmt.Sprintf("%.0f %% of the machine's CPU was busy, %.0f %% with something else than this benchmark", 100*c.Busy, 100*c.ForeignCPU)})
+		lines = append(lines, [2]string{"load", fmt.Sprintf("%.0f %% of the machine's CPU time was used, %.0f %% by something other than this benchmark", 100*c.Busy, 100*c.ForeignCPU)})
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Versions)) {
 		lines = append(lines, [2]string{name, strings.TrimSpace(c.Versions[name])})

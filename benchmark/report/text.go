@@ -56,7 +56,7 @@ func (t Table) text(b *strings.Builder) {
 	}
 }
 
-// Markdown writes the report for a page.
+// Markdown writes the report as a Markdown page.
 func (r *Report) Markdown(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n\n", title)
@@ -106,7 +106,7 @@ func escape(s string) string {
 	return strings.NewReplacer("|", "\\|", "\n", " ", "<", "&lt;").Replace(s)
 }
 
-// Read reads what JSON wrote.
+// Read reads the output of JSON.
 func Read(r io.Reader) (*Report, error) {
 	report := &Report{}
 	if err := json.NewDecoder(r).Decode(report); err != nil {
@@ -115,7 +115,7 @@ func Read(r io.Reader) (*Report, error) {
 	return report, nil
 }
 
-// JSON writes everything, with every single figure.
+// JSON writes everything, including every single figure.
 func (r *Report) JSON(w io.Writer) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", " ")
@@ -125,15 +125,18 @@ func (r *Report) JSON(w io.Writer) error {
 	}{r.Warnings(), r})
 }
 
-// benchstatLines is the most lines of one series: benchstat compares distributions, and a hundred tell it enough.
+// benchstatLines is the maximum number of lines for one series. Benchstat compares distributions,
+// and a hundred values are enough for that.
 const benchstatLines = 100
 
-// Benchstat writes what golang.org/x/perf/cmd/benchstat reads, so that two runs, or two routes of one run, can be compared:
+// Benchstat writes the input of golang.org/x/perf/cmd/benchstat, which can compare two runs, or two
+// routes of one run:
 //
 //	benchstat -row .name -col /route benchmark.txt
 //	benchstat before.txt after.txt
 //
-// A series of many rounds is cut into a hundred runs of consecutive rounds, each with its median. Failing series are left out.
+// A series with many rounds is divided into a hundred groups of consecutive rounds, each with its
+// median. Failing series are left out.
 func (r *Report) Benchstat(w io.Writer) error {
 	var b strings.Builder
 	for _, warning := range r.Warnings() {
@@ -144,7 +147,7 @@ func (r *Report) Benchstat(w io.Writer) error {
 	}
 	for _, s := range r.Series {
 		if s.Failing() {
-			fmt.Fprintf(&b, "# left out, because it fails: %s/route=%s\n", benchmarkName(s), s.Route)
+			fmt.Fprintf(&b, "# left out because it fails: %s/route=%s\n", benchmarkName(s), s.Route)
 			continue
 		}
 		for _, part := range parts(s.Figures, benchstatLines) {
@@ -162,7 +165,8 @@ func (r *Report) Benchstat(w io.Writer) error {
 	return err
 }
 
-// benchmarkName is a Go benchmark's: BenchmarkConfigmapFlow, BenchmarkLoad/workers=32.
+// benchmarkName returns a name in the style of Go benchmarks: BenchmarkConfigmapFlow,
+// BenchmarkLoad/workers=32.
 func benchmarkName(s *Series) string {
 	name := "Benchmark"
 	for part := range strings.SplitSeq(s.Workload, "-") {
@@ -176,7 +180,7 @@ func benchmarkName(s *Series) string {
 	return name
 }
 
-// parts returns the medians of at most n consecutive parts of what succeeded.
+// parts returns the medians of at most n groups of consecutive successful rounds.
 func parts(figures []float64, n int) []float64 {
 	var valid []float64
 	for _, f := range figures {

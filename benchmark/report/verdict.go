@@ -12,18 +12,18 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/stats"
 )
 
-// From where on a run is too noisy to be believed.
+// Limits above which a run is too noisy to be trusted.
 const (
-	tooMuchForeign = 0.10 // of the machine's CPU
+	tooMuchForeign = 0.10 // of the machine's CPU time
 	tooMuchDrift   = 0.40 // of the direct route's median
 	tooWide        = 0.20 // half an interval, relative to its ratio
 )
 
-// Warnings say what is wrong with the run, most important first.
+// Warnings returns the problems of the run, most important first.
 func (r *Report) Warnings() []string {
 	var all []string
 	if r.Interrupted {
-		all = append(all, "INTERRUPTED: not everything was measured.")
+		all = append(all, "INTERRUPTED: the measurements are not complete.")
 	}
 	all = append(all, r.failures()...)
 	all = append(all, r.noise()...)
@@ -43,7 +43,7 @@ func (r *Report) failures() []string {
 		case s.Attempts == 0:
 			all = append(all, fmt.Sprintf("NOT MEASURED: %s.", where))
 		case s.Failing():
-			all = append(all, fmt.Sprintf("FAILS: %s: %d of %d requests failed, so its times are no result.%s", where, s.Failures, s.Attempts, s.commonError()))
+			all = append(all, fmt.Sprintf("FAILS: %s: %d of %d requests failed, so its times mean nothing.%s", where, s.Failures, s.Attempts, s.commonError()))
 		case s.Failures > 0:
 			all = append(all, fmt.Sprintf("ERRORS: %s: %d of %d requests failed.%s", where, s.Failures, s.Attempts, s.commonError()))
 		}
@@ -67,7 +67,7 @@ func (s *Series) commonError() string {
 func (r *Report) noise() []string {
 	var all []string
 	if r.Conditions.ForeignCPU > tooMuchForeign {
-		all = append(all, fmt.Sprintf("NOISE: %.0f %% of the machine's CPU went to something else than this benchmark. The ratios suffer less than the times, but both suffer.", 100*r.Conditions.ForeignCPU))
+		all = append(all, fmt.Sprintf("NOISE: %.0f %% of the machine's CPU time was used by something other than this benchmark. This affects the times, and the ratios less so.", 100*r.Conditions.ForeignCPU))
 	}
 	var drifting, wide []string
 	for _, s := range r.Series {
@@ -91,7 +91,7 @@ func (r *Report) noise() []string {
 	return all
 }
 
-// list shortens an enumeration that nobody would read.
+// list shortens a long list.
 func list(items []string) string {
 	const most = 8
 	text := ""
@@ -107,19 +107,20 @@ func list(items []string) string {
 	return text
 }
 
-// Target is a figure to reach.
+// Target is a value that a figure should reach.
 type Target struct {
 	What        string
 	Limit       float64
 	AtLeast     bool
-	Unit        Unit // of the figure; empty for a ratio
+	Unit        Unit // the unit of the figure; empty for a ratio
 	Ratio       bool
 	Predecessor string
-	// Reached returns the figure, its bounds if it has any, and whether there is one.
+	// Reached returns the figure, its bounds if it has any, and whether the figure exists.
 	Reached func(*Report) (stats.Interval, bool)
 }
 
-// Targets are what the gateway is to reach, as ratios to direct unless they say otherwise.
+// Targets are the targets of the gateway. They are ratios to the direct route unless they have a
+// unit.
 func Targets() []Target {
 	return []Target{
 		ratioTarget("GET, p50, hub, direct cluster", "get", "hub-direct", 0, 2.5, "3.0–3.5; 2.1–2.4"),
@@ -134,26 +135,26 @@ func Targets() []Target {
 		rateTarget("32 workers, rate, hub, embedded tunnel", "hub-embedded", 0.33, "0.07–0.09; 0.35"),
 		rateTarget("32 workers, rate, own endpoint, embedded tunnel", "own-embedded", 0.50, "none; 0.54"),
 		factTarget("round trips per warm GET at 50 ms, hub, embedded tunnel", RoundTripsFact("hub-embedded", "50ms"), 1.2, Count, "3.4; 1.15"),
-		ratioTarget("19 MiB list, own endpoint, embedded tunnel, with gzip as client-go asks for it", "download-gzip", "own-embedded", 0, 1.3, "1.6; 1.1–1.3"),
-		ratioTarget("19 MiB list, own endpoint, embedded tunnel, nothing compressed", "download", "own-embedded", 0, 1.3, "1.6; 1.1–1.3"),
+		ratioTarget("19 MiB list, own endpoint, embedded tunnel, with gzip as client-go requests it", "download-gzip", "own-embedded", 0, 1.3, "1.6; 1.1–1.3"),
+		ratioTarget("19 MiB list, own endpoint, embedded tunnel, without compression", "download", "own-embedded", 0, 1.3, "1.6; 1.1–1.3"),
 		factTarget("descriptors after 10,000 requests, more than after 100", DescriptorsFact, 0, Count, "one more per tunneled request"),
 		factTarget("gateway's memory for an idle cluster with a tunnel", MemoryPerClusterFact, 250<<10, Bytes, ""),
 		factTarget("gateway restart with 1,000 clusters, until all are served", RestartFact(1000), 30, Seconds, ""),
 	}
 }
 
-// Names of facts that are targets.
+// Names of facts that have a target.
 const (
-	DescriptorsFact      = "descriptors that 9,900 more requests leave behind"
+	DescriptorsFact      = "descriptors left open by 9,900 more requests"
 	MemoryPerClusterFact = "gateway's memory per idle cluster with a tunnel"
 )
 
-// RoundTripsFact is the name of the fact for a route and a round-trip time.
+// RoundTripsFact returns the name of the fact for a route and a round-trip time.
 func RoundTripsFact(route, rtt string) string {
 	return "round trips per warm GET at " + rtt + ", " + route
 }
 
-// RestartFact is the name of the fact for a number of clusters.
+// RestartFact returns the name of the fact for a number of clusters.
 func RestartFact(clusters int) string {
 	return "gateway restart with " + group(int64(clusters)) + " clusters, until all are served"
 }
@@ -217,7 +218,7 @@ func (r *Report) targetTable() Table {
 	t := Table{
 		Title:  "Targets",
 		Header: []string{"what", "target", "reached [95 %]", "", "predecessor; bare proxy"},
-		Note:   "The last column are others' measurements on another machine of two CPUs; the bare proxy is a reverse proxy without authentication, authorisation or metrics.",
+		Note:   "The last column contains the measurements of others on another machine with two CPUs. The bare proxy is a reverse proxy without authentication, authorization or metrics.",
 	}
 	measured := false
 	for _, target := range Targets() {

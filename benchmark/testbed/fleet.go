@@ -22,11 +22,12 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// agentOrganization is what the certificate of an agent has to say.
+// agentOrganization is the organization in the certificate of an agent.
 const agentOrganization = "cluster.core.oam.dev:tunnel-agents"
 
-// Fleet is a number of clusters behind tunnels: the one managed cluster under many names, each with an agent of its own. The agents are
-// the stock agent's library in this process, with the stock agent's settings. It is not safe for concurrent use.
+// Fleet is a number of clusters behind tunnels: one managed cluster under many names, each with its
+// own agent. The agents run in this process and use the stock agent's library and settings. It is
+// not safe for concurrent use.
 type Fleet struct {
 	bed    *Bed
 	names  []string
@@ -37,14 +38,14 @@ type Fleet struct {
 	dials []time.Time
 }
 
-// NewFleet makes an empty one.
+// NewFleet returns an empty fleet.
 func (b *Bed) NewFleet() *Fleet { return &Fleet{bed: b} }
 
-// Names are those of the clusters.
+// Names returns the names of the clusters.
 func (f *Fleet) Names() []string { return f.names }
 
-// hands is how many clusters are registered at a time.
-const hands = 8
+// registerConcurrency is how many clusters are registered in parallel.
+const registerConcurrency = 8
 
 // Grow adds clusters until there are n.
 func (f *Fleet) Grow(ctx context.Context, n int) error {
@@ -57,7 +58,7 @@ func (f *Fleet) Grow(ctx context.Context, n int) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(hands)
+	group.SetLimit(registerConcurrency)
 	for _, name := range f.names[from:] {
 		group.Go(func() error {
 			return f.bed.hub(f.bed.Embedded).ApplySecret(ctx, f.bed.secret(name, token, f.bed.Managed.Address()))
@@ -74,7 +75,7 @@ func (f *Fleet) Grow(ctx context.Context, n int) error {
 	return nil
 }
 
-// AddAgent starts an agent for a cluster, and does not wait until it is connected.
+// AddAgent starts an agent for a cluster. It does not wait until the agent is connected.
 func (f *Fleet) AddAgent(name string) error {
 	pair, err := f.bed.Embedded.TunnelCA().Issue(lab.CertOptions{CN: name, Orgs: []string{agentOrganization}})
 	if err != nil {
@@ -88,7 +89,7 @@ func (f *Fleet) AddAgent(name string) error {
 	stop := make(chan struct{})
 	set := (&agent.ClientSetConfig{
 		Address: address, AgentID: name,
-		// As the stock agent has them by default.
+		// The stock agent's defaults.
 		SyncInterval: time.Second, SyncIntervalCap: 10 * time.Second, ProbeInterval: time.Second, XfrChannelSize: 150,
 		DialOptions: []grpc.DialOption{
 			grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
@@ -104,7 +105,7 @@ func (f *Fleet) AddAgent(name string) error {
 	return nil
 }
 
-// dial counts the attempts to connect.
+// dial records each attempt to connect.
 func (f *Fleet) dial(ctx context.Context, address string) (net.Conn, error) {
 	f.mu.Lock()
 	f.dials = append(f.dials, time.Now())
@@ -113,7 +114,7 @@ func (f *Fleet) dial(ctx context.Context, address string) (net.Conn, error) {
 	return dialer.DialContext(ctx, "tcp", address)
 }
 
-// Dials returns when agents dialed since the last time it was asked.
+// Dials returns when agents have dialed since the last call.
 func (f *Fleet) Dials() []time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -122,7 +123,7 @@ func (f *Fleet) Dials() []time.Time {
 	return dials
 }
 
-// AgentsReady reports whether every agent has the connections that the gateway told it to make.
+// AgentsReady reports whether every agent has as many connections as the gateway requested.
 func (f *Fleet) AgentsReady(connections int) bool {
 	for _, a := range f.agents {
 		if a.HealthyClientsCount() < connections {
@@ -132,7 +133,7 @@ func (f *Fleet) AgentsReady(connections int) bool {
 	return true
 }
 
-// Routes lead to the clusters of the fleet, one by one in turn, by one of the gateway's doors.
+// Routes returns a route to each cluster of the fleet by one endpoint of the gateway.
 func (f *Fleet) Routes(via lab.Via) ([]*measure.Route, error) {
 	routes := make([]*measure.Route, len(f.names))
 	for i, name := range f.names {
@@ -144,14 +145,14 @@ func (f *Fleet) Routes(via lab.Via) ([]*measure.Route, error) {
 	return routes, nil
 }
 
-// Stop ends the agents and takes the clusters away.
+// Stop stops the agents and unregisters the clusters.
 func (f *Fleet) Stop(ctx context.Context) error {
 	for _, stop := range f.stops {
 		close(stop)
 	}
 	f.stops, f.agents = nil, nil
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(hands)
+	group.SetLimit(registerConcurrency)
 	for _, name := range f.names {
 		group.Go(func() error { return f.bed.Unregister(ctx, f.bed.Embedded, name) })
 	}

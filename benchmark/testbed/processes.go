@@ -15,8 +15,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// Processes are those whose usage is of interest. The API servers do not tell their goroutines: asking would cost them more than some
-// of what is measured.
+// Processes returns the processes whose resource usage is recorded. The goroutines of the API
+// servers are not: the request for them would cost more than some of the measurements.
 func (b *Bed) Processes() []usage.Process {
 	return []usage.Process{
 		{Name: "gateway, embedded tunnel", PID: func() int { return b.Embedded.Pid() }, Goroutines: goroutines(b.metrics(b.Embedded))},
@@ -31,7 +31,7 @@ func (b *Bed) Processes() []usage.Process {
 	}
 }
 
-// GatewayProcess is that of a gateway.
+// GatewayProcess returns the process of a gateway.
 func (b *Bed) GatewayProcess(g *lab.Gateway) usage.Process {
 	return usage.Process{Name: "gateway", PID: func() int { return g.Pid() }, Goroutines: goroutines(b.metrics(g))}
 }
@@ -61,11 +61,13 @@ func gauge(text []byte, name string) (float64, error) {
 	return 0, fmt.Errorf("metric %s: %w", name, errors.ErrUnsupported)
 }
 
-// collections are how many garbage collections InUse has run. Each gives back half at most of what a stack has grown by, for a TLS handshake
-// for instance. An idle gateway has had as many after six minutes: Go runs one every two minutes at least.
+// collections is the number of garbage collections that InUse runs. Each returns at most half of
+// the growth of a stack, for example after a TLS handshake. An idle gateway has run as many after
+// six minutes, because Go runs at least one every two minutes.
 const collections = 3
 
-// InUse makes a gateway collect its garbage, by asking for heap profiles, and returns how much of heap and stacks is in use then.
+// InUse makes a gateway collect its garbage, by requests for heap profiles, and returns how much
+// memory of heap and stacks is then in use.
 func (b *Bed) InUse(ctx context.Context, g *lab.Gateway) (float64, error) {
 	for range collections {
 		if _, err := b.own[g].Get(ctx, "/debug/pprof/heap?gc=1"); err != nil {

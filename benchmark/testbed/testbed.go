@@ -27,14 +27,15 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// The names under which the one managed cluster is registered: by route, and once more behind the links.
+// The names under which the managed cluster is registered: one for each route, and one for each
+// link.
 const (
 	near   = "near"
 	tunnel = "tunnel"
 	far    = "far"
 )
 
-// startTimeout bounds starting everything, once its components are built.
+// startTimeout bounds the start of all processes, once the components are built.
 const startTimeout = 5 * time.Minute
 
 // Bed is a running testbed.
@@ -44,7 +45,8 @@ type Bed struct {
 	// Embedded and External are the gateways.
 	Embedded, External *lab.Gateway
 	Konnectivity       *lab.KonnectivityServer
-	// EmbeddedAgent and ExternalAgent carry the cluster "tunnel"; the others carry "far", through the links.
+	// EmbeddedAgent and ExternalAgent serve the cluster "tunnel". The other agents serve "far",
+	// through the links.
 	EmbeddedAgent, ExternalAgent       *lab.Agent
 	embeddedFarAgent, externalFarAgent *lab.Agent
 
@@ -52,8 +54,9 @@ type Bed struct {
 	agentArgs                []string // of EmbeddedAgent
 	links                    []*link.Link
 	directLink               *link.Link
-	// own are the gateways' own APIs. One client each for the whole run: client-go forgets the transport of a client that is no longer
-	// used, but not at once its connections, and these would be counted as the gateway's.
+	// own are clients of the gateways' own APIs. Each is created once: client-go forgets the transport
+	// of an unused client, but closes its connections only later, and these would be counted as the
+	// gateway's.
 	own    map[*lab.Gateway]*measure.Route
 	failed bool
 }
@@ -62,13 +65,13 @@ type Bed struct {
 type Options struct {
 	// Out receives progress messages.
 	Out io.Writer
-	// GatewayBinary is the gateway to measure. Empty: the one of this checkout, built.
+	// GatewayBinary is the gateway to measure. If it is empty, the gateway of this checkout is built.
 	GatewayBinary string
 	// GatewayArgs are added to the gateways' arguments.
 	GatewayArgs []string
 }
 
-// Start starts a testbed. When ctx ends, it goes.
+// Start starts a testbed. It is closed when ctx ends.
 func Start(ctx context.Context, o Options) (_ *Bed, err error) {
 	binaries, err := lab.FindBinaries(ctx, lab.BinariesOptions{Out: o.Out})
 	if err != nil {
@@ -81,7 +84,7 @@ func Start(ctx context.Context, o Options) (_ *Bed, err error) {
 	defer func() {
 		if err != nil {
 			b.failed = true
-			_ = b.Close() // the first error is the one to report
+			_ = b.Close() // an earlier error is returned instead
 		}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
@@ -100,16 +103,16 @@ func Start(ctx context.Context, o Options) (_ *Bed, err error) {
 	return b, nil
 }
 
-// Close stops everything and removes it.
+// Close stops and removes everything.
 func (b *Bed) Close() error {
 	for _, l := range b.links {
-		_ = l.Close() // all that it connects goes as well
+		_ = l.Close() // everything that it connects is stopped as well
 	}
 	return b.Lab.Close()
 }
 
 func (b *Bed) startClusters(ctx context.Context, o Options) error {
-	fmt.Fprintln(o.Out, "starting three clusters: one to reach, and a hub for each gateway")
+	fmt.Fprintln(o.Out, "starting three clusters: the managed cluster, and a hub for each gateway")
 	var group errgroup.Group
 	for _, c := range []struct {
 		into    **lab.Cluster
@@ -161,8 +164,9 @@ func (b *Bed) startGateways(ctx context.Context, o Options) (err error) {
 	return b.bootstrap(ctx)
 }
 
-// bootstrap registers the managed cluster as users do, with agent-bootstrap, which also writes the arguments of its agent. It is one cluster,
-// and registered once: its other names, and the other hub's, are Secrets with the same contents.
+// bootstrap registers the managed cluster with agent-bootstrap, as users do, which also writes the
+// arguments of its agent. The cluster is registered once. Its other names, and those on the other
+// hub, are Secrets with the same contents.
 func (b *Bed) bootstrap(ctx context.Context) error {
 	dir := filepath.Join(b.Lab.Dir(), "agent-"+tunnel)
 	var out bytes.Buffer
@@ -176,16 +180,17 @@ func (b *Bed) bootstrap(ctx context.Context) error {
 	return err
 }
 
-// registeredAgent is the agent of that cluster.
+// registeredAgent returns the options of the agent of that cluster.
 func (b *Bed) registeredAgent() (lab.AgentOptions, error) {
 	return lab.AgentOptions{Name: "agent-embedded-" + tunnel, Cluster: b.Managed, Args: b.agentArgs}, nil
 }
 
-// Register registers the managed cluster under a name: as one that is dialed if the name begins with "near", and
-// through a tunnel if not.
+// Register registers the managed cluster under a name. If the name begins with "near", the gateway
+// dials the cluster; otherwise, it uses a tunnel.
 //
-// A stock server finds the agent by the host of the endpoint. 127.0.0.1 and localhost are the same API server, and its certificate has
-// both, so these two can be told apart without touching how names are resolved.
+// A stock server selects the agent by the host of the endpoint. 127.0.0.1 and localhost are the
+// same API server, whose certificate is valid for both, so they distinguish two agents without a
+// change of name resolution.
 func (b *Bed) Register(ctx context.Context, g *lab.Gateway, name string) error {
 	token, err := b.token(ctx)
 	if err != nil {
@@ -198,7 +203,7 @@ func (b *Bed) Register(ctx context.Context, g *lab.Gateway, name string) error {
 	return b.hub(g).ApplySecret(ctx, b.secret(name, token, host))
 }
 
-// token is the gateways' credential, the same under all names.
+// token is the gateways' credential, which is the same for all names.
 func (b *Bed) token(ctx context.Context) (string, error) {
 	return b.Managed.ServiceAccountToken(ctx, "cluster-gateway-system", "cluster-gateway", "cluster-admin")
 }
@@ -211,17 +216,17 @@ func (b *Bed) secret(name, token, host string) lab.SecretOptions {
 	}}
 }
 
-// RouteTo leads to the managed cluster under any name.
+// RouteTo returns a route to the managed cluster under any of its names.
 func (b *Bed) RouteTo(g *lab.Gateway, name string, via lab.Via) (*measure.Route, error) {
 	return measure.NewRoute(string(via)+"/"+name, name, g.ClusterRESTConfig(name, via))
 }
 
-// Unregister takes a name away again.
+// Unregister removes a name.
 func (b *Bed) Unregister(ctx context.Context, g *lab.Gateway, name string) error {
 	return b.hub(g).DeleteSecret(ctx, name)
 }
 
-// hub is that of a gateway.
+// hub returns the hub of a gateway.
 func (b *Bed) hub(g *lab.Gateway) *lab.Cluster {
 	if g == b.External {
 		return b.externalHub
@@ -231,7 +236,8 @@ func (b *Bed) hub(g *lab.Gateway) *lab.Cluster {
 
 const farHost = "localhost"
 
-// quiet is for stock agents and servers: they have a default of --v=4, and then write a line or two for every packet.
+// quiet is for stock agents and servers: by default, they run with --v=4 and log one or two lines
+// for every packet.
 const quiet = "--v=1"
 
 func (b *Bed) startAgents(ctx context.Context, _ Options) (err error) {
@@ -293,7 +299,7 @@ func (b *Bed) externalAgent(name, host string, port int) (lab.AgentOptions, erro
 	}, err
 }
 
-// RestartEmbeddedAgent starts the agent of "tunnel" anew after it was killed.
+// RestartEmbeddedAgent starts the agent of "tunnel" again after it was killed.
 func (b *Bed) RestartEmbeddedAgent(ctx context.Context) error {
 	o, err := b.registeredAgent()
 	if err != nil {
@@ -303,7 +309,7 @@ func (b *Bed) RestartEmbeddedAgent(ctx context.Context) error {
 	return err
 }
 
-// RestartExternalAgent does so for the external server's.
+// RestartExternalAgent does the same for the external server's agent.
 func (b *Bed) RestartExternalAgent(ctx context.Context) error {
 	o, err := b.externalAgent(tunnel, b.Managed.Address(), b.Konnectivity.AgentPort())
 	if err != nil {
@@ -313,14 +319,15 @@ func (b *Bed) RestartExternalAgent(ctx context.Context) error {
 	return err
 }
 
-// SetDistance puts the cluster "far" at a distance, on all routes to it. A bandwidth of 0 is none to speak of.
+// SetDistance sets the distance of the cluster "far" on all routes to it. A bandwidth of 0 means no
+// limit.
 func (b *Bed) SetDistance(rtt time.Duration, bandwidth float64) {
 	for _, l := range b.links {
 		l.Set(rtt, bandwidth)
 	}
 }
 
-// The routes by name, and what they are called in reports.
+// The names of the routes, and their titles in reports.
 const (
 	HubDirect   = "hub-direct"
 	HubEmbedded = "hub-embedded"
@@ -330,12 +337,13 @@ const (
 	OwnExternal = "own-external"
 )
 
-// Routes lead to the managed cluster where it is.
+// Routes returns the routes to the managed cluster without a link.
 func (b *Bed) Routes() ([]*measure.Route, error) {
 	return b.routes(b.Managed.RESTConfig(), near, tunnel)
 }
 
-// FarRoutes lead to it through the links. There is no tunnel to a direct cluster, so the gateway's direct routes are not among them.
+// FarRoutes returns the routes through the links. A direct cluster has no tunnel, so the gateway's
+// direct routes are not included.
 func (b *Bed) FarRoutes() ([]*measure.Route, error) {
 	config := b.Managed.RESTConfig()
 	config.Host = (&url.URL{Scheme: "https", Host: b.directLink.Addr()}).String()
@@ -372,18 +380,19 @@ func (b *Bed) routes(direct *rest.Config, dialed, tunneled string) ([]*measure.R
 	return routes, nil
 }
 
-// Pod makes the Pod that exec and port-forward go to, and returns its namespace and name.
+// Pod creates the Pod for exec and port-forward, and returns its namespace and name.
 func (b *Bed) Pod(ctx context.Context) (*corev1.Pod, error) {
 	return b.Managed.RunPod(ctx, "default", "benchmark")
 }
 
-// OwnAPI leads to the embedded gateway's own API: what it serves besides the clusters.
+// OwnAPI returns a route to the embedded gateway's own API, which is not that of a cluster.
 func (b *Bed) OwnAPI(via lab.Via) (*measure.Route, error) {
 	return measure.NewRoute(string(via), "the gateway's API", b.Embedded.RESTConfig(via))
 }
 
-// Token is one of an administrator's, for clients that cannot show a certificate: of the cluster that a route's client speaks to. It is
-// empty for a route that is not the testbed's.
+// Token returns an administrator's token for the cluster that a route's client connects to. It is
+// for clients that do not support client certificates. It is empty for a route that does not belong
+// to the testbed.
 func (b *Bed) Token(ctx context.Context, route string) (string, error) {
 	clusters := map[string]*lab.Cluster{
 		report.Direct: b.Managed, HubDirect: b.embeddedHub, HubEmbedded: b.embeddedHub, HubExternal: b.externalHub,

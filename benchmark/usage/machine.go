@@ -13,12 +13,14 @@ import (
 	"syscall"
 )
 
-// Machine is what the whole machine had used of its CPU time at some moment, and what of it was ours.
+// Machine contains the CPU time that the whole machine has used so far, and the part of it that was
+// ours.
 type Machine struct {
 	total, busy, stolen, ours float64
 }
 
-// Snapshot reads it. pids are those of our processes besides this one; what they started and waited for counts as theirs.
+// Snapshot reads the current values. pids are our processes besides this one. Their finished
+// children are included.
 func Snapshot(pids []int) (Machine, error) {
 	data, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -41,7 +43,8 @@ func Snapshot(pids []int) (Machine, error) {
 			m.busy += v
 		}
 	}
-	// What has ended and was waited for is in this process' account; what runs is in its own.
+	// This process' account contains the finished children that it waited for. A running child has its
+	// own account.
 	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
 		var usage syscall.Rusage
 		if err := syscall.Getrusage(who, &usage); err != nil {
@@ -59,7 +62,8 @@ func Snapshot(pids []int) (Machine, error) {
 
 func seconds(t syscall.Timeval) float64 { return float64(t.Sec) + float64(t.Usec)/1e6 }
 
-// Since tells which part of the machine was busy since an earlier snapshot, and which part went to others, stolen time included.
+// Since returns the share of the machine's CPU time that was used since an earlier snapshot, and
+// the share that others used, including stolen time.
 func (m Machine) Since(earlier Machine) (busy, foreign float64) {
 	total := m.total - earlier.total
 	if total <= 0 {
@@ -69,7 +73,7 @@ func (m Machine) Since(earlier Machine) (busy, foreign float64) {
 	return used / total, max(0, used-(m.ours-earlier.ours)) / total
 }
 
-// Describe names the machine: its processor, its memory and its kernel.
+// Describe returns the processor, the memory and the kernel of the machine.
 func Describe() (processor string, memory uint64, kernel string) {
 	processor = runtime.GOARCH
 	if data, err := os.ReadFile("/proc/cpuinfo"); err == nil {
@@ -82,7 +86,7 @@ func Describe() (processor string, memory uint64, kernel string) {
 	}
 	if data, err := os.ReadFile("/proc/meminfo"); err == nil {
 		if fields := strings.Fields(string(data)); len(fields) > 1 {
-			kib, _ := strconv.ParseUint(fields[1], 10, 64) // zero shows that it is unknown
+			kib, _ := strconv.ParseUint(fields[1], 10, 64) // zero means unknown
 			memory = kib << 10
 		}
 	}

@@ -1,7 +1,8 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package usage tells what processes use of the machine, and how much of the machine others use. It reads Linux' /proc.
+// Package usage reads which resources processes use, and how much of the machine others use. It
+// reads Linux' /proc.
 package usage
 
 import (
@@ -19,19 +20,20 @@ import (
 	"github.com/oam-dev/cluster-gateway/benchmark/report"
 )
 
-// ticks are the units of CPU time in /proc: USER_HZ, which is 100 on every Linux.
+// ticks is the unit of CPU time in /proc: USER_HZ, which is 100 on every Linux.
 const ticks = 100
 
-// Process is one whose usage is of interest.
+// Process is a process whose resource usage is recorded.
 type Process struct {
 	Name string
-	// PID is asked each time, since a process may be started anew.
+	// PID is called each time, because a process may be restarted.
 	PID func() int
-	// Goroutines asks the process. Nil if it does not tell.
+	// Goroutines asks the process. It is nil if the process does not report them.
 	Goroutines func(context.Context) (int, error)
 }
 
-// Of reads what a process uses now. CPU is that since the process began, PeakRSS the highest ever.
+// Of returns what a process uses now. CPU counts from the start of the process, and PeakRSS is its
+// maximum so far.
 func Of(ctx context.Context, p Process) (report.Resources, error) {
 	r := report.Resources{Process: p.Name, Goroutines: -1}
 	dir := filepath.Join("/proc", strconv.Itoa(p.PID()))
@@ -58,20 +60,20 @@ func Of(ctx context.Context, p Process) (report.Resources, error) {
 	return r, nil
 }
 
-// cpuSeconds of a process, with those of its children that have ended if wanted.
+// cpuSeconds returns the CPU time of a process, with that of its finished children if requested.
 func cpuSeconds(dir string, children bool) (float64, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {
 		return 0, err
 	}
-	// The second field is the program's name in parentheses, and may hold anything.
+	// The second field is the name of the program in parentheses. It may contain any character.
 	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
 	last := 13
 	if children {
 		last = 15
 	}
 	if len(fields) < last {
-		return 0, errors.New("/proc/PID/stat is short")
+		return 0, errors.New("/proc/PID/stat is too short")
 	}
 	sum := 0.0
 	for _, field := range fields[11:last] { // utime, stime, cutime, cstime
@@ -108,10 +110,11 @@ type Observer struct {
 	highest   []report.Resources
 }
 
-// interval is that of samples: seldom enough not to be what is measured.
+// interval is the time between samples. It is long, so that sampling does not affect the
+// measurement.
 const interval = 2 * time.Second
 
-// Observe begins to sample. Processes that cannot be read are left out.
+// Observe starts to sample. Processes that cannot be read are left out.
 func Observe(ctx context.Context, processes []Process) *Observer {
 	o := &Observer{}
 	for _, p := range processes {
@@ -140,7 +143,7 @@ func (o *Observer) sample(ctx context.Context) {
 	for i, p := range o.processes {
 		r, err := Of(ctx, p)
 		if err != nil {
-			continue // it may be between two starts
+			continue // it may be restarting
 		}
 		o.mu.Lock()
 		h := &o.highest[i]

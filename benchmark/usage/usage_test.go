@@ -15,7 +15,7 @@ func self() Process {
 	return Process{Name: "self", PID: os.Getpid, Goroutines: func(context.Context) (int, error) { return 7, nil }}
 }
 
-// burn uses CPU time, until the account shows it.
+// burn uses CPU time until the account shows it.
 func burn(t *testing.T, seconds float64) {
 	t.Helper()
 	first, err := Of(t.Context(), self())
@@ -47,7 +47,8 @@ func TestObserve(t *testing.T) {
 	}
 }
 
-// TestOwnWorkIsNotForeign: neither what this process does nor what its children do counts as somebody else's.
+// TestOwnWorkIsNotForeign: the work of this process and of its children does not count as work of
+// others.
 func TestOwnWorkIsNotForeign(t *testing.T) {
 	child := exec.Command("sh", "-c", "while :; do :; done")
 	if err := child.Start(); err != nil {
@@ -68,7 +69,7 @@ func TestOwnWorkIsNotForeign(t *testing.T) {
 		t.Fatal(err)
 	}
 	ours := after.ours - before.ours
-	if ours < 0.6 { // 0.5 here, and the child's
+	if ours < 0.6 { // 0.5 here, plus the child's
 		t.Errorf("%.2f s of CPU time were counted as ours in %s", ours, time.Since(began))
 	}
 	busy, foreign := after.Since(before)
