@@ -18,7 +18,10 @@ import (
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/audit/policy"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizerfactory"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
@@ -67,7 +70,7 @@ func startAPIServer(t *testing.T, proxied http.HandlerFunc, backend audit.Backen
 	if config.GoawayChance != o.GoawayChance || config.ShutdownDelayDuration != o.ShutdownDelay {
 		t.Errorf("options %v, %s became %v, %s", o.GoawayChance, o.ShutdownDelay, config.GoawayChance, config.ShutdownDelayDuration)
 	}
-	config.Authentication.Authenticator = anonymous.NewAuthenticator(nil)
+	config.Authentication.Authenticator = union.New(authenticator.RequestFunc(authenticateByHeader), anonymous.NewAuthenticator(nil))
 	config.Authorization.Authorizer = authorizerfactory.NewAlwaysAllowAuthorizer()
 	if backend != nil {
 		config.AuditBackend, config.AuditPolicyRuleEvaluator = backend, policy.NewFakePolicyRuleEvaluator(auditinternal.LevelMetadata, nil)
@@ -93,7 +96,15 @@ func startAPIServer(t *testing.T, proxied http.HandlerFunc, backend audit.Backen
 	return s
 }
 
-// newClient returns a client of its own, with HTTP/2.
+// userHeader contains the name of the user of a request. Without it, the request is anonymous.
+const userHeader = "Test-User"
+
+func authenticateByHeader(req *http.Request) (*authenticator.Response, bool, error) {
+	name := req.Header.Get(userHeader)
+	return &authenticator.Response{User: &user.DefaultInfo{Name: name}}, name != "", nil
+}
+
+// newClient returns a new client that uses HTTP/2.
 func newClient(t *testing.T) *http.Client {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
 	t.Cleanup(transport.CloseIdleConnections)
