@@ -4,8 +4,9 @@
 
 # Usage: hack/test.sh TIER...
 #
-# Runs the tests of these tiers, one tier after the other: unit, integration, e2e. A tier that fails does not stop the next
-# one. The last line says how many tests passed, failed and were skipped. The exit code is 0 only if all tests passed.
+# Runs the tests of these tiers, one tier after another: unit, integration, e2e. A failed tier does
+# not stop the next one. The last line shows how many tests passed, failed and were skipped. The exit
+# code is 0 only if all tests passed.
 #
 # Environment:
 #   WHAT       package patterns, such as ./pkg/proxy. Default: all packages of the tier.
@@ -21,8 +22,8 @@ read -ra what <<<"${WHAT:-}"
 read -ra flags <<<"${TESTFLAGS:-}"
 code=0
 
-# gotestsum FORMAT TIER ARGUMENTS...: runs go test, shows it in this format and keeps its events. It has the go test flags
-# in front of the packages.
+# gotestsum FORMAT TIER ARGUMENTS...: runs go test with these arguments after TESTFLAGS, prints it in
+# this format and keeps its events.
 gotestsum() {
 	local format=$1 tier=$2
 	shift 2
@@ -49,7 +50,7 @@ run_unit() {
 	gotestsum pkgname unit -race -timeout 10m ${RUN:+-run "$RUN"} $listed
 }
 
-# Only the tests in files with the build tag: the others of the package are unit tests.
+# Runs only the tests in files with the build tag. The other tests of the package are unit tests.
 run_integration() {
 	local tagged run=${RUN:-}
 	tagged=$(packages integration_packages) || { code=1; return; }
@@ -64,7 +65,7 @@ run_integration() {
 	gotestsum testname integration -tags integration -timeout 15m -run "$run" $tagged
 }
 
-# Two packages at a time, each with a lab of its own: most of their time is waiting for intervals to pass.
+# Two packages at a time, each with its own lab: most of the time, they wait for intervals to pass.
 run_e2e() {
 	local listed
 	listed=$(packages e2e_packages) || { code=1; return; }
@@ -73,7 +74,7 @@ run_e2e() {
 	gotestsum testname e2e -p 2 -parallel 4 -timeout 45m ${RUN:+-run "$RUN"} $listed
 }
 
-# Builds what all packages use, once: the components of the lab, and the gateway.
+# Builds once what all packages use: the components of the lab, and the gateways.
 prepare() {
 	if [ -n "${CLUSTER_GATEWAY_LAB_GATEWAY:-}" ]; then return; fi
 	"$GO" run ./test/lab/cmd/lab-tools -gateway "$results/gateway" >"$results/tools" || { code=1; return 1; }

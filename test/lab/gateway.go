@@ -33,16 +33,16 @@ const (
 	clusterBasePath = "/apis/" + gatewayGroup + "/" + gatewayVersion + "/clustergateways/"
 )
 
-// GatewayOptions describe a gateway.
+// GatewayOptions describes a gateway.
 type GatewayOptions struct {
 	// Name is the name in errors and of the log file. Empty means "gateway".
 	Name string
-	// Hub is the cluster that it belongs to. Required, and not firewalled.
+	// Hub is its hub cluster. Required, and not firewalled.
 	Hub *Cluster
 	// Binary is the gateway; see [BuildGateway]. Required.
 	Binary string
-	// Konnectivity is the stock server to tunnel through. Nil means the
-	// gateway's own tunnel server, whose certificates it makes itself.
+	// Konnectivity is the stock server to tunnel through. Nil means the gateway's own tunnel server,
+	// which creates its own certificates.
 	Konnectivity *KonnectivityServer
 	// AgentsOf is the cluster whose agents reach the tunnel server at the address
 	// that agent-bootstrap gives them. Nil means agents on the host.
@@ -78,19 +78,30 @@ type Gateway struct {
 // that the packages of one test run share one build.
 const gatewayVariable = variablePrefix + "GATEWAY"
 
-func gatewayFile(dir string, race bool) string {
+// Programs that BuildGateways builds: the gateway, and the one of BuildRenewingGateway.
+const (
+	gatewayProgram  = "gateway"
+	renewingProgram = "renewing-gateway"
+)
+
+// gatewayFile returns the path of a program in a folder of BuildGateways.
+func gatewayFile(dir, program string, race bool) string {
 	if race {
-		return filepath.Join(dir, "gateway-race")
+		program += "-race"
 	}
-	return filepath.Join(dir, "gateway")
+	return filepath.Join(dir, program)
 }
 
-// BuildGateways builds the gateway of this checkout into dir, without and with
-// the race detector. [BuildGateway] then returns these builds if
-// $CLUSTER_GATEWAY_LAB_GATEWAY is dir.
+// BuildGateways builds the gateways of this checkout into dir: that of
+// [BuildGateway] without and with the race detector, and that of
+// [BuildRenewingGateway] with the race detector. These functions then return
+// these builds if $CLUSTER_GATEWAY_LAB_GATEWAY is dir.
 func BuildGateways(ctx context.Context, dir string) error {
-	for _, race := range []bool{false, true} {
-		if err := buildGateway(ctx, "./cmd/gateway", gatewayFile(dir, race), race); err != nil {
+	for _, build := range []struct {
+		program string
+		race    bool
+	}{{gatewayProgram, false}, {gatewayProgram, true}, {renewingProgram, true}} {
+		if err := buildGateway(ctx, build.program, gatewayFile(dir, build.program, build.race), build.race); err != nil {
 			return err
 		}
 	}
@@ -98,32 +109,39 @@ func BuildGateways(ctx context.Context, dir string) error {
 }
 
 // BuildGateway returns the path of the gateway of this checkout. It builds the
-// gateway into dir unless $CLUSTER_GATEWAY_LAB_GATEWAY is a folder that has it.
-// race adds the race detector.
+// gateway into dir unless $CLUSTER_GATEWAY_LAB_GATEWAY is a folder that
+// contains it. race adds the race detector.
 func BuildGateway(ctx context.Context, dir string, race bool) (string, error) {
-	if built := os.Getenv(gatewayVariable); built != "" {
-		path := gatewayFile(built, race)
-		if !executable(path) {
-			return "", fmt.Errorf("invalid $%s %q: there is no program %s in it", gatewayVariable, built, filepath.Base(path))
-		}
-		return path, nil
-	}
-	path := gatewayFile(filepath.Join(dir, "bin"), race)
-	return path, buildGateway(ctx, "./cmd/gateway", path, race)
+	return findOrBuildGateway(ctx, gatewayProgram, dir, race)
 }
 
 // RenewTokensAfterVariable is the environment variable for the age at which a
 // gateway of [BuildRenewingGateway] renews tokens.
 const RenewTokensAfterVariable = "RENEW_TOKENS_AFTER"
 
-// BuildRenewingGateway builds a gateway into dir that renews tokens early, and
-// returns its path. race adds the race detector.
+// BuildRenewingGateway is like [BuildGateway], but for a gateway that renews
+// tokens early.
 func BuildRenewingGateway(ctx context.Context, dir string, race bool) (string, error) {
-	path := filepath.Join(dir, "bin", "renewing-gateway")
-	return path, buildGateway(ctx, "./test/lab/cmd/renewing-gateway", path, race)
+	return findOrBuildGateway(ctx, renewingProgram, dir, race)
 }
 
-func buildGateway(ctx context.Context, pkg, path string, race bool) error {
+func findOrBuildGateway(ctx context.Context, program, dir string, race bool) (string, error) {
+	if built := os.Getenv(gatewayVariable); built != "" {
+		path := gatewayFile(built, program, race)
+		if !executable(path) {
+			return "", fmt.Errorf("invalid $%s %q: the folder does not contain the program %s", gatewayVariable, built, filepath.Base(path))
+		}
+		return path, nil
+	}
+	path := gatewayFile(filepath.Join(dir, "bin"), program, race)
+	return path, buildGateway(ctx, program, path, race)
+}
+
+func buildGateway(ctx context.Context, program, path string, race bool) error {
+	pkg := "./cmd/gateway"
+	if program == renewingProgram {
+		pkg = "./test/lab/cmd/renewing-gateway"
+	}
 	root, err := moduleRoot()
 	if err != nil {
 		return err
@@ -135,7 +153,7 @@ func buildGateway(ctx context.Context, pkg, path string, race bool) error {
 	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building the gateway: %w\n%s", err, out)
+		return fmt.Errorf("build the gateway: %w\n%s", err, out)
 	}
 	return nil
 }
@@ -148,12 +166,12 @@ func (l *Lab) StartGateway(ctx context.Context, o GatewayOptions) (*Gateway, err
 	}
 	g := &Gateway{lab: l, hub: o.Hub, opts: o, dir: filepath.Join(l.dir, o.Name)}
 	if err := g.prepare(ctx); err != nil {
-		return nil, fmt.Errorf("preparing %s: %w", o.Name, err)
+		return nil, fmt.Errorf("prepare %s: %w", o.Name, err)
 	}
 	return g, g.Start(ctx)
 }
 
-// Start starts the gateway anew, after Stop or Kill, on the same ports.
+// Start restarts the gateway after Stop or Kill, on the same ports.
 func (g *Gateway) Start(ctx context.Context) error {
 	var err error
 	g.Process, err = g.lab.StartProcess(ctx, ProcessOptions{
@@ -167,12 +185,12 @@ func (g *Gateway) Start(ctx context.Context) error {
 		return err
 	}
 	if err := g.awaitTunnel(ctx); err != nil {
-		return fmt.Errorf("waiting for what %s publishes about its tunnel: %w", g.opts.Name, err)
+		return fmt.Errorf("wait for what %s publishes about its tunnel: %w", g.opts.Name, err)
 	}
 	return nil
 }
 
-// ready polls the gateway, and verifies it with the CA that it has put on the hub.
+// ready polls the gateway, and verifies it with the CA that the gateway has written to the hub.
 func (g *Gateway) ready(ctx context.Context) error {
 	secret, err := g.hub.client.CoreV1().Secrets(defaultServiceNamespace).Get(ctx, "cluster-gateway-serving", metav1.GetOptions{})
 	if err != nil {
@@ -225,7 +243,7 @@ func (g *Gateway) prepare(ctx context.Context) (err error) {
 	apply := g.hub.Kubectl(ctx, "apply", "--validate=strict",
 		"-f", filepath.Join(manifests, "namespace.yaml"), "-f", filepath.Join(manifests, "rbac.yaml"))
 	if out, err := apply.CombinedOutput(); err != nil {
-		return fmt.Errorf("applying manifests/gateway: %w\n%s", err, out)
+		return fmt.Errorf("apply manifests/gateway: %w\n%s", err, out)
 	}
 	token, err := g.hub.ServiceAccountToken(ctx, defaultServiceNamespace, "cluster-gateway", "")
 	if err != nil {
@@ -263,7 +281,7 @@ func (g *Gateway) args() []string {
 	}
 }
 
-// advertised returns the host that agents are to dial.
+// advertised returns the host that agents must dial.
 func (g *Gateway) advertised() string {
 	if g.opts.AgentsOf == nil {
 		return loopback
@@ -271,14 +289,14 @@ func (g *Gateway) advertised() string {
 	return g.lab.HostAddr(g.opts.AgentsOf)
 }
 
-// Endpoint is the gateway's own HTTPS endpoint.
+// Endpoint returns the gateway's own HTTPS endpoint.
 func (g *Gateway) Endpoint() string { return localURL("https", g.port) }
 
 // CAPEM returns the CA that verified the gateway's own endpoint when the gateway
 // was last started.
 func (g *Gateway) CAPEM() []byte { return g.caPEM }
 
-// TunnelPort is where agents connect.
+// TunnelPort returns the port that agents connect to.
 func (g *Gateway) TunnelPort() int { return g.tunnelPort }
 
 // TunnelCA returns the CA that signs the certificates of agents and of the tunnel
@@ -286,16 +304,16 @@ func (g *Gateway) TunnelPort() int { return g.tunnelPort }
 // Konnectivity server, or without tunnels, it is nil.
 func (g *Gateway) TunnelCA() *CA { return g.tunnelCA }
 
-// RegisterAPIService registers the gateway with its hub, as manifests/gateway
-// does: without a CA, which the gateway writes.
+// RegisterAPIService registers the gateway with its hub, as manifests/gateway does: without a CA,
+// which the gateway writes.
 func (g *Gateway) RegisterAPIService(ctx context.Context) error {
 	return g.lab.RegisterAPIService(ctx, g.hub, APIServiceOptions{
 		Group: gatewayGroup, Version: gatewayVersion, Port: g.port,
 	})
 }
 
-// AgentOptions returns the options of an agent of c that connects to the gateway's
-// own tunnel server, with a certificate for the cluster name.
+// AgentOptions returns the options of an agent of c that connects to the gateway's own tunnel
+// server, with a certificate for the cluster name.
 func (g *Gateway) AgentOptions(name string, c *Cluster) (AgentOptions, error) {
 	pair, err := g.tunnelCA.Issue(CertOptions{CN: name, Orgs: []string{agentOrg}})
 	if err != nil {
@@ -319,7 +337,7 @@ func (g *Gateway) StartAgent(ctx context.Context, name string, c *Cluster) (*Age
 	return a, a.WaitReady(ctx)
 }
 
-// Via is one of the two endpoints at which clients reach a gateway.
+// Via is one of the two endpoints of a gateway for clients.
 type Via string
 
 // The endpoints.
@@ -328,8 +346,8 @@ const (
 	ViaOwnEndpoint Via = "own-endpoint" // the gateway itself
 )
 
-// ClusterKubeconfig writes a kubeconfig with which the hub's administrator
-// reaches a cluster through the gateway, and returns its path.
+// ClusterKubeconfig writes a kubeconfig with which the hub's administrator reaches a cluster
+// through the gateway, and returns its path.
 func (g *Gateway) ClusterKubeconfig(cluster string, via Via) (string, error) {
 	path := g.file(fmt.Sprintf("%s-%s.kubeconfig", cluster, via))
 	server, ca := g.endpoint(via)
@@ -337,7 +355,7 @@ func (g *Gateway) ClusterKubeconfig(cluster string, via Via) (string, error) {
 		&clientcmdapi.AuthInfo{ClientCertificateData: g.hub.AdminCertPEM(), ClientKeyData: g.hub.AdminKeyPEM()})
 }
 
-// ClusterRESTConfig is like ClusterKubeconfig, without a limit on the rate.
+// ClusterRESTConfig is like ClusterKubeconfig, without a rate limit.
 func (g *Gateway) ClusterRESTConfig(cluster string, via Via) *rest.Config {
 	config := g.RESTConfig(via)
 	config.Host += clusterBasePath + cluster + "/proxy"
@@ -399,15 +417,15 @@ lines:
 	return sum, nil
 }
 
-// SecretOptions describe the Secret that registers a cluster with a gateway.
+// SecretOptions describes the Secret that registers a cluster with a gateway.
 type SecretOptions struct {
-	// Name is the cluster's.
+	// Name is the name of the cluster.
 	Name string
 	// Tunnel chooses the endpoint type ClusterProxy.
 	Tunnel bool
-	// Data are the keys: endpoint, ca.crt, token and so on.
+	// Data contains the keys: endpoint, ca.crt, token and so on.
 	Data map[string][]byte
-	// CredentialType is the label's value. Empty means ServiceAccountToken.
+	// CredentialType is the value of the label. Empty means ServiceAccountToken.
 	CredentialType string
 }
 
@@ -420,7 +438,7 @@ func (g *Gateway) RegisterCluster(ctx context.Context, name string, c *Cluster, 
 	}
 	o := SecretOptions{Name: name, Tunnel: tunnel, Data: map[string][]byte{"ca.crt": c.CAPEM(), "token": []byte(token), "endpoint": []byte(c.Endpoint())}}
 	if tunnel && g.opts.Konnectivity != nil {
-		// The stock server chooses the agent by the host.
+		// The stock server selects the agent by the host.
 		o.Data["endpoint"] = []byte("https://" + net.JoinHostPort(c.Name(), strconv.Itoa(c.Port())))
 	}
 	return g.hub.ApplySecret(ctx, o)

@@ -1,11 +1,12 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command testcount reads files of `go test -json` events, as gotestsum writes them with --jsonfile, and prints how many
-// tests passed, failed and were skipped. It exits with 1 if a test failed or if no test passed.
+// Command testcount reads files of `go test -json` events, as gotestsum writes them with
+// --jsonfile, and prints how many tests passed, failed and were skipped. It exits with 1 if a test
+// failed or if no test passed.
 //
-// It counts as gotestsum does: a test and each of its subtests. A package that fails without a failed test (it did not
-// build, or its process ended outside a test) counts as one failure.
+// It counts as gotestsum does: a test and each of its subtests. A package that fails without a
+// failed test (it did not build, or its process ended outside a test) counts as one failure.
 package main
 
 import (

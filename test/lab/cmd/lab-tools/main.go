@@ -21,7 +21,7 @@ func main() {
 	var o lab.BinariesOptions
 	flag.StringVar(&o.CacheDir, "cache-dir", "", "folder that keeps the components (default: $CLUSTER_GATEWAY_LAB_CACHE, or else the user's cache folder)")
 	flag.BoolVar(&o.APIServerOnly, "api-server-only", false, "only etcd, kube-apiserver and kubectl")
-	gateway := flag.String("gateway", "", "folder into which to build the gateway as well, without and with the race detector")
+	gateway := flag.String("gateway", "", "folder into which to build the gateways of the tests as well")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	o.Out = os.Stderr
