@@ -22,7 +22,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// tokenLifetime is that of the tokens the lab asks for.
+// tokenLifetime is the lifetime of the tokens that the lab requests.
 const tokenLifetime = 24 * time.Hour
 
 func (c *Cluster) writeKubeconfig() error {
@@ -34,13 +34,13 @@ func (c *Cluster) writeKubeconfig() error {
 	config.CurrentContext = name
 	c.kubeconfig = filepath.Join(c.dir, "admin.kubeconfig")
 	if err := clientcmd.WriteToFile(*config, c.kubeconfig); err != nil {
-		return fmt.Errorf("writing the administrator's kubeconfig: %w", err)
+		return fmt.Errorf("write the administrator's kubeconfig: %w", err)
 	}
 	return nil
 }
 
-// connect makes the administrator's client. Its dialer is set once, here:
-// client-go keeps a transport for every dialer it is given.
+// connect creates the administrator's client. Its dialer is set once, here, because client-go keeps
+// a transport for every dialer.
 func (c *Cluster) connect() error {
 	c.rest = &rest.Config{
 		Host: c.Endpoint(),
@@ -49,7 +49,7 @@ func (c *Cluster) connect() error {
 			CertData: c.AdminCertPEM(),
 			KeyData:  c.AdminKeyPEM(),
 		},
-		// No limit: a lab measures and strains the servers, not the client.
+		// No rate limit: a lab measures the servers, not the client.
 		QPS: -1,
 	}
 	if c.ns != nil {
@@ -57,26 +57,25 @@ func (c *Cluster) connect() error {
 	}
 	client, err := kubernetes.NewForConfig(c.rest)
 	if err != nil {
-		return fmt.Errorf("making a client: %w", err)
+		return fmt.Errorf("create a client: %w", err)
 	}
 	c.client = client
 	return nil
 }
 
-// RESTConfig returns a configuration for the administrator's clients, without a
-// limit on their rate. It reaches a firewalled cluster from the inside.
+// RESTConfig returns a configuration for clients of the administrator, without a rate limit. It
+// reaches a firewalled cluster from the inside.
 func (c *Cluster) RESTConfig() *rest.Config { return rest.CopyConfig(c.rest) }
 
-// Client returns the administrator's client; the same each time.
+// Client returns the administrator's client. It is the same one each time.
 func (c *Cluster) Client() kubernetes.Interface { return c.client }
 
-// ServiceAccountToken returns a token of a ServiceAccount that is bound to a
-// ClusterRole, all of which it creates as needed. An empty clusterRole binds
-// none.
+// ServiceAccountToken returns a token of a ServiceAccount that is bound to a ClusterRole. It
+// creates the ServiceAccount and the binding if needed. If clusterRole is empty, it binds none.
 func (c *Cluster) ServiceAccountToken(ctx context.Context, namespace, name, clusterRole string) (string, error) {
 	token, err := c.serviceAccountToken(ctx, namespace, name, clusterRole)
 	if err != nil {
-		return "", fmt.Errorf("getting a token of ServiceAccount %s/%s in cluster %s: %w", namespace, name, c.opts.Name, err)
+		return "", fmt.Errorf("get a token of ServiceAccount %s/%s in cluster %s: %w", namespace, name, c.opts.Name, err)
 	}
 	return token, nil
 }
@@ -118,9 +117,8 @@ func (c *Cluster) bind(ctx context.Context, namespace, name, clusterRole string)
 	return c.awaitBinding(ctx, "system:serviceaccount:"+namespace+":"+name, clusterRole)
 }
 
-// awaitBinding waits until the API server goes by a binding, which it learns
-// of a moment later: whoever asks before is refused, and a gateway remembers
-// that for some seconds.
+// awaitBinding waits until the API server uses a binding, which takes a moment. Before that, it
+// denies requests, and a gateway caches the denial for some seconds.
 func (c *Cluster) awaitBinding(ctx context.Context, user, clusterRole string) error {
 	role, err := c.client.RbacV1().ClusterRoles().Get(ctx, clusterRole, metav1.GetOptions{})
 	if err != nil {

@@ -14,28 +14,28 @@ import (
 	"time"
 )
 
-// AgentOptions describe a Konnectivity agent.
+// AgentOptions describes a Konnectivity agent.
 type AgentOptions struct {
-	// Name names it in errors and its log file. Empty means "konnectivity-agent".
+	// Name is the name in errors and of the log file. Empty means "konnectivity-agent".
 	Name string
-	// Cluster is whose API server it serves, and where it runs. Required.
+	// Cluster is the cluster that the agent runs in and serves. Required.
 	Cluster *Cluster
-	// ServerHost and ServerPort are where it dials. An empty host means the lab's
-	// host as the cluster sees it: [Lab.HostAddr].
+	// ServerHost and ServerPort are the address to connect to. An empty host means the lab's host as
+	// the cluster sees it: [Lab.HostAddr].
 	ServerHost string
 	ServerPort int
-	// CertFile and KeyFile are its client certificate; CAFile verifies the server.
+	// CertFile and KeyFile are the client certificate. CAFile verifies the server.
 	CertFile, KeyFile, CAFile string
-	// Identifiers are what it claims to serve, each "host=NAME", "ipv4=ADDRESS",
+	// Identifiers are what the agent claims to serve: each is "host=NAME", "ipv4=ADDRESS",
 	// "cidr=NETWORK" or "default-route=true".
 	Identifiers []string
-	// Hosts are names that it can dial besides "kubernetes.default.svc" and the
-	// cluster's name, both of which are the API server. It needs root.
+	// Hosts are additional names for the API server that the agent can dial, besides
+	// "kubernetes.default.svc" and the cluster's name. They require root.
 	Hosts map[string]string
-	// Args, when there are any, are its arguments instead of all that the fields
-	// above say, but for where its health is served.
+	// Args, if set, replace the arguments that the fields above result in, except for those of the
+	// health endpoint.
 	Args []string
-	// ExtraArgs come last and so override.
+	// ExtraArgs come last, so they override.
 	ExtraArgs []string
 }
 
@@ -46,11 +46,11 @@ type Agent struct {
 	client *http.Client
 }
 
-// StartAgent starts an agent and returns when it runs, which does not mean that
-// it is connected: see [Agent.WaitReady].
+// StartAgent starts an agent and returns when its process runs. The agent may not be connected yet:
+// see [Agent.WaitReady].
 func (l *Lab) StartAgent(ctx context.Context, o AgentOptions) (*Agent, error) {
 	if o.Cluster == nil {
-		return nil, errors.New("starting an agent: it needs a cluster")
+		return nil, errors.New("start an agent: it requires a cluster")
 	}
 	if o.Name == "" {
 		o.Name = "konnectivity-agent"
@@ -77,9 +77,9 @@ func (l *Lab) StartAgent(ctx context.Context, o AgentOptions) (*Agent, error) {
 		Cluster:   o.Cluster,
 		Hosts:     o.hosts(),
 		ReadyFunc: func(ctx context.Context) error { return get(ctx, a.client, a.health+"/healthz") },
-		// It drains on the first signal and stops on the second.
-		insist:     100 * time.Millisecond,
-		disposable: true,
+		// The agent drains on the first signal and stops on the second.
+		repeatSignal: 100 * time.Millisecond,
+		disposable:   true,
 	})
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func (o AgentOptions) args(health, admin int) []string {
 		"--health-server-port=" + strconv.Itoa(health),
 		"--admin-bind-address=" + loopback,
 		"--admin-server-port=" + strconv.Itoa(admin),
-		// As manifests/konnectivity/agent has them.
+		// The values of manifests/konnectivity/agent.
 		"--sync-interval=1s",
 		"--sync-interval-cap=10s",
 		"--probe-interval=1s",
@@ -113,7 +113,7 @@ func (o AgentOptions) args(health, admin int) []string {
 	}
 }
 
-// flagsFirst moves what is no flag, "--" and one argument after it, to the end.
+// flagsFirst moves arguments that are not flags, and "--" with the argument after it, to the end.
 func flagsFirst(args []string) []string {
 	i := slices.Index(args, "--")
 	if i < 0 || i+1 >= len(args) {
@@ -122,8 +122,7 @@ func flagsFirst(args []string) []string {
 	return slices.Concat(args[:i], args[i+2:], args[i:i+2])
 }
 
-// hosts are the names of the API server, by which an agent in a Pod, or one with
-// host aliases, would know it.
+// hosts are the names of the API server that an agent in a Pod, or with host aliases, can resolve.
 func (o AgentOptions) hosts() map[string]string {
 	hosts := map[string]string{
 		"kubernetes.default.svc": o.Cluster.address,
@@ -145,11 +144,11 @@ func (a *Agent) Ready(ctx context.Context) bool { return a.ready(ctx) == nil }
 
 func (a *Agent) ready(ctx context.Context) error { return get(ctx, a.client, a.health+"/readyz") }
 
-// Metrics returns what the agent's /metrics says.
+// Metrics returns the response of the agent's /metrics.
 func (a *Agent) Metrics(ctx context.Context) ([]byte, error) {
 	return fetch(ctx, a.client, a.health+"/metrics")
 }
 
-// Drain makes the agent tell its servers to give it no new connections; what is
-// open goes on. There is no way back.
+// Drain makes the agent ask its servers for no new connections. Open connections continue. It
+// cannot be undone.
 func (a *Agent) Drain() error { return a.signal(syscall.SIGTERM) }

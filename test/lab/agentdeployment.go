@@ -17,11 +17,10 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// AgentDeployment runs the agent of a Deployment the way a cluster would, with
-// processes for Pods, of which there is one whatever the Deployment says: when
-// the annotations of its template change, another agent is started, and when
-// that is ready the old one is told to end, and killed when its grace period is
-// over (maxSurge 1, maxUnavailable 0). It is safe for concurrent use.
+// AgentDeployment runs the agent of a Deployment like a cluster would, but as a process, and always
+// with one replica. If the annotations of the Pod template change, it starts a new agent. When that
+// is ready, it stops the old one, and kills it after its grace period (maxSurge 1, maxUnavailable
+// 0). It is safe for concurrent use.
 type AgentDeployment struct {
 	lab             *Lab
 	cluster         *Cluster
@@ -35,11 +34,11 @@ type AgentDeployment struct {
 	err     error
 }
 
-// deploymentInterval is how often a Deployment is looked at.
+// deploymentInterval is how often the Deployment is read.
 const deploymentInterval = 200 * time.Millisecond
 
-// RunAgentDeployment runs the agents of a Deployment, which need not exist yet,
-// until Stop.
+// RunAgentDeployment runs the agents of a Deployment until Stop. The Deployment may be created
+// later.
 func (l *Lab) RunAgentDeployment(c *Cluster, namespace, name string) *AgentDeployment {
 	ctx, stop := context.WithCancel(context.Background())
 	d := &AgentDeployment{lab: l, cluster: c, namespace: namespace, name: name, stop: stop, done: make(chan struct{})}
@@ -53,21 +52,21 @@ func (l *Lab) RunAgentDeployment(c *Cluster, namespace, name string) *AgentDeplo
 	return d
 }
 
-// Rolls is how often the agent has been replaced.
+// Rolls returns how often the agent has been replaced.
 func (d *AgentDeployment) Rolls() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.rolls
 }
 
-// Agent is the one that was started last; nil while there is none.
+// Agent returns the current agent, or nil if there is none.
 func (d *AgentDeployment) Agent() *Agent {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.current
 }
 
-// Stop ends all agents, and returns what went wrong meanwhile.
+// Stop stops all agents, and returns the errors that occurred.
 func (d *AgentDeployment) Stop() error {
 	d.stop()
 	<-d.done
@@ -120,7 +119,7 @@ func (d *AgentDeployment) run(ctx context.Context) error {
 	}
 }
 
-// replace makes an agent the current one, and returns the one before.
+// replace sets the current agent, and returns the previous one.
 func (d *AgentDeployment) replace(next *Agent) (old *Agent) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -131,7 +130,7 @@ func (d *AgentDeployment) replace(next *Agent) (old *Agent) {
 	return old
 }
 
-// end does what a kubelet does with a Pod that is deleted.
+// end stops an agent as a kubelet stops the Pod when it is deleted.
 func (d *AgentDeployment) end(ctx context.Context, old *Agent, deployment *appsv1.Deployment) {
 	d.fail(old.Drain())
 	grace := time.Duration(ptr.Deref(deployment.Spec.Template.Spec.TerminationGracePeriodSeconds, 30)) * time.Second

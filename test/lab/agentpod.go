@@ -15,9 +15,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// StartAgentPod runs the agent of a Deployment in a cluster the way a kubelet
-// would, without a container: the stock agent as a process, with exactly the
-// arguments, environment and Secrets of the Pod template.
+// StartAgentPod runs the agent of a Deployment in a cluster like a kubelet would, but without a
+// container: the stock agent as a process, with exactly the arguments, environment and Secrets of
+// the Pod template.
 func (l *Lab) StartAgentPod(ctx context.Context, c *Cluster, namespace, name, as string) (*Agent, error) {
 	deployment, err := c.client.AppsV1().Deployments(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
@@ -38,16 +38,16 @@ func (l *Lab) StartAgentJob(ctx context.Context, c *Cluster, namespace, name, as
 func (l *Lab) startAgentPod(ctx context.Context, c *Cluster, namespace string, pod corev1.PodSpec, owner, as string) (*Agent, error) {
 	args, err := c.containerArgs(ctx, namespace, pod, filepath.Join(c.dir, "pods", as))
 	if err != nil {
-		return nil, fmt.Errorf("starting %s in namespace %s of cluster %s as a process: %w", owner, namespace, c.opts.Name, err)
+		return nil, fmt.Errorf("start %s in namespace %s of cluster %s as a process: %w", owner, namespace, c.opts.Name, err)
 	}
 	return l.StartAgent(ctx, AgentOptions{Name: as, Cluster: c, Args: args})
 }
 
-// containerArgs are those of the only container of a Pod, with its environment
-// filled in, and its volumes as files in dir.
+// containerArgs returns the arguments of the only container of a Pod. It substitutes environment
+// variables and writes volumes as files to dir.
 func (c *Cluster) containerArgs(ctx context.Context, namespace string, pod corev1.PodSpec, dir string) ([]string, error) {
 	if len(pod.Containers) != 1 {
-		return nil, fmt.Errorf("it has %d containers, and not one", len(pod.Containers))
+		return nil, fmt.Errorf("it has %d containers instead of one", len(pod.Containers))
 	}
 	container := pod.Containers[0]
 	var replacements []string
@@ -118,7 +118,7 @@ func (c *Cluster) writeVolume(ctx context.Context, namespace string, pod corev1.
 		case volume.Projected != nil:
 			for _, source := range volume.Projected.Sources {
 				if source.ServiceAccountToken == nil {
-					return fmt.Errorf("volume %s projects something else than a token", name)
+					return fmt.Errorf("volume %s projects something other than a token", name)
 				}
 				token, err := c.projectedToken(ctx, namespace, pod.ServiceAccountName, source.ServiceAccountToken)
 				if err != nil {
@@ -129,7 +129,7 @@ func (c *Cluster) writeVolume(ctx context.Context, namespace string, pod corev1.
 		}
 	}
 	if len(files) == 0 {
-		return fmt.Errorf("volume %s is neither a Secret with something in it nor a token", name)
+		return fmt.Errorf("volume %s is neither a Secret with data nor a token", name)
 	}
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return err
@@ -142,7 +142,7 @@ func (c *Cluster) writeVolume(ctx context.Context, namespace string, pod corev1.
 	return nil
 }
 
-// projectedToken is what a kubelet would mount. It is not bound to a Pod, since
+// projectedToken returns the token that a kubelet would mount, but not bound to a Pod, because
 // there is none.
 func (c *Cluster) projectedToken(ctx context.Context, namespace, account string, projection *corev1.ServiceAccountTokenProjection) (string, error) {
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: projection.ExpirationSeconds}}

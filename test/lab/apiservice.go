@@ -18,26 +18,24 @@ const (
 	defaultService          = "cluster-gateway"
 )
 
-// APIServiceOptions describe an aggregated API server that runs on the lab's
-// host.
+// APIServiceOptions describes an aggregated API server that runs on the lab's host.
 type APIServiceOptions struct {
 	// Group and Version are what it serves. Required.
 	Group, Version string
-	// Namespace and Service name the Service that the hub will know it by. Empty
-	// means cluster-gateway in cluster-gateway-system.
+	// Namespace and Service are the name of the Service on the hub. Empty means cluster-gateway in
+	// cluster-gateway-system.
 	Namespace, Service string
-	// Port is where it listens, on localhost. Required.
+	// Port is its port on localhost. Required.
 	Port int
-	// CAPEM verifies its serving certificate, which must be valid for
-	// SERVICE.NAMESPACE.svc. Nil means that the API server writes it by itself.
+	// CAPEM verifies its serving certificate, which must be valid for SERVICE.NAMESPACE.svc. Nil means
+	// that the API server itself writes the CA to the APIService.
 	CAPEM []byte
 }
 
-// RegisterAPIService adds an aggregated API server to a hub, which must not be
-// firewalled, and waits until the hub finds it available.
+// RegisterAPIService adds an aggregated API server to a hub, which must not be firewalled, and
+// waits until it is available.
 //
-// The Service is one of type ExternalName: it leads the aggregation layer to a
-// process that has no Pod.
+// The Service has type ExternalName, so the aggregation layer can reach a process that has no Pod.
 func (l *Lab) RegisterAPIService(ctx context.Context, hub *Cluster, o APIServiceOptions) error {
 	if o.Namespace == "" {
 		o.Namespace = defaultServiceNamespace
@@ -46,7 +44,7 @@ func (l *Lab) RegisterAPIService(ctx context.Context, hub *Cluster, o APIService
 		o.Service = defaultService
 	}
 	if err := hub.registerAPIService(ctx, o); err != nil {
-		return l.noteFailure(fmt.Errorf("registering API service %s with cluster %s: %w", o.name(), hub.opts.Name, err))
+		return l.noteFailure(fmt.Errorf("register API service %s with cluster %s: %w", o.name(), hub.opts.Name, err))
 	}
 	return nil
 }
@@ -55,7 +53,7 @@ func (o APIServiceOptions) name() string { return o.Version + "." + o.Group }
 
 func (c *Cluster) registerAPIService(ctx context.Context, o APIServiceOptions) error {
 	if c.ns != nil {
-		return fmt.Errorf("the cluster is firewalled: its localhost is not this one")
+		return fmt.Errorf("the cluster is firewalled, so its localhost is not that of the lab")
 	}
 	client, err := clientset.NewForConfig(c.rest)
 	if err != nil {
@@ -114,5 +112,5 @@ func unavailable(s *apiregistrationv1.APIService) error {
 		}
 		return fmt.Errorf("%s: %s", condition.Reason, condition.Message)
 	}
-	return fmt.Errorf("the hub has not looked at it yet")
+	return fmt.Errorf("the hub has not checked it yet")
 }

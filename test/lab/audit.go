@@ -15,8 +15,8 @@ import (
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 )
 
-// auditArgs have the API server record the requests of [ClusterOptions.AuditUsers],
-// each before its answer is complete.
+// auditArgs make the API server record the requests of [ClusterOptions.AuditUsers], each before its
+// response is complete.
 func (c *Cluster) auditArgs() ([]string, error) {
 	if len(c.opts.AuditUsers) == 0 {
 		return nil, nil
@@ -24,7 +24,7 @@ func (c *Cluster) auditArgs() ([]string, error) {
 	policy := &auditv1.Policy{
 		TypeMeta:   metav1.TypeMeta{APIVersion: auditv1.SchemeGroupVersion.String(), Kind: "Policy"},
 		OmitStages: []auditv1.Stage{auditv1.StageRequestReceived},
-		// Whom no rule names is not recorded.
+		// Users without a rule are not recorded.
 		Rules: []auditv1.PolicyRule{{Level: auditv1.LevelMetadata, Users: c.opts.AuditUsers}},
 	}
 	content, err := json.Marshal(policy)
@@ -40,9 +40,8 @@ func (c *Cluster) auditArgs() ([]string, error) {
 
 func (c *Cluster) auditLog() string { return filepath.Join(c.LogDir(), "audit.log") }
 
-// AuditEvents returns what the API server has recorded of the requests of
-// [ClusterOptions.AuditUsers] up to now, without bodies. A request that goes on
-// for long, as a watch does, is there from its beginning.
+// AuditEvents returns the requests of [ClusterOptions.AuditUsers] that the API server has recorded
+// so far, without bodies. A long-running request, such as a watch, is included from its start.
 func (c *Cluster) AuditEvents() ([]auditv1.Event, error) {
 	content, err := os.ReadFile(c.auditLog())
 	if errors.Is(err, os.ErrNotExist) && len(c.opts.AuditUsers) > 0 {
@@ -54,7 +53,7 @@ func (c *Cluster) AuditEvents() ([]auditv1.Event, error) {
 	var events []auditv1.Event
 	for line := range bytes.Lines(content) {
 		if !bytes.HasSuffix(line, []byte("\n")) {
-			break // it is being written
+			break // the line is still being written
 		}
 		var event auditv1.Event
 		if err := json.Unmarshal(line, &event); err != nil {

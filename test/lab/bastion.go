@@ -15,17 +15,16 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// BastionKubeconfig writes an administrator's kubeconfig that works on the lab's
-// host also for a firewalled cluster, and returns its path: it leads through a
-// bastion, as administrators have one. That is an HTTP proxy in the lab's own
-// process, which dials from inside.
+// BastionKubeconfig writes an administrator's kubeconfig that works on the lab's host even for a
+// firewalled cluster, and returns its path. It uses a bastion, as administrators do: an HTTP proxy
+// in the lab's own process, which dials from inside.
 func (c *Cluster) BastionKubeconfig() (string, error) {
 	if c.ns == nil {
 		return c.kubeconfig, nil
 	}
 	address, err := c.targets.startBastion(c)
 	if err != nil {
-		return "", fmt.Errorf("starting the bastion of cluster %s: %w", c.opts.Name, err)
+		return "", fmt.Errorf("start the bastion of cluster %s: %w", c.opts.Name, err)
 	}
 	name := c.opts.Name
 	config := clientcmdapi.NewConfig()
@@ -37,7 +36,7 @@ func (c *Cluster) BastionKubeconfig() (string, error) {
 	return path, clientcmd.WriteToFile(*config, path)
 }
 
-// startBastion starts it once.
+// startBastion starts the bastion once.
 func (t *targets) startBastion(c *Cluster) (string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -53,7 +52,7 @@ func (t *targets) startBastion(c *Cluster) (string, error) {
 	}
 	t.bastion = listener
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { t.connectInside(c, w, r) })}
-	t.wg.Go(func() { _ = server.Serve(listener) }) // always an error: the listener was closed
+	t.wg.Go(func() { _ = server.Serve(listener) }) // always an error, because the listener was closed
 	return listener.Addr().String(), nil
 }
 
@@ -86,7 +85,7 @@ func (t *targets) connectInside(c *Cluster, w http.ResponseWriter, r *http.Reque
 	if _, err := io.WriteString(outside, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		return
 	}
-	// Each way ends the other: neither outlives the cluster.
+	// When one direction ends, the other ends too, so that neither outlives the cluster.
 	var ways sync.WaitGroup
 	ways.Go(func() { _, _ = io.Copy(inside, buffered); inside.Close() })
 	ways.Go(func() { _, _ = io.Copy(outside, inside); outside.Close() })

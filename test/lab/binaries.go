@@ -24,7 +24,7 @@ const (
 	versionTimeout   = 20 * time.Second
 )
 
-// Binaries are the paths of the components that a lab runs.
+// Binaries contains the paths of the components that a lab runs.
 type Binaries struct {
 	Etcd                  string
 	KubeAPIServer         string
@@ -35,8 +35,7 @@ type Binaries struct {
 	KonnectivityAgent     string
 }
 
-// BinariesOptions say which components to find, and where. The zero value is ready
-// to use.
+// BinariesOptions says which components to find, and where. The zero value is ready to use.
 type BinariesOptions struct {
 	// CacheDir is where built components are kept. Empty means
 	// $CLUSTER_GATEWAY_LAB_CACHE, or else cluster-gateway/lab in the user's
@@ -50,15 +49,15 @@ type BinariesOptions struct {
 	Out io.Writer
 }
 
-// tool is one component: where its source is pinned and which field gets its path.
+// tool is one component. It says where its source is pinned and which field gets its path.
 type tool struct {
 	name    string // of the program, and of its variable: CLUSTER_GATEWAY_LAB_NAME
-	folder  string // of its go.mod, below hack/tools
-	module  string // whose version is the component's
+	folder  string // the folder of its go.mod, below hack/tools
+	module  string // the module whose version is the component's
 	pkg     string // its main package
 	flags   func(version string) []string
-	edits   func() []edit // nil: built as it is
-	version []string      // the arguments that print its version; nil: it has none
+	edits   func() []edit // nil means that it is built unchanged
+	version []string      // the arguments that print its version; nil means that it has none
 	path    func(*Binaries) *string
 }
 
@@ -106,12 +105,12 @@ func stampKubernetes(version string) []string {
 
 // FindBinaries finds the components of a lab, and builds the missing ones.
 //
-// A component is taken from the path in its environment variable
-// (CLUSTER_GATEWAY_LAB_KUBE_APISERVER, …_ETCD, …_KUBECTL, …_KUBE_CONTROLLER_MANAGER,
-// …_KWOK, …_KONNECTIVITY_SERVER, …_KONNECTIVITY_AGENT), else from the folder
-// $KUBEBUILDER_ASSETS, if its version is the pinned one up to the patch level; if it
-// is not, FindBinaries reports that. Else it comes from the cache; if it is missing
-// there, FindBinaries builds it with "go build". Only one process builds at a time.
+// It uses the path in a component's environment variable (CLUSTER_GATEWAY_LAB_KUBE_APISERVER,
+// …_ETCD, …_KUBECTL, …_KUBE_CONTROLLER_MANAGER, …_KWOK, …_KONNECTIVITY_SERVER,
+// …_KONNECTIVITY_AGENT). If that is not set, it looks in the folder $KUBEBUILDER_ASSETS. A
+// component must have the pinned version up to the patch level; if not, FindBinaries reports that
+// and does not use it. Otherwise, it uses the cache, and builds missing components with "go build".
+// Only one process builds at a time.
 func FindBinaries(ctx context.Context, o BinariesOptions) (*Binaries, error) {
 	b, err := newBuilder(o)
 	if err != nil {
@@ -142,8 +141,7 @@ func FindBinaries(ctx context.Context, o BinariesOptions) (*Binaries, error) {
 	return binaries, nil
 }
 
-// given returns the path of a component that an environment variable names, if it
-// fits.
+// given returns the path of a component that an environment variable names, if it fits.
 func (b *builder) given(ctx context.Context, t pinnedTool) string {
 	for _, c := range candidates(t.name) {
 		if c.optional && !executable(c.path) {
@@ -176,8 +174,8 @@ func candidates(name string) []candidate {
 	return list
 }
 
-// fits returns an error unless a program has the wanted major and minor version.
-// A component without a command that prints its version is assumed to fit.
+// fits returns an error unless a program has the wanted major and minor version. A component
+// without a command that prints its version is assumed to fit.
 func fits(ctx context.Context, t pinnedTool, path string) error {
 	if !executable(path) {
 		return errors.New("it is not an executable file")
@@ -189,7 +187,7 @@ func fits(ctx context.Context, t pinnedTool, path string) error {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, t.tool.version...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("running it to get its version: %w", err)
+		return fmt.Errorf("run it to get its version: %w", err)
 	}
 	have, want := minor(string(out)), minor(t.version)
 	if have == "" {
@@ -225,7 +223,7 @@ func cacheDir(o BinariesOptions) (string, error) {
 	}
 	base, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("finding a cache folder (set $%s): %w", cacheDirVariable, err)
+		return "", fmt.Errorf("find a cache folder (set $%s): %w", cacheDirVariable, err)
 	}
 	return filepath.Join(base, "cluster-gateway", "lab"), nil
 }
@@ -233,7 +231,7 @@ func cacheDir(o BinariesOptions) (string, error) {
 // Binary is the name and the path of one component.
 type Binary struct{ Name, Path string }
 
-// All lists the components that were asked for, by name.
+// All lists the requested components by name.
 func (b *Binaries) All() []Binary {
 	var list []Binary
 	for _, t := range tools() {

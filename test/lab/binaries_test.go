@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// TestGivenBinaries shows which components that the user points to are used.
+// TestGivenBinaries checks which of the components that a user provides are used.
 func TestGivenBinaries(t *testing.T) {
 	for _, test := range []struct {
 		name, prints string
@@ -42,7 +42,7 @@ func TestGivenBinaries(t *testing.T) {
 					t.Errorf("used %q", used)
 				}
 				if !strings.Contains(said, test.wantSaid) {
-					t.Errorf("said %q, want %q", said, test.wantSaid)
+					t.Errorf("printed %q, want %q", said, test.wantSaid)
 				}
 			})
 		}
@@ -69,8 +69,8 @@ func given(t *testing.T, name string) (path, said string) {
 	return path, out.String()
 }
 
-// TestPins shows that every component's version is known, and its place in the
-// cache its own.
+// TestPins checks that the version of every component is known, and that each has its own place in
+// the cache.
 func TestPins(t *testing.T) {
 	b, err := newBuilder(BinariesOptions{CacheDir: t.TempDir()})
 	if err != nil {

@@ -24,19 +24,19 @@ const (
 	modulePath       = "github.com/oam-dev/cluster-gateway"
 	buildLock        = "build.lock"
 	progressInterval = 20 * time.Second
-	// firstBuild is how long it takes with nothing cached, for orientation.
+	// firstBuild is the approximate duration of a build without a cache.
 	firstBuild = "about 8 minutes on 2 cores, once; later builds take seconds"
 )
 
 // builder builds components into the cache.
 type builder struct {
-	root  string // of this module
+	root  string // the folder of this module
 	cache string
 	out   io.Writer
 }
 
-// pinnedTool is a tool with its version and its place in the cache, which is
-// named for all that it is built from.
+// pinnedTool is a tool with its version and its path in the cache. The path contains everything
+// that affects the build.
 type pinnedTool struct {
 	tool
 	version string
@@ -59,8 +59,8 @@ func newBuilder(o BinariesOptions) (*builder, error) {
 	return &builder{root: root, cache: cache, out: out}, nil
 }
 
-// moduleRoot finds the folder of this module's go.mod: above the working
-// directory, or else above this source file.
+// moduleRoot finds the folder of this module's go.mod: above the working directory, or above this
+// source file.
 func moduleRoot() (string, error) {
 	var starts []string
 	if dir, err := os.Getwd(); err == nil {
@@ -79,7 +79,7 @@ func moduleRoot() (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("finding hack/tools: neither the working directory nor this source is inside %s", modulePath)
+	return "", fmt.Errorf("find hack/tools: neither the working directory nor this source is inside %s", modulePath)
 }
 
 func isModuleRoot(dir string) bool {
@@ -99,7 +99,7 @@ func (b *builder) pin(t tool) (pinnedTool, error) {
 		path := filepath.Join(b.root, "hack", "tools", t.folder, name)
 		data, err := os.ReadFile(path)
 		if err != nil {
-			return pinnedTool{}, fmt.Errorf("reading the version of %s: %w", t.name, err)
+			return pinnedTool{}, fmt.Errorf("read the version of %s: %w", t.name, err)
 		}
 		hash.Write(data)
 		if name == "go.mod" {
@@ -128,7 +128,7 @@ func requiredVersion(gomod []byte, module string) string {
 	return string(match[1])
 }
 
-// arguments are those of the go command that builds the tool.
+// arguments returns the arguments of the go command that builds the tool.
 func (t pinnedTool) arguments(output string, extra ...string) []string {
 	arguments := append([]string{"build", "-mod=readonly", "-buildvcs=false"}, extra...)
 	if t.flags != nil {
@@ -137,7 +137,7 @@ func (t pinnedTool) arguments(output string, extra ...string) []string {
 	return append(arguments, "-o", output, t.pkg)
 }
 
-// build builds what is missing, unless another process does meanwhile.
+// build builds the missing components, unless another process builds them first.
 func (b *builder) build(ctx context.Context, missing []pinnedTool) error {
 	if len(missing) == 0 {
 		return nil
@@ -173,10 +173,9 @@ func (b *builder) buildOne(ctx context.Context, t pinnedTool, position string, s
 	})()
 
 	dir := filepath.Dir(t.target)
-	// Built beside its place and renamed, so that no half-written program is
-	// ever found there.
+	// Built beside its final path and renamed, so that the path never contains an incomplete program.
 	scratch := filepath.Join(dir, ".building")
-	if err := os.RemoveAll(scratch); err != nil { // of a build that was killed
+	if err := os.RemoveAll(scratch); err != nil { // left by a build that was killed
 		return err
 	}
 	if err := os.MkdirAll(scratch, 0o755); err != nil {
@@ -196,13 +195,12 @@ func (b *builder) buildOne(ctx context.Context, t pinnedTool, position string, s
 	cmd.Env = buildEnvironment()
 	cmd.WaitDelay = checkTimeout
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building %s %s: %w\n%s", t.name, t.version, errors.Join(err, ctx.Err()), lastLines(out))
+		return fmt.Errorf("build %s %s: %w\n%s", t.name, t.version, errors.Join(err, ctx.Err()), lastLines(out))
 	}
 	return os.Rename(output, t.target)
 }
 
-// progress prints a line from time to time, until the function it returns is
-// called.
+// progress prints a line from time to time, until the function it returns is called.
 func (b *builder) progress(line func() string) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -225,7 +223,7 @@ func (b *builder) toolDir(t pinnedTool) string {
 	return filepath.Join(b.root, "hack", "tools", t.folder)
 }
 
-// buildEnvironment keeps a workspace that the user may be in out of it.
+// buildEnvironment disables a workspace of the user.
 func buildEnvironment() []string { return append(os.Environ(), "GOWORK=off") }
 
 func seconds(since time.Time) time.Duration { return time.Since(since).Round(time.Second) }

@@ -20,20 +20,20 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// ClusterOptions describe a cluster.
+// ClusterOptions describes a cluster.
 type ClusterOptions struct {
 	// Name is a DNS label, unique in the lab. Required.
 	Name string
-	// Firewalled puts the cluster where nothing can dial in. It needs root;
-	// without, the lab says so and the cluster is an ordinary one.
+	// Firewalled blocks connections into the cluster. It requires root. Without root, the lab reports
+	// that, and the cluster is an ordinary one.
 	Firewalled bool
-	// NoControllerManager leaves out kube-controller-manager: the cluster then
-	// has no default ServiceAccounts and collects no garbage, and starts sooner.
+	// NoControllerManager leaves out kube-controller-manager. The cluster then starts faster, but has
+	// no default ServiceAccounts and no garbage collection.
 	NoControllerManager bool
-	// NoKwok leaves out kwok: the cluster then has no Node.
+	// NoKwok leaves out kwok. The cluster then has no Node.
 	NoKwok bool
-	// AuditUsers are whose requests the API server records, for
-	// [Cluster.AuditEvents]. Empty: nobody's.
+	// AuditUsers are the users whose requests the API server records, for [Cluster.AuditEvents]. Empty
+	// means nobody.
 	AuditUsers []string
 	// ExtraAPIServerArgs are added to kube-apiserver's arguments.
 	ExtraAPIServerArgs []string
@@ -47,7 +47,7 @@ type Cluster struct {
 
 	// ns is nil for a cluster on the host.
 	ns *namespace
-	// unfirewalled says why a cluster that was to be firewalled is not.
+	// unfirewalled is the reason why a cluster with Firewalled has no firewall.
 	unfirewalled error
 
 	address string // of the API server, without port
@@ -66,26 +66,26 @@ type Cluster struct {
 	stopErr  error
 }
 
-// httpsPort is the API server's in a cluster that has all ports to itself.
+// httpsPort is the port of the API server in a cluster whose network namespace has all ports free.
 const httpsPort = 443
 
 type clusterPorts struct{ etcd, etcdPeer, apiserver, controllerManager, kubelet int }
 
-// StartCluster starts a cluster and returns when it can be used: the API server
-// is ready, the controllers run, and the Node is ready. ctx bounds only the
-// start; the cluster runs until it is stopped or the lab is closed.
+// StartCluster starts a cluster and returns when it can be used: the API server is ready, the
+// controllers run, and the Node is ready. ctx bounds only the start. The cluster runs until it is
+// stopped or the lab is closed.
 func (l *Lab) StartCluster(ctx context.Context, o ClusterOptions) (*Cluster, error) {
 	ctx, done, err := l.begin(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("starting cluster %q: %w", o.Name, err)
+		return nil, fmt.Errorf("start cluster %q: %w", o.Name, err)
 	}
 	defer done()
 	c, err := l.newCluster(o)
 	if err != nil {
-		return nil, fmt.Errorf("starting cluster %q: %w", o.Name, err)
+		return nil, fmt.Errorf("start cluster %q: %w", o.Name, err)
 	}
 	if err := c.start(ctx); err != nil {
-		return nil, l.noteFailure(fmt.Errorf("starting cluster %q: %w", o.Name, errors.Join(err, c.Stop())))
+		return nil, l.noteFailure(fmt.Errorf("start cluster %q: %w", o.Name, errors.Join(err, c.Stop())))
 	}
 	return c, nil
 }
@@ -122,7 +122,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	return c.startWorkers(ctx)
 }
 
-// raiseFirewall makes the namespace of a firewalled cluster.
+// raiseFirewall creates the namespace of a firewalled cluster.
 func (c *Cluster) raiseFirewall() {
 	if !c.opts.Firewalled {
 		return
@@ -153,8 +153,8 @@ func (c *Cluster) choosePorts() error {
 	return nil
 }
 
-// Stop stops the cluster, and what else was started in it, and returns when all
-// of it is gone. It can be called more than once, and concurrently.
+// Stop stops the cluster and everything else that was started in it, and waits until all of it has
+// ended. It can be called more than once, and concurrently.
 func (c *Cluster) Stop() error {
 	c.stopOnce.Do(func() { c.stopErr = c.stop() })
 	return c.stopErr
@@ -180,17 +180,17 @@ func (c *Cluster) Endpoint() string {
 	return (&url.URL{Scheme: "https", Host: net.JoinHostPort(c.address, strconv.Itoa(c.ports.apiserver))}).String()
 }
 
-// Address returns the IP address of the API server; [Cluster.Port] its port.
+// Address returns the IP address of the API server. [Cluster.Port] returns its port.
 func (c *Cluster) Address() string { return c.address }
 
 // Port returns the port of the API server: 443 in a firewalled cluster.
 func (c *Cluster) Port() int { return c.ports.apiserver }
 
-// Firewalled reports whether nothing can dial in.
+// Firewalled reports whether connections into the cluster are blocked.
 func (c *Cluster) Firewalled() bool { return c.ns != nil }
 
-// DropOutbound makes connections from inside a firewalled cluster to a TCP port
-// vanish without an answer, as a firewall does, for as long as the cluster runs.
+// DropOutbound drops connections from inside a firewalled cluster to a TCP port without an answer,
+// as a firewall does, while the cluster runs.
 func (c *Cluster) DropOutbound(port int) error {
 	if c.ns == nil {
 		return fmt.Errorf("cluster %s has no firewall", c.opts.Name)
@@ -198,12 +198,12 @@ func (c *Cluster) DropOutbound(port int) error {
 	return c.ns.drop(port)
 }
 
-// FirewallSkipped returns why a cluster that was to be firewalled is not, and
-// nil for any other.
+// FirewallSkipped returns why a cluster with [ClusterOptions.Firewalled] has no firewall. It
+// returns nil for any other cluster.
 func (c *Cluster) FirewallSkipped() error { return c.unfirewalled }
 
-// CAPEM returns the CA of the cluster: of its serving certificates and of its
-// client certificates.
+// CAPEM returns the CA of the cluster, which issues its serving certificates and its client
+// certificates.
 func (c *Cluster) CAPEM() []byte { return c.pki.ca.CertPEM() }
 
 // AdminCertPEM returns the certificate of a cluster administrator.
@@ -212,11 +212,11 @@ func (c *Cluster) AdminCertPEM() []byte { return c.pki.admin.CertPEM }
 // AdminKeyPEM returns the private key to [Cluster.AdminCertPEM].
 func (c *Cluster) AdminKeyPEM() []byte { return c.pki.admin.KeyPEM }
 
-// Kubeconfig returns the path of the administrator's kubeconfig. For a
-// firewalled cluster it is of use only inside: see [Cluster.Command].
+// Kubeconfig returns the path of the administrator's kubeconfig. For a firewalled cluster, it works
+// only inside: see [Cluster.Command].
 func (c *Cluster) Kubeconfig() string { return c.kubeconfig }
 
-// LogDir returns the folder of the logs of what runs in the cluster.
+// LogDir returns the folder with the logs of everything that runs in the cluster.
 func (c *Cluster) LogDir() string { return filepath.Join(c.dir, logDirName) }
 
 func (c *Cluster) dataDir() string { return filepath.Join(c.dir, dataDirName) }
@@ -230,8 +230,8 @@ func (c *Cluster) APIServer() *Process {
 	return c.apiserver
 }
 
-// DialContext opens a connection from where the cluster runs, so behind its
-// firewall if it has one. The address must then be numeric.
+// DialContext opens a connection from where the cluster runs, behind its firewall if it has one.
+// The address must then be numeric.
 func (c *Cluster) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	if c.ns != nil {
 		return c.ns.dial(ctx, network, address)

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// clusterPKI is what a cluster's components trust and show.
+// clusterPKI contains the CAs and certificates of a cluster's components.
 type clusterPKI struct {
 	ca    *CA // clients and servers
 	front *CA // of the aggregation layer's own client certificate
@@ -24,7 +24,7 @@ type clusterPKI struct {
 	caCertForSigning, caKeyForSigningFile string
 }
 
-// issue makes the cluster's certificates and writes them to its folder.
+// issue creates the cluster's certificates and writes them to its folder.
 func (c *Cluster) issue() (err error) {
 	p := &clusterPKI{}
 	if p.ca, err = NewCA("lab cluster " + c.opts.Name); err != nil {
@@ -73,9 +73,8 @@ func (c *Cluster) issue() (err error) {
 	return nil
 }
 
-// servingNames are what the API server may be called: by pods, by agents, from
-// outside, and by the cluster's name, which is what an external Konnectivity
-// server routes by.
+// servingNames are the names and addresses of the API server: for Pods, for agents, from outside,
+// and the cluster's name, which an external Konnectivity server uses for routing.
 func (c *Cluster) servingNames() CertOptions {
 	return CertOptions{
 		CN: "kube-apiserver",
@@ -97,6 +96,6 @@ func (c *Cluster) ClientCertificate(cn string, orgs ...string) (certPEM, keyPEM 
 	return pair.CertPEM, pair.KeyPEM, nil
 }
 
-// CA returns the cluster's certificate authority, for what
-// [Cluster.ClientCertificate] does not do.
+// CA returns the cluster's certificate authority, for certificates that [Cluster.ClientCertificate]
+// does not support.
 func (c *Cluster) CA() *CA { return c.pki.ca }

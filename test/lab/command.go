@@ -11,9 +11,9 @@ import (
 	"os/exec"
 )
 
-// Cmd is an [exec.Cmd] that runs where a cluster runs: behind its firewall, if
-// it has one. Use the methods of Cmd, not those of the embedded command, to
-// start it. It ends with its context and with the lab's process.
+// Cmd is an [exec.Cmd] that runs where a cluster runs: behind its firewall, if it has one. Start it
+// with the methods of Cmd, not with those of the embedded command. It ends with its context and
+// with the lab's process.
 type Cmd struct {
 	*exec.Cmd
 	spawner *spawner
@@ -28,8 +28,8 @@ func (c *Cluster) Command(ctx context.Context, name string, args ...string) *Cmd
 	return &Cmd{Cmd: cmd, spawner: c.spawner()}
 }
 
-// Kubectl returns a kubectl command that talks to this cluster directly, as its
-// administrator.
+// Kubectl returns a kubectl command for this cluster, with the administrator's credential and
+// without a gateway.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) *Cmd {
 	return c.Command(ctx, c.lab.binaries.Kubectl, append([]string{"--kubeconfig", c.kubeconfig}, args...)...)
 }
@@ -45,8 +45,8 @@ func (c *Cmd) Run() error {
 	return c.Wait()
 }
 
-// Output runs the command and returns its standard output. Its standard error,
-// unless taken elsewhere, is in the error.
+// Output runs the command and returns its standard output. The error contains the standard error,
+// unless it is redirected.
 func (c *Cmd) Output() ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	c.Stdout = &stdout
@@ -60,7 +60,7 @@ func (c *Cmd) Output() ([]byte, error) {
 	return stdout.Bytes(), err
 }
 
-// CombinedOutput runs the command and returns all it prints.
+// CombinedOutput runs the command and returns all its output.
 func (c *Cmd) CombinedOutput() ([]byte, error) {
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out

@@ -31,7 +31,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	return c.StartAPIServer(ctx)
 }
 
-// startWorkers starts what needs the API server.
+// startWorkers starts the components that need the API server.
 func (c *Cluster) startWorkers(ctx context.Context) error {
 	var starts []func(context.Context) error
 	if !c.opts.NoControllerManager {
@@ -85,7 +85,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 		Args:      append(c.apiServerArgs(), audit...),
 		ReadyFunc: c.apiServerReady,
 		// After the first signal it waits for watches, which need not end.
-		insist: apiServerGrace,
+		repeatSignal: apiServerGrace,
 	})
 	if err != nil {
 		return err
@@ -96,10 +96,10 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	return nil
 }
 
-// StopAPIServer lets the API server end in order.
+// StopAPIServer stops the API server gracefully.
 func (c *Cluster) StopAPIServer() error { return c.APIServer().Stop() }
 
-// KillAPIServer ends the API server at once.
+// KillAPIServer kills the API server.
 func (c *Cluster) KillAPIServer() error { return c.APIServer().Kill() }
 
 func (c *Cluster) apiServerReady(ctx context.Context) error {
@@ -111,7 +111,7 @@ func (c *Cluster) apiServerArgs() []string {
 	p := c.pki
 	bind := c.address
 	if c.ns != nil {
-		// Everywhere, so that what keeps others out is the firewall alone.
+		// On all addresses, so that only the firewall keeps others out.
 		bind = "0.0.0.0"
 	}
 	args := []string{
@@ -143,7 +143,7 @@ func (c *Cluster) apiServerArgs() []string {
 		"--proxy-client-key-file=" + p.proxyClientKey,
 	}
 	if c.opts.NoControllerManager {
-		// It would wait for the ServiceAccounts that nobody makes.
+		// It would wait for ServiceAccounts that are never created.
 		args = append(args, "--disable-admission-plugins=ServiceAccount")
 	}
 	return append(append(args, c.lab.verbosityArgs()...), c.opts.ExtraAPIServerArgs...)
@@ -168,8 +168,7 @@ func (c *Cluster) startControllerManager(ctx context.Context) error {
 			"--root-ca-file=" + p.caFile,
 			"--cluster-signing-cert-file=" + p.caCertForSigning,
 			"--cluster-signing-key-file=" + p.caKeyForSigningFile,
-			// A machine that is busy, or a kwok that a test has paused, must
-			// not cost the Node its pods.
+			// A busy machine, or a kwok that a test has paused, must not lead to the eviction of Pods.
 			"--node-monitor-grace-period=1h",
 		}, c.lab.verbosityArgs()...),
 		ReadyURL: localURL("https", c.ports.controllerManager) + "/healthz",
@@ -183,8 +182,7 @@ func (c *Cluster) startControllerManager(ctx context.Context) error {
 	})
 }
 
-// accountExists reports whether a namespace has the ServiceAccount without which
-// no Pod can be created in it.
+// accountExists reports whether a namespace has the ServiceAccount that every Pod in it needs.
 func (c *Cluster) accountExists(ctx context.Context, namespace string) error {
 	if c.opts.NoControllerManager {
 		return nil

@@ -21,20 +21,18 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// ownerVariable makes this test binary the owner of a lab that
-// TestOwnerIsKilled then kills.
+// ownerVariable makes this test binary the owner of a lab that TestOwnerIsKilled then kills.
 const ownerVariable = "CLUSTER_GATEWAY_LAB_TEST_OWNER"
 
-// TestOwnerIsKilled shows that a lab whose process is killed outright leaves no
-// process and no network link behind, not even a program that was exec'd in a
-// Pod, and that the next lab removes its data.
+// TestOwnerIsKilled checks that a lab whose process is killed leaves no process and no network link
+// behind, not even a command that was started in a Pod, and that the next lab removes its data.
 func TestOwnerIsKilled(t *testing.T) {
 	if os.Getenv(ownerVariable) != "" {
 		ownLab(t)
 		return
 	}
 	temp := t.TempDir()
-	// Its own folder for temporary files, so that what it leaves can be found.
+	// Its own folder for temporary files, so that what it leaves behind can be found.
 	owner := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOwnerIsKilled$", "-test.v")
 	owner.Env = append(os.Environ(), ownerVariable+"=1", "TMPDIR="+temp)
 	stdout, err := owner.StdoutPipe()
@@ -47,7 +45,7 @@ func TestOwnerIsKilled(t *testing.T) {
 	pids, link := readOwner(t, stdout)
 	children := descendants(t, pids)
 	if reason := missingCapability(); reason != nil {
-		t.Logf("not looking for what was exec'd, which needs a PID namespace: %v", reason)
+		t.Logf("not looking for commands in Pods, which needs a PID namespace: %v", reason)
 		children = nil
 	}
 	if err := owner.Process.Kill(); err != nil {
@@ -62,19 +60,19 @@ func TestOwnerIsKilled(t *testing.T) {
 	}
 	left, err := filepath.Glob(filepath.Join(temp, temporaryPrefix+"*", "*", dataDirName))
 	if err != nil || len(left) == 0 {
-		t.Fatalf("the killed lab left no data to sweep: %v", err)
+		t.Fatalf("the killed lab left no data to remove: %v", err)
 	}
 	if err := sweep(temp); err != nil {
 		t.Error(err)
 	}
 	for _, dir := range left {
 		if _, err := os.Stat(dir); err == nil {
-			t.Errorf("%s is still there", dir)
+			t.Errorf("%s still exists", dir)
 		}
 	}
 }
 
-// ownLab starts a lab, says what is in it, and waits to be killed.
+// ownLab starts a lab, prints what is in it, and waits to be killed.
 func ownLab(t *testing.T) {
 	ctx, l := newTestLab(t)
 	c := startTestCluster(ctx, t, l, ClusterOptions{Name: "edge", Firewalled: true, NoControllerManager: true})
@@ -122,11 +120,11 @@ func readOwner(t *testing.T, stdout interface{ Read([]byte) (int, error) }) (pid
 		}
 		return pids, link
 	}
-	t.Fatal("the owner of the lab said nothing")
+	t.Fatal("the owner of the lab printed nothing")
 	return nil, ""
 }
 
-// descendants finds what the given processes have started.
+// descendants returns the processes that the given processes have started.
 func descendants(t *testing.T, parents []int) []int {
 	t.Helper()
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
@@ -141,7 +139,7 @@ func descendants(t *testing.T, parents []int) []int {
 		}
 	}
 	if len(found) == 0 {
-		t.Error("nothing was exec'd")
+		t.Error("no command was started in a Pod")
 		return nil
 	}
 	return append(found, descendantsOf(t, found)...)
@@ -178,8 +176,7 @@ func processState(pid int) (state string, parent int, ok bool) {
 	return fields[0], parent, err == nil
 }
 
-// running reports whether a process exists and is not just waiting to be reaped by
-// whoever inherited it.
+// running reports whether a process exists and is not a zombie.
 func running(pid int) bool {
 	if syscall.Kill(pid, 0) != nil {
 		return false
@@ -194,6 +191,6 @@ func gone(t *testing.T, what string, condition func() bool) {
 		return condition(), nil
 	})
 	if err != nil {
-		t.Errorf("%s is still there", what)
+		t.Errorf("%s still exists", what)
 	}
 }

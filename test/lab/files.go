@@ -17,8 +17,8 @@ import (
 
 const lockInterval = 250 * time.Millisecond
 
-// lockFile takes an exclusive lock that ends with the file returned, or with
-// this process. It calls onWait, if given, once when it must wait.
+// lockFile takes an exclusive lock, which is released when the returned file is closed or this
+// process ends. If it must wait, it calls onWait once, unless it is nil.
 func lockFile(ctx context.Context, path string, onWait func()) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func lockFile(ctx context.Context, path string, onWait func()) (*os.File, error)
 	})
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("locking %s: %w", path, err)
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return f, nil
 }

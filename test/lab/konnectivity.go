@@ -14,26 +14,23 @@ import (
 	"strconv"
 )
 
-// KonnectivityServerOptions describe a stock Konnectivity server.
+// KonnectivityServerOptions describes a stock Konnectivity server.
 type KonnectivityServerOptions struct {
-	// Name names it in errors and its log file. Empty means
-	// "konnectivity-server".
+	// Name is the name in errors and of the log file. Empty means "konnectivity-server".
 	Name string
-	// UDS makes its frontend a Unix socket, without TLS. Else it is TCP with
-	// mutual TLS.
+	// UDS makes its frontend a Unix socket without TLS. Otherwise, it is TCP with mutual TLS.
 	UDS bool
-	// Count is how many servers there are, which it tells its agents. Zero means
-	// one.
+	// Count is the number of servers, which the server sends to its agents. Zero means one.
 	Count int
-	// IPs are addresses at which agents reach it, besides 127.0.0.1 and the
-	// [Lab.HostAddr] of every cluster that is running by now.
+	// IPs are addresses at which agents reach the server, in addition to 127.0.0.1 and the
+	// [Lab.HostAddr] of every cluster that is already running.
 	IPs []net.IP
-	// ExtraArgs come last and so override.
+	// ExtraArgs come last, so they override.
 	ExtraArgs []string
 }
 
-// KonnectivityServer is a stock Konnectivity server on the lab's host, with a CA
-// of its own for both its sides. It is safe for concurrent use.
+// KonnectivityServer is a stock Konnectivity server on the lab's host, with its own CA for both
+// sides. It is safe for concurrent use.
 type KonnectivityServer struct {
 	*Process
 	dir       string
@@ -57,7 +54,7 @@ func (l *Lab) StartKonnectivityServer(ctx context.Context, o KonnectivityServerO
 	}
 	s, err := l.newKonnectivityServer(o)
 	if err != nil {
-		return nil, fmt.Errorf("starting %s: %w", o.Name, err)
+		return nil, fmt.Errorf("start %s: %w", o.Name, err)
 	}
 	s.Process, err = l.StartProcess(ctx, ProcessOptions{
 		Name:       o.Name,
@@ -115,7 +112,7 @@ func (s *KonnectivityServer) issue(name string, ips []net.IP) (err error) {
 	return err
 }
 
-// hostAddrs are the addresses of the host as the clusters see it.
+// hostAddrs returns the addresses of the host as the clusters see it.
 func (l *Lab) hostAddrs() []net.IP {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -147,7 +144,7 @@ func (s *KonnectivityServer) args(o KonnectivityServerOptions) []string {
 		"--admin-port=" + strconv.Itoa(s.admin),
 		"--keepalive-time=15s",
 		"--frontend-keepalive-time=15s",
-		// Without, dials that no agent answers pile up.
+		// Without it, dials that no agent answers accumulate.
 		"--backend-dial-timeout=10s",
 	}, s.frontendArgs()...)
 }
@@ -190,7 +187,8 @@ func (s *KonnectivityServer) Address() string { return s.frontend }
 // CAFile returns the CA of both sides.
 func (s *KonnectivityServer) CAFile() string { return s.caFile }
 
-// ClientCertFile and ClientKeyFile are what the frontend's client shows.
+// ClientCertFile returns the client certificate for the frontend.
+// [KonnectivityServer.ClientKeyFile] returns its key.
 func (s *KonnectivityServer) ClientCertFile() string { return s.clientCert }
 
 // ClientKeyFile is the key to [KonnectivityServer.ClientCertFile].
@@ -199,7 +197,7 @@ func (s *KonnectivityServer) ClientKeyFile() string { return s.clientKey }
 // AgentPort returns the port that agents dial, on every address of the host.
 func (s *KonnectivityServer) AgentPort() int { return s.agentPort }
 
-// Metrics returns what the server's /metrics says.
+// Metrics returns the response of the server's /metrics.
 func (s *KonnectivityServer) Metrics(ctx context.Context) ([]byte, error) {
 	return fetch(ctx, http.DefaultClient, localURL("http", s.admin)+"/metrics")
 }

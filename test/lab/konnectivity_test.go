@@ -22,13 +22,13 @@ import (
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/pkg/client"
 )
 
-// TestKonnectivity shows that a firewalled cluster is reached through a stock
-// server and a stock agent, by the cluster's name.
+// TestKonnectivity checks that a firewalled cluster can be reached through a stock server and a
+// stock agent, by the cluster's name.
 func TestKonnectivity(t *testing.T) {
 	ctx, l := newTestLab(t)
 	c := startTestCluster(ctx, t, l, ClusterOptions{Name: "edge", Firewalled: true, NoControllerManager: true, NoKwok: true})
 	if reason := missingCapability(); reason != nil {
-		t.Skipf("the agent resolves the cluster's name by a hosts file of its own: %v", reason)
+		t.Skipf("the agent resolves the cluster's name with its own hosts file: %v", reason)
 	}
 	for name, uds := range map[string]bool{"tcp": false, "uds": true} {
 		t.Run(name, func(t *testing.T) {
@@ -117,8 +117,7 @@ func getVersion(ctx context.Context, t *testing.T, config *rest.Config) {
 	}
 }
 
-// TestRegisterAPIService shows that a hub finds an aggregated API server that
-// runs as a process.
+// TestRegisterAPIService checks that a hub uses an aggregated API server that runs as a process.
 func TestRegisterAPIService(t *testing.T) {
 	ctx, l := newTestLab(t)
 	hub := startTestCluster(ctx, t, l, ClusterOptions{Name: "hub", NoControllerManager: true, NoKwok: true})
@@ -155,7 +154,7 @@ func startAggregated(t *testing.T, pair *KeyPair) (port int) {
 	return server.Listener.Addr().(*net.TCPAddr).Port
 }
 
-// TestProcessFailure shows what an error says when a process does not start.
+// TestProcessFailure checks the error of a process that does not start.
 func TestProcessFailure(t *testing.T) {
 	ctx, l := newTestLab(t)
 	_, err := l.StartProcess(ctx, ProcessOptions{
@@ -169,14 +168,14 @@ func TestProcessFailure(t *testing.T) {
 	}
 	for _, want := range []string{"broken", "exit status 3", "broken.log", "why it failed"} {
 		if !strings.Contains(err.Error(), want) {
-			t.Errorf("the error does not say %q: %v", want, err)
+			t.Errorf("the error does not contain %q: %v", want, err)
 		}
 	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(l.Dir()); err != nil {
-		t.Errorf("the error points to a log that is gone: %v", err)
+		t.Errorf("the error names a log that does not exist: %v", err)
 	}
 	if err := os.RemoveAll(l.Dir()); err != nil {
 		t.Error(err)

@@ -20,13 +20,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// NodeName is the one Node of every cluster. No scheduler runs: a Pod must name
-// it in spec.nodeName.
+// NodeName is the only Node of every cluster. No scheduler runs: a Pod must name it in
+// spec.nodeName.
 const NodeName = "node-0"
 
 const (
 	podRange = "10.128.0.0/16"
-	// nodeLease outlives pauses of kwok that tests make.
+	// nodeLease is longer than the time for which tests pause kwok.
 	nodeLeaseSeconds = 600
 )
 
@@ -41,7 +41,7 @@ func (c *Cluster) startKwok(ctx context.Context) error {
 		return err
 	}
 	if err := c.createNode(ctx); err != nil {
-		return fmt.Errorf("creating the Node: %w", err)
+		return fmt.Errorf("create the Node: %w", err)
 	}
 	kubelet := net.JoinHostPort(loopback, strconv.Itoa(c.ports.kubelet))
 	_, err = c.startProcess(ctx, ProcessOptions{
@@ -60,7 +60,7 @@ func (c *Cluster) startKwok(ctx context.Context) error {
 			"--tls-private-key-file=" + c.pki.kubeletKey,
 			"--node-lease-duration-seconds=" + strconv.Itoa(nodeLeaseSeconds),
 		},
-		// The configuration of whoever runs the lab is not its business.
+		// The user's own configuration must have no effect.
 		Env:       []string{"KWOK_WORKDIR=" + filepath.Join(c.dataDir(), "kwok")},
 		ReadyFunc: c.nodeReady,
 		ownPIDs:   true,
@@ -129,11 +129,10 @@ func nodeIsReady(node *corev1.Node) bool {
 	return false
 }
 
-// containerLog is the file that every container of the cluster logs to.
+// containerLog is the log file of every container of the cluster.
 func (c *Cluster) containerLog() string { return filepath.Join(c.dataDir(), "container.log") }
 
-// AppendLog adds lines to what kubectl logs and attach show, for every Pod of
-// the cluster alike.
+// AppendLog adds lines to the output of kubectl logs and attach, for every Pod of the cluster.
 func (c *Cluster) AppendLog(lines ...string) error {
 	f, err := os.OpenFile(c.containerLog(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {

@@ -25,24 +25,23 @@ var errClosed = errors.New("the lab is closed")
 
 // Options configure a [Lab]. The zero value is ready to use.
 type Options struct {
-	// Dir is where everything is kept. Empty means a temporary folder, which is
-	// removed when the lab closes, unless something in it failed to start, KeepLogs
-	// returns true, or $CLUSTER_GATEWAY_LAB_KEEP is set. A given Dir is kept,
-	// without the clusters' data.
+	// Dir is the lab's folder. Empty means a temporary folder, which is removed when the lab closes,
+	// unless a component failed to start, KeepLogs returns true, or $CLUSTER_GATEWAY_LAB_KEEP is set.
+	// A folder that you provide is kept, without the clusters' data.
 	Dir string
 	// Binaries are the components to run. Nil means those of [FindBinaries].
 	Binaries *Binaries
 	// Out receives progress messages. Nil discards them.
 	Out io.Writer
-	// Verbosity is the -v of the components' logs.
+	// Verbosity is the log level (-v) of the components.
 	Verbosity int
-	// KeepLogs is called on Close; if it returns true, a temporary folder is kept.
-	// It is meant for testing.T.Failed. Nil means false.
+	// KeepLogs is called by Close. If it returns true, a temporary folder is kept. It is meant for
+	// testing.T.Failed. Nil means false.
 	KeepLogs func() bool
 }
 
-// Lab is a set of processes, and a folder for their state and logs. It is safe
-// for concurrent use: clusters can be started in parallel.
+// Lab is a set of processes, and a folder for their state and logs. It is safe for concurrent use:
+// clusters can be started in parallel.
 type Lab struct {
 	dir       string
 	temporary bool
@@ -61,7 +60,7 @@ type Lab struct {
 	starting sync.WaitGroup
 
 	mu        sync.Mutex
-	closed    bool // no start begins any more
+	closed    bool // no new start is allowed
 	failed    bool
 	processes []*Process
 	clusters  []*Cluster
@@ -70,8 +69,8 @@ type Lab struct {
 	closeErr  error
 }
 
-// New makes an empty lab. It first removes what earlier labs have left behind.
-// When ctx ends, the lab closes.
+// New returns an empty lab. It first removes what earlier labs have left behind. The lab closes
+// when ctx ends.
 func New(ctx context.Context, o Options) (*Lab, error) {
 	out := &syncWriter{w: o.Out}
 	if err := sweep(os.TempDir()); err != nil {
@@ -102,7 +101,7 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 		spawner:   spawner,
 		ports:     newPorts(),
 	}
-	// Not a child of ctx, so that only close ends it.
+	// Not a child of ctx, so that only close cancels it.
 	l.running, l.end = context.WithCancel(context.WithoutCancel(ctx))
 	l.detach = context.AfterFunc(ctx, func() { l.Close() })
 	return l, nil
@@ -113,7 +112,7 @@ func labDir(given string) (string, error) {
 	if dir == "" {
 		var err error
 		if dir, err = os.MkdirTemp("", temporaryPattern()); err != nil {
-			return "", fmt.Errorf("making the lab's folder: %w", err)
+			return "", fmt.Errorf("create the lab's folder: %w", err)
 		}
 	}
 	dir, err := filepath.Abs(dir)
@@ -130,7 +129,7 @@ func (l *Lab) Dir() string { return l.dir }
 // Binaries returns the paths of the components that the lab runs.
 func (l *Lab) Binaries() *Binaries { return l.binaries }
 
-// Processes returns everything that was started, in order, ended or not.
+// Processes returns all processes that were started, in order, including those that have ended.
 func (l *Lab) Processes() []*Process {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -151,8 +150,8 @@ func (l *Lab) HostAddr(c *Cluster) string {
 	return c.ns.outside.String()
 }
 
-// Close stops everything, waits until it is gone, and returns the errors of that.
-// It can be called more than once, and concurrently.
+// Close stops everything, waits until it has ended, and returns the errors. It can be called more
+// than once, and concurrently.
 func (l *Lab) Close() error {
 	l.closeOnce.Do(func() { l.closeErr = l.close() })
 	return l.closeErr
@@ -176,8 +175,8 @@ func (l *Lab) close() error {
 	return errors.Join(errs...)
 }
 
-// stopAll stops the processes that shut down in order first, all at once, and then
-// kills the rest.
+// stopAll stops the processes that shut down gracefully first, all at once, and then kills the
+// rest.
 func stopAll(processes []*Process) error {
 	var errs []error
 	for _, disposable := range []bool{false, true} {
@@ -245,8 +244,8 @@ func (l *Lab) adopt(p *Process) {
 	l.processes = append(l.processes, p)
 }
 
-// noteFailure has the logs kept, since an error points to them. It ignores the
-// error of a lab that was closed.
+// noteFailure makes Close keep the logs, because an error refers to them. It ignores the error of a
+// closed lab.
 func (l *Lab) noteFailure(err error) error {
 	if err != nil && !errors.Is(err, errClosed) {
 		l.mu.Lock()
@@ -289,8 +288,8 @@ func (l *Lab) spawnerFor(o ProcessOptions) (*spawner, func(), error) {
 	return own, own.close, nil
 }
 
-// writeHosts writes the hosts file of one process: that of the machine, with the
-// process's names in front, since the first line of a name wins.
+// writeHosts writes the hosts file of one process: that of the machine, with the process's names in
+// front, because the first line of a name has precedence.
 func (l *Lab) writeHosts(o ProcessOptions) (string, error) {
 	path := filepath.Join(l.logDir(o.Cluster), o.Name+".hosts")
 	var content []byte
@@ -299,12 +298,12 @@ func (l *Lab) writeHosts(o ProcessOptions) (string, error) {
 	}
 	system, err := os.ReadFile("/etc/hosts")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("reading the machine's hosts file: %w", err)
+		return "", fmt.Errorf("read the machine's hosts file: %w", err)
 	}
 	return path, os.WriteFile(path, append(content, system...), 0o644)
 }
 
-// syncWriter lets several goroutines print; a nil writer discards.
+// syncWriter lets several goroutines print. A nil writer discards the output.
 type syncWriter struct {
 	mu sync.Mutex
 	w  io.Writer

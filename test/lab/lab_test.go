@@ -24,7 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// testTimeout bounds each test, the building of components left out.
+// testTimeout bounds each test, without the build of the components.
 const testTimeout = 5 * time.Minute
 
 type testOut struct{ t *testing.T }
@@ -65,8 +65,7 @@ func startTestCluster(ctx context.Context, t *testing.T, l *Lab, o ClusterOption
 	return c
 }
 
-// TestKubectl shows that all that needs a kubelet works without a container
-// runtime.
+// TestKubectl checks that everything that needs a kubelet works without a container runtime.
 func TestKubectl(t *testing.T) {
 	ctx, l := newTestLab(t)
 	c := startTestCluster(ctx, t, l, ClusterOptions{Name: "plain"})
@@ -82,7 +81,7 @@ func TestKubectl(t *testing.T) {
 			t.Fatal(err)
 		}
 		if version.GitVersion != "v1.37.2" {
-			t.Errorf("the API server says it is %s", version.GitVersion)
+			t.Errorf("the API server reports the version %s", version.GitVersion)
 		}
 	})
 	t.Run("logs", func(t *testing.T) {
@@ -138,8 +137,8 @@ func wantOutput(t *testing.T, cmd *Cmd, want string) {
 	}
 }
 
-// testFollow starts a command that follows the log, and adds lines until it
-// prints one: attach shows only what comes after it has begun.
+// testFollow starts a command that follows the log, and appends lines until it prints one: attach
+// shows only what is written after it has started.
 func testFollow(ctx context.Context, t *testing.T, c *Cluster, args ...string) {
 	ctx, cancel := context.WithTimeout(ctx, testTimeout)
 	defer cancel()
@@ -280,8 +279,8 @@ func forwardedAddress(t *testing.T, stdout io.Reader) string {
 	}
 }
 
-// TestFirewalled shows that a firewalled cluster cannot be dialed, that it can
-// dial out, that kubectl works inside, and that nothing of it stays.
+// TestFirewalled checks that a firewalled cluster cannot be dialed, that it can dial out, that
+// kubectl works inside, and that nothing is left behind.
 func TestFirewalled(t *testing.T) {
 	ctx, l := newTestLab(t)
 	c := startTestCluster(ctx, t, l, ClusterOptions{Name: "edge", Firewalled: true})
@@ -290,7 +289,7 @@ func TestFirewalled(t *testing.T) {
 	}
 	address := net.JoinHostPort(c.Address(), fmt.Sprint(c.Port()))
 
-	t.Run("nothing dials in", func(t *testing.T) {
+	t.Run("connections into the cluster are blocked", func(t *testing.T) {
 		dialer := net.Dialer{Timeout: 2 * time.Second}
 		conn, err := dialer.DialContext(ctx, "tcp", address)
 		if err == nil {
@@ -301,7 +300,7 @@ func TestFirewalled(t *testing.T) {
 			t.Errorf("dialing in failed with %v, want a timeout", err)
 		}
 	})
-	t.Run("it dials out", func(t *testing.T) {
+	t.Run("connections out of the cluster work", func(t *testing.T) {
 		testDialOut(ctx, t, l, c)
 	})
 	t.Run("kubectl works inside", func(t *testing.T) {
@@ -314,21 +313,21 @@ func TestFirewalled(t *testing.T) {
 	t.Run("nothing stays", func(t *testing.T) {
 		link, processes := c.ns.link, l.Processes()
 		if _, err := net.InterfaceByName(link); err != nil {
-			t.Fatalf("the link %s is not there to begin with: %v", link, err)
+			t.Fatalf("the link %s does not exist at the start: %v", link, err)
 		}
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := net.InterfaceByName(link); err == nil {
-			t.Errorf("the link %s is still there", link)
+			t.Errorf("the link %s still exists", link)
 		}
 		for _, p := range processes {
 			if err := syscall.Kill(p.Pid(), 0); !errors.Is(err, syscall.ESRCH) {
-				t.Errorf("%s (process %d) is still there: %v", p.Name(), p.Pid(), err)
+				t.Errorf("%s (process %d) is still running: %v", p.Name(), p.Pid(), err)
 			}
 		}
 		if _, err := os.Stat(l.Dir()); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("the lab's folder is still there: %v", err)
+			t.Errorf("the lab's folder still exists: %v", err)
 		}
 	})
 }
@@ -357,8 +356,8 @@ func testDialOut(ctx context.Context, t *testing.T, l *Lab, c *Cluster) {
 	}
 }
 
-// TestContextEnds shows that a lab whose context ends closes, also while it is
-// starting a cluster.
+// TestContextEnds checks that a lab closes when its context ends, even while it is starting a
+// cluster.
 func TestContextEnds(t *testing.T) {
 	binaries, err := FindBinaries(t.Context(), BinariesOptions{Out: os.Stderr})
 	if err != nil {
@@ -385,13 +384,13 @@ func TestContextEnds(t *testing.T) {
 	}
 	for _, p := range l.Processes() {
 		if running(p.Pid()) {
-			t.Errorf("%s (process %d) is still there", p.Name(), p.Pid())
+			t.Errorf("%s (process %d) is still running", p.Name(), p.Pid())
 		}
 	}
 	if _, err := l.StartCluster(t.Context(), ClusterOptions{Name: "late"}); !errors.Is(err, errClosed) {
 		t.Errorf("starting a cluster in a closed lab: %v, want %v", err, errClosed)
 	}
 	if _, err := os.Stat(l.Dir()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the lab's folder is still there: %v", err)
+		t.Errorf("the lab's folder still exists: %v", err)
 	}
 }

@@ -24,8 +24,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// labNetwork is where the point-to-point networks of firewalled clusters are
-// taken from: set aside for benchmarks (RFC 2544), so in use nowhere.
+// labNetwork is the range for the point-to-point networks of firewalled clusters. It is reserved
+// for benchmarks (RFC 2544), so nothing else uses it.
 var labNetwork = netip.MustParsePrefix("198.18.0.0/15")
 
 const (
@@ -38,8 +38,8 @@ const (
 
 func onMainThread() bool { return unix.Gettid() == unix.Getpid() }
 
-// childAttributes makes a child die with the thread that starts it, and keeps
-// the terminal's Ctrl-C from it: the lab stops its children in order.
+// childAttributes makes a child die with the thread that starts it. It also protects it from the
+// terminal's Ctrl-C, because the lab stops its children in order.
 func childAttributes(ownPIDs bool) *syscall.SysProcAttr {
 	attributes := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if ownPIDs && missingCapability() == nil {
@@ -48,12 +48,12 @@ func childAttributes(ownPIDs bool) *syscall.SysProcAttr {
 	return attributes
 }
 
-// missingCapability returns why namespaces cannot be made, or nil.
+// missingCapability returns why namespaces cannot be created, or nil.
 func missingCapability() error {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("reading capabilities: %w", err)
+		return fmt.Errorf("read capabilities: %w", err)
 	}
 	for _, needed := range []struct {
 		name string
@@ -66,16 +66,15 @@ func missingCapability() error {
 	return nil
 }
 
-// namespace is a network namespace that can dial the host and that nothing can
-// dial. It has no name in the file system: it ends with the last process in it,
-// and its veth pair ends with it.
+// namespace is a network namespace that can dial the host, but cannot be dialed. It has no name in
+// the file system: it ends with the last process in it, and its veth pair ends with it.
 type namespace struct {
 	spawner *spawner
 	link    string
 	inside  netip.Addr
 	outside netip.Addr
 
-	mu     sync.Mutex     // guards the handles once the namespace is made
+	mu     sync.Mutex     // guards the handles once the namespace exists
 	handle netns.NsHandle // closed: netns.None()
 	host   netns.NsHandle
 }
@@ -92,7 +91,7 @@ func newNamespace(dir string) (_ *namespace, err error) {
 	}()
 	ns.host, err = netns.Get()
 	if err != nil {
-		return nil, fmt.Errorf("opening the host's network namespace: %w", err)
+		return nil, fmt.Errorf("open the host's network namespace: %w", err)
 	}
 	ns.spawner, err = newSpawner(func() error {
 		handle, err := netns.New()
@@ -100,19 +99,19 @@ func newNamespace(dir string) (_ *namespace, err error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("making a network namespace: %w", err)
+		return nil, fmt.Errorf("create a network namespace: %w", err)
 	}
 	if err := ns.connect(dir); err != nil {
-		return nil, fmt.Errorf("connecting the network namespace: %w", err)
+		return nil, fmt.Errorf("connect the network namespace: %w", err)
 	}
 	if err := ns.raiseFirewall(); err != nil {
-		return nil, fmt.Errorf("raising the firewall: %w", err)
+		return nil, fmt.Errorf("set up the firewall: %w", err)
 	}
 	return ns, nil
 }
 
-// connect makes the veth pair and gives both ends their addresses. Other labs
-// may be choosing addresses at the same moment, so a lock is held meanwhile.
+// connect creates the veth pair and gives both ends their addresses. It holds a lock, because other
+// labs may choose addresses at the same time.
 func (ns *namespace) connect(dir string) error {
 	lock, err := lockFile(context.Background(), filepath.Join(dir, "cluster-gateway-lab-network.lock"), nil)
 	if err != nil {
@@ -191,8 +190,7 @@ func (ns *namespace) configureInside() error {
 	return nil
 }
 
-// raiseFirewall drops whatever comes in, but for loopback and for replies to
-// what went out.
+// raiseFirewall drops all incoming packets except loopback and replies.
 func (ns *namespace) raiseFirewall() error {
 	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.handle)))
 	if err != nil {
@@ -226,7 +224,7 @@ func (ns *namespace) raiseFirewall() error {
 	return conn.Flush()
 }
 
-// drop makes connections from inside to a TCP port vanish.
+// drop drops connections from inside to a TCP port.
 func (ns *namespace) drop(port int) error {
 	conn, err := nftables.New(nftables.WithNetNSFd(int(ns.handle)))
 	if err != nil {
@@ -250,31 +248,31 @@ func (ns *namespace) drop(port int) error {
 	return conn.Flush()
 }
 
-// enter runs f on a thread inside the namespace. Only what f does itself happens
-// there: goroutines that it starts do not.
+// enter runs f on a thread inside the namespace. Only f itself runs there: goroutines that it
+// starts do not.
 func (ns *namespace) enter(f func() error) error {
 	inside, host, err := ns.handles()
 	if err != nil {
-		return fmt.Errorf("entering the network namespace: %w", err)
+		return fmt.Errorf("enter the network namespace: %w", err)
 	}
 	defer inside.Close()
 	defer host.Close()
 	runtime.LockOSThread()
 	if err := netns.Set(inside); err != nil {
 		runtime.UnlockOSThread()
-		return fmt.Errorf("entering the network namespace: %w", err)
+		return fmt.Errorf("enter the network namespace: %w", err)
 	}
 	err = f()
 	if back := netns.Set(host); back != nil {
-		// The thread stays locked, so the runtime ends it with this goroutine
-		// and nobody else runs on it.
-		return errors.Join(err, fmt.Errorf("leaving the network namespace: %w", back))
+		// The thread stays locked, so the runtime ends it with this goroutine and no other goroutine runs
+		// on it.
+		return errors.Join(err, fmt.Errorf("leave the network namespace: %w", back))
 	}
 	runtime.UnlockOSThread()
 	return err
 }
 
-// handles returns copies of the handles, since a dial may outlast the namespace.
+// handles returns copies of the handles, because a dial may outlast the namespace.
 func (ns *namespace) handles() (inside, host netns.NsHandle, err error) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
@@ -295,11 +293,11 @@ func duplicate(handle netns.NsHandle) (netns.NsHandle, error) {
 	return netns.NsHandle(fd), err
 }
 
-// dial opens a connection from inside. The address must be numeric: for those,
-// the dialer opens the socket in the goroutine it is called in.
+// dial opens a connection from inside. The address must be numeric: for such an address, the dialer
+// opens the socket in the calling goroutine.
 func (ns *namespace) dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	if _, err := netip.ParseAddrPort(address); err != nil {
-		return nil, fmt.Errorf("dialing %q from a network namespace: %w", address, err)
+		return nil, fmt.Errorf("dial %q from a network namespace: %w", address, err)
 	}
 	err = ns.enter(func() error {
 		var dialer net.Dialer
@@ -317,7 +315,7 @@ func (ns *namespace) listen(network, address string) (listener net.Listener, err
 	return listener, err
 }
 
-// close ends the namespace. Whatever was started in it must have ended.
+// close ends the namespace. Everything that was started in it must have ended.
 func (ns *namespace) close() error {
 	var errs []error
 	if ns.link != "" {
@@ -339,8 +337,8 @@ func (ns *namespace) close() error {
 	return errors.Join(errs...)
 }
 
-// newHostsSpawner returns a spawner whose children see the given file as
-// /etc/hosts. The mount is in a mount namespace that ends with them.
+// newHostsSpawner returns a spawner whose children see the given file as /etc/hosts. The mount is
+// in a mount namespace that ends with them.
 func newHostsSpawner(ns *namespace, file string) (*spawner, error) {
 	if err := missingCapability(); err != nil {
 		return nil, err
@@ -348,32 +346,31 @@ func newHostsSpawner(ns *namespace, file string) (*spawner, error) {
 	return newSpawner(func() error {
 		if ns != nil {
 			if err := netns.Set(ns.handle); err != nil {
-				return fmt.Errorf("entering the network namespace: %w", err)
+				return fmt.Errorf("enter the network namespace: %w", err)
 			}
 		}
 		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
-			return fmt.Errorf("making a mount namespace: %w", err)
+			return fmt.Errorf("create a mount namespace: %w", err)
 		}
 		if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return fmt.Errorf("making mounts private: %w", err)
+			return fmt.Errorf("make the mounts private: %w", err)
 		}
 		if err := unix.Mount(file, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("mounting a hosts file: %w", err)
+			return fmt.Errorf("mount a hosts file: %w", err)
 		}
 		return nil
 	})
 }
 
-// sweepLinks removes the veth pairs of labs whose process is gone. A link says
-// by its name which process made it, and by its alias in which PID namespace
-// that id counts.
+// sweepLinks removes the veth pairs of labs whose process has ended. The name of a link contains
+// the ID of the process that created it. Its alias contains the PID namespace of that ID.
 func sweepLinks() error {
 	if missingCapability() != nil {
-		return nil // without the capability there are no links of ours
+		return nil // without the capability, this process has created no links
 	}
 	links, err := netlink.LinkList()
 	if err != nil {
-		return fmt.Errorf("listing network links: %w", err)
+		return fmt.Errorf("list network links: %w", err)
 	}
 	var errs []error
 	for _, link := range links {
@@ -383,7 +380,7 @@ func sweepLinks() error {
 			continue
 		}
 		if err := netlink.LinkDel(link); err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
-			errs = append(errs, fmt.Errorf("removing the leftover link %s: %w", attributes.Name, err))
+			errs = append(errs, fmt.Errorf("remove the leftover link %s: %w", attributes.Name, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -397,7 +394,7 @@ func pidNamespace() string {
 	return id
 }
 
-// freeSubnet finds a /30 that no address and no route of the host overlaps.
+// freeSubnet finds a /30 that overlaps with no address and no route of the host.
 func freeSubnet(seed int) (netip.Prefix, error) {
 	used, err := usedPrefixes()
 	if err != nil {
@@ -406,8 +403,8 @@ func freeSubnet(seed int) (netip.Prefix, error) {
 	count := 1 << (subnetBits - labNetwork.Bits())
 	base := labNetwork.Addr().As4()
 	for i := range count {
-		// A prime stride keeps labs that start at once, with ids side by side,
-		// from trying the same ones in turn.
+		// A prime stride, so that labs that start at the same time, with neighboring process IDs, do not
+		// try the same subnets in turn.
 		n := uint32((seed*7919+i)%count) << (32 - subnetBits)
 		candidate := netip.PrefixFrom(netip.AddrFrom4([4]byte{
 			base[0], base[1] | byte(n>>16), base[2] | byte(n>>8), base[3] | byte(n),
@@ -431,11 +428,11 @@ func overlapsAny(candidate netip.Prefix, used []netip.Prefix) bool {
 func usedPrefixes() ([]netip.Prefix, error) {
 	addresses, err := netlink.AddrList(nil, unix.AF_INET)
 	if err != nil {
-		return nil, fmt.Errorf("listing addresses: %w", err)
+		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	routes, err := netlink.RouteList(nil, unix.AF_INET)
 	if err != nil {
-		return nil, fmt.Errorf("listing routes: %w", err)
+		return nil, fmt.Errorf("list routes: %w", err)
 	}
 	var used []netip.Prefix
 	add := func(network *net.IPNet) {

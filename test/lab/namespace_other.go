@@ -21,7 +21,7 @@ func childAttributes(bool) *syscall.SysProcAttr { return &syscall.SysProcAttr{Se
 
 func missingCapability() error { return errNotLinux }
 
-// namespace is never made on this system.
+// namespace is never created on this system.
 type namespace struct {
 	spawner *spawner
 	link    string

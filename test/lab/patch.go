@@ -13,14 +13,14 @@ import (
 	"strings"
 )
 
-// edit replaces one piece of a component's source before it is built. The piece
-// must occur exactly once: after an update that changes it, the build fails and
-// somebody looks whether the edit is still needed.
+// edit replaces one piece of a component's source before it is built. The piece must occur exactly
+// once. If an update changes it, the build fails, and a developer must check whether the edit is
+// still needed.
 type edit struct{ file, old, new string }
 
-// kwokEdits mend what tests need and kwok v0.8.0 lacks: exec tells the program
-// when its standard input ends, exec reports the program's exit code instead of
-// an internal error, and port-forward passes on that one side has finished.
+// kwokEdits add what tests need and kwok v0.8.0 lacks: exec signals the end of standard input to
+// the program, exec reports the program's exit code instead of an internal error, and port-forward
+// reports that one side has finished.
 func kwokEdits() []edit {
 	const (
 		execFile    = "pkg/utils/exec/exec.go"
@@ -56,9 +56,9 @@ func kwokEdits() []edit {
 	}
 }
 
-// editedModule copies a tool's source to dir, edits it there, and returns the
-// arguments that make "go build" use it in the place of the pinned one. (The go
-// command's -overlay does not reach into the module cache.)
+// editedModule copies a tool's source to dir, edits it there, and returns the arguments that make
+// "go build" use it instead of the pinned one. (The go command's -overlay does not apply to the
+// module cache.)
 func (b *builder) editedModule(ctx context.Context, t pinnedTool, dir string) ([]string, error) {
 	pinned, err := b.moduleDir(ctx, t)
 	if err != nil {
@@ -66,11 +66,11 @@ func (b *builder) editedModule(ctx context.Context, t pinnedTool, dir string) ([
 	}
 	source := filepath.Join(dir, "source")
 	if err := os.CopyFS(source, os.DirFS(pinned)); err != nil {
-		return nil, fmt.Errorf("copying the source of %s: %w", t.module, err)
+		return nil, fmt.Errorf("copy the source of %s: %w", t.module, err)
 	}
 	for _, e := range t.edits() {
 		if err := e.apply(source); err != nil {
-			return nil, fmt.Errorf("editing %s %s: %w", t.module, t.version, err)
+			return nil, fmt.Errorf("edit %s %s: %w", t.module, t.version, err)
 		}
 	}
 	modFile := filepath.Join(dir, "go.mod")
@@ -93,8 +93,8 @@ func (e edit) apply(dir string) error {
 	return os.WriteFile(path, []byte(strings.Replace(text, e.old, e.new, 1)), 0o644)
 }
 
-// replaceModule writes a go.mod like the tool's own, with the edited source for
-// the pinned module, and its go.sum beside it.
+// replaceModule writes a go.mod like the tool's own, but with the edited source instead of the
+// pinned module, and its go.sum beside it.
 func (b *builder) replaceModule(t pinnedTool, source, modFile string) error {
 	for name, addition := range map[string]string{
 		"go.mod": fmt.Sprintf("\nreplace %s => %q\n", t.module, source),
@@ -119,11 +119,11 @@ func (b *builder) moduleDir(ctx context.Context, t pinnedTool) (string, error) {
 	cmd.Env = buildEnvironment()
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("downloading %s: %w\n%s", t.module, err, lastLines(out))
+		return "", fmt.Errorf("download %s: %w\n%s", t.module, err, lastLines(out))
 	}
 	var module struct{ Dir string }
 	if err := json.Unmarshal(out, &module); err != nil {
-		return "", fmt.Errorf("finding the source of %s: %w", t.module, err)
+		return "", fmt.Errorf("find the source of %s: %w", t.module, err)
 	}
 	return module.Dir, nil
 }

@@ -19,11 +19,10 @@ import (
 	"time"
 )
 
-// certLifetime is how long certificates are valid if not told otherwise: longer
-// than any lab lives.
+// certLifetime is the default lifetime of certificates. It is longer than any lab runs.
 const certLifetime = 30 * 24 * time.Hour
 
-// clockSkew is how far in the past certificates begin to be valid.
+// clockSkew is how far in the past certificates become valid.
 const clockSkew = time.Hour
 
 // CA is a certificate authority. It is safe for concurrent use.
@@ -33,7 +32,7 @@ type CA struct {
 	pair KeyPair
 }
 
-// KeyPair is a certificate and its private key, both PEM.
+// KeyPair is a certificate and its private key, both in PEM.
 type KeyPair struct {
 	CertPEM []byte
 	KeyPEM  []byte
@@ -41,24 +40,23 @@ type KeyPair struct {
 
 // CertOptions describes a certificate to issue.
 type CertOptions struct {
-	// CN and Orgs are the subject: to Kubernetes, a user and its groups.
+	// CN and Orgs are the subject. For Kubernetes, they are a user and its groups.
 	CN   string
 	Orgs []string
-	// DNSNames and IPs are what a server is called.
+	// DNSNames and IPs are the names and addresses of a server.
 	DNSNames []string
 	IPs      []net.IP
 	// Usages are the extended key usages. Empty means client and server.
 	Usages []x509.ExtKeyUsage
-	// NotAfter is when the certificate expires; it may lie in the past. Zero
-	// means 30 days from now.
+	// NotAfter is when the certificate expires. It may be in the past. Zero means 30 days from now.
 	NotAfter time.Time
 }
 
-// NewCA makes a certificate authority with a fresh ECDSA P-256 key.
+// NewCA creates a certificate authority with a new ECDSA P-256 key.
 func NewCA(cn string) (*CA, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("generating the key of CA %q: %w", cn, err)
+		return nil, fmt.Errorf("generate the key of CA %q: %w", cn, err)
 	}
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: cn},
@@ -70,7 +68,7 @@ func NewCA(cn string) (*CA, error) {
 	}
 	cert, err := sign(template, template, key, key)
 	if err != nil {
-		return nil, fmt.Errorf("signing CA %q: %w", cn, err)
+		return nil, fmt.Errorf("sign CA %q: %w", cn, err)
 	}
 	pair, err := encode(cert, key)
 	if err != nil {
@@ -79,16 +77,16 @@ func NewCA(cn string) (*CA, error) {
 	return &CA{cert: cert, key: key, pair: *pair}, nil
 }
 
-// ParseCA returns a certificate authority that exists. Of several certificates,
-// the first is the CA's own.
+// ParseCA returns an existing certificate authority. If there are several certificates, the first
+// one is the CA's own.
 func ParseCA(certPEM, keyPEM []byte) (*CA, error) {
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return nil, fmt.Errorf("reading a CA: %w", err)
+		return nil, fmt.Errorf("read a CA: %w", err)
 	}
 	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok || !pair.Leaf.IsCA {
-		return nil, fmt.Errorf("reading a CA: %q is none with an ECDSA key", pair.Leaf.Subject)
+		return nil, fmt.Errorf("read a CA: %q has no ECDSA key", pair.Leaf.Subject)
 	}
 	encoded, err := encode(pair.Leaf, key)
 	if err != nil {
@@ -103,7 +101,7 @@ func (ca *CA) CertPEM() []byte { return ca.pair.CertPEM }
 // KeyPEM returns the CA's private key.
 func (ca *CA) KeyPEM() []byte { return ca.pair.KeyPEM }
 
-// Pool returns a fresh pool that holds only this CA.
+// Pool returns a new pool that contains only this CA.
 func (ca *CA) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(ca.cert)
@@ -115,11 +113,11 @@ func (ca *CA) WriteFile(path string) error {
 	return os.WriteFile(path, ca.pair.CertPEM, 0o644)
 }
 
-// Issue makes a key and signs a certificate for it.
+// Issue creates a key and signs a certificate for it.
 func (ca *CA) Issue(o CertOptions) (*KeyPair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("generating the key of %q: %w", o.CN, err)
+		return nil, fmt.Errorf("generate the key of %q: %w", o.CN, err)
 	}
 	notAfter := o.NotAfter
 	if notAfter.IsZero() {
@@ -144,13 +142,13 @@ func (ca *CA) Issue(o CertOptions) (*KeyPair, error) {
 	}
 	cert, err := sign(template, ca.cert, key, ca.key)
 	if err != nil {
-		return nil, fmt.Errorf("signing the certificate of %q: %w", o.CN, err)
+		return nil, fmt.Errorf("sign the certificate of %q: %w", o.CN, err)
 	}
 	return encode(cert, key)
 }
 
-// WriteFiles writes the pair to dir as NAME.crt and NAME.key, each replaced
-// atomically so that a program that watches the files never reads half of one.
+// WriteFiles writes the pair to dir as NAME.crt and NAME.key. Each file is replaced atomically, so
+// that a program that watches it never reads an incomplete one.
 func (p *KeyPair) WriteFiles(dir, name string) (certFile, keyFile string, err error) {
 	certFile, keyFile = filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key")
 	if err := replaceFile(certFile, p.CertPEM, 0o644); err != nil {
@@ -162,7 +160,7 @@ func (p *KeyPair) WriteFiles(dir, name string) (certFile, keyFile string, err er
 	return certFile, keyFile, nil
 }
 
-// TLS returns the pair as crypto/tls wants it.
+// TLS returns the pair for crypto/tls.
 func (p *KeyPair) TLS() (tls.Certificate, error) {
 	return tls.X509KeyPair(p.CertPEM, p.KeyPEM)
 }
@@ -183,7 +181,7 @@ func sign(template, parent *x509.Certificate, key, parentKey *ecdsa.PrivateKey) 
 func encode(cert *x509.Certificate, key *ecdsa.PrivateKey) (*KeyPair, error) {
 	der, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("encoding a private key: %w", err)
+		return nil, fmt.Errorf("encode a private key: %w", err)
 	}
 	return &KeyPair{
 		CertPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
@@ -196,7 +194,7 @@ func replaceFile(path string, data []byte, mode os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // fails after the rename, as it should
+	defer os.Remove(tmp.Name()) // fails after the rename, as expected
 	if _, err := tmp.Write(data); err != nil {
 		tmp.Close()
 		return err

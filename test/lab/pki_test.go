@@ -32,7 +32,7 @@ func TestIssue(t *testing.T) {
 		{"name", server, x509.VerifyOptions{Roots: ca.Pool(), DNSName: "name"}, true},
 		{"address", server, x509.VerifyOptions{Roots: ca.Pool(), DNSName: loopback}, true},
 		{"other name", server, x509.VerifyOptions{Roots: ca.Pool(), DNSName: "else"}, false},
-		{"other CA of the same name", server, x509.VerifyOptions{Roots: other.Pool(), DNSName: "name"}, false},
+		{"another CA of the same name", server, x509.VerifyOptions{Roots: other.Pool(), DNSName: "name"}, false},
 		{"server as client", server, x509.VerifyOptions{Roots: ca.Pool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, false},
 		{"expired", expired, x509.VerifyOptions{Roots: ca.Pool(), DNSName: "name"}, false},
 		{"before it expired", expired, x509.VerifyOptions{Roots: ca.Pool(), DNSName: "name", CurrentTime: time.Now().Add(-2 * time.Minute)}, true},

@@ -13,15 +13,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// ContainerName is the one container of the Pods that [Cluster.RunPod] makes.
+// ContainerName is the only container of the Pods that [Cluster.RunPod] creates.
 const ContainerName = "main"
 
-// RunPod creates a Pod and waits until it runs. The namespace is created as
-// needed; a Pod that exists is taken as it is.
+// RunPod creates a Pod and waits until it runs. It creates the namespace if needed. An existing Pod
+// is used as it is.
 func (c *Cluster) RunPod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
 	pod, err := c.runPod(ctx, namespace, name)
 	if err != nil {
-		return nil, fmt.Errorf("running Pod %s/%s in cluster %s: %w", namespace, name, c.opts.Name, err)
+		return nil, fmt.Errorf("run Pod %s/%s in cluster %s: %w", namespace, name, c.opts.Name, err)
 	}
 	return pod, nil
 }
@@ -67,7 +67,7 @@ func newPod(name string) *corev1.Pod {
 	}
 }
 
-// poll calls f until it returns nil; its last error is in the one returned.
+// poll calls f until it returns nil. If ctx ends first, the returned error contains f's last error.
 func poll(ctx context.Context, f func(context.Context) error) error {
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, readyInterval, defaultReadyTimeout, true, func(ctx context.Context) (bool, error) {

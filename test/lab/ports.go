@@ -20,10 +20,9 @@ const (
 	portAttempts        = 200
 )
 
-// ports gives out ports below the range from which the kernel takes the local
-// ports of outgoing connections. Were a server's port from that range, such a
-// connection could take it while the server is down for a test; one to that very
-// port could even be connected to itself.
+// ports returns ports below the range from which the kernel takes the local ports of outgoing
+// connections. A port in that range could be taken by such a connection while its server is down
+// for a test. A connection to that port could even be connected to itself.
 type ports struct {
 	high int
 
@@ -35,7 +34,7 @@ func newPorts() *ports {
 	return &ports{high: ephemeralLow(), given: map[int]bool{}}
 }
 
-// free finds a port by listening on it: inside ns, or on the host.
+// free finds a free port by listening on it, inside ns or on the host.
 func (p *ports) free(ns *namespace) (int, error) {
 	listener, err := p.listen(ns)
 	if err != nil {
@@ -62,7 +61,7 @@ func (p *ports) listen(ns *namespace) (net.Listener, error) {
 		p.given[port] = true
 		return listener, nil
 	}
-	return nil, fmt.Errorf("finding a free port: %w", errors.Join(errs...))
+	return nil, fmt.Errorf("find a free port: %w", errors.Join(errs...))
 }
 
 func listen(ns *namespace, address string) (net.Listener, error) {

@@ -33,65 +33,63 @@ const (
 
 // ProcessOptions describes a program to run in the lab.
 type ProcessOptions struct {
-	// Name names the process in errors and its log file. Required.
+	// Name is the name in errors and of the log file. Required.
 	Name string
 	// Path is the program. Required.
 	Path string
 	Args []string
-	// Env is added to the lab's own environment, from which proxy settings are
-	// taken out: everything in a lab is on this machine.
+	// Env is added to the lab's own environment without proxy settings: everything in a lab is on this
+	// machine.
 	Env []string
 	// Dir is the working directory. Empty means the current one.
 	Dir string
-	// Cluster is where the process runs: beside that cluster's API server, so
-	// behind its firewall if it has one. Nil means on the host.
+	// Cluster is the cluster where the process runs: beside its API server, behind its firewall if it
+	// has one. Nil means on the host.
 	Cluster *Cluster
-	// Hosts maps names to addresses for this process only, by a hosts file of
-	// its own. It needs root; without, the lab says so and starts it anyway.
+	// Hosts maps names to addresses for this process only, with its own hosts file. It requires root.
+	// Without root, the lab reports that and starts the process without it.
 	Hosts map[string]string
-	// ReadyURL is polled until it answers 200, ReadyTLS being its TLS
-	// configuration. ReadyFunc is polled until it returns nil. With neither, the
-	// process counts as ready once started.
+	// ReadyURL is polled until it responds with 200; ReadyTLS is its TLS configuration. ReadyFunc is
+	// polled until it returns nil. Without either, the process counts as ready once it has started.
 	ReadyURL  string
 	ReadyTLS  *tls.Config
 	ReadyFunc func(context.Context) error
-	// ReadyTimeout is how long it may take to be ready. Zero means a minute.
+	// ReadyTimeout bounds the time until it is ready. Zero means one minute.
 	ReadyTimeout time.Duration
-	// StopTimeout is how long Stop waits before it kills. Zero means 10 s.
+	// StopTimeout is how long Stop waits before it kills the process. Zero means 10 s.
 	StopTimeout time.Duration
 
-	// insist is how long after one SIGTERM Stop sends the next, to programs that
-	// wait for a second one. Zero means never.
-	insist time.Duration
-	// disposable processes hold nothing worth an orderly end: closing the lab
-	// kills them.
+	// repeatSignal is the time between two SIGTERMs of Stop, for programs that wait for a second one.
+	// Zero means that Stop sends only one.
+	repeatSignal time.Duration
+	// disposable means that the process need not shut down gracefully: closing the lab kills it.
 	disposable bool
-	// ownPIDs puts the process into a PID namespace (with root), so that what it
-	// starts cannot outlive it.
+	// ownPIDs puts the process into a PID namespace (with root), so that its children cannot outlive
+	// it.
 	ownPIDs bool
 }
 
 // Process is a program that the lab runs. It is safe for concurrent use.
 type Process struct {
-	name        string
-	logFile     string
-	cmd         *exec.Cmd
-	stopTimeout time.Duration
-	insist      time.Duration
-	disposable  bool
-	cluster     *Cluster // nil: on the host
+	name         string
+	logFile      string
+	cmd          *exec.Cmd
+	stopTimeout  time.Duration
+	repeatSignal time.Duration
+	disposable   bool
+	cluster      *Cluster // nil means on the host
 
 	done chan struct{}
-	err  error // of Wait; set before done is closed
+	err  error // the error of Wait; set before done is closed
 }
 
-// StartProcess runs a program until it is stopped or the lab is closed. It
-// returns when the process is ready; ctx bounds only that. When it does not
-// become ready it is killed, and the error quotes the end of its log.
+// StartProcess runs a program until it is stopped or the lab is closed. It returns when the process
+// is ready. ctx bounds only that. If the process does not become ready, it is killed, and the error
+// quotes the end of its log.
 func (l *Lab) StartProcess(ctx context.Context, o ProcessOptions) (*Process, error) {
 	ctx, done, err := l.begin(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("starting %s: %w", o.Name, err)
+		return nil, fmt.Errorf("start %s: %w", o.Name, err)
 	}
 	defer done()
 	p, err := l.startProcess(o)
@@ -116,7 +114,7 @@ func (l *Lab) startProcess(o ProcessOptions) (*Process, error) {
 	logFile := filepath.Join(l.logDir(o.Cluster), o.Name+".log")
 	log, err := os.OpenFile(logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("starting %s: %w", o.Name, err)
+		return nil, fmt.Errorf("start %s: %w", o.Name, err)
 	}
 	defer log.Close()
 
@@ -128,22 +126,22 @@ func (l *Lab) startProcess(o ProcessOptions) (*Process, error) {
 
 	spawn, release, err := l.spawnerFor(o)
 	if err != nil {
-		return nil, fmt.Errorf("starting %s: %w", o.Name, err)
+		return nil, fmt.Errorf("start %s: %w", o.Name, err)
 	}
 	fmt.Fprintf(log, "# %s\n", strings.Join(cmd.Args, " "))
 	if err := spawn.do(cmd.Start); err != nil {
 		release()
-		return nil, fmt.Errorf("starting %s: %w", o.Name, err)
+		return nil, fmt.Errorf("start %s: %w", o.Name, err)
 	}
 	p := &Process{
-		name:        o.Name,
-		logFile:     logFile,
-		cmd:         cmd,
-		stopTimeout: o.StopTimeout,
-		insist:      o.insist,
-		disposable:  o.disposable,
-		cluster:     o.Cluster,
-		done:        make(chan struct{}),
+		name:         o.Name,
+		logFile:      logFile,
+		cmd:          cmd,
+		stopTimeout:  o.StopTimeout,
+		repeatSignal: o.repeatSignal,
+		disposable:   o.disposable,
+		cluster:      o.Cluster,
+		done:         make(chan struct{}),
 	}
 	if p.stopTimeout == 0 {
 		p.stopTimeout = defaultStopTimeout
@@ -174,7 +172,7 @@ func get(ctx context.Context, client *http.Client, url string) error {
 	return err
 }
 
-// fetch returns what is at url, and an error for any answer but 200.
+// fetch returns the response of a URL, and an error for any code except 200.
 func fetch(ctx context.Context, client *http.Client, url string) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -195,8 +193,7 @@ func fetch(ctx context.Context, client *http.Client, url string) ([]byte, error)
 	return body, nil
 }
 
-// waitReady polls check until it returns nil, and gives up early when the
-// process ends.
+// waitReady polls check until it returns nil. It returns early if the process ends.
 func (p *Process) waitReady(ctx context.Context, timeout time.Duration, check func(context.Context) error) error {
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, readyInterval, timeout, true, func(ctx context.Context) (bool, error) {
@@ -216,7 +213,7 @@ func (p *Process) waitReady(ctx context.Context, timeout time.Duration, check fu
 	return p.failure("did not become ready", errors.Join(context.Cause(ctx), err, last))
 }
 
-// failure is an error that shows where to look.
+// failure returns an error that contains the end of the log.
 func (p *Process) failure(what string, cause error) error {
 	return fmt.Errorf("%s %s: %w\nlog: %s, which ends with\n%s", p.name, what, cause, p.logFile, tail(p.logFile))
 }
@@ -228,19 +225,19 @@ func (p *Process) exitError() error {
 	return p.err
 }
 
-// Name returns the name it was started under.
+// Name returns the name of the process.
 func (p *Process) Name() string { return p.name }
 
-// Pid returns the process id; it is no longer meaningful once Done is closed.
+// Pid returns the process ID. It means nothing once Done is closed.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// LogFile returns the file that holds all it has printed.
+// LogFile returns the file with all output of the process.
 func (p *Process) LogFile() string { return p.logFile }
 
 // Done is closed when the process has ended and been reaped.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err returns how the process ended: nil for status 0, and nil while it runs.
+// Err returns how the process ended. It returns nil for status 0, and nil while it runs.
 func (p *Process) Err() error {
 	select {
 	case <-p.done:
@@ -250,22 +247,22 @@ func (p *Process) Err() error {
 	}
 }
 
-// Signal sends a signal. To a process that has ended it is [os.ErrProcessDone].
+// Signal sends a signal. It returns [os.ErrProcessDone] if the process has ended.
 func (p *Process) Signal(sig os.Signal) error { return p.cmd.Process.Signal(sig) }
 
-// Stop asks the process to end (SIGTERM), waits, and kills it if that takes too
-// long, which is an error. Stopping what has ended is none.
+// Stop asks the process to end (SIGTERM) and waits. If that takes too long, it kills the process
+// and returns an error. It returns nil if the process has already ended.
 func (p *Process) Stop() error {
 	deadline := time.NewTimer(p.stopTimeout)
 	defer deadline.Stop()
 	for {
-		// A paused process takes its SIGTERM only once it is continued.
+		// A paused process receives its SIGTERM only when it continues.
 		if err := errors.Join(p.signal(syscall.SIGTERM), p.signal(syscall.SIGCONT)); err != nil {
 			return err
 		}
 		var again <-chan time.Time
-		if p.insist > 0 {
-			again = time.After(p.insist)
+		if p.repeatSignal > 0 {
+			again = time.After(p.repeatSignal)
 		}
 		select {
 		case <-p.done:
@@ -277,7 +274,7 @@ func (p *Process) Stop() error {
 	}
 }
 
-// Kill ends the process at once (SIGKILL) and waits until it is gone.
+// Kill ends the process at once (SIGKILL) and waits until it has ended.
 func (p *Process) Kill() error {
 	if err := p.signal(syscall.SIGKILL); err != nil {
 		return err
@@ -286,21 +283,21 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// Pause stops the process (SIGSTOP): its sockets stay open, and nothing answers.
+// Pause stops the process (SIGSTOP): its sockets stay open, but do not respond.
 func (p *Process) Pause() error { return p.signal(syscall.SIGSTOP) }
 
 // Resume continues a paused process.
 func (p *Process) Resume() error { return p.signal(syscall.SIGCONT) }
 
-// signal is Signal, but a process that has ended is no error.
+// signal is like Signal, but returns nil if the process has ended.
 func (p *Process) signal(sig os.Signal) error {
 	if err := p.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("sending %s to %s (process %d): %w", sig, p.name, p.Pid(), err)
+		return fmt.Errorf("send %s to %s (process %d): %w", sig, p.name, p.Pid(), err)
 	}
 	return nil
 }
 
-// environment is the lab's own without proxies, which would be asked for
+// environment returns the lab's own environment without proxies, which would be used for
 // connections between processes of this machine.
 func environment() []string {
 	return slices.DeleteFunc(os.Environ(), func(variable string) bool {

@@ -38,7 +38,7 @@ func (c *Cluster) DeleteSecret(ctx context.Context, name string) error {
 	return c.client.CoreV1().Secrets(defaultServiceNamespace).Delete(ctx, name, metav1.DeleteOptions{})
 }
 
-// withCodec makes config fit for raw requests.
+// withCodec prepares config for raw requests.
 func withCodec(config *rest.Config) *rest.Config {
 	config.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
 	return config

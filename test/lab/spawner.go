@@ -8,13 +8,12 @@ import (
 	"runtime"
 )
 
-// spawner runs functions on one operating-system thread of its own.
+// spawner runs functions on its own operating-system thread.
 //
-// Children must be started there for two reasons. The kernel sends the
-// parent-death signal when the thread that forked a child ends, not when the
-// process does, and Go ends and makes threads as it likes. And a namespace is
-// the property of a thread: what is forked from a thread that has moved into one
-// is born in it.
+// Children must be started there for two reasons. The kernel sends the parent-death signal when the
+// thread that forked a child ends, not when the process ends, and Go creates and ends threads at
+// any time. And a namespace belongs to a thread: a child starts in the namespace of the thread that
+// forked it.
 type spawner struct {
 	work chan func()
 	quit chan struct{}
@@ -36,15 +35,15 @@ func newSpawner(setup func() error) (*spawner, error) {
 func (s *spawner) run(setup func() error, ready chan<- error) {
 	runtime.LockOSThread()
 	if onMainThread() {
-		// The runtime cannot end the main thread, it only parks it, and then a
-		// namespace that it moved into would live as long as the process. While
-		// this goroutine holds the main thread, the next one gets another.
+		// The runtime cannot end the main thread, it only parks it, and a namespace that it entered would
+		// then exist until the process ends. While this goroutine holds the main thread, the next one
+		// gets another.
 		go s.run(setup, ready)
 		<-s.done
 		runtime.UnlockOSThread()
 		return
 	}
-	// Never unlocked: the thread, with all that setup did to it, ends here.
+	// Never unlocked: the thread ends here, with everything that setup changed.
 	defer close(s.done)
 	if err := setup(); err != nil {
 		ready <- err
@@ -72,8 +71,8 @@ func (s *spawner) do(f func() error) error {
 	}
 }
 
-// close ends the thread; the kernel then kills whatever was started from it and
-// still runs. It must be called once.
+// close ends the thread. The kernel then kills all processes that were started from it and still
+// run. It must be called once.
 func (s *spawner) close() {
 	close(s.quit)
 	<-s.done

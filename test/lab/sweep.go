@@ -16,15 +16,15 @@ import (
 
 const (
 	temporaryPrefix = "cluster-gateway-lab-"
-	// keepFor is how long the logs of a lab that did not close are kept.
+	// keepFor is how long the logs of a lab that was not closed are kept.
 	keepFor = 24 * time.Hour
 )
 
 // temporaryPattern names a temporary folder for this process.
 func temporaryPattern() string { return fmt.Sprintf("%s%d-*", temporaryPrefix, os.Getpid()) }
 
-// sweep removes what labs of processes that are gone have left behind: network
-// links, the clusters' data, and after a day their logs.
+// sweep removes what labs of ended processes have left behind: network links, the clusters' data,
+// and after a day their logs.
 func sweep(tempDir string) error {
 	return errors.Join(sweepLinks(), sweepDirs(tempDir))
 }

@@ -12,15 +12,15 @@ import (
 	"sync"
 )
 
-// targets are the servers that port-forward ends at. They are part of the lab's
-// own process, but listen where the cluster runs.
+// targets are the servers that port-forward connects to. They are part of the lab's own process,
+// but listen where the cluster runs.
 type targets struct {
 	echo net.Listener
 	http net.Listener
 	web  *http.Server
 
 	mu      sync.Mutex
-	bastion net.Listener          // nil until asked for
+	bastion net.Listener          // nil until they are needed
 	conns   map[net.Conn]struct{} // nil once closed
 	wg      sync.WaitGroup
 }
@@ -31,15 +31,15 @@ func (c *Cluster) startTargets() error {
 	for _, listener := range []*net.Listener{&t.echo, &t.http} {
 		var err error
 		if *listener, err = c.lab.ports.listen(c.ns); err != nil {
-			return fmt.Errorf("listening for port-forward: %w", err)
+			return fmt.Errorf("listen for port-forward: %w", err)
 		}
 	}
 	greeting := "hello from " + c.opts.Name + "\n"
 	t.web = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, greeting) // a client that went away is its own business
+		_, _ = io.WriteString(w, greeting) // a disconnected client is not an error
 	})}
 	t.wg.Go(t.serveEcho)
-	t.wg.Go(func() { _ = t.web.Serve(t.http) }) // always an error: the listener was closed
+	t.wg.Go(func() { _ = t.web.Serve(t.http) }) // always an error, because the listener was closed
 	return nil
 }
 
@@ -104,10 +104,10 @@ func (t *targets) echoPort() int { return t.echo.Addr().(*net.TCPAddr).Port }
 
 func (t *targets) httpPort() int { return t.http.Addr().(*net.TCPAddr).Port }
 
-// EchoAddr returns the address, as the cluster sees it, of the server at which
-// port-forward ends, for any port of a Pod but 80: it sends back what it is sent.
+// EchoAddr returns the address, as the cluster sees it, of the echo server that port-forward to a
+// Pod connects to, for any port except 80.
 func (c *Cluster) EchoAddr() string { return c.targets.echo.Addr().String() }
 
-// HTTPAddr returns the address, as the cluster sees it, of the server at which
-// port-forward to port 80 of a Pod ends: it greets with the cluster's name.
+// HTTPAddr returns the address, as the cluster sees it, of the server that port-forward to port 80
+// of a Pod connects to. It responds with a greeting that contains the cluster's name.
 func (c *Cluster) HTTPAddr() string { return c.targets.http.Addr().String() }

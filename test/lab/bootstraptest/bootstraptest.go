@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package bootstraptest runs agent-bootstrap in the test's own process, on bare API servers: a hub
-// with what a gateway publishes there, and two clusters. No gateway and no agent runs.
+// with the objects that a gateway publishes there, and two clusters. No gateway and no agent runs.
 package bootstraptest
 
 import (
@@ -33,7 +33,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// Names that the tests spell on their own, so that a change of one in the product fails a test.
+// Names that the tests do not import, so that a change of one in the product fails a test.
 const (
 	HubNamespace   = "cluster-gateway-system"
 	AgentNamespace = "cluster-gateway-agent"
@@ -45,7 +45,7 @@ const (
 // caseTimeout bounds each test.
 const caseTimeout = 5 * time.Minute
 
-// Site is the API servers that the tests of a package share, one test after the other.
+// Site contains the API servers that the tests of a package share, one test after another.
 type Site struct {
 	Hub, Near, Edge *lab.Cluster
 
@@ -57,8 +57,7 @@ func Main(m *testing.M, s *Site) {
 	labtest.MainAPIServers(m, map[string]**lab.Cluster{"hub": &s.Hub, "nearby": &s.Near, "edge": &s.Edge}, s.publish)
 }
 
-// publish puts on the hub what a gateway would: the CA of the tunnel, and the address of the
-// tunnel.
+// publish writes to the hub what a gateway would: the CA and the address of the tunnel.
 func (s *Site) publish(ctx context.Context) error {
 	core := s.Hub.Client().CoreV1()
 	_, err := core.Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: HubNamespace}}, metav1.CreateOptions{})
@@ -79,8 +78,8 @@ func (s *Site) publish(ctx context.Context) error {
 	return s.serveGateways(ctx)
 }
 
-// serveGateways has the hub serve the gateway's API, as a CustomResourceDefinition and without any
-// ClusterGateways: commands check that it is served before they change anything.
+// serveGateways makes the hub serve the gateway's API, as a CustomResourceDefinition and without
+// any ClusterGateways. Commands check that it is served before they change anything.
 func (s *Site) serveGateways(ctx context.Context) error {
 	client, err := dynamic.NewForConfig(s.Hub.RESTConfig())
 	if err != nil {
@@ -111,7 +110,7 @@ func (s *Site) serveGateways(ctx context.Context) error {
 	})
 }
 
-// Begin gives a test the site to itself, with nothing registered, and leaves it so.
+// Begin gives a test exclusive use of the site, with nothing registered, and cleans up after it.
 func (s *Site) Begin(t *testing.T) context.Context {
 	t.Helper()
 	s.serial.Lock()
@@ -145,7 +144,7 @@ func (s *Site) Run(ctx context.Context, config bootstrap.Config, args ...string)
 	return out.String(), errOut.String(), err
 }
 
-// Must runs agent-bootstrap, and ends the test if that fails.
+// Must runs agent-bootstrap, and fails the test if that fails.
 func (s *Site) Must(ctx context.Context, t *testing.T, args ...string) (stdout, stderr string) {
 	t.Helper()
 	stdout, stderr, err := s.Run(ctx, bootstrap.Config{}, args...)

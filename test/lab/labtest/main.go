@@ -22,19 +22,18 @@ import (
 // components if they are missing.
 const startTimeout = 30 * time.Minute
 
-// Main makes a lab, calls start to fill it, runs the tests, closes the lab, and
-// exits. It keeps the logs if a test or start failed. The context of start ends
-// when start returns; what start has started goes on.
+// Main creates a lab, calls start to fill it, runs the tests, closes the lab, and exits. It keeps
+// the logs if a test or start failed. The context of start ends when start returns. What start has
+// started continues to run.
 func Main(m *testing.M, start func(ctx context.Context, l *lab.Lab) error) {
 	flag.Parse()
 	os.Exit(run(m, lab.BinariesOptions{}, func() {}, start))
 }
 
-// MainAPIServers is [Main] with bare API servers: for each name, a kube-apiserver
-// with an etcd of its own, and nothing else. No controllers run, with one
-// exception: a namespace that is deleted is emptied and removed, at once. The
-// ClusterRoles view, edit and admin have their rules. Then each of prepare is
-// called.
+// MainAPIServers is like [Main], with bare API servers: for each name, a kube-apiserver with its
+// own etcd, and nothing else. No controllers run, with one exception: a deleted namespace is
+// emptied and removed at once. The ClusterRoles view, edit and admin have their rules. Then each of
+// prepare is called.
 func MainAPIServers(m *testing.M, servers map[string]**lab.Cluster, prepare ...func(ctx context.Context) error) {
 	flag.Parse()
 	ctx, stop := context.WithCancel(context.Background())
@@ -73,22 +72,22 @@ func run(m *testing.M, o lab.BinariesOptions, end func(), start func(context.Con
 	o.Out = os.Stderr
 	binaries, err := lab.FindBinaries(starting, o)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "building the lab's components:", err)
+		fmt.Fprintln(os.Stderr, "build the lab's components:", err)
 		return 1
 	}
 	l, err := lab.New(ctx, lab.Options{Binaries: binaries, Out: os.Stderr, KeepLogs: func() bool { return code != 0 }})
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "making the lab:", err)
+		fmt.Fprintln(os.Stderr, "create the lab:", err)
 		return 1
 	}
 	defer func() {
 		if err := l.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "stopping the lab:", err)
+			fmt.Fprintln(os.Stderr, "stop the lab:", err)
 			code = 1
 		}
 	}()
 	if err := start(starting, l); err != nil {
-		fmt.Fprintln(os.Stderr, "starting the lab:", err)
+		fmt.Fprintln(os.Stderr, "start the lab:", err)
 		return 1
 	}
 	cancel()

@@ -22,9 +22,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// removeNamespaces does the one thing of kube-controller-manager that tests on a
-// bare API server need: it empties and removes the namespaces that are being
-// deleted, until ctx ends.
+// removeNamespaces does the only task of kube-controller-manager that tests on a bare API server
+// need: it empties and removes the deleted namespaces, until ctx ends.
 func removeNamespaces(ctx context.Context, c *lab.Cluster) {
 	for ctx.Err() == nil {
 		if err := followNamespaces(ctx, c); err != nil && ctx.Err() == nil {
@@ -34,12 +33,11 @@ func removeNamespaces(ctx context.Context, c *lab.Cluster) {
 	}
 }
 
-// background deletes an object at once. The default of some kinds leaves it there
-// until the garbage collector has looked at its dependents, and none runs.
+// background deletes an object at once. By default, some kinds stay until the garbage collector has
+// checked their dependents, and no garbage collector runs.
 func background() *metav1.DeletionPropagation { return ptr.To(metav1.DeletePropagationBackground) }
 
-// quiet returns a configuration of the administrator that logs no warnings of the
-// API server.
+// quiet returns a configuration of the administrator that logs no warnings of the API server.
 func quiet(c *lab.Cluster) *rest.Config {
 	config := c.RESTConfig()
 	config.WarningHandler = rest.NoWarnings{}
@@ -47,7 +45,7 @@ func quiet(c *lab.Cluster) *rest.Config {
 }
 
 func followNamespaces(ctx context.Context, c *lab.Cluster) error {
-	// Without a resource version, the watch begins with those that exist.
+	// Without a resource version, the watch starts with those that exist.
 	watch, err := c.Client().CoreV1().Namespaces().Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
@@ -67,7 +65,7 @@ func followNamespaces(ctx context.Context, c *lab.Cluster) error {
 
 func removeNamespace(ctx context.Context, c *lab.Cluster, namespace *corev1.Namespace) error {
 	lists, err := c.Client().Discovery().ServerPreferredNamespacedResources()
-	if err != nil && len(lists) == 0 { // a group that an aggregated server does not serve just now is not the matter
+	if err != nil && len(lists) == 0 { // ignore a group that an aggregated server does not serve at the moment
 		return err
 	}
 	client, err := metadata.NewForConfig(quiet(c))
@@ -99,6 +97,6 @@ func removeNamespace(ctx context.Context, c *lab.Cluster, namespace *corev1.Name
 	if err != nil {
 		return err
 	}
-	_, _ = listObjects(ctx, c) // which deletes what the namespace owned; it is tried again with each list
+	_, _ = listObjects(ctx, c) // this deletes what the namespace owned; it is tried again with each list
 	return nil
 }

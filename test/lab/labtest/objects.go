@@ -20,7 +20,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// kinds are what a registration could leave in a cluster.
+// kinds are the kinds that a registration could leave in a cluster.
 func kinds() map[string]schema.GroupVersionResource {
 	rbac := schema.GroupVersion{Group: "rbac.authorization.k8s.io", Version: "v1"}
 	core := schema.GroupVersion{Version: "v1"}
@@ -100,8 +100,7 @@ func listObjects(ctx context.Context, c *lab.Cluster) (map[string]string, error)
 	return versions, nil
 }
 
-// Same checks that two results of [Objects] are the same objects at the same
-// versions.
+// Same checks that two results of [Objects] are the same objects at the same versions.
 func Same(t testing.TB, what string, want, got map[string]string) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(want)) {
@@ -112,8 +111,7 @@ func Same(t testing.TB, what string, want, got map[string]string) {
 	SameNames(t, what, want, got)
 }
 
-// SameNames checks that two results of [Objects] are the same objects, at
-// whatever version.
+// SameNames checks that two results of [Objects] are the same objects, at any version.
 func SameNames(t testing.TB, what string, want, got map[string]string) {
 	t.Helper()
 	for _, name := range slices.Sorted(maps.Keys(got)) {

@@ -20,7 +20,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// The clusters of the demo, by the names under which they are registered.
+// The names under which the clusters of the demo are registered.
 const (
 	nearby = "nearby"
 	edge   = "edge-1"
@@ -39,7 +39,7 @@ type demo struct {
 	nearby  *lab.Cluster
 	edge    *lab.Cluster
 	gateway *lab.Gateway
-	// failed are the steps that went wrong.
+	// failed lists the failed steps.
 	failed []string
 }
 
@@ -114,10 +114,11 @@ func (d *demo) writeHubKubeconfig() error {
 		&clientcmdapi.AuthInfo{ClientCertificateData: d.hub.AdminCertPEM(), ClientKeyData: d.hub.AdminKeyPEM()})
 }
 
-// path is where a file of the tour is.
+// path returns the path of a file of the demo.
 func (d *demo) path(name string) string { return filepath.Join(d.lab.Dir(), name) }
 
-// showFirewall shows that nothing reaches the firewalled cluster but what its agent dialed out for.
+// showFirewall shows that the firewalled cluster can only be reached through the connection that
+// its agent opened.
 func (d *demo) showFirewall(ctx context.Context) {
 	d.say("\n== Is %q really firewalled? Connecting to its API server from here:", edge)
 	if !d.edge.Firewalled() {
@@ -129,7 +130,7 @@ func (d *demo) showFirewall(ctx context.Context) {
 	d.say("$ connect %s", address)
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err == nil {
-		_ = conn.Close() // it should not have been there
+		_ = conn.Close() // it should not exist
 		d.fail("the firewall", errors.New("a direct connection to the firewalled cluster succeeded"))
 		return
 	}
@@ -143,11 +144,11 @@ func (d *demo) tourOf(ctx context.Context, name string) {
 	}
 	manifest := "hello-" + name + ".yaml"
 	if err := os.WriteFile(d.path(manifest), fmt.Appendf(nil, helloManifest, name), 0o600); err != nil {
-		d.fail("writing a manifest", err)
+		d.fail("write a manifest", err)
 		return
 	}
 	if err := d.cluster(name).AppendLog("hello from " + name); err != nil {
-		d.fail("writing a log", err)
+		d.fail("write a log", err)
 	}
 	d.kubectl(ctx, kubeconfig, "get", "nodes")
 	d.kubectl(ctx, kubeconfig, "apply", "--server-side", "-f", d.path(manifest))
@@ -196,12 +197,12 @@ func (d *demo) verdict(ctx context.Context) error {
 	return fmt.Errorf("%d steps failed:\n  %s\nlogs: %s", len(d.failed), strings.Join(d.failed, "\n  "), d.lab.Dir())
 }
 
-// handOver prints what to go on with, and waits for Ctrl-C if somebody is there to press it.
+// handOver prints commands to try, and waits for Ctrl-C if the demo runs on a terminal.
 func (d *demo) handOver(ctx context.Context, interactive bool) {
 	if !interactive || ctx.Err() != nil {
 		return
 	}
-	d.say("\n== Yours to go on with, in another terminal:\n")
+	d.say("\n== To continue in another terminal:\n")
 	d.say("  export PATH=%s:$PATH", filepath.Dir(d.lab.Binaries().Kubectl))
 	d.say("  kubectl --kubeconfig %s get clustergateways", d.path(hubKubeconfig))
 	for _, name := range []string{nearby, edge} {

@@ -15,10 +15,10 @@ import (
 	"time"
 )
 
-// stepTimeout bounds each command of the tour.
+// stepTimeout bounds each command of the demo.
 const stepTimeout = 90 * time.Second
 
-// command prepares kubectl, and prints it as one would type it.
+// command prepares kubectl, and prints the command line as a user would type it.
 func (d *demo) command(ctx context.Context, kubeconfig string, args []string) *exec.Cmd {
 	words := make([]string, len(args))
 	for i, a := range args {
@@ -32,7 +32,7 @@ func (d *demo) command(ctx context.Context, kubeconfig string, args []string) *e
 	return cmd
 }
 
-// kubectl runs one command of the tour.
+// kubectl runs one command of the demo.
 func (d *demo) kubectl(ctx context.Context, kubeconfig string, args ...string) {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
@@ -44,7 +44,7 @@ func (d *demo) kubectl(ctx context.Context, kubeconfig string, args ...string) {
 	}
 }
 
-// portForward forwards a port to the Pod and asks what is behind it.
+// portForward forwards a port to the Pod and sends a request to it.
 func (d *demo) portForward(ctx context.Context, kubeconfig string) {
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
@@ -66,7 +66,7 @@ func (d *demo) forwardAndGet(cmd *exec.Cmd) error {
 		return err
 	}
 	defer func() {
-		_ = cmd.Process.Kill() // a port-forward ends no other way
+		_ = cmd.Process.Kill() // a port-forward can only be killed
 		_ = cmd.Wait()         // "signal: killed"
 	}()
 	lines := bufio.NewScanner(pipe)

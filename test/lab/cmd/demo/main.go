@@ -1,8 +1,9 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command demo starts a hub with a gateway, a cluster that the gateway reaches directly and one behind a firewall, and takes real
-// kubectl on a tour through both. On a terminal it then leaves everything running until Ctrl-C.
+// Command demo starts a hub with a gateway, a cluster that the gateway reaches directly, and one
+// behind a firewall. It then demonstrates kubectl on both. On a terminal, it leaves everything
+// running until Ctrl-C.
 package main
 
 import (

@@ -13,13 +13,13 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// register registers both clusters with agent-bootstrap. The agent of the firewalled one runs as a process with the files that
-// agent-bootstrap writes: the lab has no container runtime.
+// register registers both clusters with agent-bootstrap. The agent of the firewalled one runs as a
+// process with the files that agent-bootstrap writes, because the lab has no container runtime.
 func (d *demo) register(ctx context.Context) error {
 	if err := d.writeHubKubeconfig(); err != nil {
 		return err
 	}
-	d.say("\n== Registering %q, which the gateway reaches itself", nearby)
+	d.say("\n== Registering %q, which the gateway reaches directly", nearby)
 	if err := d.bootstrap(ctx, "register", nearby, "--cluster-kubeconfig", d.nearby.Kubeconfig(), "--route", "direct"); err != nil {
 		return err
 	}
@@ -41,11 +41,11 @@ func (d *demo) register(ctx context.Context) error {
 	if _, err := d.lab.StartAgent(ctx, lab.AgentOptions{Name: "agent-" + edge, Cluster: d.edge, Args: strings.Fields(string(flags))}); err != nil {
 		return err
 	}
-	// Again: it changes nothing, and waits until the cluster answers.
+	// The second call changes nothing, and waits until the cluster responds.
 	return d.bootstrap(ctx, registration...)
 }
 
-// bootstrap runs agent-bootstrap as one would type it.
+// bootstrap runs agent-bootstrap, and prints the command line as a user would type it.
 func (d *demo) bootstrap(ctx context.Context, args ...string) error {
 	shown := make([]string, len(args))
 	for i, a := range args {
@@ -62,5 +62,5 @@ func (d *demo) bootstrap(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// short is a path as it is seen from the lab's folder.
+// short returns a path relative to the lab's folder.
 func (d *demo) short(path string) string { return strings.TrimPrefix(path, d.lab.Dir()+"/") }

@@ -1,8 +1,8 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command renewing-gateway is the gateway for tests that cannot wait until a token is renewed:
-// kube-apiserver issues no token for less than ten minutes. It renews tokens at the age in
+// Command renewing-gateway is a gateway for tests that cannot wait until a token is renewed,
+// because kube-apiserver issues no token for less than ten minutes. It renews tokens at the age in
 // $RENEW_TOKENS_AFTER, for which the gateway has no flag.
 package main
 
