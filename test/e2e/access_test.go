@@ -17,7 +17,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// TestRBACByClusterName checks that a user who may use one cluster may use no other, and may do
+// TestRBACByClusterName checks that a user who may use one cluster cannot use any other, and can do
 // there only what was granted.
 func TestRBACByClusterName(t *testing.T) {
 	ctx := bounded(t, caseTimeout)
@@ -43,7 +43,7 @@ func TestRBACByClusterName(t *testing.T) {
 				{http.MethodPost, gatewayPath + "/direct/proxy/api/v1/namespaces/default/configmaps"},
 				{http.MethodDelete, gatewayPath + "/direct/proxy/api/v1/namespaces/default/configmaps/none"},
 				{http.MethodGet, gatewayPath + "/edge/proxy/version"},
-				{http.MethodGet, gatewayPath + "/missing/proxy/version"}, // nor may they learn which there are
+				{http.MethodGet, gatewayPath + "/missing/proxy/version"}, // nor may they list the clusters
 				{http.MethodGet, gatewayPath + "/direct"},
 				{http.MethodGet, gatewayPath},
 			} {
@@ -60,8 +60,8 @@ func TestRBACByClusterName(t *testing.T) {
 	}
 }
 
-// TestExecNeedsCreate shows that a user with only the verb get can read, but cannot run a command in a Pod: kubectl exec upgrades a
-// GET to a WebSocket. The verb create allows it.
+// TestExecNeedsCreate checks that a user with only the verb get can read, but cannot run a command
+// in a Pod: kubectl exec upgrades a GET to a WebSocket. The verb create allows it.
 func TestExecNeedsCreate(t *testing.T) {
 	ctx := bounded(t, caseTimeout)
 	const podName = "needs-create"
@@ -101,7 +101,8 @@ func TestExecNeedsCreate(t *testing.T) {
 				if r.code == 0 || strings.Contains(r.stdout, "inside") || !strings.Contains(r.stderr, "orbidden") {
 					t.Error(r)
 				}
-				// kubectl falls back to a POST, which the hub refuses by itself. A client that does not reads the gateway's answer.
+				// kubectl falls back to a POST, which the hub itself refuses. A client without this fallback
+				// gets the gateway's response.
 				upgrade := rest.CopyConfig(config)
 				upgrade.Wrap(func(next http.RoundTripper) http.RoundTripper {
 					return roundTripperFunc(func(req *http.Request) (*http.Response, error) {
@@ -111,7 +112,7 @@ func TestExecNeedsCreate(t *testing.T) {
 						return next.RoundTrip(req)
 					})
 				})
-				upgrade.NextProtos = []string{"http/1.1"} // HTTP/2 has no upgrades
+				upgrade.NextProtos = []string{"http/1.1"} // HTTP/2 does not support upgrades
 				answer := ask(ctx, t, upgrade, http.MethodGet, "/api/v1/namespaces/default/pods/"+podName+"/exec?command=true&stdout=true")
 				if answer.code != http.StatusForbidden {
 					t.Errorf("%+v", answer)
@@ -122,7 +123,7 @@ func TestExecNeedsCreate(t *testing.T) {
 	}
 }
 
-// grant gives a user of the hub a ClusterRole until the test ends.
+// grant binds a ClusterRole to a user of the hub until the test ends.
 func grant(ctx context.Context, t *testing.T, user string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
 	rbac := shared.embeddedHub.Client().RbacV1()
@@ -149,7 +150,7 @@ func grant(ctx context.Context, t *testing.T, user string, rules ...rbacv1.Polic
 	})
 }
 
-// TestOwnEndpointAuthentication checks that the gateway's own endpoint admits only callers whom the
+// TestOwnEndpointAuthentication checks that the gateway's own endpoint admits only callers that the
 // hub would admit.
 func TestOwnEndpointAuthentication(t *testing.T) {
 	ctx := bounded(t, caseTimeout)

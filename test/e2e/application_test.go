@@ -24,7 +24,7 @@ import (
 // unchanged, and that a 401 of the API server for the same path is not.
 func TestUnauthorizedApplication(t *testing.T) {
 	if !shared.edge.Firewalled() {
-		t.Skip("an API server proxies to no loopback address; only a firewalled cluster knows another of the lab's host")
+		t.Skip("an API server does not proxy to loopback addresses; only a firewalled cluster has another address of the lab's host")
 	}
 	ctx := bounded(t, caseTimeout)
 	lis, err := net.Listen("tcp", net.JoinHostPort(shared.lab.HostAddr(shared.edge), "0"))
@@ -49,7 +49,7 @@ func TestUnauthorizedApplication(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// There is no container: the Pod's address is made the application's.
+	// There is no container, so the Pod's address is set to that of the application.
 	pod.Status.PodIP, pod.Status.PodIPs = shared.lab.HostAddr(shared.edge), []corev1.PodIP{{IP: shared.lab.HostAddr(shared.edge)}}
 	if _, err := client.CoreV1().Pods(namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
@@ -71,7 +71,7 @@ func TestUnauthorizedApplication(t *testing.T) {
 				return nil
 			})
 			if r := ask(ctx, t, shared.embedded.ClusterRESTConfig(stranger, door), http.MethodGet, path); r.code != http.StatusBadGateway || !strings.Contains(r.body, "rejected the gateway's credential") {
-				t.Errorf("with a credential that is not accepted: %+v", r)
+				t.Errorf("with a credential that the cluster rejects: %+v", r)
 			}
 		})
 	}

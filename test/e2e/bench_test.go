@@ -11,9 +11,9 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// BenchmarkGET times a warm GET of a Namespace by every route. Rounds alternate with the same GET
-// sent straight to the managed API server. It reports the median and its ratio to the direct one
-// (×). Run it with `make bench`.
+// BenchmarkGET measures a warm GET of a Namespace by every route. Rounds alternate with the same
+// GET sent directly to the managed API server. It reports the median and its ratio to the direct
+// one (×). Run it with `make bench`.
 func BenchmarkGET(b *testing.B) {
 	for _, r := range shared.routes() {
 		b.Run(r.name, func(b *testing.B) {
@@ -34,7 +34,7 @@ func BenchmarkGET(b *testing.B) {
 			b.ReportMetric(float64(d.Microseconds()), "direct-µs")
 			b.ReportMetric(float64(g.Microseconds()), "median-µs")
 			b.ReportMetric(float64(g)/float64(d), "×")
-			b.ReportMetric(0, "ns/op") // of both together: says nothing
+			b.ReportMetric(0, "ns/op") // the sum of both, which means nothing
 		})
 	}
 }

@@ -27,11 +27,12 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// inEffect bounds how long a change of a Secret takes to have an effect on a busy machine. The aim is
-// a second; the tests log what it took.
-const inEffect = labtest.Timeout
+// effectTimeout bounds how long a change of a Secret takes to have an effect on a busy machine. The
+// goal is one second; the tests log how long it took.
+const effectTimeout = labtest.Timeout
 
-// load asks a cluster without a pause which user the gateway is there, until it is stopped.
+// load repeatedly asks a cluster, without a pause, which user the gateway is there, until it is
+// stopped.
 type load struct {
 	cancel context.CancelFunc
 	group  sync.WaitGroup
@@ -39,14 +40,14 @@ type load struct {
 	mu       sync.Mutex
 	requests int
 	failures []string
-	// user is who the cluster says, since when that was first heard, and former who it said before: no request that begins later
-	// may be told so again.
+	// user is the user that the cluster reports, and since when. former are the users that it reported
+	// before: a request that begins after since must not be answered as one of them.
 	user   string
 	since  time.Time
 	former map[string]bool
 }
 
-// startLoad starts some workers at each endpoint.
+// startLoad starts several workers at each endpoint.
 func startLoad(ctx context.Context, t *testing.T, g *lab.Gateway, cluster string) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
@@ -88,7 +89,7 @@ func (l *load) ask(ctx context.Context, client *http.Client, host string) {
 		l.failures = append(l.failures, err.Error())
 	case user == l.user || began.Before(l.since):
 	case l.former[user]:
-		l.failures = append(l.failures, fmt.Sprintf("a request was still sent as %s, though it began %s after the first one as %s", user, began.Sub(l.since), l.user))
+		l.failures = append(l.failures, fmt.Sprintf("a request was still sent as %s, although it began %s after the first one as %s", user, began.Sub(l.since), l.user))
 	default:
 		l.former[l.user] = true
 		l.user, l.since = user, time.Now()
@@ -122,15 +123,15 @@ func whoAmI(ctx context.Context, client *http.Client, host string) (string, erro
 	return reviewed.Status.UserInfo.Username, err
 }
 
-// now is who the cluster says, as of the latest.
-func (l *load) now() string {
+// current returns the user that the cluster reported last.
+func (l *load) current() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.user
 }
 
-// more waits until n more requests have been answered.
-func (l *load) more(t *testing.T, n int) {
+// waitForMore waits until n more requests have been answered.
+func (l *load) waitForMore(t *testing.T, n int) {
 	t.Helper()
 	answered := func() int {
 		l.mu.Lock()
@@ -138,9 +139,9 @@ func (l *load) more(t *testing.T, n int) {
 		return l.requests
 	}
 	before := answered()
-	labtest.Within(t, labtest.Timeout, "the load to go on", func() error {
+	labtest.Within(t, labtest.Timeout, "the load to continue", func() error {
 		if now := answered(); now < before+n {
-			return fmt.Errorf("%d of %d requests have been answered", now-before, n)
+			return fmt.Errorf("only %d of %d requests have been answered", now-before, n)
 		}
 		return nil
 	})
@@ -152,7 +153,7 @@ func (l *load) check(t *testing.T) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.failures) > 0 {
-		t.Errorf("%d of %d requests failed, at first so: %s", len(l.failures), l.requests, l.failures[0])
+		t.Errorf("%d of %d requests failed, the first ones: %s", len(l.failures), l.requests, l.failures[0])
 	}
 	t.Logf("%d requests, %d of them failed", l.requests, len(l.failures))
 }
@@ -180,8 +181,8 @@ func startWatch(ctx context.Context, t *testing.T, g *lab.Gateway, cluster strin
 	return &watching{w, namespace, target.Client()}
 }
 
-// lives creates a ConfigMap, and waits until the watch reports it.
-func (w *watching) lives(ctx context.Context, t *testing.T, name string) {
+// checkEvent creates a ConfigMap, and waits until the watch reports it.
+func (w *watching) checkEvent(ctx context.Context, t *testing.T, name string) {
 	t.Helper()
 	made := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	if _, err := w.create.CoreV1().ConfigMaps(w.namespace).Create(ctx, made, metav1.CreateOptions{}); err != nil {
@@ -197,7 +198,7 @@ func (w *watching) lives(ctx context.Context, t *testing.T, name string) {
 				return
 			}
 		case <-deadline:
-			t.Fatalf("%s: the watch is silent", name)
+			t.Fatalf("%s: the watch reports nothing", name)
 		}
 	}
 }
@@ -234,7 +235,7 @@ func testSecretChanges(t *testing.T, name string, target *lab.Cluster, tunnel bo
 		watches = append(watches, startWatch(ctx, t, g, name, door, target))
 	}
 	l := startLoad(ctx, t, g, name)
-	// change applies a change of the Secret and waits until the condition says that it is in effect.
+	// change applies a change of the Secret and waits until the condition shows its effect.
 	change := func(what, key string, value []byte, done func() error) {
 		t.Helper()
 		data = maps.Clone(data)
@@ -242,22 +243,22 @@ func testSecretChanges(t *testing.T, name string, target *lab.Cluster, tunnel bo
 		if err := hub.ApplySecret(ctx, lab.SecretOptions{Name: name, Tunnel: tunnel, Data: data}); err != nil {
 			t.Fatal(err)
 		}
-		t.Logf("%s: in effect after %s", what, labtest.Within(t, inEffect, what, done).Round(time.Millisecond))
-		l.more(t, 50)
+		t.Logf("%s: in effect after %s", what, labtest.Within(t, effectTimeout, what, done).Round(time.Millisecond))
+		l.waitForMore(t, 50)
 		for _, w := range watches {
-			w.lives(ctx, t, strings.ToLower(strings.ReplaceAll(what, " ", "-")))
+			w.checkEvent(ctx, t, strings.ToLower(strings.ReplaceAll(what, " ", "-")))
 		}
 	}
 	userIs := func(account string) func() error {
 		return func() error {
-			if user := l.now(); user != "system:serviceaccount:"+namespaceOfSecrets+":"+account {
+			if user := l.current(); user != "system:serviceaccount:"+namespaceOfSecrets+":"+account {
 				return fmt.Errorf("the cluster sees %q", user)
 			}
 			return nil
 		}
 	}
-	// opens is fulfilled when there are more connections to a front than now.
-	opens := func(f *front) func() error {
+	// moreConnections is true once a front has more connections than now.
+	moreConnections := func(f *front) func() error {
 		before := f.opened.Load()
 		return func() error {
 			if f.opened.Load() == before {
@@ -266,24 +267,24 @@ func testSecretChanges(t *testing.T, name string, target *lab.Cluster, tunnel bo
 			return nil
 		}
 	}
-	labtest.Within(t, inEffect, "the load", userIs("e2e-first"))
+	labtest.Within(t, effectTimeout, "the load", userIs("e2e-first"))
 	change("credential rotated", "token", token(t, target, "e2e-second"), userIs("e2e-second"))
-	change("endpoint moved", "endpoint", []byte(second.url), opens(second))
-	change("CA added", "ca.crt", bytes.Join([][]byte{target.CAPEM(), nextCA.CertPEM()}, nil), opens(second))
+	change("endpoint moved", "endpoint", []byte(second.url), moreConnections(second))
+	change("CA added", "ca.crt", bytes.Join([][]byte{target.CAPEM(), nextCA.CertPEM()}, nil), moreConnections(second))
 	second.present(t, nextCA, shared.lab.HostAddr(target))
-	change("CA replaced", "ca.crt", nextCA.CertPEM(), opens(second))
+	change("CA replaced", "ca.crt", nextCA.CertPEM(), moreConnections(second))
 
 	first.seen()
 	l.stop()
 	l.check(t)
 	if late := first.seen(); len(late) > 0 {
-		t.Errorf("the endpoint that was left was sent %q", late)
+		t.Errorf("a request was sent to the previous endpoint: %q", late)
 	}
-	// What the watches kept open is closed with them.
+	// The connections that the watches kept open are closed with them.
 	for _, w := range watches {
 		w.Stop()
 	}
-	labtest.Within(t, inEffect, "the connections to the endpoint that was left to be closed", func() error {
+	labtest.Within(t, effectTimeout, "the connections to the previous endpoint to be closed", func() error {
 		if n := first.open.Load(); n > 0 {
 			return fmt.Errorf("%d are open", n)
 		}
@@ -323,7 +324,7 @@ func TestSecretDeleted(t *testing.T) {
 			}
 			deleted := time.Now()
 			for _, door := range doors() {
-				labtest.Within(t, inEffect, "a 404 by "+string(door), func() error {
+				labtest.Within(t, effectTimeout, "a 404 by "+string(door), func() error {
 					return wantCode(ask(ctx, t, g.ClusterRESTConfig(name, door), http.MethodGet, "/version"), http.StatusNotFound)
 				})
 				t.Logf("404 by %s after %s", door, time.Since(deleted).Round(time.Millisecond))
@@ -332,9 +333,9 @@ func TestSecretDeleted(t *testing.T) {
 			select {
 			case <-shell.done:
 			case <-time.After(hang):
-				t.Errorf("the exec goes on: %s", shell)
+				t.Errorf("the exec continues: %s", shell)
 			}
-			labtest.Within(t, inEffect, "nothing to be left of the cluster in the metrics", func() error {
+			labtest.Within(t, effectTimeout, "the metrics of the cluster to be deleted", func() error {
 				text, err := g.Metrics(ctx)
 				if err != nil {
 					return err

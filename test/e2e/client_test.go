@@ -144,7 +144,7 @@ func eventually(t *testing.T, within time.Duration, check func(ctx context.Conte
 	}
 }
 
-// runPod runs a pod for exec, once per cluster and name.
+// runPod runs a Pod for exec, once per cluster and name.
 func runPod(t *testing.T, c *lab.Cluster, name string) {
 	t.Helper()
 	if _, err := c.RunPod(t.Context(), "default", name); err != nil && !strings.Contains(err.Error(), "already exists") {

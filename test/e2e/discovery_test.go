@@ -23,7 +23,7 @@ func testAPIResources(ctx context.Context, t *testing.T, s *site) {
 	out := s.kubectl.run(ctx, t, "api-resources", "--no-headers")
 	mustContain(t, out, "configmaps", "deployments", "apps/v1", "rolebindings")
 	if strings.Contains(out, "clustergateways") {
-		t.Errorf("these are the hub's, not the cluster's:\n%s", out)
+		t.Errorf("the hub answered instead of the cluster:\n%s", out)
 	}
 	mustContain(t, s.kubectl.run(ctx, t, "api-versions"), "apps/v1")
 }
@@ -36,7 +36,8 @@ func testAuth(ctx context.Context, t *testing.T, s *site) {
 	if out := s.kubectl.run(ctx, t, "auth", "can-i", "delete", "pods"); strings.TrimSpace(out) != "yes" {
 		t.Errorf("kubectl auth can-i printed %q", out)
 	}
-	// Of the hub's administrator, who asks, the cluster knows nothing: it sees the credential of the Secret.
+	// The cluster does not know the hub's administrator, who sends the request. It sees the credential
+	// of the Secret.
 	mustContain(t, s.kubectl.run(ctx, t, "auth", "whoami"), "system:serviceaccount:cluster-gateway-system:cluster-gateway")
 }
 
@@ -58,7 +59,7 @@ func testTopLevelPaths(ctx context.Context, t *testing.T, s *site) {
 			continue
 		}
 		if len(direct) == 0 || !bytes.Equal(byRoute, direct) || raw != string(direct) {
-			t.Errorf("%s: the cluster answers %q, by client-go %q, by kubectl %q", path, shorten(string(direct)), shorten(string(byRoute)), shorten(raw))
+			t.Errorf("%s: the cluster returns %q, through client-go %q, through kubectl %q", path, shorten(string(direct)), shorten(string(byRoute)), shorten(raw))
 		}
 	}
 }

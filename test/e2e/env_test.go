@@ -14,8 +14,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// The gateways run with the race detector and at the highest log level, which TestNoCredentialIsShown reads. Benchmarks want
-// neither: E2E_PLAIN_GATEWAY=1.
+// The gateways run with the race detector and at the highest log level, whose output
+// TestNoCredentialIsShown reads. For benchmarks, E2E_PLAIN_GATEWAY=1 turns off both.
 const (
 	verbosity    = 10
 	plainGateway = "E2E_PLAIN_GATEWAY"
@@ -27,7 +27,7 @@ type env struct {
 	// binary is the gateway, and verbosity the log level it runs at.
 	binary    string
 	verbosity int
-	// direct is reached by the gateways themselves, edge through its agents only.
+	// the gateways reach direct themselves, and edge only through its agents
 	direct, edge *lab.Cluster
 	// embedded and external are the gateways; each has a hub of its own.
 	embedded, external       *lab.Gateway
@@ -36,7 +36,7 @@ type env struct {
 	embeddedAgent            *lab.Agent
 }
 
-// shared is set before the first test, and not changed after.
+// shared is set before the first test, and does not change after that.
 var shared *env
 
 func TestMain(m *testing.M) { labtest.Main(m, start) }

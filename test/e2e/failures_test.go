@@ -28,9 +28,10 @@ type failure struct {
 	name    string
 	gateway *lab.Gateway
 	hub     *lab.Cluster
-	// secret registers the cluster; its name is the cluster's. No data means that it is not registered.
+	// secret registers the cluster under its name. If it has no data, the cluster is not registered.
 	secret lab.SecretOptions
-	// code, reason and cause are the Status's; message is a regular expression for the whole of it.
+	// code, reason and cause are those of the Status. message is a regular expression for the whole
+	// message.
 	code       int32
 	reason     metav1.StatusReason
 	cause      metav1.CauseType
@@ -97,7 +98,7 @@ func failures(t *testing.T) []failure {
 	}
 	closedPort := net.JoinHostPort("127.0.0.1", strconv.Itoa(closed))
 	credential := token(t, direct, "cluster-gateway")
-	// The data of a working direct cluster, but for what is given.
+	// The data of a working direct cluster, except for the given keys.
 	data := func(key, value string) map[string][]byte {
 		all := map[string][]byte{"endpoint": []byte(direct.Endpoint()), "ca.crt": direct.CAPEM(), "token": credential}
 		all[key] = []byte(value)
@@ -109,14 +110,14 @@ func failures(t *testing.T) []failure {
 	ctx := bounded(t, caseTimeout)
 	// startAgent starts an agent that is killed when the test ends.
 	startAgent(ctx, t, func() (lab.AgentOptions, error) { return g.AgentOptions("f-agent", edge) })
-	// An agent that was there a moment ago.
+	// An agent that was connected a moment ago.
 	if err := startAgent(ctx, t, func() (lab.AgentOptions, error) { return g.AgentOptions("f-no-agent", edge) }).Kill(); err != nil {
 		t.Fatal(err)
 	}
 	labtest.Within(t, labtest.Timeout, "the gateway to notice that the agent is gone", func() error {
 		n, err := g.Metric(ctx, "cluster_gateway_tunnel_agents", `cluster="f-no-agent"`)
 		if err == nil && n > 0 {
-			err = fmt.Errorf("there are %v", n)
+			err = fmt.Errorf("%v are connected", n)
 		}
 		return err
 	})
@@ -182,8 +183,8 @@ func failures(t *testing.T) []failure {
 	})
 }
 
-// TestAnswersInTime checks requests that the cluster does not answer: at a firewall, and by an API
-// server that hangs.
+// TestAnswersInTime checks requests that the cluster does not answer: at a firewall, and if an API
+// server hangs.
 func TestAnswersInTime(t *testing.T) {
 	const limit = 4 * time.Second
 	ctx := bounded(t, caseTimeout)
@@ -197,9 +198,9 @@ func TestAnswersInTime(t *testing.T) {
 		began := time.Now()
 		f.want(ctx, t, r.gateway.ClusterRESTConfig(f.secret.Name, r.door))
 		if took := time.Since(began); took > limit+hang {
-			t.Errorf("the answer took %s", took)
+			t.Errorf("the response took %s", took)
 		} else {
-			t.Logf("the answer took %s", took.Round(time.Millisecond))
+			t.Logf("the response took %s", took.Round(time.Millisecond))
 		}
 	}
 	t.Run("firewall", func(t *testing.T) {
@@ -221,7 +222,7 @@ func TestAnswersInTime(t *testing.T) {
 				t.Error(err)
 			}
 		}()
-		// The kernel accepts the connection; the TLS handshake is what gets no answer.
+		// The kernel accepts the connection. The TLS handshake gets no response.
 		guard(t, failure{
 			secret: lab.SecretOptions{Name: "f-hanging"}, code: 504, reason: metav1.StatusReasonTimeout, cause: "TLS",
 			message: `cluster "f-hanging": the TLS handshake with ` + endpoint(c) + ` timed out: .*`,
@@ -240,21 +241,21 @@ func startMortal(t *testing.T, name string) *lab.Cluster {
 	return c
 }
 
-// underWay is a request in flight; ended receives its outcome.
+// underWay is a request in flight. ended receives its outcome.
 type underWay struct {
 	what  string
 	ended chan string
 }
 
-// slowRequest is an ordinary request that takes nearly the minute that the gateway allows.
+// slowRequest is an ordinary request that takes almost the minute that the gateway allows.
 const slowRequest = "/debug/pprof/mutex?seconds=55"
 
-// hang bounds something that takes moments on an idle machine. It is shorter than the minute after
-// which a request that nothing else ends would end by itself.
+// hang bounds a wait for something that takes moments on an idle machine. It is shorter than the
+// time limit of one minute that ends any request.
 const hang = 40 * time.Second
 
 // begin starts a watch and an ordinary request at each endpoint, and waits until the gateway has
-// them in flight. others requests are in flight already.
+// them in flight. others requests are already in flight.
 func begin(ctx context.Context, t *testing.T, g *lab.Gateway, cluster string, others int) []underWay {
 	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
@@ -301,8 +302,8 @@ func outcome(client *http.Client, req *http.Request) string {
 	}
 }
 
-// mustEnd waits until every request has ended: the watches in any way, the ordinary requests with
-// this code.
+// mustEnd waits until every request has ended. The ordinary requests must have this code; the
+// watches can end in any way.
 func mustEnd(t *testing.T, since time.Time, all []underWay, code string) {
 	t.Helper()
 	for _, u := range all {
@@ -313,7 +314,7 @@ func mustEnd(t *testing.T, since time.Time, all []underWay, code string) {
 				t.Errorf("%s: %s; want a %s", u.what, end, code)
 			}
 		case <-time.After(hang):
-			t.Errorf("%s: still under way after %s", u.what, time.Since(since))
+			t.Errorf("%s: still in flight after %s", u.what, time.Since(since))
 		}
 	}
 }
@@ -386,7 +387,7 @@ func startExternalAgent(ctx context.Context, t *testing.T, name string) (*lab.Ga
 	})
 }
 
-// startAgent starts an agent, which goes with the test if it has not gone before.
+// startAgent starts an agent, which is killed when the test ends.
 func startAgent(ctx context.Context, t *testing.T, options func() (lab.AgentOptions, error)) *lab.Agent {
 	t.Helper()
 	o, err := options()

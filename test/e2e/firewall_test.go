@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// TestFirewalledCluster checks that nobody can dial the cluster, and that kubectl works on it
+// TestFirewalledCluster checks that the cluster cannot be dialed, and that kubectl works on it
 // through the tunnel.
 func TestFirewalledCluster(t *testing.T) {
 	edge := shared.edge
@@ -24,18 +24,18 @@ func TestFirewalledCluster(t *testing.T) {
 		conn.Close()
 		t.Fatalf("%s can be dialed: there is no firewall", address)
 	} else if timeout := net.Error(nil); !errors.As(err, &timeout) || !timeout.Timeout() {
-		t.Fatalf("dialing %s failed, but not as at a firewall that drops: %v", address, err)
+		t.Fatalf("dialing %s failed, but not with the timeout of a firewall that drops packets: %v", address, err)
 	}
 	ctx := bounded(t, caseTimeout)
 	config := edge.RESTConfig()
-	config.Dial = nil // which is from the inside
+	config.Dial = nil // from inside the firewall
 	direct := newKubectl(t, config, "--request-timeout=2s").try(ctx, t, "", "get", "--raw", "/version")
 	if direct.code == 0 {
 		t.Fatalf("kubectl works without a tunnel: %s", direct)
 	}
 	forEachRoute(t, func(t *testing.T, r route) {
 		if r.target != edge {
-			return // the routes to the other cluster have no firewall to pass
+			return // the routes to the other cluster do not pass a firewall
 		}
 		s := newSite(t, r)
 		mustContain(t, s.kubectl.run(ctx, t, "get", "nodes"), "node-0", "Ready")

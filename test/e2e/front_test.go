@@ -24,10 +24,10 @@ import (
 // Tests can observe it and replace its certificate. It listens where the gateway and an agent of
 // the cluster can dial it.
 type front struct {
-	// url is the endpoint to register, prefix included.
+	// url is the endpoint to register, including the prefix.
 	url         string
 	certificate atomic.Pointer[tls.Certificate]
-	// opened counts the connections that were ever made, open those that are.
+	// opened counts all connections so far, open the current ones.
 	opened, open atomic.Int64
 
 	mu       sync.Mutex
@@ -51,7 +51,7 @@ func newFront(t *testing.T, c *lab.Cluster, ca *lab.CA, prefix string) *front {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			raw := strings.TrimPrefix(r.In.URL.EscapedPath(), prefix)
 			path, err := url.PathUnescape(raw)
-			if err != nil { // cannot be: it was unescaped before
+			if err != nil { // cannot fail: it was unescaped before
 				path = raw
 			}
 			r.Out.URL = &url.URL{Scheme: endpoint.Scheme, Host: endpoint.Host, Path: path, RawPath: raw, RawQuery: r.In.URL.RawQuery}
@@ -62,7 +62,7 @@ func newFront(t *testing.T, c *lab.Cluster, ca *lab.CA, prefix string) *front {
 			TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}},
 		},
 		FlushInterval: -1,
-		ErrorLog:      log.New(io.Discard, "", 0), // requests that the tests break off
+		ErrorLog:      log.New(io.Discard, "", 0), // requests that the tests cancel
 	}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		f.mu.Lock()
@@ -83,7 +83,8 @@ func newFront(t *testing.T, c *lab.Cluster, ca *lab.CA, prefix string) *front {
 	server.EnableHTTP2 = true
 	server.TLS = &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		// Not GetCertificate: httptest's own certificate would go before it when the client names no server.
+		// Not GetCertificate: if the client sends no server name, httptest's own certificate would take
+		// precedence.
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*f.certificate.Load()}, NextProtos: []string{"h2", "http/1.1"}}, nil
 		},
@@ -104,7 +105,7 @@ func newFront(t *testing.T, c *lab.Cluster, ca *lab.CA, prefix string) *front {
 	return f
 }
 
-// present replaces the certificate for new connections by one of ca.
+// present uses a certificate of ca for new connections.
 func (f *front) present(t *testing.T, ca *lab.CA, host string) {
 	t.Helper()
 	pair, err := ca.Issue(lab.CertOptions{CN: "front", IPs: []net.IP{net.ParseIP(host)}})
@@ -118,7 +119,7 @@ func (f *front) present(t *testing.T, ca *lab.CA, host string) {
 	f.certificate.Store(&certificate)
 }
 
-// seen returns the request URIs so far, in order, and forgets them.
+// seen returns the request URIs so far, in order, and clears them.
 func (f *front) seen() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

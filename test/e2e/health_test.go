@@ -20,8 +20,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// noticed is the aim for reporting that a cluster went away or came back. A busy machine gets more
-// time.
+// noticed is the goal for reporting that a cluster disappeared or came back. A busy machine gets
+// more time.
 const noticed = 15 * time.Second
 
 // conditionsOf returns the conditions of a cluster as TYPE=STATUS/REASON, as the gateway serves
@@ -87,7 +87,7 @@ func TestHealthOfAgent(t *testing.T) {
 	_, _ = startEmbeddedAgent(ctx, t, name)
 	becomes(ctx, t, k, name, tunnelIsWell)
 
-	labtest.Within(t, labtest.Timeout, "the Events", func() error { // which are made after the Secret has been written
+	labtest.Within(t, labtest.Timeout, "the Events", func() error { // Events are created after the Secret is written
 		events, err := shared.embeddedHub.Client().CoreV1().Events(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{
 			FieldSelector: fields.Set{"involvedObject.kind": v1alpha1.KindName, "involvedObject.name": name}.String(),
 		})
@@ -142,7 +142,7 @@ func TestIdleFleet(t *testing.T) {
 	for i := range fleet {
 		register(ctx, t, shared.embeddedHub, lab.SecretOptions{Name: fmt.Sprintf("fleet-%03d", i), Data: data})
 	}
-	labtest.Within(t, caseTimeout, "the fleet to be ready, and told of", func() error {
+	labtest.Within(t, caseTimeout, "the fleet to be ready, with an Event for each cluster", func() error {
 		secrets, events := fleetOf(ctx, t)
 		for name, secret := range secrets {
 			if secret.Annotations[v1alpha1.AnnotationHealthy] != "true" {
@@ -168,7 +168,7 @@ func TestIdleFleet(t *testing.T) {
 		select {
 		case <-ctx.Done():
 			t.Fatalf("%v probes", metric(probes)-probed)
-		case <-time.After(5 * time.Second): // to look costs more than to probe
+		case <-time.After(5 * time.Second): // a look at the fleet costs more than the probes
 		}
 	}
 	t.Logf("the gateway and its probes took %.1f %% of a core (many times that with the race detector)", 100*(metric(used)-before)/time.Since(began).Seconds())
@@ -242,13 +242,14 @@ func TestHealthReasons(t *testing.T) {
 		becomes(ctx, t, k, name, directIsWell)
 	})
 	t.Run("revoked token", func(t *testing.T) {
-		// kube-apiserver itself goes on accepting a token for 10 s after its ServiceAccount is gone, as its cache does.
+		// kube-apiserver itself accepts a token for 10 s after its ServiceAccount was deleted, because it
+		// caches the result.
 		if err := mortal.Client().CoreV1().ServiceAccounts(namespaceOfSecrets).Delete(ctx, "health", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		labtest.Within(t, labtest.Timeout, "the API server to refuse the token", func() error {
+		labtest.Within(t, labtest.Timeout, "the API server to reject the token", func() error {
 			if r := ask(ctx, t, shared.embedded.ClusterRESTConfig(name, lab.ViaOwnEndpoint), "GET", "/api/v1/namespaces"); r.code != 502 {
-				return fmt.Errorf("it answers %d", r.code)
+				return fmt.Errorf("it responds with %d", r.code)
 			}
 			return nil
 		})
@@ -276,7 +277,7 @@ func TestHealthReasons(t *testing.T) {
 	})
 }
 
-// TestHealthAcrossLeaders kills the replica that leads. The other one takes over.
+// TestHealthAcrossLeaders kills the leader. The other replica takes over.
 func TestHealthAcrossLeaders(t *testing.T) {
 	ctx := bounded(t, 2*caseTimeout)
 	hub, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{Name: "hub-leaders", NoControllerManager: true, NoKwok: true})
@@ -290,10 +291,10 @@ func TestHealthAcrossLeaders(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = g.Stop() }) // one of them has been killed
+		t.Cleanup(func() { _ = g.Stop() }) // one of them was killed
 		gateways[name] = g
 	}
-	// leader is which of those that run says that it leads.
+	// leader returns the running replica that is the leader.
 	leader := func() string {
 		var led string
 		labtest.Within(t, labtest.Timeout, "a leader", func() error {
@@ -307,7 +308,7 @@ func TestHealthAcrossLeaders(t *testing.T) {
 					return nil
 				}
 			}
-			return fmt.Errorf("none of %d replicas leads", len(gateways))
+			return fmt.Errorf("none of %d replicas is the leader", len(gateways))
 		})
 		return led
 	}
@@ -320,7 +321,7 @@ func TestHealthAcrossLeaders(t *testing.T) {
 	register(ctx, t, hub, lab.SecretOptions{Name: "after", Data: map[string][]byte{
 		"endpoint": []byte(shared.direct.Endpoint()), "ca.crt": shared.direct.CAPEM(), "token": token(t, shared.direct, "cluster-gateway"),
 	}})
-	labtest.Within(t, labtest.Timeout, "the new leader to look at a new cluster", func() error {
+	labtest.Within(t, labtest.Timeout, "the new leader to probe a new cluster", func() error {
 		s, err := hub.Client().CoreV1().Secrets(namespaceOfSecrets).Get(ctx, "after", metav1.GetOptions{})
 		if err != nil {
 			return err

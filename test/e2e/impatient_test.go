@@ -10,9 +10,10 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// impatientRoutes returns the three routes by gateways with a short limit for ordinary requests,
-// and half of it for dials. They use the hubs, and so the clusters, of the shared gateways, but
-// have no APIService: clients reach only their own endpoint. They stop when the test ends.
+// impatientRoutes returns the three routes by gateways with a short time limit for ordinary
+// requests, and half of it for dials. The gateways use the hubs of the shared gateways, and so have
+// the same clusters. They have no APIService: clients can reach only their own endpoint. They stop
+// when the test ends.
 func (e *env) impatientRoutes(t *testing.T, limit time.Duration) []route {
 	t.Helper()
 	ctx := bounded(t, caseTimeout)

@@ -24,8 +24,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// The tests of this file cover the invariants that need a real cluster. The others are beside the code that guards them, in
-// pkg/proxy, pkg/tunnel and pkg/cluster.
+// The tests in this file cover the invariants that need a real cluster. The others are beside the
+// code that guards them, in pkg/proxy, pkg/tunnel and pkg/cluster.
 
 const namespacePath = "/api/v1/namespaces/default"
 
@@ -62,7 +62,7 @@ func TestNothingGrowsWithRequests(t *testing.T) {
 	)
 	for _, r := range shared.routes() {
 		if r.door != lab.ViaOwnEndpoint {
-			continue // the same process and code behind the hub, which would only be slower
+			continue // through the hub, it is the same process and code, only slower
 		}
 		t.Run(r.name, func(t *testing.T) {
 			runPod(t, r.target, "grows")
@@ -97,7 +97,7 @@ func settled(t *testing.T, g *lab.Gateway, maxFDs, maxGoroutines int) (fds, goro
 		}
 		fds, goroutines = f, n
 		return fds <= maxFDs && goroutines <= maxGoroutines || same >= 4 && maxFDs == 0, nil
-	}) // the caller judges what is left after the time is over
+	}) // the caller checks what is left after the timeout
 	return fds, goroutines
 }
 
@@ -136,7 +136,8 @@ func TestPausedReaderDelaysNobody(t *testing.T) {
 			if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
 				t.Fatalf("%v: %s", err, stderr.String())
 			}
-			// While the bytes arrive they compete for the processors like any download; what counts is when they have.
+			// While the bytes arrive, they compete for the processors like any download. The test measures
+			// after that.
 			t.Logf("while the bytes arrive: %s", client.medianGet(t, namespacePath, 50))
 			eventually(t, labtest.Timeout, func(ctx context.Context) error {
 				if now := metric(t, r.gateway, "cluster_gateway_connections", label); now > open {
@@ -144,8 +145,9 @@ func TestPausedReaderDelaysNobody(t *testing.T) {
 				}
 				return nil
 			})
-			// A reader that is in the way stays in the way; a machine that is busy with something else does not.
-			labtest.Within(t, labtest.Timeout, "GETs to take beside a paused reader what they took without", func() error {
+			// A reader that blocks others does so permanently. A machine that is busy with something else
+			// does not.
+			labtest.Within(t, labtest.Timeout, "GETs beside a paused reader to be as fast as without it", func() error {
 				after := client.medianGet(t, namespacePath, 100)
 				t.Logf("median GET: before %s, after %s", before, after)
 				if after > 2*before+2*time.Millisecond {
@@ -162,7 +164,7 @@ func TestPausedReaderDelaysNobody(t *testing.T) {
 }
 
 // TestAgentCannotClaimAnotherCluster checks that an agent with a certificate for one cluster gets
-// nothing of another cluster that it claims to be.
+// no traffic of another cluster that it claims to serve.
 func TestAgentCannotClaimAnotherCluster(t *testing.T) {
 	ctx := t.Context()
 	g := shared.embedded
@@ -214,8 +216,8 @@ func TestAgentCannotClaimAnotherCluster(t *testing.T) {
 	}
 }
 
-// TestTunnelIsNeverBypassed checks that a cluster which is to be reached through the tunnel is not
-// reached without an agent, even if the gateway could dial it.
+// TestTunnelIsNeverBypassed checks that a cluster with a tunnel is not reached without an agent,
+// even if the gateway could dial it.
 func TestTunnelIsNeverBypassed(t *testing.T) {
 	ctx := t.Context()
 	for _, g := range []*lab.Gateway{shared.embedded, shared.external} {
@@ -246,7 +248,7 @@ func TestTunnelIsNeverBypassed(t *testing.T) {
 		}
 		out, err := exec.CommandContext(ctx, shared.lab.Binaries().Kubectl, "--kubeconfig", kubeconfig, "exec", "bypass", "--", "echo", "through").CombinedOutput()
 		if err == nil || bytes.Contains(out, []byte("through\n")) {
-			t.Errorf("exec went past the tunnel: %s", out)
+			t.Errorf("exec bypassed the tunnel: %s", out)
 		}
 		if n := metric(t, g, "cluster_gateway_dials_total", `cluster="agentless"`, `result="success"`); n != 0 {
 			t.Errorf("%v dials succeeded without an agent", n)
@@ -254,7 +256,7 @@ func TestTunnelIsNeverBypassed(t *testing.T) {
 	}
 }
 
-// garbage returns an invalid value for each key of a Secret, by the key that the message must name.
+// garbage returns an invalid value for each key of a Secret. The message must name the key.
 func garbage() map[string]map[string][]byte {
 	noise := bytes.Repeat([]byte("\x00\xff{noise}\n"), (900<<10)/10)
 	return map[string]map[string][]byte{
@@ -387,7 +389,7 @@ func TestNoCredentialIsShown(t *testing.T) {
 }
 
 // secretsOf returns every credential in the hubs' cluster Secrets and the given ones, plain and in
-// base64; for keys also a line from the middle.
+// base64. For keys, it also returns a line from the middle.
 func secretsOf(t *testing.T, more map[string]string) map[string]string {
 	t.Helper()
 	plain := map[string]string{}

@@ -20,7 +20,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// kubectl runs the real kubectl with a kubeconfig, and with a home of its own, so with its own
+// kubectl runs the real kubectl with a kubeconfig. It has its own home directory, and so its own
 // discovery cache.
 type kubectl struct {
 	args, env []string
@@ -48,7 +48,7 @@ func (k *kubectl) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// result is the output and the exit of a command.
+// result is the output and the exit code of a command.
 type result struct {
 	stdout, stderr string
 	code           int
@@ -156,8 +156,8 @@ func (r *running) String() string {
 	return fmt.Sprintf("kubectl %s: %s\nstdout: %s\nstderr: %s", r.line, state, shorten(r.stdout.String()), shorten(r.stderr.String()))
 }
 
-// sees waits until the command has printed a piece of text. Meanwhile it calls the function
-// repeatedly, unless it is nil.
+// sees waits until the command has printed a text. Meanwhile it calls the function repeatedly, if
+// it is not nil.
 func (r *running) sees(t *testing.T, piece string, meanwhile func() error) {
 	t.Helper()
 	labtest.Within(t, labtest.Timeout, "waiting for "+piece, func() error {

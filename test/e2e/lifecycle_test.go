@@ -28,7 +28,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// TestDrain checks that a gateway which is stopped answers the requests in flight, ends its watches
+// TestDrain checks that a stopped gateway completes the requests in flight, ends its watches
 // cleanly, and exits with success.
 func TestDrain(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -40,7 +40,7 @@ func TestDrain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Connections of their own: what one of them does must not depend on the other.
+	// Each client has its own connection, so that they do not affect each other.
 	requests, watches := newRawClient(t, g.ClusterRESTConfig("direct", lab.ViaOwnEndpoint)), newRawClient(t, g.ClusterRESTConfig("direct", lab.ViaOwnEndpoint))
 	requests.mustGet(t, namespacePath)
 
@@ -134,7 +134,8 @@ func (c *rawClient) stream(ctx context.Context, path string) (io.ReadCloser, err
 func TestNotReadyWithoutClusters(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	// Its ServiceAccount may read the Secrets of its own namespace only, so it is given the pair that is in one of these.
+	// Its ServiceAccount may read only the Secrets of its own namespace, so it gets its certificates
+	// from one of them.
 	pair, err := shared.embeddedHub.Client().CoreV1().Secrets(namespaceOfSecrets).Get(ctx, pki.GatewayServingSecret, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -197,11 +198,11 @@ func TestFaultsAtStart(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := exec.CommandContext(ctx, shared.binary, c.args...).CombinedOutput()
 			if code := (*exec.ExitError)(nil); !errors.As(err, &code) || code.ExitCode() != 1 {
-				t.Errorf("it ended with %v", err)
+				t.Errorf("it exited with %v", err)
 			}
 			for _, text := range c.want {
 				if !strings.Contains(string(out), text) {
-					t.Errorf("it does not say %q:\n%s", text, out)
+					t.Errorf("its output does not contain %q:\n%s", text, out)
 				}
 			}
 		})

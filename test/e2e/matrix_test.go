@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// oneCase is one thing that users do with a cluster.
+// oneCase is something that users do with a cluster.
 type oneCase struct {
 	name string
 	run  func(ctx context.Context, t *testing.T, s *site)
@@ -39,14 +39,14 @@ func matrix() []oneCase {
 		{"port-forward over WebSocket", testPortForwardWebSocket},
 		{"port-forward over SPDY", testPortForwardSPDY},
 
-		// What the API server says of itself (discovery_test.go).
+		// Information about the API server (discovery_test.go).
 		{"version", testVersion},
 		{"api-resources", testAPIResources},
 		{"explain", testExplain},
 		{"auth", testAuth},
 		{"top-level paths", testTopLevelPaths},
 
-		// Amounts and odd requests (requests_test.go).
+		// Large and unusual requests (requests_test.go).
 		{"chunked list", testChunkedList},
 		{"informer", testInformer},
 		{"large object", testLargeObject},

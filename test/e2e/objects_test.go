@@ -26,8 +26,8 @@ func (s *site) createDirectly(ctx context.Context, t *testing.T, name string, da
 	return made
 }
 
-// wantData checks that the cluster itself has a ConfigMap with this data; nil means that it must
-// not exist.
+// wantData checks that the cluster itself has a ConfigMap with this data. If data is nil, the
+// ConfigMap must not exist.
 func (s *site) wantData(ctx context.Context, t *testing.T, name string, want map[string]string) {
 	t.Helper()
 	found, err := s.target.Client().CoreV1().ConfigMaps(s.namespace).Get(ctx, name, metav1.GetOptions{})
@@ -36,7 +36,7 @@ func (s *site) wantData(ctx context.Context, t *testing.T, name string, want map
 	case err != nil:
 		t.Errorf("ConfigMap %s: %v", name, err)
 	case want == nil:
-		t.Errorf("ConfigMap %s is there", name)
+		t.Errorf("ConfigMap %s exists", name)
 	case fmt.Sprint(found.Data) != fmt.Sprint(want):
 		t.Errorf("ConfigMap %s has %v, want %v", name, found.Data, want)
 	}
@@ -60,7 +60,8 @@ func testGet(ctx context.Context, t *testing.T, s *site) {
 
 func testGetWatch(ctx context.Context, t *testing.T, s *site) {
 	s.createDirectly(ctx, t, "watched", nil)
-	// Not by name: kubectl then begins the watch at no version in particular and leaves out the first event, changed or not.
+	// Not by name: kubectl would then start the watch without a resource version and skip the first
+	// event, even if it is a change.
 	watch := s.kubectl.start(ctx, t, "get", "configmaps", "--field-selector=metadata.name=watched", "-w", "-o", `jsonpath={.metadata.name}:{.data.turn}{"\n"}`)
 	watch.sees(t, "watched:\n", nil)
 	for _, turn := range []string{"one", "two"} {
@@ -117,7 +118,7 @@ func testApplyDryRun(ctx context.Context, t *testing.T, s *site) {
 
 func testCreateDryRun(ctx context.Context, t *testing.T, s *site) {
 	out := s.kubectl.run(ctx, t, "create", "configmap", "dry", "--from-literal=key=value", "--dry-run=server", "-o", "yaml")
-	// That the API server has really been asked shows in what only it knows.
+	// Only the API server knows the answer, so it must have been asked.
 	mustContain(t, out, "key: value", "uid:", "creationTimestamp:")
 	s.wantData(ctx, t, "dry", nil)
 }

@@ -35,18 +35,18 @@ func TestEndpointWithPathPrefix(t *testing.T) {
 					t.Run(c.name, func(t *testing.T) { c.run(bounded(t, caseTimeout), t, s) })
 				}
 			}
-			t.Run("nothing goes past the prefix", func(t *testing.T) {
+			t.Run("no request without the prefix", func(t *testing.T) {
 				requests := f.seen()
 				if len(requests) < len(cases) {
-					t.Errorf("only %d requests came", len(requests))
+					t.Errorf("only %d requests were received", len(requests))
 				}
 				for _, uri := range requests {
 					if !strings.HasPrefix(uri, prefix+"/") || strings.Contains(uri[len(prefix):], prefix) {
-						t.Errorf("the cluster was sent %s", uri)
+						t.Errorf("the cluster received %s", uri)
 					}
 				}
 			})
-			t.Run("to the letter", func(t *testing.T) { testToTheLetter(bounded(t, caseTimeout), t, s, f, prefix) })
+			t.Run("unchanged", func(t *testing.T) { testToTheLetter(bounded(t, caseTimeout), t, s, f, prefix) })
 		})
 	}
 }
@@ -55,8 +55,8 @@ func TestEndpointWithPathPrefix(t *testing.T) {
 func testToTheLetter(ctx context.Context, t *testing.T, s *site, f *front, prefix string) {
 	uris := []string{"/version", "/version?a=b&c=d%2Fe", "/trailing/"}
 	if s.door == lab.ViaOwnEndpoint {
-		// The hub's aggregation layer unescapes paths, and drops from queries what it cannot parse, before the gateway sees them
-		// (kube-aggregator, handler_proxy.go).
+		// The hub's aggregation layer unescapes paths and drops invalid parts of queries before the
+		// gateway sees them (kube-aggregator, handler_proxy.go).
 		uris = append(uris,
 			"/version?a=%zz&b", "/version?a;b", "/version?&&=&", "/version?%", "/version?a+b=%2B%20",
 			"/a%2Fb", "/a%2fb?c=d%2fe", "/%252F", "/a%20b%3Fc%23d", "//double", "/:;@!$'(),*~")
@@ -65,14 +65,14 @@ func testToTheLetter(ctx context.Context, t *testing.T, s *site, f *front, prefi
 	for _, uri := range uris {
 		ask(ctx, t, s.config, http.MethodGet, uri)
 		if got, want := f.seen(), []string{prefix + uri}; !slices.Equal(got, want) {
-			t.Errorf("asked for %s, the cluster was sent %q, want %q", uri, got, want)
+			t.Errorf("requested %s, the cluster received %q, want %q", uri, got, want)
 		}
 	}
-	// What could lead out of the prefix is not sent at all.
+	// A path that could leave the prefix is not sent at all.
 	for _, uri := range []string{"/%2E%2E/version", "/a/%2e%2e/%2e%2e/version"} {
 		r := ask(ctx, t, s.config, http.MethodGet, uri)
 		if got := f.seen(); r.code < 300 || len(got) > 0 {
-			t.Errorf("asked for %s, the cluster was sent %q: %+v", uri, got, r)
+			t.Errorf("requested %s, the cluster received %q: %+v", uri, got, r)
 		}
 	}
 }

@@ -19,10 +19,10 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// namespaceOfSecrets is the namespace of the hub's cluster Secrets.
+// namespaceOfSecrets is the namespace of the hub with the clusters' Secrets.
 const namespaceOfSecrets = "cluster-gateway-system"
 
-// token returns a token of a ServiceAccount of this name that is cluster-admin.
+// token returns a token of a ServiceAccount with this name that is cluster-admin.
 func token(t *testing.T, c *lab.Cluster, account string) []byte {
 	t.Helper()
 	token, err := c.ServiceAccountToken(bounded(t, caseTimeout), namespaceOfSecrets, account, "cluster-admin")
@@ -59,7 +59,7 @@ func waitKnown(t *testing.T, g *lab.Gateway, name string) {
 	})
 }
 
-// status decodes a reply that must be a Status.
+// status decodes a response that must be a Status.
 func (r reply) status(t *testing.T) metav1.Status {
 	t.Helper()
 	var status metav1.Status
@@ -78,10 +78,10 @@ func doors() []lab.Via { return []lab.Via{lab.ViaHub, lab.ViaOwnEndpoint} }
 // anonymous returns a config without its credential.
 func anonymous(config *rest.Config) *rest.Config { return rest.AnonymousClientConfig(config) }
 
-// wantCode returns an error unless a reply has one of these codes.
+// wantCode returns an error unless a response has one of these codes.
 func wantCode(r reply, codes ...int) error {
 	if slices.Contains(codes, r.code) {
 		return nil
 	}
-	return fmt.Errorf("the reply has the code %d, want %v: %s", r.code, codes, shorten(r.body))
+	return fmt.Errorf("the response has the code %d, want %v: %s", r.code, codes, shorten(r.body))
 }

@@ -123,15 +123,15 @@ func testInformer(ctx context.Context, t *testing.T, s *site) {
 			}
 			last = version
 			if names[o.Name] {
-				t.Fatalf("ConfigMap %s came twice", o.Name)
+				t.Fatalf("ConfigMap %s was received twice", o.Name)
 			}
 			names[o.Name] = true
 		case <-ctx.Done():
-			t.Fatalf("only %d of %d events came", len(names), n)
+			t.Fatalf("only %d of %d events were received", len(names), n)
 		}
 	}
 	if len(seen) > 0 || other.Load() > 0 {
-		t.Errorf("%d more additions and %d other events came", len(seen), other.Load())
+		t.Errorf("%d more additions and %d other events were received", len(seen), other.Load())
 	}
 }
 
@@ -156,9 +156,9 @@ func testLargeObject(ctx context.Context, t *testing.T, s *site) {
 	s.kubectl.run(ctx, t, "create", "configmap", "large", "--from-file=text="+file)
 	s.wantData(ctx, t, "large", map[string]string{"text": text})
 	if out := s.kubectl.run(ctx, t, "get", "configmap", "large", "-o", "jsonpath={.data.text}"); out != text {
-		t.Errorf("%d bytes came back that are not the %d that were sent", len(out), len(text))
+		t.Errorf("%d bytes were received that are not the %d that were sent", len(out), len(text))
 	}
-	// Beyond what the API server takes, its own refusal comes back.
+	// Above the limit of the API server, the client gets the API server's own error.
 	tooLarge := writeFile(t, "too-large", []byte(noise(4<<20)))
 	r := s.kubectl.try(ctx, t, "", "create", "configmap", "too-large", "--from-file=text="+tooLarge)
 	if r.code == 0 || !strings.Contains(r.stderr, "limit is 3145728") && !strings.Contains(r.stderr, "Too long") {
@@ -168,7 +168,7 @@ func testLargeObject(ctx context.Context, t *testing.T, s *site) {
 
 func testLargeList(ctx context.Context, t *testing.T, s *site) {
 	s.createMany(ctx, t, "heavy", 12, map[string]string{"text": noise(900 << 10)})
-	// now returns the latest user.
+	// Both lists are at the same resource version.
 	now, err := s.target.Client().CoreV1().ConfigMaps(s.namespace).List(ctx, metav1.ListOptions{LabelSelector: "set=none"})
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func testLargeList(ctx context.Context, t *testing.T, s *site) {
 	}
 	direct, byRoute := list(s.target.Client()), list(s.client)
 	if direct != byRoute || len(direct) < 10<<20 {
-		t.Errorf("the cluster sends a list of %d bytes, by the route it has %d (the same: %t)", len(direct), len(byRoute), direct == byRoute)
+		t.Errorf("the cluster sends a list of %d bytes, and %d bytes by the route (the same: %t)", len(direct), len(byRoute), direct == byRoute)
 	}
 }
 
@@ -204,7 +204,7 @@ func ask(ctx context.Context, t *testing.T, config *rest.Config, method, request
 	return r
 }
 
-// tryAsk is ask for requests that may get no response, or half of one.
+// tryAsk is like ask, for requests that may get no response or an incomplete one.
 func tryAsk(ctx context.Context, config *rest.Config, method, requestURI string) (reply, error) {
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -266,7 +266,7 @@ func (s *site) sameAnswer(ctx context.Context, t *testing.T, requestURI string) 
 	t.Helper()
 	direct := ask(ctx, t, s.target.RESTConfig(), http.MethodGet, requestURI)
 	byRoute := ask(ctx, t, s.config, http.MethodGet, requestURI)
-	// The list as a whole has the resource version of the moment.
+	// The resource version of the list is the current one.
 	version := regexp.MustCompile(`"metadata":\{"resourceVersion":"\d+"`)
 	direct.body, byRoute.body = version.ReplaceAllString(direct.body, ""), version.ReplaceAllString(byRoute.body, "")
 	if direct != byRoute {

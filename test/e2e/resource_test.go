@@ -26,7 +26,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// resourceCase is one thing that users do with the ClusterGateways themselves.
+// resourceCase is something that users do with the ClusterGateways themselves.
 type resourceCase struct {
 	name string
 	run  func(ctx context.Context, t *testing.T, k *kubectl, door lab.Via)
@@ -109,7 +109,7 @@ func testGatewaySelectors(ctx context.Context, t *testing.T, k *kubectl, _ lab.V
 		"--field-selector=spec.access.credential.type!=X509Certificate": {"direct", "edge"},
 	} {
 		out := strings.ReplaceAll(k.run(ctx, t, "get", "clustergateways", "-o", "name", selector), "clustergateway.cluster.core.oam.dev/", "")
-		// Clusters of other tests may be there.
+		// Clusters of other tests may be registered.
 		got := slices.DeleteFunc(strings.Fields(out), func(name string) bool { return name != "direct" && name != "edge" })
 		if !slices.Equal(got, want) {
 			t.Errorf("kubectl get clustergateways %s: %q, want %q", selector, got, want)
@@ -188,7 +188,8 @@ func testGatewayInformer(ctx context.Context, t *testing.T, _ *kubectl, door lab
 		t.Errorf("the informer has synced with %q", informer.GetStore().ListKeys())
 	}
 
-	// What was done is what a watch of the Secrets tells: the gateway writes to them, too, when it has looked at the cluster.
+	// The watch of the Secrets reports all changes. The gateway writes to the Secrets, too, when it
+	// has probed a cluster.
 	secrets := shared.embeddedHub.Client().CoreV1().Secrets(namespaceOfSecrets)
 	before, err := secrets.List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -221,11 +222,11 @@ func testGatewayInformer(ctx context.Context, t *testing.T, _ *kubectl, door lab
 		case event := <-events:
 			got = append(got, event)
 		case <-ctx.Done():
-			t.Fatalf("the informer was told %q, want %q", got, want)
+			t.Fatalf("the informer received %q, want %q", got, want)
 		}
 	}
 	if len(want) < changes+2 || !slices.Equal(got, want) {
-		t.Errorf("the informer was told %q, want %q", got, want)
+		t.Errorf("the informer received %q, want %q", got, want)
 	}
 }
 
@@ -271,7 +272,7 @@ func testGatewayHealth(ctx context.Context, t *testing.T, k *kubectl, door lab.V
 	register(ctx, t, shared.embeddedHub, lab.SecretOptions{Name: name, Data: map[string][]byte{
 		"endpoint": []byte(shared.direct.Endpoint()), "ca.crt": shared.direct.CAPEM(), "token": token(t, shared.direct, "cluster-gateway"),
 	}})
-	// The first probe of the gateway's own is written to the Secret.
+	// The first probe of the gateway is written to the Secret.
 	labtest.Within(t, labtest.Timeout, "the first probe", func() error {
 		if g := parseGateway(t, k.run(ctx, t, "get", "clustergateway", name, "-o", "json")); g.Status.Version == "" {
 			return fmt.Errorf("the status is %+v", g.Status)
@@ -297,12 +298,12 @@ func testGatewayHealth(ctx context.Context, t *testing.T, k *kubectl, door lab.V
 			t.Errorf("after the override the status is %+v", g.Status)
 		}
 	}
-	// It is a change of a version that is no longer the Secret's.
+	// The change is based on an outdated version of the Secret.
 	if stale := k.try(ctx, t, string(body), "replace", "--raw", path, "-f", "-"); stale.code == 0 || !strings.Contains(stale.stderr, "Conflict") {
 		t.Error(stale)
 	}
 
-	// A cluster that is not there is a probe's outcome, not an error.
+	// An unreachable cluster is a result of the probe, not an error.
 	gone := placeholder(name)
 	if err := shared.embeddedHub.ApplySecret(ctx, gone); err != nil {
 		t.Fatal(err)
@@ -315,7 +316,7 @@ func testGatewayHealth(ctx context.Context, t *testing.T, k *kubectl, door lab.V
 		return nil
 	})
 	if r := ask(ctx, t, shared.embedded.RESTConfig(door), http.MethodGet, gatewayPath+"/missing/health"); r.code != http.StatusNotFound {
-		t.Errorf("the health of a cluster that is not there: %+v", r)
+		t.Errorf("the health of an unreachable cluster: %+v", r)
 	}
 }
 

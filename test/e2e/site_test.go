@@ -18,14 +18,14 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// caseTimeout bounds every subtest without a bound of its own.
+// caseTimeout bounds every subtest without its own timeout.
 const caseTimeout = 5 * time.Minute
 
 // podName is the Pod of every site.
 const podName = "pod"
 
-// site is where the cases of the matrix run: a route, and on its cluster a namespace of its own
-// with one Pod. A case can compare its results with those of the cluster itself (target).
+// site is where the cases of the matrix run: a route, and on its cluster a namespace with one Pod.
+// A case can compare its results with those of the cluster itself (target).
 type site struct {
 	route
 	kubectl   *kubectl

@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Either switches kubectl from WebSocket, its default, to SPDY.
+// Either one switches kubectl from WebSocket, its default, to SPDY.
 const (
 	execOverSPDY        = "KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false"
 	portForwardOverSPDY = "KUBECTL_PORT_FORWARD_WEBSOCKETS=false"
@@ -78,7 +78,7 @@ func TestQuietStreams(t *testing.T) {
 			watch.sees(t, "configmap/quiet", nil)
 			run.sees(t, "begun", nil)
 
-			// The one wait in these tests that is a sleep: it is what is tested.
+			// The only sleep in these tests: the silence itself is tested.
 			time.Sleep(limit + limit/2)
 
 			if err := s.target.AppendLog(second); err != nil {
@@ -104,8 +104,8 @@ func testExecSPDY(ctx context.Context, t *testing.T, s *site) {
 	testExec(ctx, t, s.kubectl.with(execOverSPDY), "")
 }
 
-// testExec sends standard input that comes back as standard output, and reads standard error and
-// the exit code. An empty subprotocol means SPDY.
+// testExec sends standard input and compares it with standard output. It also checks standard error
+// and the exit code. An empty subprotocol means SPDY.
 func testExec(ctx context.Context, t *testing.T, k *kubectl, subprotocol string) {
 	input := strings.Repeat("through standard input\n", 5000)
 	r := k.try(ctx, t, input, "exec", "-i", podName, "-v=8", "--", "sh", "-c", "cat; echo aside >&2; exit 7")
@@ -113,7 +113,7 @@ func testExec(ctx context.Context, t *testing.T, k *kubectl, subprotocol string)
 		t.Errorf("want exit code 7: %s", r)
 	}
 	if r.stdout != input {
-		t.Errorf("%d bytes were sent, and %d that are not the same came back", len(input), len(r.stdout))
+		t.Errorf("%d bytes were sent, and %d different bytes were received", len(input), len(r.stdout))
 	}
 	mustContain(t, r.stderr, "aside\n", "command terminated with exit code 7")
 	wantProtocol(t, r.stderr, subprotocol)
@@ -122,9 +122,9 @@ func testExec(ctx context.Context, t *testing.T, k *kubectl, subprotocol string)
 	}
 }
 
-// wantProtocol reads from kubectl's own log which protocol it has upgraded to. WebSocket has a
-// negotiated subprotocol, and SPDY has none. kubectl would fall back to SPDY on its own, so it must
-// not have tried anything else before.
+// wantProtocol reads from kubectl's own log which protocol it uses. WebSocket has a negotiated
+// subprotocol, and SPDY has none. kubectl falls back to SPDY by itself, so the log must not show an
+// earlier attempt.
 func wantProtocol(t *testing.T, log, subprotocol string) {
 	t.Helper()
 	if strings.Contains(log, "fallback") {
@@ -142,7 +142,7 @@ func wantProtocol(t *testing.T, log, subprotocol string) {
 func testAttach(ctx context.Context, t *testing.T, s *site) {
 	for name, k := range map[string]*kubectl{"WebSocket": s.kubectl, "SPDY": s.kubectl.with(execOverSPDY)} {
 		line := unique("attached over " + name)
-		// What was printed before it is attached, attach does not show.
+		// attach does not show what was printed before.
 		k.start(ctx, t, "attach", podName).sees(t, line, s.appendLog(line))
 	}
 }
@@ -152,7 +152,7 @@ func testCopy(ctx context.Context, t *testing.T, s *site) {
 	content := make([]byte, size)
 	_, _ = rand.Read(content) // never fails
 	local := writeFile(t, "local", content)
-	// What is exec'd in a Pod of the lab sees the files of the machine: no folder of it may be the same as local's.
+	// A command in a Pod of the lab sees the files of the machine, so the two folders must differ.
 	remote, back := filepath.Join(t.TempDir(), "remote"), filepath.Join(t.TempDir(), "back")
 	for _, step := range []struct{ from, to, check string }{
 		{local, podName + ":" + remote, remote},
@@ -166,7 +166,7 @@ func testCopy(ctx context.Context, t *testing.T, s *site) {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got, content) {
-			t.Fatalf("cp %s %s: %d bytes arrived that are not the %d that were sent", step.from, step.to, len(got), len(content))
+			t.Fatalf("cp %s %s: %d bytes were received that are not the %d that were sent", step.from, step.to, len(got), len(content))
 		}
 	}
 }
@@ -179,7 +179,7 @@ func testPortForwardSPDY(ctx context.Context, t *testing.T, s *site) {
 	testPortForward(ctx, t, s.kubectl.with(portForwardOverSPDY), "")
 }
 
-// testPortForward sends other data through several connections at once, and each must get its own
+// testPortForward sends different data through several connections at once. Each must get its own
 // data back.
 func testPortForward(ctx context.Context, t *testing.T, k *kubectl, subprotocol string) {
 	const connections, size = 8, 1 << 20
@@ -221,7 +221,7 @@ func echo(ctx context.Context, address string, size int) error {
 		return err
 	}
 	if !bytes.Equal(sent, got) {
-		return fmt.Errorf("the echo of %s is not what was sent", conn.LocalAddr())
+		return fmt.Errorf("the echo of %s differs from what was sent", conn.LocalAddr())
 	}
 	return nil
 }

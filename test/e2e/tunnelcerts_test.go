@@ -23,7 +23,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// selfMade starts a gateway with a hub of its own, and so with certificates of its own.
+// selfMade starts a gateway with its own hub, so that it creates its own certificates.
 func selfMade(ctx context.Context, t *testing.T, name string, args ...string) (g *lab.Gateway, hub *lab.Cluster) {
 	t.Helper()
 	hub, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{Name: "hub-" + name, NoControllerManager: true, NoKwok: true})
@@ -43,7 +43,7 @@ func selfMade(ctx context.Context, t *testing.T, name string, args ...string) (g
 		t.Fatal(err)
 	}
 	if want := net.JoinHostPort(shared.lab.HostAddr(shared.edge), strconv.Itoa(g.TunnelPort())); m.Data[pki.KeyAddress] != want {
-		t.Fatalf("those who register clusters are told %v, want %s", m.Data, want)
+		t.Fatalf("agent-bootstrap gets %v, want %s", m.Data, want)
 	}
 	return g, hub
 }
@@ -82,9 +82,9 @@ func agentFiles(t *testing.T, a *pki.Authority, cluster string, port int) lab.Ag
 	return o
 }
 
-// TestTunnelCertificates checks that the gateway creates its CA and serving pair itself, with
-// exactly the RBAC of its manifest, and replaces both repeatedly without a failed request. Agents
-// that do not know the new CA yet can still connect.
+// TestTunnelCertificates checks that the gateway creates its CA and serving certificate itself,
+// with exactly the RBAC of its manifest, and replaces both repeatedly without a failed request.
+// Agents that do not know the new CA yet can still connect.
 func TestTunnelCertificates(t *testing.T) {
 	ctx := bounded(t, 5*caseTimeout)
 	const name = "self-made"
@@ -120,7 +120,8 @@ func TestTunnelCertificates(t *testing.T) {
 		}
 		load()
 	}
-	// Before the first CA ends, an agent with its certificate comes back, and another that has the new one's.
+	// Before the first CA expires, an agent with its certificate reconnects, and so does another one
+	// with a certificate of the new CA.
 	if err := agent.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +144,7 @@ func TestTunnelCertificates(t *testing.T) {
 }
 
 // TestTunnelCertificatesOfOnesOwn checks that a gateway with certificate files uses them, and
-// follows their changes. An agent that the new CA does not cover is disconnected.
+// follows their changes. An agent whose certificate the new CA did not issue is disconnected.
 func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 	ctx := bounded(t, 2*caseTimeout)
 	const name = "own-files"
@@ -196,8 +197,9 @@ func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 	if err := other.WriteFile(caFile); err != nil {
 		t.Fatal(err)
 	}
-	// Files are looked at once a minute at the latest. A request that is in flight when the agent is cut off breaks.
-	labtest.Within(t, caseTimeout, "the agent to be cut off", func() error {
+	// The gateway reads the files at least once a minute. A request fails if it is in flight when the
+	// agent is disconnected.
+	labtest.Within(t, caseTimeout, "the agent to be disconnected", func() error {
 		r, err := tryAsk(ctx, config, http.MethodGet, "/version")
 		if err != nil {
 			return err
@@ -206,11 +208,11 @@ func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 	})
 }
 
-// TestAgentCertificateByHand runs the commands in docs/operating.md as they are written there, and
-// starts an agent with the certificate that they create.
+// TestAgentCertificateByHand runs the commands in docs/operating.md exactly as they are written
+// there, and starts an agent with the certificate that they create.
 func TestAgentCertificateByHand(t *testing.T) {
 	if _, err := exec.LookPath("openssl"); err != nil {
-		t.Skip("there is no openssl")
+		t.Skip("openssl is not installed")
 	}
 	ctx := bounded(t, caseTimeout)
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "operating.md"))
@@ -221,7 +223,7 @@ func TestAgentCertificateByHand(t *testing.T) {
 	_, rest, opened := strings.Cut(rest, "```sh\n")
 	script, _, closed := strings.Cut(rest, "```")
 	if !found || !opened || !closed || !strings.Contains(script, "openssl") {
-		t.Fatal("docs/operating.md does not say how")
+		t.Fatal("docs/operating.md has no instructions")
 	}
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the agent may run as another user

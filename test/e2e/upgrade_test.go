@@ -18,7 +18,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// upgrader runs commands in the Pod "grows", each over an upgraded connection of its own, without
+// upgrader runs commands in the Pod "grows", each over its own upgraded connection, without
 // kubectl.
 type upgrader struct {
 	config *rest.Config
@@ -35,7 +35,7 @@ func newUpgrader(t *testing.T, r route) *upgrader {
 	return &upgrader{config: config, client: client}
 }
 
-// echo makes n upgraded connections, one after the other.
+// echo opens n upgraded connections, one after another.
 func (u *upgrader) echo(t *testing.T, n int) {
 	t.Helper()
 	url := u.client.CoreV1().RESTClient().Post().Resource("pods").Namespace("default").Name("grows").SubResource("exec").

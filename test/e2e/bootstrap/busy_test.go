@@ -35,7 +35,7 @@ func faultyHub(t *testing.T, fail func(w http.ResponseWriter, req *http.Request)
 	}
 	forward := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) {
 		r.SetURL(hub)
-		r.Out.Header.Del("Authorization") // the transport's own is good there
+		r.Out.Header.Del("Authorization") // the transport's own message is good
 	}}
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if !fail(w, req) {
@@ -46,7 +46,7 @@ func faultyHub(t *testing.T, fail func(w http.ResponseWriter, req *http.Request)
 	return kubeconfig(t, server.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), nil)
 }
 
-// asksVersion reports whether a request checks that a cluster answers.
+// asksVersion reports whether a request checks that a cluster responds.
 func asksVersion(req *http.Request) bool { return strings.HasSuffix(req.URL.Path, "/proxy/version") }
 
 func answerStatus(t *testing.T, w http.ResponseWriter, status metav1.Status) {
@@ -58,8 +58,8 @@ func answerStatus(t *testing.T, w http.ResponseWriter, status metav1.Status) {
 	}
 }
 
-// temporary are the answers of a hub, a gateway and a cluster that are up but cannot answer just
-// now.
+// temporary are responses of a hub, a gateway and a cluster that are up but cannot serve the
+// request at the moment.
 var temporary = []metav1.Status{
 	{Code: http.StatusServiceUnavailable, Reason: metav1.StatusReasonServiceUnavailable, Message: "error trying to reach service"},
 	{Code: http.StatusTooManyRequests, Reason: metav1.StatusReasonTooManyRequests, Message: "too many requests"},
@@ -83,7 +83,7 @@ func TestUnregisterBusy(t *testing.T) {
 		}
 		if n := int(asked.Add(1)); n%2 == 0 {
 			answerStatus(t, w, temporary[n/2%len(temporary)])
-		} else { // an agent that has not come back yet to a gateway that has just started
+		} else { // the agent has not yet reconnected to a gateway that has just started
 			answerStatus(t, w, metav1.Status{Code: http.StatusServiceUnavailable, Reason: metav1.StatusReasonServiceUnavailable, Message: "no agent is connected",
 				Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "Tunnel"}}}})
 		}
@@ -91,10 +91,10 @@ func TestUnregisterBusy(t *testing.T) {
 	})
 	_, said, err := invoke(ctx, bootstrap.Config{}, "unregister", "near-1", "--kubeconfig", always)
 	if err == nil || !strings.Contains(err.Error(), "--cluster-kubeconfig") || !strings.Contains(err.Error(), "--keep-agent") {
-		t.Errorf("it ends with %v\n%s", err, said)
+		t.Errorf("it fails with %v\n%s", err, said)
 	}
 	if asked.Load() < int64(2*len(temporary)) {
-		t.Errorf("the cluster was asked %d times only", asked.Load())
+		t.Errorf("the cluster was asked only %d times", asked.Load())
 	}
 	same(t, "the hub", hub, dump(ctx, t, shared.hub))
 	same(t, "the cluster", nearby, dump(ctx, t, shared.nearby))
@@ -126,7 +126,7 @@ func TestRotateNotUsed(t *testing.T) {
 	})
 	_, said, err := invoke(ctx, bootstrap.Config{}, "rotate", "near-1", "--kubeconfig", stale, "--wait", "3s")
 	if err == nil || !strings.Contains(err.Error(), "still uses the previous token") {
-		t.Errorf("it ends with %v\n%s", err, said)
+		t.Errorf("it fails with %v\n%s", err, said)
 	}
 	must(ctx, t, "rotate", "near-1")
 }
@@ -149,12 +149,12 @@ func TestNoAnswer(t *testing.T) {
 	_, _, err := invoke(ctx, bootstrap.Config{}, nearbyArgs("--kubeconfig", hub, "--wait", "1s")...)
 	if err == nil || strings.Contains(err.Error(), "%!") || !strings.Contains(err.Error(), "the cluster is registered, but") ||
 		!strings.Contains(err.Error(), "doctor near-1 --cluster-kubeconfig "+shared.nearbyFile) {
-		t.Errorf("register ends with %v", err)
+		t.Errorf("register fails with %v", err)
 	}
 	silent.Store(false)
 	_, _, err = invoke(ctx, bootstrap.Config{}, "rotate", "near-1", "--kubeconfig", hub, "--wait", "1s")
 	if err == nil || strings.Contains(err.Error(), "%!") || strings.Contains(err.Error(), "is registered") || strings.Contains(err.Error(), "--cluster-kubeconfig") ||
 		!strings.Contains(err.Error(), "the credentials were replaced, but") || !strings.HasSuffix(err.Error(), "agent-bootstrap doctor near-1") {
-		t.Errorf("rotate ends with %v", err)
+		t.Errorf("rotate fails with %v", err)
 	}
 }

@@ -33,7 +33,7 @@ func TestDoctor(t *testing.T) {
 	expect(ctx, t, "", "--cluster-kubeconfig", shared.edgeFile)
 	expect(ctx, t, "")
 
-	// broken runs doctor while something is, and then shows that register, run again, mends it.
+	// broken runs doctor while something is broken. Then it checks that another register repairs it.
 	broken := func(name string, want bootstrap.Stage, breakIt func(t *testing.T) (mend func()), more ...string) {
 		t.Run(name, func(t *testing.T) {
 			mend := breakIt(t)
@@ -65,10 +65,10 @@ func TestDoctor(t *testing.T) {
 		if err := accounts.Delete(ctx, "cluster-gateway", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		// The API server believes a token for some seconds after its account is gone.
+		// The API server accepts a token for some seconds after its ServiceAccount was deleted.
 		labtest.Within(t, labtest.Timeout, "the token is revoked", func() error {
 			if got := diagnose(ctx, t).Broken; got != bootstrap.StageCredential {
-				return fmt.Errorf("doctor says %q", got)
+				return fmt.Errorf("doctor reports %q", got)
 			}
 			return nil
 		})
@@ -114,7 +114,7 @@ func TestDoctor(t *testing.T) {
 		expect(ctx, t, bootstrap.StageAgent, "--out-dir", dir)
 		expect(ctx, t, bootstrap.StageAgent, "--cluster-kubeconfig", shared.edgeFile)
 	})
-	t.Run("agent with a foreign certificate", func(t *testing.T) {
+	t.Run("agent with a certificate of an unknown CA", func(t *testing.T) {
 		for name, options := range map[string]lab.CertOptions{
 			"CA":      {CN: "edge-1", Orgs: []string{"cluster.core.oam.dev:tunnel-agents"}},
 			"cluster": {CN: "edge-2", Orgs: []string{"cluster.core.oam.dev:tunnel-agents"}},
@@ -139,7 +139,7 @@ func TestDoctor(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		must(ctx, t, register...) // issues another
+		must(ctx, t, register...) // issues a new certificate
 		startProcess(ctx, t, dir, "doctor-agent-again")
 		must(ctx, t, edgeArgs("--out-dir", dir)...)
 		expect(ctx, t, "", "--out-dir", dir)
@@ -154,12 +154,12 @@ func diagnose(ctx context.Context, t *testing.T, more ...string) bootstrap.Diagn
 		t.Fatalf("doctor: %v, %v\n%s%s", err, jsonErr, said, out)
 	}
 	if (err != nil) != (d.Broken != "") {
-		t.Errorf("doctor says that %q is broken, and ends with %v", d.Broken, err)
+		t.Errorf("doctor reports that %q is broken, and fails with %v", d.Broken, err)
 	}
 	return d
 }
 
-// expect checks at which stage doctor finds the path broken, and that it says what to do.
+// expect checks which stage doctor reports as broken, and that it reports what to do.
 func expect(ctx context.Context, t *testing.T, want bootstrap.Stage, more ...string) {
 	t.Helper()
 	d := diagnose(ctx, t, more...)
@@ -171,7 +171,7 @@ func expect(ctx context.Context, t *testing.T, want bootstrap.Stage, more ...str
 		if f.Stage == want && want != "" {
 			t.Logf("%s: %s -> %s", f.Stage, f.Message, f.Advice)
 			if f.Message == "" || f.Advice == "" {
-				t.Errorf("doctor %v does not say what is wrong with %q, and what to do: %+v", more, want, f)
+				t.Errorf("doctor %v does not report what is wrong with %q and what to do: %+v", more, want, f)
 			}
 		}
 	}

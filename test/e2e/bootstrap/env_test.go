@@ -1,9 +1,10 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bootstrap tests agent-bootstrap against real clusters: a hub with a gateway, a cluster that the gateway can reach,
-// and a firewalled one. It is a package of its own because its tests register and remove the clusters. Tests that need no
-// gateway are in pkg/bootstrap and pkg/enrollment, behind the build tag integration.
+// Package bootstrap tests agent-bootstrap against real clusters: a hub with a gateway, a cluster
+// that the gateway can reach, and a firewalled one. It is a separate package because its tests
+// register and remove the clusters. Tests that need no gateway are in pkg/bootstrap and
+// pkg/enrollment, behind the build tag integration.
 package bootstrap
 
 import (
@@ -46,7 +47,7 @@ type env struct {
 	serial            sync.Mutex
 }
 
-// shared is set before the first test, and not changed after.
+// shared is set before the first test, and does not change after that.
 var shared *env
 
 func TestMain(m *testing.M) { labtest.Main(m, start) }
@@ -114,7 +115,7 @@ func invoke(ctx context.Context, config bootstrap.Config, args ...string) (stdou
 	return o.out.String(), o.err.String(), err
 }
 
-// must runs agent-bootstrap, which has to succeed.
+// must runs agent-bootstrap, which must succeed.
 func must(ctx context.Context, t *testing.T, args ...string) (stdout, stderr string) {
 	t.Helper()
 	stdout, stderr, err := invoke(ctx, bootstrap.Config{}, args...)
@@ -124,7 +125,7 @@ func must(ctx context.Context, t *testing.T, args ...string) (stdout, stderr str
 	return stdout, stderr
 }
 
-// begin gives a test the lab to itself, with nothing registered, and cleans up after it.
+// begin gives a test exclusive use of the lab, with nothing registered, and cleans up after it.
 func begin(t *testing.T) context.Context {
 	t.Helper()
 	shared.serial.Lock()
@@ -146,7 +147,7 @@ func begin(t *testing.T) context.Context {
 // edgeArgs returns the arguments that register the firewalled cluster.
 func edgeArgs(more ...string) []string {
 	args := []string{"register", "edge-1", "--cluster-kubeconfig", shared.edgeFile}
-	if !shared.edge.Firewalled() { // no hosts file either, and another port
+	if !shared.edge.Firewalled() { // as without root: no hosts file, and another port
 		args = append(args, "--endpoint", shared.edge.Endpoint())
 	}
 	return append(args, more...)
@@ -189,10 +190,11 @@ func kubelet(ctx context.Context, t *testing.T) <-chan *lab.Agent {
 }
 
 // dump returns everything that register could have left: objects by kind and name, with their
-// resource version. Where a controller writes the status, it is the generation instead.
+// resource version. For objects whose status a controller writes, it returns the generation
+// instead.
 func dump(ctx context.Context, t *testing.T, c *lab.Cluster) map[string]string {
 	t.Helper()
-	if c != shared.hub { // which has no controllers
+	if c != shared.hub { // there are no controllers
 		awaitNamespaces(ctx, t, c)
 	}
 	kinds := "namespaces,serviceaccounts,secrets,configmaps,deployments,roles,rolebindings,clusterroles,clusterrolebindings,priorityclasses,poddisruptionbudgets,networkpolicies"
@@ -205,7 +207,7 @@ func dump(ctx context.Context, t *testing.T, c *lab.Cluster) map[string]string {
 	for line := range strings.Lines(string(out)) {
 		fields := strings.Fields(line)
 		if len(fields) < 3 {
-			t.Fatalf("kubectl get says %q", line)
+			t.Fatalf("kubectl get printed %q", line)
 		}
 		version := fields[2]
 		if slices.Contains([]string{"Deployment", "PodDisruptionBudget"}, fields[0]) {
@@ -246,8 +248,8 @@ func awaitNamespaces(ctx context.Context, t *testing.T, c *lab.Cluster) {
 	})
 }
 
-// withoutHealth replaces the versions of the clusters' Secrets on the hub by a hash of their
-// content without health: the gateway writes there whenever the health changes.
+// withoutHealth replaces the versions of the clusters' Secrets on the hub with a hash of their
+// content without health, because the gateway writes there whenever the health changes.
 func withoutHealth(ctx context.Context, c *lab.Cluster, objects map[string]string) error {
 	secrets, err := c.Client().CoreV1().Secrets(hubNamespace).List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelCredentialType})
 	if err != nil {

@@ -39,10 +39,10 @@ func TestUnregisterGone(t *testing.T) {
 	must(ctx, t, edgeArgs("--wait", "0")...) // without an agent
 	_, said := must(ctx, t, "unregister", "edge-1")
 	if !strings.Contains(said, "cannot be reached") || !strings.Contains(said, "kubectl delete namespace "+agentNamespace) {
-		t.Errorf("it does not say what is left:\n%s", said)
+		t.Errorf("it does not report what is left:\n%s", said)
 	}
 	sameNames(t, "the hub", before, dump(ctx, t, shared.hub))
-	// And what is left can be removed when the cluster turns up again.
+	// What is left can be removed when the cluster is back.
 	must(ctx, t, "unregister", "edge-1", "--cluster-kubeconfig", shared.edgeFile)
 }
 
@@ -81,9 +81,9 @@ func TestKubeconfig(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "near-1.kubeconfig")
 			must(ctx, t, "kubeconfig", "near-1", "--kubeconfig", hub, "--context", "hub", "-o", path)
 			if out := kubectl(ctx, t, path, "get", "namespaces"); !strings.Contains(out, agentNamespace) {
-				t.Errorf("kubectl get namespaces says\n%s", out)
+				t.Errorf("kubectl get namespaces printed\n%s", out)
 			}
-			// Merged into one that exists, whose current context stays.
+			// Merged into an existing one, whose current context does not change.
 			own := filepath.Join(t.TempDir(), "own")
 			if err := os.WriteFile(own, must2(os.ReadFile(hub)), 0o600); err != nil {
 				t.Fatal(err)
@@ -91,7 +91,7 @@ func TestKubeconfig(t *testing.T) {
 			merge := []string{"kubeconfig", "near-1", "--kubeconfig", hub, "--context", "hub", "--merge", "-o"}
 			_, said := must(ctx, t, append(merge, own, "--dry-run")...)
 			if !strings.Contains(said, "In "+own+":") || !strings.Contains(said, `context "near-1" would be added`) || !bytes.Equal(must2(os.ReadFile(own)), must2(os.ReadFile(hub))) {
-				t.Errorf("a dry run changed %s, or does not say what it would do:\n%s", own, said)
+				t.Errorf("a dry run changed %s, or does not report what it would do:\n%s", own, said)
 			}
 			link := filepath.Join(t.TempDir(), "link")
 			if err := os.Symlink(own, link); err != nil {
@@ -100,7 +100,7 @@ func TestKubeconfig(t *testing.T) {
 			must(ctx, t, append(merge, own)...)
 			must(ctx, t, append(merge, link)...)
 			if leads, err := os.Readlink(link); err != nil || leads != own {
-				t.Errorf("the link leads to %q: %v", leads, err)
+				t.Errorf("the link points to %q: %v", leads, err)
 			}
 			merged, err := clientcmd.LoadFromFile(own)
 			if err != nil {
@@ -117,7 +117,7 @@ func TestKubeconfig(t *testing.T) {
 		printed, _ := must(ctx, t, "kubeconfig", "near-1")
 		for _, args := range [][]string{{"-o", "-"}, {"--dry-run"}} {
 			if out, _ := must(ctx, t, append([]string{"kubeconfig", "near-1"}, args...)...); out == "" || out != printed {
-				t.Errorf("%v prints\n%s\nand not\n%s", args, out, printed)
+				t.Errorf("%v prints\n%s\ninstead of\n%s", args, out, printed)
 			}
 		}
 		must(ctx, t, "kubeconfig", "near-1", "--dry-run", "-o", "file")
@@ -130,7 +130,7 @@ func TestKubeconfig(t *testing.T) {
 		must(ctx, t, "kubeconfig", "near-1", "--endpoint", "gateway", "--gateway-address", strings.TrimPrefix(shared.gateway.Endpoint(), "https://"), "-o", path)
 		kubectl(ctx, t, path, "get", "namespaces")
 		if strings.Contains(string(must2(os.ReadFile(path))), "server: "+shared.hub.Endpoint()) {
-			t.Error("it leads to the hub's API server")
+			t.Error("it contains the address of the hub's API server")
 		}
 	})
 }

@@ -30,11 +30,11 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// invite makes an invitation, and returns its file and the name of the Job in it.
+// invite creates an invitation, and returns its file and the name of the Job in it.
 func invite(ctx context.Context, t *testing.T, args ...string) (file, job string) {
 	t.Helper()
 	if !shared.edge.Firewalled() {
-		t.Skip("an agent that knows the API server as kubernetes.default.svc:443 needs a network namespace, and that needs root")
+		t.Skip("an agent that connects to the API server as kubernetes.default.svc:443 needs a network namespace, which requires root")
 	}
 	out, _ := must(ctx, t, append([]string{"invite"}, args...)...)
 	file = filepath.Join(t.TempDir(), "invite.yaml")
@@ -44,7 +44,7 @@ func invite(ctx context.Context, t *testing.T, args ...string) (file, job string
 	return file, regexp.MustCompile(`konnectivity-agent-enrol-[0-9a-f]{8}`).FindString(out)
 }
 
-// apply applies an invitation, as somebody with the cluster's kubeconfig would.
+// apply applies an invitation, as someone with the cluster's kubeconfig would.
 func apply(ctx context.Context, t *testing.T, c *lab.Cluster, file string) (said string) {
 	t.Helper()
 	out, err := c.Kubectl(ctx, "apply", "--validate=strict", "-f", file).CombinedOutput()
@@ -59,11 +59,11 @@ func enroll(ctx context.Context, t *testing.T, c *lab.Cluster, file, job string)
 	t.Helper()
 	apply(ctx, t, c, file)
 	var agent *lab.Agent
-	labtest.Within(t, labtest.Timeout, "the Job", func() (err error) { // the cluster's CA is written by a controller
+	labtest.Within(t, labtest.Timeout, "the Job", func() (err error) { // a controller writes the cluster's CA
 		agent, err = shared.lab.StartAgentJob(ctx, c, agentNamespace, job, "enroll-"+strings.ReplaceAll(t.Name(), "/", "-")+"-"+strconv.FormatInt(time.Now().UnixNano(), 36))
 		return err
 	})
-	t.Cleanup(func() { _ = agent.Kill() }) // it may be dead already
+	t.Cleanup(func() { _ = agent.Kill() }) // it may have ended already
 	return agent
 }
 
@@ -75,8 +75,8 @@ func ready(ctx context.Context, name string) error {
 	return isReady(out)
 }
 
-// TestInvite registers a firewalled cluster with a file that is applied to it. Of the hub, the
-// cluster reaches only the tunnel port.
+// TestInvite registers a firewalled cluster with a file that is applied to it. The cluster can
+// reach only the tunnel port of the hub.
 func TestInvite(t *testing.T) {
 	ctx := begin(t)
 	hubBefore, edgeBefore := dump(ctx, t, shared.hub), dump(ctx, t, shared.edge)
@@ -85,7 +85,7 @@ func TestInvite(t *testing.T) {
 
 	kubelet(ctx, t)
 	began := time.Now()
-	enrolAgent := enroll(ctx, t, shared.edge, file, job)
+	enrollAgent := enroll(ctx, t, shared.edge, file, job)
 	labtest.Within(t, labtest.Timeout, "Ready", func() error { return ready(ctx, "edge-1") })
 	t.Logf("Ready %s after kubectl apply began", time.Since(began).Round(time.Millisecond))
 
@@ -93,11 +93,11 @@ func TestInvite(t *testing.T) {
 	must(ctx, t, "kubeconfig", "edge-1", "-o", path)
 	kubectl(ctx, t, path, "create", "configmap", "from-the-hub", "--from-literal=a=b")
 	if err := shared.edge.Client().CoreV1().ConfigMaps("default").Delete(ctx, "from-the-hub", metav1.DeleteOptions{}); err != nil {
-		t.Errorf("what was created through the gateway is not in the cluster: %v", err)
+		t.Errorf("an object that was created through the gateway is not in the cluster: %v", err)
 	}
 
-	// Nothing of the enrolment stays.
-	labtest.Within(t, labtest.Timeout, "the enrolment is gone", func() error {
+	// No object of the enrollment is left.
+	labtest.Within(t, labtest.Timeout, "the objects of the enrollment to be deleted", func() error {
 		if _, err := shared.edge.Client().BatchV1().Jobs(agentNamespace).Get(ctx, job, noOptions); !apierrors.IsNotFound(err) {
 			return fmt.Errorf("the Job: %w", errors.Join(err, errors.New("still there")))
 		}
@@ -108,7 +108,7 @@ func TestInvite(t *testing.T) {
 		}
 		return nil
 	})
-	if err := enrolAgent.Kill(); err != nil {
+	if err := enrollAgent.Kill(); err != nil {
 		t.Error(err)
 	}
 	out, _ := must(ctx, t, "list")
@@ -117,21 +117,21 @@ func TestInvite(t *testing.T) {
 	}
 	must(ctx, t, "doctor", "edge-1")
 
-	// It is the same registration as register's: that finds everything done.
+	// The registration is the same as that of register, which finds nothing to do.
 	hubOnce, edgeOnce := dump(ctx, t, shared.hub), dump(ctx, t, shared.edge)
 	_, said := must(ctx, t, edgeArgs("--wait", "1m")...)
 	if strings.Contains(said, "created") || strings.Contains(said, "changed") && !strings.Contains(said, "unchanged") {
-		t.Errorf("register finds something to do:\n%s", said)
+		t.Errorf("register changed something:\n%s", said)
 	}
-	sameNames(t, "the hub, after registering what was invited", hubOnce, dump(ctx, t, shared.hub))
-	sameNames(t, "the cluster, after registering what was invited", edgeOnce, dump(ctx, t, shared.edge))
+	sameNames(t, "the hub, after registering an invited cluster", hubOnce, dump(ctx, t, shared.hub))
+	sameNames(t, "the cluster, after registering an invited cluster", edgeOnce, dump(ctx, t, shared.edge))
 
 	must(ctx, t, "unregister", "edge-1", "--cluster-kubeconfig", shared.edgeFile)
 	sameNames(t, "the hub, after unregistering", hubBefore, dump(ctx, t, shared.hub))
 	sameNames(t, "the cluster, after unregistering", edgeBefore, dump(ctx, t, shared.edge))
 }
 
-// cutOff checks that the cluster cannot reach the hub's API, and can reach the tunnel port.
+// cutOff checks that the cluster cannot reach the hub's API, but can reach the tunnel port.
 func cutOff(ctx context.Context, t *testing.T) {
 	t.Helper()
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(shared.hub.Endpoint(), "https://"))
@@ -254,7 +254,7 @@ func TestInviteOfRegistered(t *testing.T) {
 	if err := ready(ctx, "edge-1"); err != nil {
 		t.Error(err)
 	}
-	// It comes again and again; that is told once.
+	// The agent tries repeatedly, but the refusal is reported once.
 	labtest.Within(t, labtest.Timeout, "three refusals in the agent's log", func() error {
 		log, err := os.ReadFile(agent.LogFile())
 		if n := strings.Count(string(log), "is registered already, as"); err == nil && n < 3 {
@@ -267,7 +267,7 @@ func TestInviteOfRegistered(t *testing.T) {
 	}
 }
 
-// refusals counts the Events about refused enrolments of a cluster.
+// refusals counts the Events about refused enrollments of a cluster.
 func refusals(ctx context.Context, t *testing.T, name string) int {
 	t.Helper()
 	events, err := shared.hub.Client().CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=EnrolmentRefused,involvedObject.name=" + name})
@@ -293,7 +293,7 @@ func TestInviteGatewayKilled(t *testing.T) {
 		select {
 		case <-watch.ResultChan():
 		case <-ctx.Done():
-			t.Fatal("the cluster does not come")
+			t.Fatal("the cluster does not enroll")
 		}
 	}
 	if err := shared.gateway.Kill(); err != nil {
@@ -309,7 +309,7 @@ func TestInviteGatewayKilled(t *testing.T) {
 	}
 }
 
-// TestInviteProcess enrolls a cluster by an agent that runs as a process, with the files and the
+// TestInviteProcess enrolls a cluster with an agent that runs as a process, with the files and the
 // instructions of the command. The certificate remains valid until the invitation is revoked.
 func TestInviteProcess(t *testing.T) {
 	ctx := begin(t)
@@ -320,21 +320,21 @@ func TestInviteProcess(t *testing.T) {
 	if err := os.WriteFile(file, []byte(out), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	// The commands that it says, with the cluster's kubeconfig.
+	// The commands that it prints, with the cluster's kubeconfig.
 	for line := range strings.Lines(said) {
 		line = strings.TrimSpace(line)
 		if !strings.HasPrefix(line, "kubectl apply") && !strings.HasPrefix(line, "printf") && !strings.HasPrefix(line, "{ cat") {
 			continue
 		}
 		script := strings.NewReplacer("invite.yaml", file, "kubectl", shared.lab.Binaries().Kubectl).Replace(line)
-		labtest.Within(t, labtest.Timeout, line, func() error { // the cluster's CA is written by a controller
+		labtest.Within(t, labtest.Timeout, line, func() error { // a controller writes the cluster's CA
 			cmd := exec.CommandContext(ctx, "sh", "-c", script)
 			cmd.Env = append(os.Environ(), "KUBECONFIG="+shared.edgeFile)
 			text, err := cmd.CombinedOutput()
 			if err == nil && strings.Contains(line, "chain.crt") {
 				var chain []byte
 				if chain, err = os.ReadFile(filepath.Join(dir, "chain.crt")); bytes.Count(chain, []byte("BEGIN")) < 2 {
-					err = errors.New("the CA is not there yet")
+					err = errors.New("the CA does not exist yet")
 				}
 			}
 			if err != nil {
@@ -348,7 +348,7 @@ func TestInviteProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "edge-1.kubeconfig")
 	must(ctx, t, "kubeconfig", "edge-1", "-o", path)
 	kubectl(ctx, t, path, "get", "namespaces")
-	labtest.Within(t, labtest.Timeout, "the enrolment is gone", func() error {
+	labtest.Within(t, labtest.Timeout, "the objects of the enrollment to be deleted", func() error {
 		for name := range dump(ctx, t, shared.edge) {
 			if strings.Contains(name, "enrol") {
 				return errors.New(name)
@@ -357,7 +357,7 @@ func TestInviteProcess(t *testing.T) {
 		return nil
 	})
 
-	// Once more, with the same certificate; it does not enroll anything again.
+	// Once more, with the same certificate. It does not enroll again.
 	if err := agent.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -365,13 +365,13 @@ func TestInviteProcess(t *testing.T) {
 	labtest.Within(t, labtest.Timeout, "Ready", func() error { _, err := kubectlErr(ctx, path, "get", "namespaces"); return err })
 
 	must(ctx, t, "invite", "edge-1", "--revoke")
-	labtest.Within(t, labtest.Timeout, "the agent is let go", func() error {
+	labtest.Within(t, labtest.Timeout, "the agent to be disconnected", func() error {
 		if _, err := kubectlErr(ctx, path, "get", "namespaces"); err == nil {
-			return errors.New("the cluster is still reached")
+			return errors.New("the cluster can still be reached")
 		}
 		return nil
 	})
-	// It is still registered, and an agent's own certificate makes it reachable again.
+	// The cluster is still registered. With an agent's own certificate, it can be reached again.
 	must(ctx, t, "rotate", "edge-1", "--cluster-kubeconfig", shared.edgeFile, "--out-dir", dir, "--wait", "0")
 	startProcess(ctx, t, dir, "rotated")
 	labtest.Within(t, labtest.Timeout, "Ready", func() error { _, err := kubectlErr(ctx, path, "get", "namespaces"); return err })

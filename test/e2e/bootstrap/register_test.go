@@ -35,7 +35,7 @@ func kubectl(ctx context.Context, t *testing.T, kubeconfig string, args ...strin
 }
 
 // TestRegisterTunnel registers a firewalled cluster with its agent in a Pod and uses it.
-// Registering again changes nothing; unregistering leaves nothing behind.
+// Registering it again changes nothing. Unregistering it leaves nothing behind.
 func TestRegisterTunnel(t *testing.T) {
 	ctx := begin(t)
 	hubBefore, edgeBefore := dump(ctx, t, shared.hub), dump(ctx, t, shared.edge)
@@ -52,7 +52,7 @@ func TestRegisterTunnel(t *testing.T) {
 		_ = shared.edge.Client().CoreV1().ConfigMaps("default").Delete(context.Background(), "from-the-hub", metav1.DeleteOptions{})
 	})
 	if _, err := shared.edge.Client().CoreV1().ConfigMaps("default").Get(ctx, "from-the-hub", noOptions); err != nil {
-		t.Errorf("what was created through the gateway is not in the cluster: %v", err)
+		t.Errorf("an object that was created through the gateway is not in the cluster: %v", err)
 	}
 	if err := shared.edge.Client().CoreV1().ConfigMaps("default").Delete(ctx, "from-the-hub", metav1.DeleteOptions{}); err != nil {
 		t.Error(err)
@@ -61,7 +61,7 @@ func TestRegisterTunnel(t *testing.T) {
 	hubOnce, edgeOnce := dump(ctx, t, shared.hub), dump(ctx, t, shared.edge)
 	_, said = must(ctx, t, edgeArgs("--wait", "1m")...)
 	if strings.Contains(said, "created") || strings.Contains(said, "changed") && !strings.Contains(said, "unchanged") {
-		t.Errorf("the second time, something was done:\n%s", said)
+		t.Errorf("the second time, something was changed:\n%s", said)
 	}
 	same(t, "the hub, after registering twice", hubOnce, dump(ctx, t, shared.hub))
 	same(t, "the cluster, after registering twice", edgeOnce, dump(ctx, t, shared.edge))
@@ -88,7 +88,7 @@ func sameNames(t *testing.T, what string, want, got map[string]string) {
 	w, g := slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(got))
 	for _, name := range g {
 		if !slices.Contains(w, name) {
-			t.Errorf("%s: there is %s", what, name)
+			t.Errorf("%s: %s was not there before", what, name)
 		}
 	}
 	for _, name := range w {
@@ -111,7 +111,7 @@ func TestRegisterProcess(t *testing.T) {
 		t.Errorf("the second time, files were changed:\n%s", said)
 	}
 	if _, err := shared.edge.Client().AppsV1().Deployments(agentNamespace).Get(ctx, "konnectivity-agent", noOptions); err == nil {
-		t.Error("there is an agent in the cluster, too")
+		t.Error("there is also an agent in the cluster")
 	}
 	// For Go programs.
 	config, err := client.ForCluster(shared.hub.RESTConfig(), "edge-1")
@@ -145,12 +145,12 @@ func TestRegisterProcess(t *testing.T) {
 	out, _ := must(ctx, t, "status", "edge-1")
 	for _, want := range []string{"edge-1", "tunnel", "yes, v1."} {
 		if !strings.Contains(out, want) {
-			t.Errorf("status does not say %q:\n%s", want, out)
+			t.Errorf("status does not contain %q:\n%s", want, out)
 		}
 	}
 	out, _ = must(ctx, t, "list")
 	if !strings.Contains(out, "edge-1") {
-		t.Errorf("list does not say edge-1:\n%s", out)
+		t.Errorf("list does not contain edge-1:\n%s", out)
 	}
 }
 
@@ -170,7 +170,7 @@ func readAll(t *testing.T, dir string) map[string]string {
 	}
 	for _, want := range []string{"tls.crt", "tls.key", "ca.crt", "agent.flags", "konnectivity-agent.service"} {
 		if files[want] == "" {
-			t.Errorf("there is no %s", want)
+			t.Errorf("%s is missing", want)
 		}
 	}
 	return files
@@ -187,7 +187,7 @@ func startProcess(ctx context.Context, t *testing.T, dir, name string) *lab.Agen
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = agent.Kill() }) // it may be dead already
+	t.Cleanup(func() { _ = agent.Kill() }) // it may have ended already
 	return agent
 }
 
@@ -205,10 +205,10 @@ func TestRegisterDirect(t *testing.T) {
 	if out, err := exec.CommandContext(ctx, shared.lab.Binaries().Kubectl, "--kubeconfig", path, "auth", "can-i", "create", "pods").CombinedOutput(); err == nil {
 		t.Errorf("with --access view, create pods: %s", out)
 	}
-	// Nothing is half done.
+	// The failed unregister removed nothing.
 	_, _, err := invoke(ctx, bootstrap.Config{}, "unregister", "near-1")
 	if err == nil || !strings.Contains(err.Error(), "--cluster-kubeconfig") {
-		t.Errorf("unregister by a gateway that may not: %v", err)
+		t.Errorf("unregister through a gateway without the permission: %v", err)
 	}
 	must(ctx, t, "doctor", "near-1")
 	for _, access := range []string{"impersonate", "edit", "admin"} {
@@ -218,14 +218,14 @@ func TestRegisterDirect(t *testing.T) {
 		}
 		out, _ := must(ctx, t, "doctor", "near-1")
 		if strings.Contains(out, "?") {
-			t.Errorf("--access %s: doctor does not know everything:\n%s", access, out)
+			t.Errorf("--access %s: doctor could not check everything:\n%s", access, out)
 		}
 	}
 	must(ctx, t, "unregister", "near-1")
-	labtest.Within(t, labtest.Timeout, "everything is gone", func() error {
+	labtest.Within(t, labtest.Timeout, "everything to be removed", func() error {
 		for name := range dump(ctx, t, shared.nearby) {
 			if _, was := before[name]; !was {
-				return errors.New(name + " is left")
+				return errors.New(name + " still exists")
 			}
 		}
 		return nil

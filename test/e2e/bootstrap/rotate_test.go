@@ -24,8 +24,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// TestRotateThroughGateway gives a cluster new credentials through the gateway, which has no other
-// right there. It also checks that every rule of the gateway's Role in the manifest is needed.
+// TestRotateThroughGateway replaces the credentials of a cluster through the gateway, which has no
+// other permissions there. It also checks that every rule of the gateway's Role in the manifest is
+// needed.
 func TestRotateThroughGateway(t *testing.T) {
 	ctx := begin(t)
 	started := kubelet(ctx, t)
@@ -48,9 +49,9 @@ func TestRotateThroughGateway(t *testing.T) {
 		t.Error("the token is the same")
 	}
 	if bytes.Equal(certBefore, certAfter) || rollBefore == rollAfter {
-		t.Errorf("the certificate is the same, or the agent was not rolled: %s, %s", rollBefore, rollAfter)
+		t.Errorf("the certificate is the same, or the agent was not restarted: %s, %s", rollBefore, rollAfter)
 	}
-	// The agent as it is now, rolled, is accepted.
+	// The restarted agent is accepted.
 	if err := agent.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +64,8 @@ func TestRotateThroughGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	reachable(ctx, t)
-	// register finds everything good, and leaves the agent alone. The first time, it notes that it wants what rotate wrote.
+	// register changes nothing, and does not restart the agent. The first time, it takes ownership of
+	// what rotate wrote.
 	if _, steps := must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "1m")...); regexp.MustCompile(`\b(created|changed)\b`).MatchString(steps) {
 		t.Errorf("register changed something:\n%s", steps)
 	}
@@ -72,9 +74,9 @@ func TestRotateThroughGateway(t *testing.T) {
 	same(t, "the hub", hub, dump(ctx, t, shared.hub))
 	same(t, "the cluster", edge, dump(ctx, t, shared.edge))
 	if cert, roll := agentState(ctx, t); roll != rollAfter || !bytes.Equal(cert, certAfter) {
-		t.Error("register rolled the agent again")
+		t.Error("register restarted the agent again")
 	}
-	// Another address of the tunnel does.
+	// A new address of the tunnel restarts it.
 	generation := func() int64 {
 		d, err := shared.edge.Client().AppsV1().Deployments(agentNamespace).Get(ctx, "konnectivity-agent", noOptions)
 		if err != nil {
@@ -85,14 +87,14 @@ func TestRotateThroughGateway(t *testing.T) {
 	rolledAt := generation()
 	must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "0", "--tunnel-address", "elsewhere.example.com:8132")...)
 	if generation() == rolledAt {
-		t.Error("an agent is not rolled that is to dial another address")
+		t.Error("the agent was not restarted for its new address")
 	}
 	must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "0")...)
 	withoutEachRule(ctx, t)
 }
 
-// TestRotateLifetimes checks that rotate keeps the lifetimes of what it replaces unless a flag
-// changes them.
+// TestRotateLifetimes checks that rotate keeps the lifetimes of the previous credentials unless a
+// flag changes them.
 func TestRotateLifetimes(t *testing.T) {
 	ctx := begin(t)
 	rotate := []string{"rotate", "edge-1", "--cluster-kubeconfig", shared.edgeFile, "--wait", "0"}
@@ -107,7 +109,7 @@ func TestRotateLifetimes(t *testing.T) {
 	} {
 		t.Run(form.name, func(t *testing.T) {
 			must(ctx, t, edgeArgs(append(form.args, "--wait", "0", "--token-lifetime", "24h", "--certificate-lifetime", "100h")...)...)
-			if form.name != "Pods" { // the token of before is still good
+			if form.name != "Pods" { // the previous token is still valid
 				must(ctx, t, append(append(rotate, form.args...), "--token-lifetime", "24h")...)
 			}
 			before := form.certificate()
@@ -116,14 +118,14 @@ func TestRotateLifetimes(t *testing.T) {
 			if bytes.Equal(before, after) {
 				t.Error("the certificate is the same")
 			}
-			token, certificate := lives(ctx, t, after)
+			token, certificate := lifetimes(ctx, t, after)
 			if token != 24*time.Hour || certificate < 99*time.Hour || certificate > 101*time.Hour {
-				t.Errorf("the token lives %s, the certificate %s", token, certificate)
+				t.Errorf("the lifetime of the token is %s, that of the certificate %s", token, certificate)
 			}
 			must(ctx, t, append(append(rotate, form.args...), "--token-lifetime", "2h", "--certificate-lifetime", "3h")...)
-			token, certificate = lives(ctx, t, form.certificate())
+			token, certificate = lifetimes(ctx, t, form.certificate())
 			if token != 2*time.Hour || certificate < 2*time.Hour || certificate > 4*time.Hour {
-				t.Errorf("as the flags say, the token lives %s, the certificate %s", token, certificate)
+				t.Errorf("with flags, the lifetime of the token is %s, that of the certificate %s", token, certificate)
 			}
 		})
 	}
@@ -133,9 +135,9 @@ func TestRotateLifetimes(t *testing.T) {
 	}
 }
 
-// lives returns the lifetimes of the gateway's token for the firewalled cluster, and of a
+// lifetimes returns the lifetimes of the gateway's token for the firewalled cluster and of a
 // certificate.
-func lives(ctx context.Context, t *testing.T, certPEM []byte) (token, certificate time.Duration) {
+func lifetimes(ctx context.Context, t *testing.T, certPEM []byte) (token, certificate time.Duration) {
 	t.Helper()
 	secret, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, "edge-1", noOptions)
 	if err != nil {
@@ -176,7 +178,7 @@ func agentState(ctx context.Context, t *testing.T) (cert []byte, roll string) {
 
 func reachable(ctx context.Context, t *testing.T) {
 	t.Helper()
-	labtest.Within(t, labtest.Timeout, "the cluster answers", func() error {
+	labtest.Within(t, labtest.Timeout, "the cluster to respond", func() error {
 		_, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "edge-1")
 		return err
 	})
@@ -202,9 +204,9 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 				if _, err := roles.Update(ctx, role, metav1.UpdateOptions{}); err != nil {
 					t.Fatal(err)
 				}
-				labtest.Within(t, labtest.Timeout, "something does not work", func() error {
+				labtest.Within(t, labtest.Timeout, "something to fail", func() error {
 					if works(ctx) {
-						return fmt.Errorf("rotate and doctor still do")
+						return fmt.Errorf("rotate and doctor still succeed")
 					}
 					return nil
 				})
@@ -214,7 +216,7 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 	if _, _, err := invoke(ctx, bootstrap.Config{}, edgeArgs("--access", "impersonate", "--wait", "0")...); err != nil {
 		t.Fatal(err)
 	}
-	labtest.Within(t, labtest.Timeout, "everything works again", func() error {
+	labtest.Within(t, labtest.Timeout, "everything to work again", func() error {
 		if !works(ctx) {
 			return fmt.Errorf("it does not")
 		}
@@ -222,8 +224,8 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 	})
 }
 
-// works reports whether the gateway can do in the cluster what its Role is for: renew its token,
-// and renew and read the agent's certificate.
+// works reports whether the gateway can do everything in the cluster that its Role is for: renew
+// its token, and renew and read the agent's certificate.
 func works(ctx context.Context) bool {
 	if _, _, err := invoke(ctx, bootstrap.Config{}, "rotate", "edge-1"); err != nil {
 		return false

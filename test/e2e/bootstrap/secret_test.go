@@ -26,8 +26,8 @@ func hubSecret(ctx context.Context, t *testing.T, name string) *corev1.Secret {
 }
 
 // TestAdopt checks that register --adopt turns a Secret that was written by hand into a
-// registration like any other. No previous field has an effect any longer, above all not the
-// annotation that switches verification off.
+// registration like any other. The previous fields have no effect any more, in particular not the
+// annotation that disables verification.
 func TestAdopt(t *testing.T) {
 	ctx := begin(t)
 	byHand := lab.SecretOptions{Name: "near-1", Data: map[string][]byte{"endpoint": []byte(shared.nearby.Endpoint()), "token": []byte("x")}}
@@ -38,16 +38,16 @@ func TestAdopt(t *testing.T) {
 	hub := dump(ctx, t, shared.hub)
 	const removed = "removed: ca, tls-server-name, proxy-url, tls.crt, tls.key, exec, annotation cluster.core.oam.dev/insecure-skip-tls-verify"
 	if _, said := must(ctx, t, nearbyArgs("--adopt", "--dry-run")...); !strings.Contains(said, removed) {
-		t.Errorf("a dry run does not say what it would remove:\n%s", said)
+		t.Errorf("a dry run does not report what it would remove:\n%s", said)
 	}
 	same(t, "the hub, after a dry run", hub, dump(ctx, t, shared.hub))
 	if _, said := must(ctx, t, nearbyArgs("--adopt")...); !strings.Contains(said, removed) {
-		t.Errorf("it does not say what it removes:\n%s", said)
+		t.Errorf("it does not report what it removes:\n%s", said)
 	}
 	bootstraptest.CheckUnwantedFields(t, hubSecret(ctx, t, "near-1"))
 	must(ctx, t, "doctor", "near-1")
 	if _, said := must(ctx, t, nearbyArgs()...); strings.Contains(said, "removed") {
-		t.Errorf("the second time, it says\n%s", said)
+		t.Errorf("the second time, it printed\n%s", said)
 	}
 }
 
@@ -56,7 +56,7 @@ func TestRegisterMends(t *testing.T) {
 	ctx := begin(t)
 	must(ctx, t, nearbyArgs()...)
 	bootstraptest.PatchSecret(ctx, t, shared.hub, "near-1", bootstraptest.UnwantedFields)
-	// Of these two, others would be to blame.
+	// If these two were left, the test could not tell which one has an effect.
 	bootstraptest.PatchSecret(ctx, t, shared.hub, "near-1", `{"metadata":{"annotations":{"cluster.core.oam.dev/insecure-skip-tls-verify":null}},"data":{"proxy-url":null}}`)
 	out, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "near-1")
 	if err == nil || !strings.Contains(out, "agent-bootstrap register near-1") {
@@ -80,7 +80,7 @@ func TestInvalidSecretEndsWait(t *testing.T) {
 	const wait = 3 * time.Minute
 	_, _, err := invoke(ctx, spoil, nearbyArgs("--wait", wait.String())...)
 	if err == nil || !strings.Contains(err.Error(), "the gateway cannot use its Secret") || !strings.Contains(err.Error(), "only https is allowed") {
-		t.Errorf("it says %v", err)
+		t.Errorf("it fails with %v", err)
 	}
 	if took := time.Since(began); took > wait/2 {
 		t.Errorf("it waited for %s", took)

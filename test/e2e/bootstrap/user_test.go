@@ -19,7 +19,7 @@ import (
 )
 
 // TestUser checks what a user sees who may use one cluster, with the role in README.md, and has no
-// other right on the hub; and what a user sees who may also list clusters.
+// other permissions on the hub; and what a user sees who may also list clusters.
 func TestUser(t *testing.T) {
 	ctx := begin(t)
 	must(ctx, t, nearbyArgs()...)
@@ -37,7 +37,7 @@ func TestUser(t *testing.T) {
 
 	_, _, err := invoke(ctx, bootstrap.Config{}, "list", "--kubeconfig", user)
 	if err == nil || !strings.Contains(err.Error(), `cannot list resource "clustergateways"`) {
-		t.Errorf("list: %v; want that it names the right that is missing", err)
+		t.Errorf("list: %v; want an error that names the missing permission", err)
 	}
 	out, said := must(ctx, t, "status", "near-1", "--kubeconfig", user)
 	if !strings.Contains(out, "yes, v1.") || !strings.Contains(said, `cannot get resource "clustergateways"`) {
@@ -54,14 +54,14 @@ func TestUser(t *testing.T) {
 		bootstrap.StageCredential: bootstrap.OK, bootstrap.StageRBAC: bootstrap.OK,
 	} {
 		if states[stage].State != want {
-			t.Errorf("doctor says of %q: %+v; want that it is %s", stage, states[stage], want)
+			t.Errorf("doctor reports %q as %+v; want %s", stage, states[stage], want)
 		}
 	}
 	if !strings.Contains(states[bootstrap.StageSecret].Message, `cannot get resource "clustergateways"`) {
-		t.Errorf("doctor does not say what it may not look at: %+v", states[bootstrap.StageSecret])
+		t.Errorf("doctor does not report what it may not check: %+v", states[bootstrap.StageSecret])
 	}
 	if hub := doctorStates(ctx, t, "near-2", user)[bootstrap.StageHub]; hub.State != bootstrap.Broken || !strings.Contains(hub.Message, "may not use this cluster") {
-		t.Errorf("doctor says of a cluster that is not the user's: %+v", hub)
+		t.Errorf("doctor reports for a cluster of another user: %+v", hub)
 	}
 
 	if out, _ := must(ctx, t, "list", "--kubeconfig", viewer); !strings.Contains(out, "near-1") {
@@ -73,7 +73,7 @@ func TestUser(t *testing.T) {
 	must(ctx, t, "doctor", "near-1", "--kubeconfig", viewer)
 }
 
-// hubUser returns the kubeconfig of an account on the hub that has these rights.
+// hubUser returns the kubeconfig of an account on the hub with these permissions.
 func hubUser(ctx context.Context, t *testing.T, name string, rules []rbacv1.PolicyRule) string {
 	t.Helper()
 	roles := shared.hub.Client().RbacV1().ClusterRoles()
@@ -101,7 +101,7 @@ func doctorStates(ctx context.Context, t *testing.T, name, hub string) map[boots
 		t.Fatalf("doctor: %v, %v\n%s%s", err, jsonErr, said, out)
 	}
 	if (err != nil) != (d.Broken != "") {
-		t.Errorf("doctor says that %q is broken, and ends with %v", d.Broken, err)
+		t.Errorf("doctor reports that %q is broken, and fails with %v", d.Broken, err)
 	}
 	found := map[bootstrap.Stage]bootstrap.Finding{}
 	for _, f := range d.Findings {

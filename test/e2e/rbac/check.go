@@ -13,24 +13,23 @@ import (
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 )
 
-// Need is how much of a role must be used.
+// Need says how much of a role must be used.
 type Need int
 
 const (
-	// NeedNone is for roles that everybody has, or that were granted for another reason.
+	// NeedNone is for roles that everyone has, or that were granted for another reason.
 	NeedNone Need = iota
-	// NeedEachRule is for the roles of Kubernetes itself: nobody can remove half of one of their
-	// rules.
+	// NeedEachRule is for Kubernetes' own roles: half of one of their rules cannot be removed.
 	NeedEachRule
-	// NeedEverything requires each verb of each resource by each name.
+	// NeedEverything requires each verb for each resource and each name.
 	NeedEverything
 )
 
 // Grant is a role that is bound to an account.
 type Grant struct {
-	// Binding names it in findings.
+	// Binding is the name of the binding in findings.
 	Binding string
-	// Namespace is where the rules hold; empty: everywhere.
+	// Namespace is the namespace of the rules. Empty means all namespaces.
 	Namespace string
 	Rules     []rbacv1.PolicyRule
 	Need      Need
@@ -38,9 +37,9 @@ type Grant struct {
 
 // Unit is the smallest part of a Grant that can be removed.
 type Unit struct {
-	// Name is for findings.
+	// Name is the name in findings.
 	Name string
-	// Needed is whether some request must have needed it.
+	// Needed says whether some request must have needed it.
 	Needed bool
 
 	namespace string
@@ -115,19 +114,19 @@ func singles(rule rbacv1.PolicyRule) []rbacv1.PolicyRule {
 	return all
 }
 
-// request is what an API server decided about.
+// request is a request that an API server authorized or denied.
 type request struct {
 	verb                             string
 	group, resource, namespace, name string
-	url                              string // of a request that is for no resource
+	url                              string // of a request without a resource
 	allowed                          bool
 }
 
-// annotationDecision is what the API server's authorizer said, "allow" or "forbid".
+// annotationDecision is the decision of the API server's authorizer, "allow" or "forbid".
 const annotationDecision = "authorization.k8s.io/decision"
 
-// parse returns the decisions in an event: none if the API server had no time for the request
-// (429), which was then repeated.
+// parse returns the decisions in an event. There are none if the API server was overloaded (429),
+// because the client then repeated the request.
 func parse(e *auditv1.Event) []request {
 	decision, decided := e.Annotations[annotationDecision]
 	if !decided {
@@ -143,16 +142,17 @@ func parse(e *auditv1.Event) []request {
 	case e.ObjectRef.Subresource != "":
 		r.resource += "/" + e.ObjectRef.Subresource
 	case r.verb == "create":
-		// The record has it from the body, which is not looked at to decide.
+		// The event has the name from the body, which the authorizer does not read.
 		r.name = ""
 	}
-	code := int32(0) // while it goes on
+	code := int32(0) // the request is still in progress
 	if e.ResponseStatus != nil {
 		code = e.ResponseStatus.Code
 	}
 	switch {
 	case code == http.StatusForbidden:
-		// What came after the first decision: the right to create what is patched and not there, or admission.
+		// Reasons after the first decision: the permission to create a patched object that does not
+		// exist, or admission.
 		r.allowed = false
 	case code == http.StatusCreated && r.verb == "patch":
 		created := r
@@ -173,9 +173,8 @@ func (r request) String() string {
 	return text
 }
 
-// allows decides as Kubernetes' own authorizer does (k8s.io/component-
-// helpers/auth/rbac/validation), except for wildcards inside names of resources, which no role here
-// has.
+// allows decides like Kubernetes' own authorizer (k8s.io/component-helpers/auth/rbac/validation).
+// It does not support wildcards inside names of resources, which no role here uses.
 func (u Unit) allows(r request) bool {
 	if u.namespace != "" && u.namespace != r.namespace {
 		return false
@@ -198,10 +197,11 @@ func has(list []string, value string) bool {
 	return slices.Contains(list, value) || slices.Contains(list, rbacv1.VerbAll)
 }
 
-// Check compares what an account may do with what it did, and says, without repeating itself:
-//   - which requests were denied;
-//   - which were allowed and would not be by these units alone;
-//   - which units are needed and no request needed: there was none, or another unit would have allowed it as well.
+// Check compares what an account may do with what it did. It reports, without repetitions:
+//   - requests that were denied
+//   - requests that were allowed, but would not be allowed by these units alone
+//   - units that must be needed but no request needed, because there was no such request or
+//     another unit would have allowed it too
 func Check(units []Unit, events []auditv1.Event) []string {
 	var findings []string
 	find := func(text string) {

@@ -12,8 +12,9 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 )
 
-// recorded is what a kube-apiserver wrote, shortened: a Secret created and read, health written, two requests for no resource, one that
-// was denied, and one that it had no time for. The ConfigMap that was applied was not there.
+// recorded is a shortened record of a kube-apiserver: a Secret that is created and read, health
+// that is written, two requests without a resource, one request that was denied, and one that
+// failed because the API server was overloaded. The applied ConfigMap did not exist.
 const recorded = `
 {"verb":"create","requestURI":"/api/v1/namespaces/system/secrets","objectRef":{"resource":"secrets","namespace":"system","name":"ca","apiVersion":"v1"},"annotations":{"authorization.k8s.io/decision":"allow"}}
 {"verb":"get","requestURI":"/api/v1/namespaces/system/secrets/ca","objectRef":{"resource":"secrets","namespace":"system","name":"ca","apiVersion":"v1"},"annotations":{"authorization.k8s.io/decision":"allow"}}
@@ -60,7 +61,7 @@ func fitting() []Grant {
 func TestCheck(t *testing.T) {
 	check := func(grants []Grant, text string) []string { return Check(Units(grants), parseEvents(t, text)) }
 	if findings := check(fitting(), recorded); len(findings) > 0 {
-		t.Errorf("what fits is complained about: %q", findings)
+		t.Errorf("a finding for fitting grants: %q", findings)
 	}
 	for _, c := range []struct {
 		name   string
@@ -69,26 +70,26 @@ func TestCheck(t *testing.T) {
 		want   string
 	}{
 		{"a request that was denied", recorded + deniedToo, func([]Grant) {}, "denied: patch secrets ca in namespace system"},
-		{"a verb taken out", recorded, func(g []Grant) { g[0].Rules[0].Verbs = []string{"create", "get"} }, "allowed by none of these rules: watch secrets in namespace system"},
-		{"a rule taken out", recorded, func(g []Grant) { g[0].Rules = slices.Delete(g[0].Rules, 2, 3) }, "allowed by none of these rules: create serviceaccounts/token gateway in namespace system"},
-		{"a role taken out", recorded, func(g []Grant) { g[1].Rules = nil }, "allowed by none of these rules: get /readyz"},
+		{"a verb removed", recorded, func(g []Grant) { g[0].Rules[0].Verbs = []string{"create", "get"} }, "allowed by none of these rules: watch secrets in namespace system"},
+		{"a rule removed", recorded, func(g []Grant) { g[0].Rules = slices.Delete(g[0].Rules, 2, 3) }, "allowed by none of these rules: create serviceaccounts/token gateway in namespace system"},
+		{"a role removed", recorded, func(g []Grant) { g[1].Rules = nil }, "allowed by none of these rules: get /readyz"},
 		{"another name", recorded, func(g []Grant) { g[0].Rules[1].ResourceNames = []string{"other"} }, "allowed by none of these rules: update leases.coordination.k8s.io gateway in namespace system"},
-		{"a verb too many", recorded, func(g []Grant) { g[0].Rules[1].Verbs = []string{"update", "get"} }, "not needed: RoleBinding system/gateway: get leases.coordination.k8s.io gateway"},
-		{"a name too many", recorded, func(g []Grant) { g[0].Rules[1].ResourceNames = []string{"gateway", "other"} }, "not needed: RoleBinding system/gateway: update leases.coordination.k8s.io other"},
-		{"a resource too many", recorded, func(g []Grant) { g[0].Rules[2].Resources = []string{"serviceaccounts/token", "pods"} }, "not needed: RoleBinding system/gateway: create pods gateway"},
-		{"a group too many", recorded, func(g []Grant) { g[0].Rules[1].APIGroups = []string{"coordination.k8s.io", "apps"} }, "not needed: RoleBinding system/gateway: update leases.apps gateway"},
+		{"a superfluous verb", recorded, func(g []Grant) { g[0].Rules[1].Verbs = []string{"update", "get"} }, "not needed: RoleBinding system/gateway: get leases.coordination.k8s.io gateway"},
+		{"a superfluous name", recorded, func(g []Grant) { g[0].Rules[1].ResourceNames = []string{"gateway", "other"} }, "not needed: RoleBinding system/gateway: update leases.coordination.k8s.io other"},
+		{"a superfluous resource", recorded, func(g []Grant) { g[0].Rules[2].Resources = []string{"serviceaccounts/token", "pods"} }, "not needed: RoleBinding system/gateway: create pods gateway"},
+		{"a superfluous group", recorded, func(g []Grant) { g[0].Rules[1].APIGroups = []string{"coordination.k8s.io", "apps"} }, "not needed: RoleBinding system/gateway: update leases.apps gateway"},
 		{"said twice", recorded, func(g []Grant) { g[1].Rules = append(g[1].Rules, g[0].Rules[1]) }, "not needed: RoleBinding system/gateway: update leases.coordination.k8s.io gateway"},
-		{"what is applied may not be created", recorded, func(g []Grant) { g[0].Rules[3].Verbs = []string{"patch"} }, "allowed by none of these rules: create configmaps agent in namespace system"},
+		{"no permission to create what is applied", recorded, func(g []Grant) { g[0].Rules[3].Verbs = []string{"patch"} }, "allowed by none of these rules: create configmaps agent in namespace system"},
 		{"a patch that was refused later", recorded + refusedLater, func([]Grant) {}, "denied: patch secrets ca in namespace system"},
-		// Creating cannot be limited to names: the name is not known when it is decided.
-		{"a name for what is created", recorded, func(g []Grant) { g[0].Rules[0].ResourceNames = []string{"ca"} }, "allowed by none of these rules: create secrets in namespace system"},
-		{"a role of Kubernetes' that nobody needs", recorded, func(g []Grant) { g[1].Need = NeedEachRule; g[1].Rules[0].NonResourceURLs = []string{"/version"} }, "not needed: ClusterRoleBinding everybody: get /version"},
+		// A permission to create cannot be limited to names: the name is not known when it is checked.
+		{"a name for a permission to create", recorded, func(g []Grant) { g[0].Rules[0].ResourceNames = []string{"ca"} }, "allowed by none of these rules: create secrets in namespace system"},
+		{"a role of Kubernetes that no request needs", recorded, func(g []Grant) { g[1].Need = NeedEachRule; g[1].Rules[0].NonResourceURLs = []string{"/version"} }, "not needed: ClusterRoleBinding everybody: get /version"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			grants := fitting()
 			c.change(grants)
 			if findings := check(grants, c.record); !slices.Contains(findings, c.want) {
-				t.Errorf("findings %q, and not %q", findings, c.want)
+				t.Errorf("findings %q, want %q", findings, c.want)
 			}
 		})
 	}

@@ -39,14 +39,14 @@ import (
 
 type event = auditv1.Event
 
-// needsNamespace says why a cluster cannot enroll itself without root.
-const needsNamespace = "an agent that knows the API server as kubernetes.default.svc:443 needs a network namespace, and that needs root"
+// needsNamespace is the reason why a cluster cannot enroll itself without root.
+const needsNamespace = "an agent that connects to the API server as kubernetes.default.svc:443 needs a network namespace, which requires root"
 
 // invitedName is the name of the cluster that enrolls itself.
 const invitedName = "invited-1"
 
 // caLifetime is short, so that the CA is replaced during the test. It is long enough for all other
-// steps to finish first: the lab does not restart the agent.
+// steps to finish first, because the lab does not restart the agent.
 const caLifetime = 2 * time.Minute
 
 // site is a hub with a gateway, and a cluster that is registered with it.
@@ -56,34 +56,35 @@ type site struct {
 	gateway   *lab.Gateway
 	agent     *lab.Agent
 
-	// invited is a cluster that enrolls itself. Its invitation is gone when it has: enrolling are the rules that there were.
+	// invited is a cluster that enrolls itself. Its invitation is deleted after that: enrolling
+	// contains the rules that existed before.
 	invited    *lab.Cluster
 	invitation record
 	enrolling  []Unit
 }
 
-// exercise has the gateway do everything that it needs a right for, once at least. A rule that is new in the manifests needs a step here,
-// or is done by one already. Steps do with the product's own code what happens in the field; none does it with the gateway's credential
-// itself.
+// exercise makes the gateway use each of its permissions at least once. If you add a rule to the
+// manifests, add a step here, unless a step already needs it. The steps run the product's own code,
+// and none of them uses the gateway's credential itself.
 func (s *site) exercise(ctx context.Context, t *testing.T) {
 	for _, step := range []struct {
 		name string
 		do   func(context.Context, *testing.T)
 	}{
-		// Starting, and being registered with the hub: the hub's client CA, the clusters, the CAs and serving pairs, the APIService's CA
-		// bundle, the Lease.
-		{"the tunnel's certificates are made and published", s.published},
-		// The Secret's annotations and Events, by probes; what the aggregation layer asks before it proxies.
+		// Start and registration with the hub: the hub's client CA, the clusters, the CAs and serving
+		// certificates, the APIService's CA bundle, the Lease.
+		{"the tunnel's certificates are created and published", s.published},
+		// The Secret's annotations and Events, by probes; the requests of the aggregation layer.
 		{"a cluster is registered", s.register},
 		{"clusters are read", s.read},
 		{"callers are authenticated and authorized", s.call},
 		{"an operator overrides the health", s.override},
 		// In the managed cluster: a token, the agent's certificate, and rolling the agent.
 		{"credentials are renewed", s.rotate},
-		// Which looks at the agent's certificate, through the gateway.
-		{"what is wrong is looked for", s.doctor},
-		// In a cluster that enrolls itself: what the invitation allows, for as long as it is there.
-		{"a cluster enrolls by an invitation", s.enroll},
+		// doctor reads the agent's certificate through the gateway.
+		{"doctor finds the fault", s.doctor},
+		// In a cluster that enrolls itself: what the invitation allows while it exists.
+		{"a cluster enrolls with an invitation", s.enroll},
 		// The Secret of a cluster on the hub, which nothing else deletes.
 		{"an invitation is revoked while its cluster enrolls", s.revoke},
 		{"the tunnel's CA is replaced", s.replaced},
@@ -149,7 +150,7 @@ func (s *site) replaced(ctx context.Context, t *testing.T) {
 	labtest.Within(t, 2*caLifetime+time.Minute, "another CA of the tunnel", func() error {
 		m, err := s.tunnel(ctx)
 		if err == nil && strings.Count(m.Data[pki.KeyBundle], "BEGIN CERTIFICATE") < 2 {
-			err = fmt.Errorf("there is one only")
+			err = fmt.Errorf("there is only one")
 		}
 		return err
 	})
@@ -175,7 +176,7 @@ func (s *site) register(ctx context.Context, t *testing.T) {
 		t.Fatal(err)
 	}
 	args := []string{"register", clusterName, "--cluster-kubeconfig", kubeconfig, "--access", "impersonate", "--wait", "2m"}
-	if !s.edge.Firewalled() { // no hosts file either, and another port
+	if !s.edge.Firewalled() { // as without root: no hosts file, and another port
 		args = append(args, "--endpoint", s.edge.Endpoint())
 	}
 	s.bootstrap(ctx, t, args...)
@@ -217,7 +218,7 @@ func (s *site) read(ctx context.Context, t *testing.T) {
 	}
 }
 
-// call sends a request to the gateway's own endpoint, as a user whom only the hub can authenticate.
+// call sends a request to the gateway's own endpoint as a user whom only the hub can authenticate.
 func (s *site) call(ctx context.Context, t *testing.T) {
 	token, err := s.hub.ServiceAccountToken(ctx, metav1.NamespaceDefault, "caller", "cluster-admin")
 	if err != nil {
@@ -236,7 +237,7 @@ func (s *site) override(ctx context.Context, t *testing.T) {
 	}
 }
 
-// rotate runs through the gateway, with its credential, which has no other right there.
+// rotate runs through the gateway, with its credential, which has no other permissions there.
 func (s *site) rotate(ctx context.Context, t *testing.T) {
 	s.bootstrap(ctx, t, "rotate", clusterName, "--wait", "1m")
 }
@@ -249,18 +250,19 @@ func (s *site) enroll(ctx context.Context, t *testing.T) {
 	s.invitation = record{cluster: s.invited, account: clusterAccount, objects: documents(t, content), apart: map[string]string{
 		accessBinding: "--access", "RoleBinding cluster-gateway-agent/cluster-gateway": "the base agent's, needed in edge",
 	}, until: func(e event) bool {
-		// With that all of it is gone. The agent of the Job may come once more, until its Pod is gone as well, and is refused.
+		// All of it is deleted after that. The agent of the Job may connect once more before its Pod is
+		// deleted, and is refused.
 		return e.Verb == "delete" && e.ObjectRef.Resource == "clusterrolebindings"
 	}}
 	s.apply(ctx, t, content)
 	s.enrolling = Units(s.invitation.grants(ctx, t))
 	job, _ := s.runJob(ctx, t, content, "enroll")
-	labtest.Within(t, labtest.Timeout, "the enrolment to be over", func() error {
+	labtest.Within(t, labtest.Timeout, "the enrollment to end", func() error {
 		_, err := s.invited.Client().BatchV1().Jobs(agentNamespace).Get(ctx, job, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("the Job is there: %v", err)
+		return fmt.Errorf("the Job exists: %v", err)
 	})
 }
 
@@ -286,7 +288,7 @@ func (s *site) apply(ctx context.Context, t *testing.T, content string) {
 func (s *site) runJob(ctx context.Context, t *testing.T, content, name string) (job string, agent *lab.Agent) {
 	t.Helper()
 	job = regexp.MustCompile(`konnectivity-agent-enrol-[0-9a-f]{8}`).FindString(content)
-	labtest.Within(t, labtest.Timeout, "the Job", func() (err error) { // the cluster's CA is written by a controller
+	labtest.Within(t, labtest.Timeout, "the Job", func() (err error) { // a controller writes the cluster's CA
 		agent, err = s.lab.StartAgentJob(ctx, s.invited, agentNamespace, job, name)
 		return err
 	})
@@ -294,7 +296,7 @@ func (s *site) runJob(ctx context.Context, t *testing.T, content, name string) (
 }
 
 // revoke deletes the record of an invitation at the moment when the cluster's Secret is written. If
-// that is too late, it does so once more.
+// that is too late, it tries again.
 func (s *site) revoke(ctx context.Context, t *testing.T) {
 	if !s.invited.Firewalled() {
 		t.Skip(needsNamespace)
@@ -313,7 +315,7 @@ func (s *site) revoke(ctx context.Context, t *testing.T) {
 		if err := agent.Kill(); err != nil {
 			t.Error(err)
 		}
-		// With what is between, the gateway has the time of a request to the cluster.
+		// The time in between is at least that of a request to the cluster.
 		deadline := time.Now().Add(5 * time.Second)
 		for time.Now().Before(deadline) {
 			if s.deletedSecret(t) {

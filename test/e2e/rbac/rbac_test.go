@@ -28,21 +28,22 @@ const (
 	hubNamespace   = "cluster-gateway-system"
 	agentNamespace = "cluster-gateway-agent"
 	accountPrefix  = "system:serviceaccount:"
-	// The accounts of the manifests: the gateway's on the hub, the gateway's in a managed cluster, the agent's there.
+	// The accounts of the manifests: the gateway's on the hub, the gateway's in a managed cluster, and
+	// the agent's in a managed cluster.
 	hubAccount     = accountPrefix + hubNamespace + ":cluster-gateway"
 	clusterAccount = accountPrefix + agentNamespace + ":cluster-gateway"
 	agentAccount   = accountPrefix + agentNamespace + ":konnectivity-agent"
-	// clusterName is what the managed cluster is registered as.
+	// clusterName is the name of the managed cluster.
 	clusterName = "edge-1"
 )
 
-// record is what an account does in a cluster, and what the manifests allow it to do.
+// record contains what an account does in a cluster, and what the manifests allow it to do.
 type record struct {
 	cluster *lab.Cluster
 	account string
-	// objects are the manifests that were applied.
+	// objects are the applied manifests.
 	objects []*unstructured.Unstructured
-	// apart are bindings of the account that nothing has to be needed of, and why.
+	// apart maps bindings of the account that need not be needed to the reason.
 	apart map[string]string
 	// until, if set, is the last event that counts.
 	until func(event) bool
@@ -62,9 +63,9 @@ func base(t *testing.T, name string) []*unstructured.Unstructured {
 // manifests allow.
 const accessBinding = "ClusterRoleBinding cluster-gateway-agent:access:cluster-gateway-agent:impersonate"
 
-// TestEveryRuleIsNeeded has the gateway do everything it does, with exactly the accounts and the
-// rules of the manifests. None of its requests may be denied, and each verb of each rule must be
-// needed by one. Then the test removes a rule from the cluster.
+// TestEveryRuleIsNeeded makes the gateway do everything it does, with exactly the accounts and the
+// rules of the manifests. None of its requests may be denied, and a request must need each verb of
+// each rule. Then the test removes a rule from the cluster.
 func TestEveryRuleIsNeeded(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
@@ -75,14 +76,14 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 	onEdge := record{cluster: s.edge, objects: base(t, manifests.KonnectivityAgent), account: clusterAccount, apart: map[string]string{accessBinding: "--access"}}
 	for _, r := range []record{onHub, onEdge, s.invitation} {
 		if r.cluster == nil {
-			continue // s.enrol has told why
+			continue // the log contains the reason
 		}
 		t.Run(r.cluster.Name(), func(t *testing.T) {
-			units := s.enrolling // those that there were, of the invitation
+			units := s.enrolling // the previous rules, of the invitation
 			if r.cluster != s.invited {
 				units = Units(r.grants(ctx, t))
 			}
-			// What is due in time may still be under way.
+			// Scheduled tasks may still be running.
 			labtest.Within(t, labtest.Timeout, "what "+r.account+" does and what it may do to be the same", func() error {
 				if findings := Check(units, r.events(t)); len(findings) > 0 {
 					return errors.New(strings.Join(findings, "\n"))
@@ -92,7 +93,7 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 			r.withoutEach(t, units)
 		})
 	}
-	t.Run("the agent asks for nothing", func(t *testing.T) {
+	t.Run("the agent sends no requests", func(t *testing.T) {
 		for _, c := range []*lab.Cluster{s.edge, s.invited} {
 			events, err := c.AuditEvents()
 			if err != nil {
@@ -105,7 +106,7 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a rule is taken out", func(t *testing.T) { s.takeOut(ctx, t, onHub) })
+	t.Run("a rule is removed", func(t *testing.T) { s.takeOut(ctx, t, onHub) })
 }
 
 // events returns the recorded events of the account.
@@ -142,7 +143,7 @@ func (r record) withoutEach(t *testing.T, units []Unit) {
 		t.Log(u.Name)
 	}
 	if tried < 5 {
-		t.Errorf("only %d rules were looked at", tried)
+		t.Errorf("only %d rules were checked", tried)
 	}
 }
 
@@ -165,7 +166,7 @@ func (r record) grants(ctx context.Context, t *testing.T) []Grant {
 		switch {
 		case !byName, apart:
 		case !ofManifests[b.name]:
-			t.Errorf("%s is bound to %s, and not by the manifests", b.name, r.account)
+			t.Errorf("%s is bound to %s, but not in the manifests", b.name, r.account)
 		case builtIn:
 			g.Need = NeedEachRule
 		default:
@@ -177,13 +178,13 @@ func (r record) grants(ctx context.Context, t *testing.T) []Grant {
 		grants = append(grants, g)
 	}
 	for name := range ofManifests {
-		t.Errorf("%s is in the manifests, and not in the cluster", name)
+		t.Errorf("%s is in the manifests, but not in the cluster", name)
 	}
 	return grants
 }
 
-// ofManifests returns the bindings that were applied, and checks that their Roles are in the
-// cluster unchanged.
+// ofManifests returns the bindings that were applied, and checks that their Roles in the cluster
+// are unchanged.
 func (r record) ofManifests(t *testing.T) map[string]bool {
 	t.Helper()
 	found := map[string]bool{}
@@ -196,7 +197,7 @@ func (r record) ofManifests(t *testing.T) map[string]bool {
 		}
 	}
 	if len(found) == 0 {
-		t.Fatal("the manifests bind nothing")
+		t.Fatal("the manifests contain no bindings")
 	}
 	return found
 }
@@ -271,7 +272,7 @@ func bound(subjects []rbacv1.Subject, account string) (byName, applies bool) {
 	return byName, byName || applies
 }
 
-// rules returns the rules of a binding's role, and whether the role is one of Kubernetes itself.
+// rules returns the rules of a binding's role, and whether it is one of Kubernetes' own roles.
 func rules(ctx context.Context, t *testing.T, client kubernetes.Interface, b binding) (_ []rbacv1.PolicyRule, builtIn bool) {
 	t.Helper()
 	const label = "kubernetes.io/bootstrapping"
@@ -302,7 +303,7 @@ func (s *site) takeOut(ctx context.Context, t *testing.T, hub record) {
 	if _, err := roles.Update(ctx, role, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	labtest.Within(t, labtest.Timeout, "the hub to know", func() error {
+	labtest.Within(t, labtest.Timeout, "the hub to use the change", func() error {
 		answer, err := s.hub.Client().AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: hub.account, ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: metav1.NamespaceDefault, Verb: "create", Resource: "events"},
 		}}, metav1.CreateOptions{})
@@ -311,12 +312,12 @@ func (s *site) takeOut(ctx context.Context, t *testing.T, hub record) {
 		}
 		return err
 	})
-	// Nothing can be read from it, of which there is to be an Event.
+	// The certificate cannot be parsed, so an Event must be recorded.
 	if err := s.hub.ApplySecret(ctx, lab.SecretOptions{Name: "invalid"}); err != nil {
 		t.Fatal(err)
 	}
 	const want = "denied: create events in namespace default"
-	labtest.Within(t, labtest.Timeout, "the record to show what is missing", func() error {
+	labtest.Within(t, labtest.Timeout, "the record to show the missing rule", func() error {
 		if findings := Check(units, hub.events(t)); !slices.Equal(findings, []string{want}) {
 			return fmt.Errorf("findings: %q", findings)
 		}

@@ -62,8 +62,8 @@ func (s *site) condition(ctx context.Context, kind string) (metav1.Condition, er
 	return metav1.Condition{}, fmt.Errorf("no condition %s in %s", kind, answer)
 }
 
-// saysOf waits until a condition has this reason, and these words in its message.
-func (s *site) saysOf(ctx context.Context, t *testing.T, kind, reason string, words ...string) {
+// waitForReason waits until a condition has this reason, and its message contains these words.
+func (s *site) waitForReason(ctx context.Context, t *testing.T, kind, reason string, words ...string) {
 	t.Helper()
 	labtest.Within(t, noticed, kind+" to be "+reason, func() error {
 		c, err := s.condition(ctx, kind)
@@ -118,7 +118,7 @@ func withoutRight(ctx context.Context, t *testing.T, resource, verb string) (res
 		if slices.Contains(rule.Resources, resource) {
 			role.Rules[i].Verbs = slices.DeleteFunc(slices.Clone(rule.Verbs), func(v string) bool { return v == verb })
 			if len(role.Rules[i].Verbs) == 0 {
-				role.Rules[i].Verbs = []string{"deletecollection"} // which does nothing; none is not allowed
+				role.Rules[i].Verbs = []string{"deletecollection"} // a verb that allows nothing, because a rule must have at least one
 			}
 		}
 	}
@@ -135,8 +135,8 @@ func withoutRight(ctx context.Context, t *testing.T, resource, verb string) (res
 }
 
 // TestTokens checks that the gateway renews a token at the API server of the cluster, over the
-// tunnel, with no more rights than the manifest grants. It leaves a token alone that was written by
-// hand, and it reports a refused renewal.
+// tunnel, with no more permissions than the manifest grants. It does not renew a token that was
+// written by hand, and it reports a refused renewal.
 func TestTokens(t *testing.T) {
 	exclusively(t, &shared.hubLock)
 	ctx := bounded(t)
@@ -155,15 +155,15 @@ func TestTokens(t *testing.T) {
 	if _, err := secrets.Create(ctx, byHand, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = secrets.Delete(context.Background(), byHand.Name, metav1.DeleteOptions{}) }) // with the hub at the latest
+	t.Cleanup(func() { _ = secrets.Delete(context.Background(), byHand.Name, metav1.DeleteOptions{}) }) // registered with the hub by then
 
 	changes(t, 3, "the token", s.hubData(ctx, clusterName, "token"))
-	s.saysOf(ctx, t, v1alpha1.ConditionCredentialValid, v1alpha1.ReasonAccepted)
+	s.waitForReason(ctx, t, v1alpha1.ConditionCredentialValid, v1alpha1.ReasonAccepted)
 	if token, err := s.hubData(ctx, byHand.Name, "token")(); err != nil || !bytes.Equal(token, byHand.Data["token"]) {
-		t.Errorf("a token that agent-bootstrap did not put there was renewed (%v)", err)
+		t.Errorf("a token that agent-bootstrap did not write was renewed (%v)", err)
 	}
 	withoutRight(ctx, t, "serviceaccounts/token", "create")
-	s.saysOf(ctx, t, v1alpha1.ConditionCredentialValid, v1alpha1.ReasonRenewalFailed, "could not be renewed", "forbidden")
+	s.waitForReason(ctx, t, v1alpha1.ConditionCredentialValid, v1alpha1.ReasonRenewalFailed, "could not be renewed", "forbidden")
 }
 
 // TestAgentCertificate checks that the gateway renews the certificate of an agent in Pods, over the
@@ -185,9 +185,9 @@ func TestAgentCertificate(t *testing.T) {
 		return secret.Data["tls.crt"], nil
 	}
 	changes(t, 2, "the agent's certificate", certificate)
-	labtest.Within(t, noticed, "the agent to be rolled", func() error {
+	labtest.Within(t, noticed, "the agent to be restarted", func() error {
 		if n := rolled.Rolls(); n < 2 {
-			return fmt.Errorf("it was, %d times", n)
+			return fmt.Errorf("it was restarted %d times", n)
 		}
 		return nil
 	})
@@ -201,7 +201,7 @@ func TestAgentCertificate(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if before != after { // renewed meanwhile, by whomever
+		if before != after { // renewed in the meantime
 			return fmt.Errorf("%+v, and before %+v:\n%s", after, before, said)
 		}
 		if regexp.MustCompile(`\b(created|changed|issued)\b`).MatchString(said) {
@@ -218,13 +218,13 @@ func TestAgentCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if life := pki.Lifetime(chain[0]); life < lifetime-time.Second || life > lifetime+time.Second {
-		t.Errorf("the certificate lives for %s, and was asked for %s", life, lifetime)
+		t.Errorf("the lifetime of the certificate is %s, want %s", life, lifetime)
 	}
 	restore := withoutRight(ctx, t, "secrets", "patch")
-	s.saysOf(ctx, t, v1alpha1.ConditionCertificateValid, v1alpha1.ReasonRenewalFailed, "could not be renewed", "forbidden")
+	s.waitForReason(ctx, t, v1alpha1.ConditionCertificateValid, v1alpha1.ReasonRenewalFailed, "could not be renewed", "forbidden")
 	restore()
 	changes(t, 1, "the agent's certificate", certificate)
-	labtest.Within(t, noticed, "the failure to be over", func() error {
+	labtest.Within(t, noticed, "the condition to recover", func() error {
 		c, err := s.condition(ctx, v1alpha1.ConditionCertificateValid)
 		if err == nil && c.Reason == v1alpha1.ReasonRenewalFailed {
 			err = fmt.Errorf("it is %+v", c)
@@ -275,15 +275,15 @@ func TestAgentProcess(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	s.saysOf(ctx, t, v1alpha1.ConditionCertificateValid, v1alpha1.ReasonExpiresSoon, "the gateway cannot renew it", "agent-bootstrap rotate edge-1 --out-dir")
+	s.waitForReason(ctx, t, v1alpha1.ConditionCertificateValid, v1alpha1.ReasonExpiresSoon, "the gateway cannot renew it", "agent-bootstrap rotate edge-1 --out-dir")
 	end, err := s.Metric(ctx, "cluster_gateway_certificate_expiration_timestamp_seconds", `certificate="agent"`, `cluster="edge-1"`)
 	if err != nil || end < float64(time.Now().Add(-time.Minute).Unix()) {
 		t.Errorf("the metric of the agent's certificate is %v, %v", end, err)
 	}
 }
 
-// TestOwnCA checks that the gateway never changes a CA of the user's own. When the user adds a CA
-// to the bundle, agents get the new bundle, and certificates for it, also from a gateway that has
+// TestOwnCA checks that the gateway never changes a CA that the user provides. When the user adds a
+// CA to the bundle, agents get the new bundle and new certificates, also from a gateway that has
 // the tunnel's certificates as files.
 func TestOwnCA(t *testing.T) {
 	exclusively(t, &shared.hubLock)
@@ -352,9 +352,9 @@ func TestOwnCA(t *testing.T) {
 		}
 		return secret.Data["tls.crt"], nil
 	})
-	labtest.Within(t, noticed, "the agent to be rolled", func() error {
+	labtest.Within(t, noticed, "the agent to be restarted", func() error {
 		if n := rolled.Rolls() - before; n < 1 {
-			return fmt.Errorf("it was, %d times", n)
+			return fmt.Errorf("it was restarted %d times", n)
 		}
 		return nil
 	})

@@ -1,9 +1,9 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rotation tests that a gateway renews its certificates and credentials, against real clusters: a hub, and a
-// firewalled cluster whose agent is restarted as its Deployment says. Each test starts a gateway of its own, with its own
-// lifetimes.
+// Package rotation tests that a gateway renews its certificates and credentials, against real
+// clusters: a hub, and a firewalled cluster whose agent is restarted as its Deployment requires.
+// Each test starts its own gateway, with its own lifetimes.
 package rotation
 
 import (
@@ -41,7 +41,7 @@ const (
 	noticed = labtest.Timeout
 )
 
-// env is the lab that all tests share, one after the other.
+// env is the lab that all tests share, one after another.
 type env struct {
 	lab       *lab.Lab
 	hub, edge *lab.Cluster
@@ -64,7 +64,7 @@ func exclusively(t *testing.T, lock *sync.Mutex) {
 // plainGateway is the variable that builds the gateway without the race detector.
 const plainGateway = "E2E_PLAIN_GATEWAY"
 
-// shared is set before the first test, and not changed after.
+// shared is set before the first test, and does not change after that.
 var shared *env
 
 func TestMain(m *testing.M) { labtest.Main(m, start) }
@@ -104,7 +104,7 @@ type site struct {
 // tunnelOff is the flag of gateways in tests that need no cluster.
 const tunnelOff = "--tunnel-mode=off"
 
-// begin starts a gateway on a hub that has nothing left of an earlier gateway.
+// begin starts a gateway on a hub without objects of an earlier gateway.
 func begin(ctx context.Context, t *testing.T, args ...string) *site {
 	t.Helper()
 	return beginWith(ctx, t, lab.GatewayOptions{Binary: shared.binary, ExtraArgs: args})
@@ -145,7 +145,8 @@ func beginWith(ctx context.Context, t *testing.T, o lab.GatewayOptions) *site {
 	return s
 }
 
-// removeAll removes everything that a gateway has created on the hub, and the registered cluster's part if there is one.
+// removeAll removes everything that a gateway has created on the hub, and in the registered cluster
+// if there is one.
 func (s *site) removeAll(registered bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), noticed)
 	defer cancel()
@@ -202,7 +203,7 @@ func agents(t *testing.T) *lab.AgentDeployment {
 // registerArgs returns the arguments that register the cluster.
 func registerArgs(more ...string) []string {
 	args := []string{"register", clusterName, "--cluster-kubeconfig", shared.edgeFile}
-	if !shared.edge.Firewalled() { // no hosts file either, and another port
+	if !shared.edge.Firewalled() { // as without root: no hosts file, and another port
 		args = append(args, "--endpoint", shared.edge.Endpoint())
 	}
 	return append(args, more...)

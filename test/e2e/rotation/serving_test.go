@@ -26,7 +26,7 @@ import (
 )
 
 // present returns the certificate that the gateway presents at its own endpoint to a client that
-// trusts what the hub trusts.
+// trusts the CAs of the APIService.
 func (s *site) present(ctx context.Context) (*x509.Certificate, error) {
 	bundle, err := s.caBundle(ctx)
 	if err != nil {
@@ -89,12 +89,13 @@ func (s *site) throughHub(ctx context.Context) error {
 }
 
 // TestServingCertificate checks that the certificate of the gateway's own endpoint and its CA are
-// created and replaced again and again, without a restart and without a failed request. The hub
-// verifies the gateway at all times, whichever replica leads.
+// created and replaced repeatedly, without a restart and without a failed request. The hub verifies
+// the gateway at all times, whichever replica is the leader.
 func TestServingCertificate(t *testing.T) {
 	exclusively(t, &shared.servingLock)
 	ctx := bounded(t)
-	// Between a renewal that is due and the end of a pair lie five seconds: a replica that takes over needs up to 4.4 for it.
+	// A pair expires five seconds after its renewal is due: a replica that takes over needs up to 4.4
+	// seconds.
 	args := []string{"--serving-ca-lifetime=45s", "--serving-cert-lifetime=25s", tunnelOff}
 	s := begin(ctx, t, args...)
 	pairs, authorities := map[string]bool{}, map[string]bool{}
@@ -124,16 +125,16 @@ func TestServingCertificate(t *testing.T) {
 			t.Errorf("the metric of the certificate %s is %v, %v", certificate, end, err)
 		}
 	}
-	// Another replica serves the same, and goes on when this one does not.
+	// Another replica serves the same certificate, and continues when this one stops.
 	g, err := shared.lab.StartGateway(ctx, lab.GatewayOptions{
 		Name: "gateway-second", Hub: s.hub, Binary: shared.binary, ExtraArgs: args, TunnelOff: true,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = g.Stop() }) // again, if the test went well
+	t.Cleanup(func() { _ = g.Stop() }) // a second call if the test succeeded
 	second := &site{g, s.hub}
-	labtest.Within(t, noticed, "both replicas to serve the same", func() error {
+	labtest.Within(t, noticed, "both replicas to serve the same certificate", func() error {
 		one, err := s.present(ctx)
 		if err != nil {
 			return err
@@ -145,7 +146,7 @@ func TestServingCertificate(t *testing.T) {
 		return err
 	})
 	s.patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"service": map[string]any{"port": port(t, second)}}})
-	labtest.Within(t, noticed, "the hub to ask the second", func() error { return second.throughHub(ctx) })
+	labtest.Within(t, noticed, "the hub to use the second replica", func() error { return second.throughHub(ctx) })
 	if err := s.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -165,8 +166,8 @@ func port(t *testing.T, s *site) json.Number {
 	return json.Number(text)
 }
 
-// TestAPIServiceOfOthers checks that the gateway corrects a wrong caBundle, and leaves alone one
-// that cert-manager writes. If the serving pair is the user's own, the gateway serves it and
+// TestAPIServiceOfOthers checks that the gateway corrects a wrong caBundle, and does not change one
+// that cert-manager writes. If the user provides the serving certificate, the gateway serves it and
 // changes nothing.
 func TestAPIServiceOfOthers(t *testing.T) {
 	exclusively(t, &shared.servingLock)
@@ -180,7 +181,7 @@ func TestAPIServiceOfOthers(t *testing.T) {
 	}
 	labtest.Within(t, noticed, "the hub to trust the gateway", right)
 	s.patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"caBundle": nil, "insecureSkipTLSVerify": true}})
-	labtest.Within(t, noticed, "verification to be switched on", right)
+	labtest.Within(t, noticed, "verification to be enabled", right)
 
 	foreign, err := lab.NewCA("another")
 	if err != nil {
@@ -193,7 +194,7 @@ func TestAPIServiceOfOthers(t *testing.T) {
 	})
 	changes(t, 1, "the CA", s.hubData(ctx, pki.GatewayCASecret, "tls.crt"))
 	if bundle, err := s.caBundle(ctx); err != nil || !bytes.Equal(bundle, foreign.CertPEM()) {
-		t.Errorf("the caBundle that is cert-manager's was changed (%v)", err)
+		t.Errorf("the caBundle of cert-manager was changed (%v)", err)
 	}
 	s.patchAPIService(ctx, t, map[string]any{"metadata": map[string]any{"annotations": map[string]any{annotation: nil}}})
 	labtest.Within(t, noticed, "the hub to trust the gateway again", right)
@@ -217,12 +218,12 @@ func TestAPIServiceOfOthers(t *testing.T) {
 		return err
 	})
 	s.patchAPIService(ctx, t, map[string]any{"spec": map[string]any{"caBundle": foreign.CertPEM()}})
-	labtest.Within(t, noticed, "the hub to trust the user's own", right)
+	labtest.Within(t, noticed, "the hub to trust the user's own certificate", right)
 	changes(t, 1, "the CA", s.hubData(ctx, pki.GatewayCASecret, "tls.crt"))
 	if bundle, err := s.caBundle(ctx); err != nil || !bytes.Equal(bundle, foreign.CertPEM()) {
-		t.Errorf("the caBundle was changed though the pair is the user's own (%v)", err)
+		t.Errorf("the caBundle was changed although the user provides the certificate (%v)", err)
 	}
 	if current, err := s.hubSecret(ctx, pki.GatewayServingSecret); err != nil || !bytes.Equal(current.Data["tls.crt"], pair.CertPEM) {
-		t.Errorf("the user's own pair was replaced (%v)", err)
+		t.Errorf("the certificate that the user provides was replaced (%v)", err)
 	}
 }

@@ -67,7 +67,7 @@ func TestSoak(t *testing.T) {
 	for _, failure := range l.failures {
 		t.Error(failure)
 	}
-	t.Logf("%s: %d requests, %d events watched in %d watches, %d execs, %d failures; the agent was rolled %d times",
+	t.Logf("%s: %d requests, %d events received in %d watches, %d execs, %d failures; the agent was restarted %d times",
 		time.Since(began).Round(time.Second), l.requests.Load(), l.events.Load(), l.watches.Load(), l.execs.Load(), l.failed.Load(), rolled.Rolls())
 	for _, kind := range kinds {
 		changes := len(l.seen[kind]) - 1
@@ -77,12 +77,12 @@ func TestSoak(t *testing.T) {
 		}
 	}
 	if rolled.Rolls() < 2 || l.requests.Load() < 1000 || l.execs.Load() < 3 || l.events.Load() < 50 {
-		t.Error("there was not enough of a load")
+		t.Error("there were too few requests")
 	}
 }
 
 // shortenGrace shortens the grace period of replaced agents, so that connections which are still
-// open then are cut within the test. It is longer than an exec or a watch of this test lasts.
+// open then are cut within the test. It is longer than an exec or a watch of this test.
 func shortenGrace(ctx context.Context, t *testing.T) {
 	t.Helper()
 	patch := []byte(`{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":20}}}}`)
@@ -101,7 +101,7 @@ type load struct {
 
 	mu       sync.Mutex
 	failures []string
-	// seen are the versions of each kind of thing that rotates.
+	// seen contains the versions of each kind of thing that rotates.
 	seen map[string]map[string]bool
 }
 
@@ -204,8 +204,8 @@ func send(ctx context.Context, client *http.Client, method, url string, body []b
 	return answer, nil
 }
 
-// connect opens a new connection to the gateway's own endpoint, as a client that trusts what the
-// hub trusts.
+// connect opens a new connection to the gateway's own endpoint, as a client that trusts the CAs of
+// the APIService.
 func (l *load) connect(ctx context.Context) error {
 	services, err := l.apiServices()
 	if err != nil {
@@ -230,7 +230,7 @@ func (l *load) connect(ctx context.Context) error {
 
 const counter = "/api/v1/namespaces/default/configmaps/soak"
 
-// write counts in a ConfigMap, by requests that must not be repeated.
+// write counts in a ConfigMap, with requests that must not be repeated.
 func (l *load) write(ctx context.Context, written chan<- int) {
 	client, base := l.client(lab.ViaHub)
 	body := []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"soak"},"data":{"count":"0"}}`)
@@ -250,7 +250,7 @@ func (l *load) write(ctx context.Context, written chan<- int) {
 	})
 }
 
-// watch expects each count once, in order, over as many watches as needed. Each watch has to end
+// watch expects each count once, in order, over as many watches as needed. Each watch must end
 // cleanly.
 func (l *load) watch(ctx context.Context, written <-chan int) {
 	client, base := l.client(lab.ViaHub)
@@ -274,7 +274,7 @@ func (l *load) watch(ctx context.Context, written <-chan int) {
 		return
 	}
 	var last int
-	_, _ = fmt.Sscan(list.Items[0].Data["count"], &last) // then the first event does not fit
+	_, _ = fmt.Sscan(list.Items[0].Data["count"], &last) // the first event then does not fit
 	for version := list.Metadata.ResourceVersion; ctx.Err() == nil; {
 		l.watches.Add(1)
 		err := l.watchOnce(ctx, client, base, &version, &last)
@@ -310,10 +310,10 @@ func (l *load) watchOnce(ctx context.Context, client *http.Client, base string, 
 		if err := decoder.Decode(&event); errors.Is(err, io.EOF) {
 			return nil // as an API server ends it
 		} else if err != nil {
-			return fmt.Errorf("it broke off: %w", err)
+			return fmt.Errorf("it ended with an error: %w", err)
 		}
 		if event.Type != "MODIFIED" || event.Object.Data["count"] != fmt.Sprint(*last+1) {
-			return fmt.Errorf("an event that is missing, or one too many: %+v after %d", event, *last)
+			return fmt.Errorf("a missing or superfluous event: %+v after %d", event, *last)
 		}
 		l.events.Add(1)
 		*last++
@@ -338,7 +338,7 @@ func (l *load) exec(ctx context.Context) {
 		cmd.Stdout, cmd.Stderr = &out, &stderr
 		err := cmd.Run()
 		if err == nil && out.String() != want {
-			err = fmt.Errorf("it said %q", out.String())
+			err = fmt.Errorf("it printed %q", out.String())
 		}
 		if err != nil {
 			err = fmt.Errorf("%w: %s", err, &stderr)
