@@ -38,10 +38,11 @@ clean: ## Remove what was built here; the lab's components stay in the user's ca
 check: verify-format verify-vet lint test-unit ## Quick gate: format, vet, lint, unit tests
 
 .PHONY: fix
-fix: ## Format the code, apply the linter's fixes and generate code
+fix: ## Format the code, apply the linter's fixes, generate code and docs/reference
 	gofmt -w $$(git ls-files '*.go')
 	@$(GOLANGCI_LINT) run --build-tags integration --fix ./...
 	@hack/update-codegen.sh
+	$(GO) test ./docs -update
 
 ##@ Test
 
