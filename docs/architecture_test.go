@@ -56,7 +56,7 @@ func TestArchitecturePicture(t *testing.T) {
 	}
 	for name := range layer {
 		if _, ok := rules[name]; !ok && name != "manifests" {
-			t.Errorf("docs/architecture.md: the picture shows %s, for which there is no rule in pkg/internal/boundaries", name)
+			t.Errorf("docs/architecture.md: the picture contains %s, which has no rule in pkg/internal/boundaries", name)
 		}
 	}
 }
@@ -73,7 +73,7 @@ func TestArchitectureTable(t *testing.T) {
 		seen[folder] = true
 		allowed, ok := rules[folder]
 		if !ok {
-			t.Errorf("%s: the table has %s, for which there is no rule in pkg/internal/boundaries", file, folder)
+			t.Errorf("%s: the table contains %s, which has no rule in pkg/internal/boundaries", file, folder)
 			continue
 		}
 		want := "–"
@@ -88,12 +88,12 @@ func TestArchitectureTable(t *testing.T) {
 		if *update {
 			setLastCell(p, folder, want)
 		} else if row[3] != want {
-			t.Errorf("%s: %s may import %q, and the table says %q: run go test ./docs -update", file, folder, want, row[3])
+			t.Errorf("%s: %s may import %q, but the table contains %q: run go test ./docs -update", file, folder, want, row[3])
 		}
 	}
 	for name := range rules {
 		if !seen[name] {
-			t.Errorf("%s: the table has no %s", file, name)
+			t.Errorf("%s: the table does not contain %s", file, name)
 		}
 	}
 	if *update {
@@ -107,17 +107,20 @@ func TestArchitectureTable(t *testing.T) {
 	}
 }
 
+// setLastCell changes the row of a package in the first table of the page. Later tables also have
+// rows that begin with a package.
 func setLastCell(p page, folder, text string) {
 	for i, l := range p.lines {
 		if strings.HasPrefix(l.text, "| `"+folder+"` |") {
 			cells := strings.Split(strings.Trim(l.text, "|"), "|")
 			cells[len(cells)-1] = " " + text + " "
 			p.lines[i].text = "|" + strings.Join(cells, "|") + "|"
+			return
 		}
 	}
 }
 
-// shortName is what the table calls a package.
+// shortName is the name of a package in the table.
 func shortName(p string) string {
 	if p == "pkg/apis/cluster/v1alpha1" {
 		return "apis"
@@ -156,12 +159,12 @@ func importRules(t *testing.T) map[string][]string {
 		}
 	}
 	if len(rules) < 10 {
-		t.Fatalf("found %d rules only", len(rules))
+		t.Fatalf("found only %d rules", len(rules))
 	}
 	return rules
 }
 
-// stringValue is the value of a literal or of a constant.
+// stringValue returns the value of a literal or of a constant.
 func stringValue(t *testing.T, constants map[string]string, expr ast.Expr) string {
 	t.Helper()
 	switch x := expr.(type) {
