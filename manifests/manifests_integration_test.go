@@ -28,8 +28,9 @@ func TestMain(m *testing.M) {
 	labtest.MainAPIServers(m, map[string]**lab.Cluster{"any": &server})
 }
 
-// TestApply applies every base to a real API server with strict validation, as a user does, and checks that programs get
-// the same objects. Then it checks that the Pods are admitted where restricted pod security is enforced.
+// TestApply applies every base to a real API server with strict validation, as a user does, and
+// checks that programs get the same objects. Then it checks that the Pods are admitted where
+// restricted pod security is enforced.
 func TestApply(t *testing.T) {
 	ctx, c := t.Context(), server
 	for _, base := range []string{manifests.Gateway, manifests.KonnectivityAgent, manifests.KonnectivityInvitation, manifests.KonnectivityServer} {
@@ -91,8 +92,8 @@ func canonical(t *testing.T, document []byte) string {
 	return string(data)
 }
 
-// admitted checks that Pods of a workload pass the pod security that its namespace enforces, and that they would not pass
-// with fewer restrictions.
+// admitted checks that Pods of a workload pass the pod security that its namespace enforces, and
+// that they would not pass with fewer restrictions.
 func admitted(ctx context.Context, t *testing.T, c *lab.Cluster, workload *unstructured.Unstructured) {
 	t.Helper()
 	template, found, err := unstructured.NestedMap(workload.Object, "spec", "template")

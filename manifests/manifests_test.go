@@ -12,8 +12,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/manifests"
 )
 
-// TestNothingInsecure checks that no manifest switches off the verification of certificates or grants rights by a
-// wildcard.
+// TestNothingInsecure checks that no manifest disables the verification of certificates or grants
+// permissions by a wildcard.
 func TestNothingInsecure(t *testing.T) {
 	t.Parallel()
 	for _, base := range []string{manifests.Gateway, manifests.KonnectivityAgent, manifests.KonnectivityInvitation, manifests.KonnectivityServer} {

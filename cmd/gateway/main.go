@@ -1,7 +1,8 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command gateway is the aggregated API server that carries Kubernetes API traffic to managed clusters. See pkg/server.
+// Command gateway is the aggregated API server that carries Kubernetes API traffic to managed
+// clusters. See pkg/server.
 package main
 
 import (

@@ -44,8 +44,8 @@ func (c *Cluster) Message() string {
 	return string(b)
 }
 
-// Reason returns the reason of the condition Ready for an invalid Secret. It is empty if the Secret is
-// valid.
+// Reason returns the reason of the condition Ready for an invalid Secret. It is empty if the Secret
+// is valid.
 func (c *Cluster) Reason() string {
 	switch {
 	case c.err == nil:
@@ -57,8 +57,8 @@ func (c *Cluster) Reason() string {
 	}
 }
 
-// RefusesSecret reports whether a reason of the condition Ready says that the Secret cannot be used,
-// as Reason does.
+// RefusesSecret reports whether a reason of the condition Ready says that the Secret cannot be
+// used, as Reason does.
 func RefusesSecret(reason string) bool {
 	return reason == v1alpha1.ReasonInvalidSecret || reason == v1alpha1.ReasonUnsupportedProxyConfiguration
 }

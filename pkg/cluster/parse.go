@@ -196,8 +196,8 @@ func (p *parser) insecure() {
 
 const proxyConfigurationKey = "annotation " + v1alpha1.AnnotationProxyConfiguration
 
-// proxyConfiguration rejects the predecessor's annotation that makes requests run as the caller. If it
-// were ignored, every caller would act with the rights of the gateway's credential.
+// proxyConfiguration rejects the predecessor's annotation that makes requests run as the caller. If
+// it were ignored, every caller would act with the rights of the gateway's credential.
 func (p *parser) proxyConfiguration() {
 	if strings.TrimSpace(p.secret.Annotations[v1alpha1.AnnotationProxyConfiguration]) != "" {
 		p.fault(proxyConfigurationKey, "is not supported: it asks the gateway to act as the caller, which this version cannot do; "+

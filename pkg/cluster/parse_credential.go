@@ -211,8 +211,8 @@ func numericDate(claim any) time.Time {
 	return time.Unix(int64(seconds), 0).UTC()
 }
 
-// execConfig is the value of the key exec. It is a client-go ExecConfig with two more fields: plugin
-// and parameters, which stand for command, args and env.
+// execConfig is the value of the key exec. It is a client-go ExecConfig with two more fields:
+// plugin and parameters, which stand for command, args and env.
 type execConfig struct {
 	Plugin     *string           `json:"plugin"`
 	Parameters map[string]string `json:"parameters"`
@@ -226,8 +226,8 @@ type execConfig struct {
 }
 
 // exec parses the configuration of a credential plugin. The plugin runs in the gateway with the
-// gateway's rights. So that a user who may write a Secret cannot run any program, the Secret selects
-// a plugin that the operator has defined, or a program in the operator's directory.
+// gateway's rights. So that a user who may write a Secret cannot run any program, the Secret
+// selects a plugin that the operator has defined, or a program in the operator's directory.
 func (p *parser) exec() {
 	data := p.secret.Data[v1alpha1.SecretKeyExec]
 	switch {

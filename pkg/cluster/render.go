@@ -186,27 +186,27 @@ func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGat
 	}
 }
 
-// currentHealth returns the stored state, but not if it says that the Secret is refused and the Secret
-// is valid: a probe then stored it about an earlier version. Whether this version is refused is known
-// without a probe. So a condition with such a reason is about the Secret at the resource version of
-// the ClusterGateway, and a client that has just replaced a refused Secret does not get an answer
-// about the previous version.
+// currentHealth returns the stored state, but not if it says that the Secret is refused and the
+// Secret is valid: a probe then stored it about an earlier version. Whether this version is refused
+// is known without a probe. So a condition with such a reason is about the Secret at the resource
+// version of the ClusterGateway, and a client that has just replaced a refused Secret does not get
+// an answer about the previous version.
 func (c *Cluster) currentHealth() Health {
 	h := c.Health
 	if c.err != nil || !h.Known || h.Healthy || h.Overridden || !RefusesSecret(h.Reason) {
 		return h
 	}
-	// With more conditions than Ready, a probe found that something else keeps a valid Secret from being
-	// used.
+	// With more conditions than Ready, a probe found that something else keeps a valid Secret from
+	// being used.
 	if len(h.Conditions) > 1 {
 		return h
 	}
 	return Health{}
 }
 
-// ready returns the condition Ready. If the Secret is invalid, the condition says so whatever the last
-// probe found, because no request can be served. Otherwise, the override of an operator replaces the
-// result of the last probe, and the message contains both.
+// ready returns the condition Ready. If the Secret is invalid, the condition says so whatever the
+// last probe found, because no request can be served. Otherwise, the override of an operator
+// replaces the result of the last probe, and the message contains both.
 func (c *Cluster) ready(secret *corev1.Secret) metav1.Condition {
 	h := c.currentHealth()
 	condition := metav1.Condition{Type: v1alpha1.ConditionReady, LastTransitionTime: lastWrite(secret)}

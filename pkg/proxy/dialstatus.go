@@ -127,7 +127,8 @@ func explainTLS(c *cluster.Cluster, err error) string {
 	}
 }
 
-// name returns the name in a certificate, printable and shortened, because it comes from the cluster.
+// name returns the name in a certificate, printable and shortened, because it comes from the
+// cluster.
 func name(n pkix.Name) string { return untrusted.Limit(n.String(), 200) }
 
 func certificateNames(cert *x509.Certificate) string {

@@ -26,7 +26,8 @@
 // long-running is decided as kube-apiserver decides it. An upgrade is an ordinary request until the
 // cluster has accepted it.
 //
-// A request that the cluster says it did not process is sent again, if its body was kept (resend.go).
+// A request that the cluster says it did not process is sent again, if its body was kept
+// (resend.go).
 //
 // # What never reaches a managed cluster
 //

@@ -3,7 +3,7 @@
 
 // Package server assembles the gateway, in the steps of k8s.io/sample-apiserver:
 //
-//	Options ── Config() ──► Config ── Complete() ──► CompletedConfig ── New(ctx) ──► Server ── Run(ctx)
+//	Options ─ Config() ─► Config ─ Complete() ─► CompletedConfig ─ New(ctx) ─► Server ─ Run(ctx)
 //
 // The steps are:
 //

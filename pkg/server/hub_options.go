@@ -80,8 +80,8 @@ func (o *HubOptions) Validate() []error {
 	return append(errs, faults...)
 }
 
-// plugins reads the file that defines plugins. It returns every fault of the file. The result is nil
-// if there is no file.
+// plugins reads the file that defines plugins. It returns every fault of the file. The result is
+// nil if there is no file.
 func (o *HubOptions) plugins() (*execplugin.Plugins, []error) {
 	if o.ExecCredentialPlugins == "" {
 		return nil, nil

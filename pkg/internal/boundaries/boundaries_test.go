@@ -47,8 +47,8 @@ func list(t *testing.T) map[string]listed {
 	return found
 }
 
-// touch looks at each source file. The go command caches the result of a test by the files that the test itself looks at, not
-// by those that "go list" reads.
+// touch reads each source file. The go command caches the result of a test by the files that the
+// test itself reads, not by those that "go list" reads.
 func touch(t *testing.T) {
 	t.Helper()
 	for _, dir := range []string{"../../../pkg", "../../../cmd"} {
@@ -123,7 +123,8 @@ func TestArrowsPointOneWay(t *testing.T) {
 	}
 }
 
-// TestPublicPackages checks that other modules get little along with the packages that they may import.
+// TestPublicPackages checks that other modules get few dependencies with the packages that they may
+// import.
 func TestPublicPackages(t *testing.T) {
 	packages := list(t)
 	for name, public := range PublicPackages() {
@@ -145,7 +146,8 @@ func TestPublicPackages(t *testing.T) {
 	}
 }
 
-// standard reports whether a package is part of the standard library: its path begins with a name without a dot.
+// standard reports whether a package is part of the standard library: its path begins with a name
+// without a dot.
 func standard(path string) bool {
 	first, _, _ := strings.Cut(path, "/")
 	return !strings.Contains(first, ".")

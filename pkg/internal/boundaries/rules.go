@@ -24,9 +24,11 @@ const (
 	untrusted    = "pkg/internal/untrusted"
 )
 
-// MayImport returns, for each package below cmd and pkg, the packages of this module that it may import. Arrows point one
-// way: cmd → server → registry, proxy, tunnel → cluster, dialer → apis; and bootstrap, enrollment and rotation stand side by
-// side on registration. A package without an entry fails the test, so that a new package gets its place on purpose.
+// MayImport returns, for each package below cmd and pkg, the packages of this module that it may
+// import. All imports have the same direction: cmd → server → registry, proxy, tunnel → cluster,
+// dialer → apis. The packages bootstrap, enrollment and rotation all use registration, and none
+// imports another. A package without an entry fails the test, so that the place of a new package is
+// decided on purpose.
 func MayImport() map[string][]string {
 	return map[string][]string{
 		"cmd/gateway":             {server},
@@ -102,12 +104,14 @@ func Bans() []Ban {
 type Public struct {
 	// Imports are the packages outside the standard library that it may import, by prefix.
 	Imports []string
-	// Most is how many packages outside the standard library an importer gets along with it. Raise it only for a reason: the
-	// importers pay for each of them with build time and with a version that has to fit.
+	// Most is the maximum number of packages outside the standard library that an importer gets with
+	// it. Raise it only for a reason: for each of them, the importers need more build time and a
+	// version that fits.
 	Most int
 }
 
-// PublicPackages returns the packages that other modules may import. All others may change at any time.
+// PublicPackages returns the packages that other modules may import. All others may change at any
+// time.
 func PublicPackages() map[string]Public {
 	return map[string]Public{
 		apis:   {Imports: []string{"k8s.io/apimachinery/pkg"}, Most: 70},

@@ -6,8 +6,8 @@ package v1alpha1
 const (
 	// LabelManagedBy names the tool that manages an object.
 	LabelManagedBy = "app.kubernetes.io/managed-by"
-	// ManagedByAgentBootstrap is the value of LabelManagedBy on everything that a registration applies.
-	// The gateway renews the credentials of a cluster only if its Secret has it.
+	// ManagedByAgentBootstrap is the value of LabelManagedBy on everything that a registration
+	// applies. The gateway renews the credentials of a cluster only if its Secret has it.
 	ManagedByAgentBootstrap = "agent-bootstrap"
 )
 

@@ -169,7 +169,8 @@ const (
 	ReasonAgentFailed = "AgentFailed"
 	// ReasonConnected: an agent is connected.
 	ReasonConnected = "Connected"
-	// ReasonAgentsRefused: an agent is connected, and others are refused because of the limit of agents.
+	// ReasonAgentsRefused: an agent is connected, and others are refused because of the limit of
+	// agents.
 	ReasonAgentsRefused = "AgentsRefused"
 	// ReasonAPIServerUnreachable: the endpoint cannot be reached.
 	ReasonAPIServerUnreachable = "APIServerUnreachable"
@@ -217,7 +218,8 @@ type ClusterGatewayStatus struct {
 	HealthyReason string `json:"healthyReason,omitempty"`
 	// conditions contains Ready, which is False if the Secret is invalid (reason InvalidSecret or
 	// UnsupportedProxyConfiguration), Unknown if the cluster has not been probed yet, and otherwise
-	// the outcome of the last probe. TunnelConnected, CredentialValid and CertificateValid contain details of the last probe.
+	// the outcome of the last probe. TunnelConnected, CredentialValid and CertificateValid contain
+	// details of the last probe.
 	// +listType=map
 	// +listMapKey=type
 	// +optional

@@ -17,8 +17,8 @@ const (
 	// managed API server's certificate. There is no other way to disable it.
 	AnnotationInsecureSkipTLSVerify = GroupName + "/insecure-skip-tls-verify"
 
-	// AnnotationProxyConfiguration makes requests run as the caller in the predecessor of this gateway. It
-	// is not supported, and the gateway does not serve a cluster that has it.
+	// AnnotationProxyConfiguration makes requests run as the caller in the predecessor of this
+	// gateway. It is not supported, and the gateway does not serve a cluster that has it.
 	AnnotationProxyConfiguration = GroupName + "/cluster-gateway-proxy-configuration"
 
 	// AnnotationHealthy is the outcome of the last probe or an operator's override, "true" or
