@@ -18,9 +18,9 @@ func TestOptions(t *testing.T) {
 		"--direct a --hub b --cluster c": nil,
 		"--route other=file":             nil,
 		"--hub b --cluster c":            {"--hub requires --direct", "--cluster requires --direct"},
-		"--direct a --hub b":             {"need --cluster"},
-		"--direct a --cluster c":         {"need --cluster"},
-		"--route other --pod x":          {`"other" is not NAME=KUBECONFIG`, "--pod requires --direct", "NAMESPACE/NAME"},
+		"--direct a --hub b":             {"require --cluster"},
+		"--direct a --cluster c":         {"require --cluster"},
+		"--route other --pod x":          {`invalid --route "other"`, "--pod requires --direct", "NAMESPACE/NAME"},
 		"--only nothing --fleet 0 extra": {"invalid --only", "at least 1", "extra"},
 	} {
 		o, flags := newOptions(), pflag.NewFlagSet("", pflag.ContinueOnError)
