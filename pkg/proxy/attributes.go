@@ -28,12 +28,20 @@ type attributes struct {
 	relayed bool
 }
 
-// knownVerbs bounds the verb label of metrics.
-var knownVerbs = sets.New("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection",
-	"head", "post", "put", "options", "connect")
+// isKnownVerb bounds the verb label of metrics.
+func isKnownVerb(verb string) bool {
+	switch verb {
+	case "get", "list", "watch", "create", "update", "patch", "delete", "deletecollection",
+		"head", "post", "put", "options", "connect":
+		return true
+	}
+	return false
+}
 
-// relayingResources are the resources whose proxy subresource leads to an application.
-var relayingResources = sets.New("services", "pods", "nodes")
+// isRelaying reports whether the proxy subresource of a resource leads to an application.
+func isRelaying(resource string) bool {
+	return resource == "services" || resource == "pods" || resource == "nodes"
+}
 
 // classifier works out the attributes of requests.
 type classifier struct {
@@ -68,12 +76,12 @@ func (c classifier) classify(req *http.Request, u *url.URL) attributes {
 		verb:        info.Verb,
 		longRunning: c.longRunning(onCluster, info),
 		relayed: info.IsResourceRequest && info.APIGroup == "" && info.Subresource == "proxy" &&
-			relayingResources.Has(info.Resource),
+			isRelaying(info.Resource),
 	}
 	switch {
 	case isUpgrade(req.Header):
 		a.verb, a.upgrade = "connect", true
-	case !knownVerbs.Has(a.verb):
+	case !isKnownVerb(a.verb):
 		a.verb = "other"
 	}
 	return a

@@ -52,6 +52,9 @@ type Config struct {
 	// again, over all clusters. If it is used up, bodies are passed on without being kept. 0 means
 	// DefaultKeptBodyBytes; less than 0 means that none is kept.
 	KeptBodyBytes int64
+	// ApplicationCookies lets applications behind the proxy subresources of Pods, Services and Nodes
+	// set cookies, and get them back. Otherwise no cookie is passed on, in either direction.
+	ApplicationCookies bool
 	// Logger receives failures. Its zero value logs nothing.
 	Logger klog.Logger
 }

@@ -25,8 +25,10 @@ type exchange struct {
 	lease      lease
 	target     target
 	attributes attributes
-	proxy      httputil.ReverseProxy
-	progress   progress
+	// application is nil unless the request is for an application behind the API server.
+	application *application
+	proxy       httputil.ReverseProxy
+	progress    progress
 
 	// ctx ends when the request has to end; cancel ends it.
 	ctx    context.Context
@@ -66,6 +68,9 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 			"invalid path: must not have \".\" or \"..\" segments, because the API server of cluster %q is served below a path of its host",
 			x.lease.cluster.Name)))
 		return
+	}
+	if a, ok := newApplication(x.lease.cluster.Endpoint, x.target); ok && x.attributes.relayed {
+		x.application = &a
 	}
 	x.start(req.Context())
 	defer x.end()
@@ -156,6 +161,12 @@ func (x *exchange) rewrite(r *httputil.ProxyRequest) {
 	r.Out.Host = ""
 	r.Out.Trailer = nil
 	stripRequest(r.Out.Header)
+	if x.application != nil {
+		limitEncodings(r.Out.Header)
+		if cookies := applicationCookies(r.In.Header); cookies != "" && x.handler.cfg.ApplicationCookies {
+			r.Out.Header.Set("Cookie", cookies)
+		}
+	}
 	// The audit logs of the cluster and of the gateway then use the same ID for the request.
 	if id, ok := audit.AuditIDFrom(r.In.Context()); ok {
 		r.Out.Header.Set(auditinternal.HeaderAuditID, string(id))
@@ -220,8 +231,17 @@ func (x *exchange) checkAnswer(resp *http.Response) error {
 	if x.attributes.verb == "watch" {
 		resp.Body = x.newWatchBody(resp.Body)
 	}
+	cookies := resp.Header["Set-Cookie"]
 	stripResponse(resp.Header)
-	return rewriteLocation(resp, x.lease.cluster.Endpoint, x.target.prefix)
+	if x.application != nil {
+		if x.handler.cfg.ApplicationCookies && len(cookies) > 0 {
+			resp.Header["Set-Cookie"] = x.application.narrowCookies(cookies)
+		}
+		if isHTML(resp) {
+			rewriteHTML(resp, x.application)
+		}
+	}
+	return x.rewriteLocation(resp)
 }
 
 // handleError answers a request that failed before the cluster's answer was returned.

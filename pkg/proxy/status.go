@@ -110,6 +110,14 @@ func redirected(c *cluster.Cluster) *apierrors.StatusError {
 		fmt.Sprintf("cluster %q answered with a redirect to another host or path, which the gateway does not pass on", c.Name))
 }
 
+// redirectedThroughHub is the Status of a redirect that would not survive the hub.
+func redirectedThroughHub(c *cluster.Cluster, e *hubRedirectError) *apierrors.StatusError {
+	return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseResponse,
+		fmt.Sprintf("cluster %q answered with a redirect (%d) to %s, and the hub's aggregation layer does not pass redirects on; "+
+			"request that path instead, or use the gateway's own endpoint, which passes them on",
+			c.Name, e.code, untrusted.Limit(e.location, 512)))
+}
+
 // invalidAnswer is the Status of an answer that cannot be passed on.
 func invalidAnswer(c *cluster.Cluster, err error) *apierrors.StatusError {
 	return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseResponse,
@@ -121,6 +129,7 @@ func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, err 
 	c := l.cluster
 	var plugin *pluginError
 	var dial *dialer.Error
+	var redirect *hubRedirectError
 	_, known := h.cfg.Clusters.Get(c.Name)
 	deadline := errors.Is(context.Cause(ctx), errDeadline)
 	switch {
@@ -140,6 +149,8 @@ func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, err 
 		return failedPlugin(c, plugin)
 	case errors.Is(err, errRedirect):
 		return redirected(c)
+	case errors.As(err, &redirect):
+		return redirectedThroughHub(c, redirect)
 	case errors.Is(err, errStatusCode), errors.Is(err, errUnexpectedUpgrade):
 		return invalidAnswer(c, err)
 	case errors.Is(err, errNotProcessed):

@@ -83,6 +83,7 @@ func newGenericConfig(scheme *runtime.Scheme, codecs serializer.CodecFactory) *g
 // buildHandlerChain returns the handler of the endpoint: authentication, audit, authorization, and
 // then the proxy or the API.
 func buildHandlerChain(api, proxied http.Handler, c *genericapiserver.Config) http.Handler {
+	proxied = withThroughHub(proxied, c.Authentication.RequestHeaderConfig)
 	proxied = withUpgradeAuthorization(proxied, c.Authorization.Authorizer, c.Serializer)
 	return genericapiserver.DefaultBuildHandlerChain(withProxy(api, proxied), c)
 }

@@ -17,8 +17,10 @@ type ProxyOptions struct {
 	DialTimeout    time.Duration
 	MaxInFlight    int
 	MaxStreams     int
-	// ShutdownGrace is how long watches, followed logs and upgraded connections can continue when the
-	// gateway stops.
+	// ApplicationCookies passes on the cookies of applications behind the proxy subresources of Pods,
+	// Services and Nodes.
+	ApplicationCookies bool
+	// ShutdownGrace is how long long-running requests can continue when the gateway stops.
 	ShutdownGrace time.Duration
 }
 
@@ -36,15 +38,17 @@ func NewProxyOptions() *ProxyOptions {
 // AddFlags adds the flags of the group.
 func (o *ProxyOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.RequestTimeout, "proxy-request-timeout", o.RequestTimeout,
-		"Maximum duration of a proxied request, including its body and its response. Watches, followed logs, exec, attach and port-forward have no limit.")
+		"Maximum duration of a proxied request, including its body and its response. Long-running requests have no limit: watches, logs, exec, attach, port-forward, and the proxy subresources of Pods, Services and Nodes.")
 	fs.DurationVar(&o.DialTimeout, "proxy-dial-timeout", o.DialTimeout,
 		"Maximum duration of a new connection to a managed API server, including TLS.")
 	fs.IntVar(&o.MaxInFlight, "proxy-max-requests-inflight", o.MaxInFlight,
-		"Maximum number of requests in flight to one cluster. When it is reached, the gateway answers 429 (Too Many Requests). Watches, followed logs, exec, attach and port-forward do not count. A negative value means no limit.")
+		"Maximum number of requests in flight to one cluster. When it is reached, the gateway answers 429 (Too Many Requests). Long-running requests do not count. A negative value means no limit.")
 	fs.IntVar(&o.MaxStreams, "proxy-max-streams", o.MaxStreams,
-		"Maximum number of watches, followed logs, exec, attach and port-forward of one cluster. When it is reached, the gateway answers 429 (Too Many Requests). A negative value means no limit.")
+		"Maximum number of long-running requests to one cluster: watches, logs (whether followed or not), exec, attach, port-forward, and the proxy subresources of Pods, Services and Nodes. When it is reached, the gateway answers 429 (Too Many Requests). A negative value means no limit.")
+	fs.BoolVar(&o.ApplicationCookies, "proxy-application-cookies", o.ApplicationCookies,
+		"Pass on cookies of web applications behind the proxy subresources of Pods, Services and Nodes. Each cookie is limited to the path of the application that set it, but all applications of all clusters share the origin of the gateway or the hub, so a script of one can act as the user in another. Enable it only if you trust all applications.")
 	fs.DurationVar(&o.ShutdownGrace, "proxy-shutdown-grace-period", o.ShutdownGrace,
-		"How long proxied watches, followed logs, exec, attach and port-forward can continue when the gateway stops, after --shutdown-delay-duration.")
+		"How long proxied long-running requests, such as watches, logs, exec, attach and port-forward, can continue when the gateway stops, after --shutdown-delay-duration.")
 }
 
 // Validate returns every fault.
@@ -74,5 +78,8 @@ func (o *ProxyOptions) Validate() []error {
 
 // config returns the limits.
 func (o *ProxyOptions) config() proxy.Config {
-	return proxy.Config{RequestTimeout: o.RequestTimeout, DialTimeout: o.DialTimeout, MaxInFlight: o.MaxInFlight, MaxStreams: o.MaxStreams}
+	return proxy.Config{
+		RequestTimeout: o.RequestTimeout, DialTimeout: o.DialTimeout, MaxInFlight: o.MaxInFlight, MaxStreams: o.MaxStreams,
+		ApplicationCookies: o.ApplicationCookies,
+	}
 }

@@ -80,7 +80,8 @@ func (e *env) startGateways(ctx context.Context) (err error) {
 	if e.konnectivity, err = e.lab.StartKonnectivityServer(ctx, lab.KonnectivityServerOptions{}); err != nil {
 		return err
 	}
-	if e.embedded, err = e.lab.StartGateway(ctx, lab.GatewayOptions{Name: "gateway-embedded", Hub: e.embeddedHub, Binary: e.binary, Verbosity: e.verbosity}); err != nil {
+	if e.embedded, err = e.lab.StartGateway(ctx, lab.GatewayOptions{Name: "gateway-embedded", Hub: e.embeddedHub, Binary: e.binary, Verbosity: e.verbosity,
+		ExtraArgs: []string{"--proxy-application-cookies"}}); err != nil {
 		return err
 	}
 	if e.external, err = e.lab.StartGateway(ctx, lab.GatewayOptions{
