@@ -46,9 +46,9 @@ type hubOptions struct {
 }
 
 func (o *hubOptions) addFlags(fs *pflag.FlagSet) {
-	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Kubeconfig file of the hub. Default: as for kubectl, KUBECONFIG or ~/.kube/config.")
-	fs.StringVar(&o.context, "context", o.context, "Context in that file. Default: the current context.")
-	fs.StringVar(&o.namespace, "secret-namespace", o.namespace, "Namespace on the hub with the Secrets of the clusters, as the gateway has it.")
+	fs.StringVar(&o.kubeconfig, "kubeconfig", o.kubeconfig, "Kubeconfig file of the hub. Default: $KUBECONFIG or ~/.kube/config, as for kubectl.")
+	fs.StringVar(&o.context, "context", o.context, "Context in the kubeconfig file of the hub. Default: its current context.")
+	fs.StringVar(&o.namespace, "secret-namespace", o.namespace, "Namespace on the hub with the Secrets of the clusters: the value of the gateway's flag with the same name.")
 }
 
 // NewCommand returns the command agent-bootstrap. To interrupt it, cancel the context that it runs
@@ -68,7 +68,7 @@ func NewCommand(config Config) *cobra.Command {
 		Use:   "agent-bootstrap",
 		Short: "Register clusters with a Cluster Gateway",
 		Long: `agent-bootstrap registers clusters with a Cluster Gateway. The gateway runs in the hub, which is a Kubernetes
-cluster too. A registered cluster can be reached through the hub, also if it is behind a firewall.
+cluster too. A registered cluster can be reached through the hub, even if it is behind a firewall.
 
 You can run every command again: it continues where it was interrupted, and does not change what is
 already right.`,
@@ -192,7 +192,7 @@ type clusterOptions struct{ kubeconfig, context string }
 
 func (o *clusterOptions) addFlags(fs *pflag.FlagSet, why string) {
 	fs.StringVar(&o.kubeconfig, "cluster-kubeconfig", o.kubeconfig, "Kubeconfig file of the cluster"+why+".")
-	fs.StringVar(&o.context, "cluster-context", o.context, "Context in that file. Default: the current context.")
+	fs.StringVar(&o.context, "cluster-context", o.context, "Context in --cluster-kubeconfig. Default: its current context.")
 }
 
 // connectCluster connects to a managed cluster with its own kubeconfig. The caller needs no rights

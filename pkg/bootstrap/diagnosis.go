@@ -21,7 +21,7 @@ const (
 	StageDial        Stage = "dial"        // the API server accepts connections
 	StageTLS         Stage = "tls"         // the API server's certificate is the expected one
 	StageCredential  Stage = "credential"  // the API server accepts the gateway's credential
-	StageRBAC        Stage = "rbac"        // the gateway has the rights in the cluster that --access says
+	StageRBAC        Stage = "rbac"        // the gateway has the rights of --access in the cluster
 )
 
 // stagesOf returns the stages of a route. An unknown route has all of them.

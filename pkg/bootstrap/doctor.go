@@ -25,20 +25,20 @@ func (a *app) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor NAME",
 		Short: "Find out why a cluster cannot be reached, and what to do",
-		Long: `doctor checks each stage of the path to a cluster, and says what is wrong, at which stage, and what to do
-next. It exits with an error if a stage is broken. The stages are:
+		Long: `doctor checks each stage of the path to a cluster, and reports what is wrong, at which stage, and what
+to do next. It exits with an error if a stage is broken. The stages are:
 
   hub          the hub and its gateway answer, and you may use the cluster
   secret       the cluster's Secret on the hub exists and is valid
   certificate  the gateway accepts the agent's certificate (tunnel only)
   agent        an agent is connected (tunnel only)
   dial         the API server of the cluster accepts connections
-  tls          its certificate is the expected one
-  credential   it accepts the gateway's credential
-  rbac         the gateway has the rights in the cluster that --access says
+  tls          the API server's certificate is valid and is trusted by ca.crt in the Secret
+  credential   the API server accepts the gateway's credential
+  rbac         the gateway has the rights of --access in the cluster
 
 If the cluster cannot be reached, doctor cannot read the agent's certificate and Pods through the gateway.
-To check them, give --cluster-kubeconfig, or --out-dir for an agent that runs as a process.`,
+To check them, set --cluster-kubeconfig, or --out-dir for an agent that runs as a process.`,
 		Example: `  agent-bootstrap doctor edge-1
 
   # Check the agent too, in the cluster or in its folder.

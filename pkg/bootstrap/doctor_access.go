@@ -15,7 +15,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// checkAccess asks the cluster whether the gateway's credential has the rights that --access says.
+// checkAccess asks the cluster whether the gateway's credential has the rights of --access.
 func (e *examination) checkAccess(ctx context.Context) {
 	target, err := throughGateway(e.hub, e.name)
 	if err != nil {

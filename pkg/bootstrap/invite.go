@@ -38,10 +38,10 @@ func (a *app) inviteCommand() *cobra.Command {
 		Short: "Create a file that registers the cluster to which it is applied",
 		Long: `invite creates an invitation for a cluster whose kubeconfig you do not have. It prints a file. Have
 someone with the cluster's kubeconfig run "kubectl apply -f" with it. The cluster then registers itself
-as NAME through the gateway's tunnel port, with the rights of --access. It does not have to reach the
-hub's API server.
+as NAME through the gateway's tunnel port, with the rights of --access. It does not need
+access to the hub's API server.
 
-The file contains a private key: keep it secret. Everybody who has it can register one cluster as NAME,
+The file contains a private key: keep it secret. Anyone who has it can register one cluster as NAME,
 until --ttl has passed or you revoke the invitation. A new invitation for NAME revokes the previous one.
 
 With --out-dir, the agent runs as a process. The gateway cannot give it another certificate, so it uses

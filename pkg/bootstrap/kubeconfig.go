@@ -49,19 +49,19 @@ func (a *app) kubeconfigCommand() *cobra.Command {
 		Use:   "kubeconfig NAME",
 		Short: "Print a kubeconfig for a cluster, or add the cluster to yours",
 		Long: `kubeconfig prints a kubeconfig that reaches the cluster NAME through the gateway. It has one cluster, one
-user and one context. The user is your own on the hub: the command copies all that the hub's kubeconfig
-says about you and about reaching the hub. It embeds certificates and keys. Token files and exec plugins
-are still used from where they are.
+user and one context. The user is your own on the hub: the command copies your credential and the
+settings of the connection from the hub's kubeconfig. Certificates and keys are embedded. Token files and
+exec plugins are not: the new kubeconfig refers to them by their paths.
 
 With --merge, the command adds the entries to your kubeconfig, or to the file in -o. The current context
 does not change if there is one. Running the command again updates the entries. It never overwrites an
-entry that is not for this cluster of this hub, unless you give --force. Before it changes a file, it
-keeps a backup beside it (FILE.agent-bootstrap.bak).
+entry that is not for this cluster of this hub, unless you set --force. Before it changes a file, it
+writes a backup beside it (FILE.agent-bootstrap.bak).
 
 The server in the kubeconfig is a URL with a path. kubectl, client-go and Helm support that. "kubectl
 proxy" needs the flag --append-server-path: without it, "kubectl proxy" serves the objects of the hub, not
 those of the cluster.`,
-		Example: `  # Write a file of its own.
+		Example: `  # Write a separate file.
   agent-bootstrap kubeconfig edge-1 -o edge-1.kubeconfig
   kubectl --kubeconfig edge-1.kubeconfig get nodes
 

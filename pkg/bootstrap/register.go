@@ -24,10 +24,10 @@ const (
 
 // Helps of flags that several commands have.
 const (
-	accessHelp = "Rights of the gateway in the cluster, and so of everybody who may use the cluster on the hub: admin, view, the name of a ClusterRole of the cluster, " +
-		"or impersonate (only the right to act as other users, for other programs: the gateway itself does not do this)."
-	tunnelAddressHelp       = "host:port of the tunnel server, which agents dial. Default: the address that the gateway publishes on the hub."
-	tokenLifetimeHelp       = "Lifetime of the gateway's token. The cluster may shorten it."
+	accessHelp = "What the gateway may do in the cluster, and so everyone who may use the cluster through the hub. One of: admin, view, the name of a ClusterRole in the cluster, " +
+		"or impersonate (only the right to act as other users, for programs that do so; the gateway itself does not)."
+	tunnelAddressHelp       = "Address (host:port) of the tunnel server that agents connect to. Default: the address that the gateway publishes on the hub."
+	tokenLifetimeHelp       = "Lifetime of the gateway's token. The cluster can issue a token with a shorter lifetime."
 	certificateLifetimeHelp = "Lifetime of the agent's certificate."
 	dryRunHelp              = "Change nothing, and print what the command would do."
 )
@@ -96,15 +96,15 @@ func (a *app) registerCommand() *cobra.Command {
 		Short: "Register a cluster, and wait until it can be reached",
 		Long: `register makes a cluster reachable through the gateway as NAME:
 
-  - In the cluster, it applies a ServiceAccount for the gateway with the rights of --access, and an
-    agent that connects out to the gateway (not with --route=direct).
+  - In the cluster, it applies a ServiceAccount for the gateway with the rights of --access. Unless you
+    set --route=direct, it also applies an agent, which connects to the gateway.
   - On the hub, it writes a Secret with the cluster's address, CA and token.
 
 Then it waits until the cluster answers. You can run it again at any time: it keeps certificates and
-tokens that are still good.
+tokens that are still valid.
 
---route=tunnel requires the gateway's own tunnel server (gateway --tunnel-mode=embedded). For stock
-konnectivity-servers, set up the agent by hand: see docs/operating.md.`,
+--route=tunnel requires the gateway's own tunnel server (the gateway's flag --tunnel-mode=embedded).
+For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.`,
 		Example: `  # Behind a firewall. The agent runs in the cluster.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig
 
@@ -124,13 +124,13 @@ konnectivity-servers, set up the agent by hand: see docs/operating.md.`,
 	}
 	fs := cmd.Flags()
 	o.cluster.addFlags(fs, ". Required")
-	fs.StringVar(&o.route, "route", o.route, "How the gateway reaches the cluster. tunnel: an agent in the cluster connects out to the gateway. direct: the gateway connects to the cluster.")
+	fs.StringVar(&o.route, "route", o.route, "How the gateway reaches the cluster. tunnel: an agent in the cluster connects to the gateway. direct: the gateway connects to the cluster.")
 	fs.StringVar(&o.access, "access", o.access, accessHelp)
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint,
 		"URL of the cluster's API server, as the agent (tunnel) or the gateway (direct) reaches it. Default: https://kubernetes.default.svc:443 for an agent in Pods, otherwise the server in --cluster-kubeconfig.")
-	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process: certificate, key, flags and a systemd unit. No agent is applied to the cluster.")
+	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process: certificate, key, flags and a systemd unit. No agent is installed in the cluster.")
 	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers through the gateway. 0: do not wait.")
-	fs.BoolVar(&o.adopt, "adopt", o.adopt, "Take over a Secret of this name that somebody wrote by hand.")
+	fs.BoolVar(&o.adopt, "adopt", o.adopt, "Take over an existing Secret with this name that was written by hand.")
 	a.addOutput(fs, "the objects that are applied, without their secret parts,")
 	return cmd
 }

@@ -54,7 +54,7 @@ The previous token and certificate stay valid until they expire, so requests in 
 	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, tunnelAddressHelp)
 	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder with the files of an agent that runs as a process. Restart the agent afterwards.")
 	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the gateway uses the new token. 0: do not wait.")
-	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Lifetime of the new token. The cluster may shorten it. 0: as long as the previous one.")
+	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Lifetime of the new token. The cluster can issue a token with a shorter lifetime. 0: as long as the previous one.")
 	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Lifetime of the new certificate. 0: as long as the previous one.")
 	fs.BoolVar(&o.dryRun, "dry-run", o.dryRun, dryRunHelp)
 	return cmd

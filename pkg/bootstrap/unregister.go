@@ -39,8 +39,8 @@ the gateway, or with --cluster-kubeconfig. With --cluster-kubeconfig, it also wa
 removed, which can take 75 s, because the agent's Pods have that long to stop.
 
 If the gateway reports for half a minute that it has no route to the cluster, the cluster is removed
-from the hub only, and the command prints what is left in the cluster. If it is not certain that there
-is no route, nothing is removed.`,
+from the hub only, and the command prints what is left in the cluster. If the gateway reports anything
+else, nothing is removed.`,
 		Example: `  agent-bootstrap unregister edge-1
 
   # The gateway may not delete objects in the cluster (--access view): use the cluster's own kubeconfig.
