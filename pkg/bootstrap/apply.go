@@ -117,9 +117,9 @@ func (r *registerRun) applySecret(ctx context.Context) error {
 	var taken *registration.TakenMeanwhileError
 	switch {
 	case errors.Is(err, registration.ErrRemovedMeanwhile):
-		return fmt.Errorf("cluster %q has been removed from the hub meanwhile. To register it anyway, run the same command again", r.name)
+		return fmt.Errorf("cluster %q was removed from the hub at the same time. To register it anyway, run the same command again", r.name)
 	case errors.As(err, &taken):
-		return fmt.Errorf("%q has been registered meanwhile, and that registration was not changed: %w\nTo remove what this command has applied to cluster %s: kubectl delete namespace %s",
+		return fmt.Errorf("%q was registered by somebody else at the same time, and that registration was not changed: %w\nTo remove what this command has applied to cluster %s: kubectl delete namespace %s",
 			r.name, err, r.cluster.uid, registration.AgentNamespace)
 	case err != nil:
 		return r.hub.explain(err)

@@ -21,7 +21,7 @@ import (
 // checkCertificate finds that out.
 func (e *examination) noAgent(ctx context.Context, err error) {
 	advice := "check that the agent runs: kubectl -n " + registration.AgentNamespace + " get pods. Its log says why it does not connect.\n" +
-		"To find out more, give --cluster-kubeconfig FILE, or --out-dir DIR for an agent that runs as a process"
+		"To find out more, set --cluster-kubeconfig FILE, or --out-dir DIR for an agent that runs as a process"
 	switch {
 	case e.directErr != nil:
 		advice = "check the cluster: it cannot be reached with --cluster-kubeconfig either. The error was:\n" + e.directErr.Error()
@@ -141,7 +141,7 @@ func (e *examination) readCertificate(ctx context.Context, reached bool) (pair *
 	case err == nil && pair == nil && e.route() == "":
 		return nil, "no agent runs in Pods in the cluster. Whether it needs one is not known", nil
 	case err == nil && pair == nil:
-		return nil, "the agent runs as a process. To check its certificate, give --out-dir DIR", nil
+		return nil, "the agent runs as a process. To check its certificate, set --out-dir DIR", nil
 	}
 	return pair, "Secret " + registration.AgentNamespace + "/" + registration.AgentName, err
 }

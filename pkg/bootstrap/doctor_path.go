@@ -38,7 +38,7 @@ func (e *examination) checkPath(ctx context.Context) (reached bool) {
 		e.broken(StageCredential, err.Error(), "create a new credential: agent-bootstrap rotate "+e.name+" --cluster-kubeconfig FILE")
 	case v1alpha1.CauseResponse, v1alpha1.CauseRequest:
 		e.passed(StageAgent)
-		e.broken(StageDial, err.Error(), "a connection was made, but no complete answer came back: check the cluster's API server and its log")
+		e.broken(StageDial, err.Error(), "a connection was established, but the answer was incomplete: check the cluster's API server and its log")
 	default:
 		e.pathFailed(err)
 	}
@@ -65,7 +65,7 @@ func (e *examination) pathFailed(err error) {
 func (e *examination) passed(last Stage) {
 	agent := "connected"
 	if e.route() == "" {
-		agent = "connected, if the cluster has one: the cluster's route is not known"
+		agent = "connected, or not needed: the route to the cluster is not known"
 	}
 	for _, s := range []struct {
 		stage   Stage

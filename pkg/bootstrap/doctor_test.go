@@ -52,7 +52,7 @@ func TestDoctorStages(t *testing.T) {
 	}{
 		{name: "nothing", route: "direct", ok: []Stage{StageHub, StageSecret, StageDial, StageTLS, StageCredential, StageRBAC}, message: []string{`"gateway" has --access=admin`}},
 		{name: "nothing, with an agent that runs as a process", route: "tunnel",
-			ok: []Stage{StageHub, StageSecret, StageAgent, StageDial, StageTLS, StageCredential, StageRBAC}, message: []string{"give --out-dir DIR"}},
+			ok: []Stage{StageHub, StageSecret, StageAgent, StageDial, StageTLS, StageCredential, StageRBAC}, message: []string{"set --out-dir DIR"}},
 		{name: "no gateway on the hub", change: func(h *fakeHub) { delete(h.answers, "GET "+gatewayPath) },
 			broken: StageHub, message: []string{"no gateway"}, advice: "--kubeconfig"},
 		{name: "no right on the hub", change: func(h *fakeHub) {
@@ -84,7 +84,7 @@ func TestDoctorStages(t *testing.T) {
 		{name: "credential rejected", route: "direct", change: answerVersion(failure(502, v1alpha1.CauseCredential, "401")),
 			broken: StageCredential, ok: []Stage{StageHub, StageSecret, StageDial, StageTLS}, message: []string{"401"}, advice: "agent-bootstrap rotate edge-1"},
 		{name: "no answer", route: "tunnel", change: answerVersion(failure(502, v1alpha1.CauseResponse, "EOF")),
-			broken: StageDial, ok: []Stage{StageHub, StageSecret, StageAgent}, message: []string{"EOF"}, advice: "no complete answer"},
+			broken: StageDial, ok: []Stage{StageHub, StageSecret, StageAgent}, message: []string{"EOF"}, advice: "the answer was incomplete"},
 		{name: "the cluster forbids", route: "direct", change: answerVersion(forbidden("cannot get path /version")),
 			broken: StageRBAC, ok: []Stage{StageHub, StageSecret, StageDial, StageTLS, StageCredential}, message: []string{"/version"}, advice: "--access admin"},
 		{name: "the gateway fails", route: "direct", change: answerVersion(&metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: 500, Message: "panic"}),
@@ -98,7 +98,7 @@ func TestDoctorStages(t *testing.T) {
 		{name: "ClusterGateway that the caller may not read", route: "", change: func(h *fakeHub) {
 			h.answer(clusterGateway, forbidden(`cannot get resource "clustergateways"`))
 			h.answer(rulesReview, review(map[string]any{"resourceRules": []any{map[string]any{"verbs": []string{"get"}, "resources": []string{"pods"}}}}))
-		}, ok: []Stage{StageHub, StageAgent, StageDial, StageTLS, StageCredential, StageRBAC}, message: []string{`cannot get resource "clustergateways"`, "if the cluster has one"}},
+		}, ok: []Stage{StageHub, StageAgent, StageDial, StageTLS, StageCredential, StageRBAC}, message: []string{`cannot get resource "clustergateways"`, "or not needed"}},
 		{name: "ClusterGateway that the caller may not read, and there is none", change: func(h *fakeHub) {
 			h.answer(clusterGateway, forbidden(`cannot get resource "clustergateways"`))
 			delete(h.answers, proxy)

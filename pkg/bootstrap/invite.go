@@ -164,7 +164,7 @@ func (r *inviteRun) read(ctx context.Context) (err error) {
 		return err
 	}
 	r.state.TunnelCA = r.authority.Bundle()
-	return r.step(ctx, "tunnel", "agents dial %s", r.state.TunnelAddress)
+	return r.step(ctx, "tunnel", "agents connect to %s", r.state.TunnelAddress)
 }
 
 // invite creates the invitation, and returns the objects for the cluster.

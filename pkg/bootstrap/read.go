@@ -173,7 +173,7 @@ func (r *registerRun) readTunnel(ctx context.Context) (err error) {
 		return err
 	}
 	hub.TunnelCA = r.authority.Bundle()
-	return r.step(ctx, "tunnel", "agents dial %s", hub.TunnelAddress)
+	return r.step(ctx, "tunnel", "agents connect to %s", hub.TunnelAddress)
 }
 
 // externalNote is for what only the gateway's own tunnel server puts on the hub.
@@ -190,7 +190,7 @@ func (c *clusterClient) readTunnel(ctx context.Context, namespace, address strin
 		address = published.address
 	}
 	if address == "" {
-		return "", nil, fmt.Errorf("the address that agents dial is not known: the gateway does not publish it (ConfigMap %s/%s on the hub). Start the gateway with --tunnel-advertise-address=HOST:PORT, or set --tunnel-address. %s",
+		return "", nil, fmt.Errorf("the address that agents connect to is not known: the gateway does not publish it (ConfigMap %s/%s on the hub). Start the gateway with --tunnel-advertise-address=HOST:PORT, or set --tunnel-address. %s",
 			namespace, pki.ConfigMap, externalNote)
 	}
 	authority, err := pki.Load(ctx, c.kube.CoreV1().Secrets(namespace))

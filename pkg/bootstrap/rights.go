@@ -41,7 +41,7 @@ func (r *registerRun) authorize(ctx context.Context) error {
 		return err
 	}
 	if unread := r.state.Cluster.Unread; len(unread) > 0 {
-		return fmt.Errorf("%s refuses what it says you may do, and nothing was changed: %s", r.cluster.title, rightText(unread[0]))
+		return fmt.Errorf("%s denied a request although it reports that you have the right, and nothing was changed: %s", r.cluster.title, rightText(unread[0]))
 	}
 	if err := r.tryGrants(ctx); err != nil {
 		return err

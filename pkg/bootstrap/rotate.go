@@ -165,7 +165,7 @@ func (r *rotateRun) rotateToken(ctx context.Context) error {
 	}
 	_, err = r.hub.kube.CoreV1().Secrets(r.secret.Namespace).Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager})
 	if apierrors.IsConflict(err) {
-		return fmt.Errorf("cluster %q has been registered again meanwhile, and that registration was not changed", r.name)
+		return fmt.Errorf("cluster %q was registered again at the same time, and that registration was not changed", r.name)
 	}
 	if err != nil {
 		return r.hub.explain(err)
@@ -190,7 +190,7 @@ func (r *rotateRun) readTunnel(ctx context.Context) (err error) {
 	if r.address, r.authority, err = r.hub.readTunnel(ctx, r.secret.Namespace, r.o.tunnelAddress); err != nil {
 		return err
 	}
-	return r.step(ctx, "tunnel", "agents dial %s", r.address)
+	return r.step(ctx, "tunnel", "agents connect to %s", r.address)
 }
 
 func (r *rotateRun) rotateCertificate(ctx context.Context) error {
@@ -208,7 +208,7 @@ func (r *rotateRun) rotateCertificate(ctx context.Context) error {
 		return err
 	}
 	if r.o.dryRun {
-		return r.step(ctx, "certificate", "would be issued, and the agent rolled")
+		return r.step(ctx, "certificate", "would be issued, and the agent restarted")
 	}
 	pair, issued, err := registration.IssueAgentPair(r.authority, r.name, lifetime, r.Now())
 	if err != nil {
@@ -230,7 +230,7 @@ func (r *rotateRun) rotateCertificate(ctx context.Context) error {
 	if err := registration.DeliverAgentCertificate(ctx, r.cluster.kube, nil, pair); err != nil {
 		return r.cluster.explain(err)
 	}
-	return r.step(ctx, "agent", "Deployment %s/%s is being rolled", registration.AgentNamespace, registration.AgentName)
+	return r.step(ctx, "agent", "the Pods of Deployment %s/%s are restarting", registration.AgentNamespace, registration.AgentName)
 }
 
 // certificateLifetime returns the lifetime of the new certificate. 0 means the default: there is no
@@ -264,7 +264,7 @@ func (r *rotateRun) waitUsed(ctx context.Context) error {
 	}
 	w := &waiter{
 		app: r.app, hub: r.hub, name: r.name, token: r.token, timeout: r.o.wait,
-		done: "the credentials were replaced", missing: "the cluster did not answer to them", clusterKubeconfig: r.o.cluster.kubeconfig,
+		done: "the credentials were replaced", missing: "the cluster did not answer with the new token", clusterKubeconfig: r.o.cluster.kubeconfig,
 	}
 	return w.run(ctx)
 }

@@ -51,7 +51,7 @@ func TestNameRace(t *testing.T) {
 				return nil
 			}}
 			_, _, err := site.Run(ctx, meanwhile, nearby...)
-			if err == nil || !strings.Contains(err.Error(), "has been registered meanwhile") || !strings.Contains(err.Error(), first.Annotations[v1alpha1.AnnotationClusterUID]) {
+			if err == nil || !strings.Contains(err.Error(), "was registered by somebody else at the same time") || !strings.Contains(err.Error(), first.Annotations[v1alpha1.AnnotationClusterUID]) {
 				t.Errorf("the second one: %v", err)
 			}
 			unchangedSecret(t, first, site.HubSecret(ctx, t, "near-1"))
@@ -118,7 +118,7 @@ func TestSecretChangesMeanwhile(t *testing.T) {
 			return nil
 		}}
 		_, _, err := site.Run(ctx, meanwhile, site.RegisterNear()...)
-		if remove != (err != nil) || remove && !strings.Contains(err.Error(), "has been removed from the hub meanwhile") {
+		if remove != (err != nil) || remove && !strings.Contains(err.Error(), "was removed from the hub at the same time") {
 			t.Errorf("removed meanwhile: %v; register: %v", remove, err)
 		}
 	}

@@ -229,7 +229,7 @@ func (a *attempt) registered(ctx context.Context) (*corev1.Secret, error) {
 	return secret, nil
 }
 
-// readCredentials reads the CA and the token that the cluster handed over.
+// readCredentials reads the CA and the token that the cluster sent.
 func (a *attempt) readCredentials(context.Context) error {
 	// The chain begins with the certificates of the invitation.
 	if own := a.record.Chain - 1; len(a.invited.Chain) > own {
@@ -239,9 +239,9 @@ func (a *attempt) readCredentials(context.Context) error {
 	}
 	switch {
 	case len(a.ca) == 0:
-		return fmt.Errorf("the cluster handed over no CA: it should be in its ConfigMap %s/kube-root-ca.crt, which kube-controller-manager writes", registration.AgentNamespace)
+		return fmt.Errorf("the cluster sent no CA: it must be in its ConfigMap %s/kube-root-ca.crt, which kube-controller-manager writes", registration.AgentNamespace)
 	case a.invited.Token == "":
-		return fmt.Errorf("the cluster handed over no token of ServiceAccount %s/%s", registration.AgentNamespace, registration.GatewayAccount)
+		return fmt.Errorf("the cluster sent no token of ServiceAccount %s/%s", registration.AgentNamespace, registration.GatewayAccount)
 	}
 	return nil
 }
@@ -268,7 +268,7 @@ func (a *attempt) connect(ctx context.Context) (err error) {
 			skew.Abs().Round(time.Minute)) // rounded, so that the text is the same each time
 	}
 	if a.record.ClusterUID != "" && a.record.ClusterUID != system.UID {
-		return fmt.Errorf("the invitation of cluster %q has been used, by another cluster (%s) at %s: ask for one of your own",
+		return fmt.Errorf("the invitation of cluster %q has been used, by another cluster (%s) at %s: request another invitation",
 			a.invited.Name, a.record.ClusterUID, a.record.UsedAt.UTC().Format(time.RFC3339))
 	}
 	a.target.uid = system.UID
@@ -365,7 +365,7 @@ func (a *attempt) claimNamespace(ctx context.Context) error {
 	return a.target.explain("record in namespace "+registration.AgentNamespace+" under which name the cluster is registered", err)
 }
 
-// requestToken requests a token that is not bound to a Pod, as the one that the cluster handed over is.
+// requestToken requests a token that is not bound to a Pod, unlike the one that the cluster sent.
 func (a *attempt) requestToken(ctx context.Context) (err error) {
 	a.token, err = registration.RequestToken(ctx, a.target.kube, a.record.TokenLifetime)
 	return a.target.explain("request a token of the gateway's account", err)

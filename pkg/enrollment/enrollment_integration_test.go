@@ -163,9 +163,9 @@ func TestEnrolmentRefused(t *testing.T) {
 		{"no token", func(v *visit) { v.invited.Token = "" }, "no token"},
 		{"garbage for a token", func(v *visit) { v.invited.Token = "garbage" }, "does not accept the token"},
 		{"somebody else's token", func(v *visit) { v.invited.Token = powerless }, "the gateway may not"},
-		{"no CA", func(v *visit) { v.invited.Chain = nil }, "handed over no CA"},
-		{"another CA", func(v *visit) { v.invited.Chain = foreign }, "vouches for"},
-		{"a certificate that is no CA", func(v *visit) { v.invited.Chain = []*x509.Certificate{v.invited.Certificate} }, "vouches for"},
+		{"no CA", func(v *visit) { v.invited.Chain = nil }, "sent no CA"},
+		{"another CA", func(v *visit) { v.invited.Chain = foreign }, "cannot be verified with the cluster's CA"},
+		{"a certificate that is no CA", func(v *visit) { v.invited.Chain = []*x509.Certificate{v.invited.Certificate} }, "cannot be verified with the cluster's CA"},
 		{"API server that cannot be dialed", func(v *visit) {
 			v.invited.Dial = func(context.Context, string) (net.Conn, error) { return nil, errors.New("the agent says no") }
 		}, "the agent says no"},

@@ -46,7 +46,7 @@ type target struct {
 func newTarget(invited tunnel.Invited, endpoint string, ca []byte, now func() time.Time) (*target, error) {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
-		return nil, errors.New("the CA that the cluster handed over holds no certificate")
+		return nil, errors.New("the CA that the cluster sent contains no certificate")
 	}
 	base, err := url.Parse(endpoint)
 	if err != nil || base.Scheme != "https" || base.Hostname() == "" {
@@ -123,12 +123,12 @@ func (t *target) explain(what string, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &unknown), errors.As(err, &invalid), errors.As(err, &wrongName):
-		return fmt.Errorf("the API server at %s is not one that the cluster's CA (ConfigMap kube-root-ca.crt) vouches for: %w", t.endpoint, err)
+		return fmt.Errorf("the API server at %s cannot be verified with the cluster's CA (ConfigMap kube-root-ca.crt): %w", t.endpoint, err)
 	case apierrors.IsUnauthorized(err):
-		return fmt.Errorf("the cluster does not accept the token that it handed over (401): it must be a token of ServiceAccount %s/%s that has not expired",
+		return fmt.Errorf("the cluster does not accept the token that it sent (401): it must be a token of ServiceAccount %s/%s that has not expired",
 			registration.AgentNamespace, registration.GatewayAccount)
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("the gateway may not %s: apply the whole of the invitation: %w", what, err)
+		return fmt.Errorf("the gateway may not %s: apply the whole file of the invitation: %w", what, err)
 	default:
 		return fmt.Errorf("the gateway cannot %s: %w", what, err)
 	}

@@ -76,7 +76,7 @@ func dialStatus(c *cluster.Cluster, e *dialer.Error) *apierrors.StatusError {
 			fmt.Sprintf("cluster %q: %s %s timed out: %s", c.Name, stepAt(e.Stage), e.Address, brief(e.Err)))
 	case e.Stage == dialer.StageAgent:
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseAgent,
-			fmt.Sprintf("cluster %q: the agent was asked to connect to %s: %s", c.Name, e.Address, brief(e.Err)))
+			fmt.Sprintf("cluster %q: the agent failed to connect to %s: %s", c.Name, e.Address, brief(e.Err)))
 	case e.Stage == dialer.StageTLS:
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseTLS,
 			fmt.Sprintf("cluster %q: TLS with the API server at %s failed: %s", c.Name, e.Address, explainTLS(c, e.Err)))

@@ -174,7 +174,7 @@ func TestErrors(t *testing.T) {
 		{"wrong-address", "/", failure(503, unavailable, "wrong-address", CauseTunnel, 1,
 			`cluster "wrong-address": the tunnel cannot be used: the address is not the cluster's registered API server`)},
 		{"agent-died", "/", failure(502, bad, "agent-died", CauseAgent, 0,
-			`cluster "agent-died": the agent was asked to connect to `+api+`: the agent's connection broke`)},
+			`cluster "agent-died": the agent failed to connect to `+api+`: the agent's connection broke`)},
 		{"agent-silent", "/", failure(504, timeout, "agent-silent", CauseAgent, 0,
 			`cluster "agent-silent": asking the agent to connect to `+api+` timed out: context deadline exceeded`)},
 		{"agent-cannot", "/", failure(502, bad, "agent-cannot", CauseEndpoint, 0,

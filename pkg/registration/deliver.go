@@ -51,7 +51,7 @@ func RollAgent(ctx context.Context, client kubernetes.Interface, pair AgentPair)
 	}
 	_, err = client.AppsV1().Deployments(AgentNamespace).Patch(ctx, AgentName, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: RenewalFieldManager})
 	if err != nil {
-		return fmt.Errorf("roll the Deployment %s/%s of the cluster: %w", AgentNamespace, AgentName, err)
+		return fmt.Errorf("restart the Pods of Deployment %s/%s of the cluster: %w", AgentNamespace, AgentName, err)
 	}
 	return nil
 }

@@ -268,7 +268,7 @@ func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificat
 	if err := registration.DeliverAgentCertificate(ctx, client, secret, next); err != nil {
 		return nil, authority, err
 	}
-	a.cfg.Logger.Info("The certificate of a cluster's agent has been renewed, and the agent is being rolled", "cluster", c.Name, "until", issued.NotAfter)
+	a.cfg.Logger.Info("The certificate of a cluster's agent has been renewed, and the agent is restarting", "cluster", c.Name, "until", issued.NotAfter)
 	return issued, authority, nil
 }
 
