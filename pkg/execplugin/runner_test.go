@@ -187,8 +187,10 @@ func TestRunFailures(t *testing.T) {
 		"a program that hangs, with children": {"sleep 1000 & echo $! > child; sleep 1000", "test did not finish within 5s"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			// Before the tests run in parallel: a program that another process inherited while it was
+			// written cannot be executed ("text file busy").
 			c := script(t, test.lines)
+			t.Parallel()
 			r := newRunner(t, Config{Command: c, Timeout: 5 * time.Second})
 			got, err := r.Credential(t.Context())
 			if err == nil || err.Error() != test.want {
