@@ -47,7 +47,31 @@ func (r *registerRun) applyStep(ctx context.Context, applier *registration.Appli
 	if err != nil {
 		return r.cluster.explain(err)
 	}
+	if step.Name == registration.StepNamespace {
+		if err := r.tryAgentValues(ctx); err != nil {
+			return err
+		}
+	}
 	return r.step(ctx, string(step.Name), "%s", r.stepText(step.Name, result))
+}
+
+// tryAgentValues applies the agent with the values of --agent-values in a dry run, so that values that the
+// API server refuses change nothing. It needs the namespace.
+func (r *registerRun) tryAgentValues(ctx context.Context) error {
+	if len(r.plan.Secret.AgentValues) == 0 {
+		return nil
+	}
+	for _, step := range r.plan.Steps {
+		for _, o := range step.Apply {
+			if step.Name != registration.StepAgent || o.GetKind() != "Deployment" {
+				continue
+			}
+			if _, _, err := registration.Apply(ctx, r.cluster.dyn, o, true); err != nil {
+				return fmt.Errorf("invalid --agent-values: the cluster refuses the agent's Deployment, and only namespace %s was applied: %w", registration.AgentNamespace, err)
+			}
+		}
+	}
+	return nil
 }
 
 // stepText describes what a step did in the cluster.

@@ -62,7 +62,7 @@ func TestDoctorStages(t *testing.T) {
 			broken: StageSecret, ok: []Stage{StageHub}, message: []string{"cluster-gateway-system/edge-1"}, advice: "agent-bootstrap register edge-1"},
 		{name: "invited", change: func(h *fakeHub) {
 			delete(h.answers, clusterGateway)
-			invitation := testInvitation("edge-1", registration.InvitationOpen)
+			invitation := testInvitation(t, "edge-1", registration.InvitationOpen)
 			invitation.TypeMeta = metav1.TypeMeta{Kind: "Secret", APIVersion: "v1"}
 			h.answer("GET /api/v1/namespaces/cluster-gateway-system/secrets/"+invitation.Name, &invitation)
 		}, broken: StageSecret, ok: []Stage{StageHub}, message: []string{"invited, but it is not registered yet", "open, expires in 60m"}, advice: "kubectl apply"},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/ptr"
 
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
@@ -27,6 +28,7 @@ const (
 type inviteOptions struct {
 	credentialOptions
 	access, endpoint string
+	agentValues      agentValuesFlag
 	ttl              time.Duration
 	revoke           bool
 }
@@ -72,6 +74,7 @@ remove the cluster. "rotate NAME --out-dir" replaces it with an agent's certific
 	fs.StringVar(&o.access, "access", o.access, accessHelp)
 	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process. Requires --endpoint. The file to apply then contains no agent.")
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "With --out-dir: URL of the cluster's API server, as the agent reaches it.")
+	o.agentValues.addFlag(fs, "They also apply to the Job that registers the cluster.")
 	a.addOutput(fs, "the file")
 	return cmd
 }
@@ -82,6 +85,7 @@ func (o *inviteOptions) validate(name string) error {
 	if o.ttl < minTTL || o.ttl > maxTTL {
 		errs = append(errs, fmt.Errorf("invalid --ttl %q: must be between %s and %s", o.ttl, minTTL, maxTTL))
 	}
+	errs = append(errs, o.agentValues.validate(o.outDir == ""))
 	switch {
 	case o.outDir == "" && o.endpoint != "":
 		errs = append(errs, errors.New("--endpoint is for --out-dir: an agent in a Pod reaches its API server at "+registration.DefaultTunnelEndpoint))
@@ -103,7 +107,8 @@ type inviteRun struct {
 }
 
 func (r *inviteRun) run(ctx context.Context) error {
-	if err := errors.Join(r.o.validate(r.name), r.checkOutput()); err != nil {
+	values, err := r.o.agentValues.read()
+	if err := errors.Join(r.o.validate(r.name), r.checkOutput(), err); err != nil {
 		return err
 	}
 	if r.o.revoke {
@@ -113,7 +118,7 @@ func (r *inviteRun) run(ctx context.Context) error {
 	if err := r.read(ctx); err != nil {
 		return err
 	}
-	objects, err := r.invite(ctx)
+	objects, err := r.invite(ctx, ptr.Deref(values, registration.AgentValues{}))
 	if err != nil {
 		return err
 	}
@@ -168,10 +173,10 @@ func (r *inviteRun) read(ctx context.Context) (err error) {
 }
 
 // invite creates the invitation, and returns the objects for the cluster.
-func (r *inviteRun) invite(ctx context.Context) ([]*unstructured.Unstructured, error) {
+func (r *inviteRun) invite(ctx context.Context, values registration.AgentValues) ([]*unstructured.Unstructured, error) {
 	spec := registration.InvitationSpec{
 		Name: r.name, Access: r.o.access, Process: r.o.outDir != "", Endpoint: r.o.endpoint, TTL: r.o.ttl,
-		TokenLifetime: r.o.tokenLifetime, CertificateLifetime: r.o.agentLifetime, Now: r.Now(),
+		TokenLifetime: r.o.tokenLifetime, CertificateLifetime: r.o.agentLifetime, AgentValues: values, Now: r.Now(),
 	}
 	cert, key, err := r.authority.IssueInvitation(r.name, spec.CertificateTTL())
 	if err != nil {

@@ -25,12 +25,17 @@ func withoutTrailingSpace(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-func testInvitation(name string, state registration.InvitationState) corev1.Secret {
+func testInvitation(t *testing.T, name string, state registration.InvitationState) corev1.Secret {
+	t.Helper()
 	record := &registration.Invitation{
 		Name: name, Fingerprint: strings.Repeat("a", 64), Chain: 1, Expires: testNow.Add(time.Hour), Address: "gateway:8132", HubUID: "hub", Endpoint: registration.DefaultTunnelEndpoint,
 		Access: "view", TokenLifetime: time.Hour, CertificateLifetime: time.Hour, State: state, UsedAt: testNow,
 	}
-	return *record.Secret("cluster-gateway-system")
+	secret, err := record.Secret("cluster-gateway-system")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *secret
 }
 
 func TestList(t *testing.T) {
@@ -47,7 +52,7 @@ func TestList(t *testing.T) {
 	h.answer("GET "+gatewayPath+"/clustergateways", clusterList(*good, *bad, *fresh))
 	h.answer("GET /api/v1/namespaces/cluster-gateway-system/secrets", &corev1.SecretList{
 		TypeMeta: metav1.TypeMeta{Kind: "SecretList", APIVersion: "v1"},
-		Items:    []corev1.Secret{testInvitation("edge-2", registration.InvitationOpen), testInvitation("edge-1", registration.InvitationDone)},
+		Items:    []corev1.Secret{testInvitation(t, "edge-2", registration.InvitationOpen), testInvitation(t, "edge-1", registration.InvitationDone)},
 	})
 	const clusters = `NAME     ROUTE    READY                   VERSION   CREDENTIAL EXPIRES   AGE
 edge-1   tunnel   True                    v1.36.1   in 90m               2d
@@ -146,7 +151,7 @@ Condition Ready:  True Reachable
 `, "edge-1")
 
 	// Invited.
-	invitation := testInvitation("edge-2", registration.InvitationOpen)
+	invitation := testInvitation(t, "edge-2", registration.InvitationOpen)
 	invitation.TypeMeta = metav1.TypeMeta{Kind: "Secret", APIVersion: "v1"}
 	h.answer("GET /api/v1/namespaces/cluster-gateway-system/secrets/"+invitation.Name, &invitation)
 	status(`Name:        edge-2

@@ -85,6 +85,7 @@ type registerOptions struct {
 	credentialOptions
 	cluster                 clusterOptions
 	route, access, endpoint string
+	agentValues             agentValuesFlag
 	wait                    time.Duration
 	adopt                   bool
 }
@@ -129,6 +130,7 @@ For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint,
 		"URL of the cluster's API server, as the agent (tunnel) or the gateway (direct) reaches it. Default: https://kubernetes.default.svc:443 for an agent in Pods, otherwise the server in --cluster-kubeconfig.")
 	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process: certificate, key, flags and a systemd unit. No agent is installed in the cluster.")
+	o.agentValues.addFlag(fs, "Default: the values of the earlier registration; '' removes them.")
 	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers through the gateway. 0: do not wait.")
 	fs.BoolVar(&o.adopt, "adopt", o.adopt, "Take over an existing Secret with this name that was written by hand.")
 	a.addOutput(fs, "the objects that are applied, without their secret parts,")
@@ -147,6 +149,7 @@ func (o *registerOptions) validate(name string) error {
 	if o.route == routeDirect && o.outDir != "" {
 		errs = append(errs, errors.New("--out-dir is for the files of an agent, and --route=direct has no agent"))
 	}
+	errs = append(errs, o.agentValues.validate(o.form() == registration.FormPods))
 	if o.wait < 0 {
 		errs = append(errs, fmt.Errorf("invalid --wait %q: must not be negative", o.wait))
 	}
@@ -173,12 +176,14 @@ type registerRun struct {
 
 	hub, cluster *clusterClient
 	authority    *pki.Authority
+	agentValues  *registration.AgentValues
 	state        registration.State
 	plan         *registration.Plan
 }
 
-func (r *registerRun) run(ctx context.Context) error {
-	if err := errors.Join(r.o.validate(r.name), r.checkOutput()); err != nil {
+func (r *registerRun) run(ctx context.Context) (err error) {
+	r.agentValues, err = r.o.agentValues.read()
+	if err := errors.Join(r.o.validate(r.name), r.checkOutput(), err); err != nil {
 		return err
 	}
 	if r.o.dryRun {
@@ -215,7 +220,7 @@ func (r *registerRun) makePlan(context.Context) (err error) {
 }
 
 func (r *registerRun) spec() registration.Spec {
-	return registration.Spec{Name: r.name, Form: r.o.form(), Access: r.o.access, Endpoint: r.o.endpoint, Adopt: r.o.adopt, Now: r.Now()}
+	return registration.Spec{Name: r.name, Form: r.o.form(), Access: r.o.access, Endpoint: r.o.endpoint, Adopt: r.o.adopt, AgentValues: r.agentValues, Now: r.Now()}
 }
 
 // printNext prints what to do next.

@@ -8,13 +8,17 @@ package bootstrap_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
@@ -68,6 +72,69 @@ func TestOtherForm(t *testing.T) {
 				t.Errorf("what is somebody else's: %v", err)
 			}
 		})
+	}
+}
+
+// TestAgentValues registers a cluster with values for its agent. They are kept when it is registered
+// again without them, and so are fields of the Deployment that somebody else manages.
+func TestAgentValues(t *testing.T) {
+	ctx := site.Begin(t)
+	file := filepath.Join(t.TempDir(), "values.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deployment := func() *appsv1.Deployment {
+		t.Helper()
+		d, err := site.Edge.Client().AppsV1().Deployments(bootstraptest.AgentNamespace).Get(ctx, "konnectivity-agent", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+
+	// What only the API server can check is refused before anything but the namespace is applied.
+	write("tolerations: [{key: a, operator: Perhaps}]")
+	_, _, err := site.Run(ctx, bootstrap.Config{}, site.RegisterEdge("--agent-values", file)...)
+	if err == nil || !strings.Contains(err.Error(), "--agent-values") || !strings.Contains(err.Error(), "Perhaps") {
+		t.Errorf("a toleration that does not exist: %v", err)
+	}
+	if _, err := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace).Get(ctx, "edge-1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the hub has a Secret: %v", err)
+	}
+
+	write(`{image: mirror.example.com/agent, replicas: 3, omitUser: true, resources: {limits: {memory: 1Gi}}, env: [{name: HTTPS_PROXY, value: "http://proxy:3128"}]}`)
+	out, _ := site.Must(ctx, t, site.RegisterEdge("--agent-values", file, "--dry-run", "-o", "yaml")...)
+	if !strings.Contains(out, "mirror.example.com/agent") {
+		t.Errorf("a dry run does not show the image:\n%s", out)
+	}
+	site.Must(ctx, t, site.RegisterEdge("--agent-values", file)...)
+	patch := `{"spec":{"template":{"spec":{"tolerations":[{"key":"b","operator":"Exists"}]}}}}`
+	if _, err := site.Edge.Client().AppsV1().Deployments(bootstraptest.AgentNamespace).Patch(ctx, "konnectivity-agent", types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: "by-hand"}); err != nil {
+		t.Fatal(err)
+	}
+	site.Must(ctx, t, site.RegisterEdge()...)
+	d := deployment()
+	pod := d.Spec.Template.Spec
+	container := pod.Containers[0]
+	if container.Image != "mirror.example.com/agent" || *d.Spec.Replicas != 3 || pod.SecurityContext.RunAsUser != nil || pod.SecurityContext.FSGroup != nil ||
+		container.Resources.Requests.Cpu().String() != "0" || container.Resources.Limits.Memory().String() != "1Gi" || container.Env[len(container.Env)-1].Value != "http://proxy:3128" {
+		t.Errorf("registered again, the agent has lost its values: %+v", d.Spec)
+	}
+	if len(pod.Tolerations) != 1 || pod.Tolerations[0].Key != "b" {
+		t.Errorf("registered again, the toleration that was added by hand is %+v", pod.Tolerations)
+	}
+
+	site.Must(ctx, t, site.RegisterEdge("--agent-values", "")...)
+	d = deployment()
+	container = d.Spec.Template.Spec.Containers[0]
+	if strings.HasPrefix(container.Image, "mirror") || *d.Spec.Replicas != 2 || d.Spec.Template.Spec.SecurityContext.RunAsUser == nil || len(container.Env) != 2 {
+		t.Errorf("without values, the agent still has some: %+v", d.Spec)
+	}
+	if _, has := site.HubSecret(ctx, t, "edge-1").Data["agent-values"]; has {
+		t.Error("the values are still stored")
 	}
 }
 

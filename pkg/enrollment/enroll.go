@@ -384,7 +384,7 @@ func (a *attempt) applyAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := registration.Agent(a.record.Address, pair)
+	all, err := registration.Agent(a.record.Address, pair, a.record.AgentValues)
 	if err != nil {
 		return err
 	}
@@ -417,9 +417,13 @@ const undoTimeout = 10 * time.Second
 
 // writeSecret writes the cluster's Secret as agent-bootstrap register does, and returns its UID.
 func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
+	values, err := a.record.AgentValues.Encode()
+	if err != nil {
+		return "", err
+	}
 	wanted := registration.ClusterSecret{
 		Name: a.invited.Name, Namespace: a.cfg.Namespace, Tunnel: true, UID: a.target.uid, Access: a.record.Access,
-		Endpoint: a.record.Endpoint, CA: a.ca, Token: a.token,
+		Endpoint: a.record.Endpoint, CA: a.ca, Token: a.token, AgentValues: values,
 	}
 	current, err := a.registered(ctx)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -520,4 +521,45 @@ func TestEnrolmentWritesAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	bootstraptest.CheckUnwantedFields(t, site.HubSecret(ctx, t, "near-1"))
+}
+
+// TestEnrollmentAppliesAgentValues checks that the values of an invitation reach the Job, the agent and the
+// cluster's Secret.
+func TestEnrollmentAppliesAgentValues(t *testing.T) {
+	ctx := site.Begin(t)
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	content := "image: mirror.example.com/agent\nomitUser: true\nenv: [{name: HTTPS_PROXY, value: 'http://proxy:3128'}]\n"
+	if err := os.WriteFile(values, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := site.Invite(ctx, t, "near-1", "--agent-values", values)
+	bootstraptest.Apply(ctx, t, site.Near, file)
+	jobs, err := site.Near.Client().BatchV1().Jobs(bootstraptest.AgentNamespace).List(ctx, metav1.ListOptions{})
+	if err != nil || len(jobs.Items) != 1 {
+		t.Fatalf("%d Jobs, %v", len(jobs.Items), err)
+	}
+	if err := newVisit(ctx, t, site.Near, file).enroll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	agent, err := site.Near.Client().AppsV1().Deployments(bootstraptest.AgentNamespace).Get(ctx, "konnectivity-agent", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, pod := range map[string]corev1.PodSpec{"Job": jobs.Items[0].Spec.Template.Spec, "Deployment": agent.Spec.Template.Spec} {
+		c := pod.Containers[0]
+		if c.Image != "mirror.example.com/agent" || c.Env[len(c.Env)-1].Value != "http://proxy:3128" || pod.SecurityContext.RunAsUser != nil {
+			t.Errorf("the values are not in the %s: %+v", name, pod)
+		}
+	}
+	if stored := site.HubSecret(ctx, t, "near-1").Data["agent-values"]; !strings.Contains(string(stored), "mirror.example.com/agent") {
+		t.Errorf("the hub stores %q", stored)
+	}
+	site.Must(ctx, t, "register", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig(), "--wait", "0")
+	again, err := site.Near.Client().AppsV1().Deployments(bootstraptest.AgentNamespace).Get(ctx, "konnectivity-agent", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Spec.Template.Spec.Containers[0].Image != "mirror.example.com/agent" {
+		t.Error("register does not keep the values of the invitation")
+	}
 }

@@ -96,8 +96,9 @@ func rollHashes(address string, pair AgentPair) map[string]string {
 	return map[string]string{v1alpha1.AnnotationAgentCertificate: pair.Hash(), v1alpha1.AnnotationAgentAddress: hex.EncodeToString(hash[:8])}
 }
 
-// Agent returns the objects of an agent that runs as Pods: its ConfigMap and Secret, and the base.
-func Agent(address string, pair AgentPair) ([]*unstructured.Unstructured, error) {
+// Agent returns the objects of an agent that runs as Pods: its ConfigMap and Secret, and the base adapted
+// to the values.
+func Agent(address string, pair AgentPair, values AgentValues) ([]*unstructured.Unstructured, error) {
 	config, err := agentConfig(address)
 	if err != nil {
 		return nil, err
@@ -110,11 +111,19 @@ func Agent(address string, pair AgentPair) ([]*unstructured.Unstructured, error)
 	if err != nil {
 		return nil, err
 	}
+	if base, err = values.applyTo(base); err != nil {
+		return nil, err
+	}
 	for _, o := range base {
 		if o.GetKind() != "Deployment" {
 			continue
 		}
-		if err := unstructured.SetNestedStringMap(o.Object, rollHashes(address, pair), "spec", "template", "metadata", "annotations"); err != nil {
+		annotations, _, err := unstructured.NestedStringMap(o.Object, "spec", "template", "metadata", "annotations")
+		if err != nil {
+			return nil, err
+		}
+		annotations = merged(annotations, rollHashes(address, pair))
+		if err := unstructured.SetNestedStringMap(o.Object, annotations, "spec", "template", "metadata", "annotations"); err != nil {
 			return nil, err
 		}
 	}

@@ -121,7 +121,7 @@ func (p *Plan) SetPair(pair AgentPair) error {
 	p.Pair = &pair
 	for i := range p.Steps {
 		if step := &p.Steps[i]; step.Name == StepAgent && step.Side == SideCluster {
-			objects, err := Agent(p.Address, pair)
+			objects, err := Agent(p.Address, pair, p.agentValues)
 			if err != nil {
 				return err
 			}

@@ -35,7 +35,7 @@ const (
 	InvitationDone InvitationState = "Done"
 )
 
-// Invitation is the record of an invitation on the hub. It holds nothing secret: the key is in the
+// Invitation is the record of an invitation on the hub. It does not hold the key, which is in the
 // invitation alone.
 type Invitation struct {
 	// Name is the name under which the cluster will be registered.
@@ -56,6 +56,8 @@ type Invitation struct {
 	Process  bool
 	// TokenLifetime and CertificateLifetime are those of the credentials that the registration creates.
 	TokenLifetime, CertificateLifetime time.Duration
+	// AgentValues adapt the Job of the invitation, and the agent that is applied afterwards.
+	AgentValues AgentValues
 
 	// State says how far it has been used. Unless it is open, ClusterUID identifies the cluster that it
 	// belongs to since UsedAt. Message is why the last attempt was refused, or empty.
@@ -77,6 +79,7 @@ const (
 	recordAccess              = "access"
 	recordTokenLifetime       = "token-lifetime"
 	recordCertificateLifetime = "certificate-lifetime"
+	recordAgentValues         = "agent-values"
 )
 
 // InvitationSecret returns the name of the Secret that is the record of an invitation. [ValidateName] keeps
@@ -90,8 +93,12 @@ func Fingerprint(der []byte) string {
 }
 
 // Secret returns the record as it is stored on the hub.
-func (i *Invitation) Secret(namespace string) *corev1.Secret {
-	return &corev1.Secret{
+func (i *Invitation) Secret(namespace string) (*corev1.Secret, error) {
+	values, err := i.AgentValues.Encode()
+	if err != nil {
+		return nil, err
+	}
+	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: InvitationSecret(i.Name), Namespace: namespace,
 			Labels:      ManagedLabels(map[string]string{v1alpha1.LabelInvitation: i.Name}),
@@ -111,6 +118,10 @@ func (i *Invitation) Secret(namespace string) *corev1.Secret {
 			recordCertificateLifetime: []byte(i.CertificateLifetime.String()),
 		},
 	}
+	if len(values) > 0 {
+		secret.Data[recordAgentValues] = values
+	}
+	return secret, nil
 }
 
 // Annotations returns the state of the invitation as the record has it.
@@ -135,12 +146,13 @@ func ReadInvitation(secret *corev1.Secret) (*Invitation, error) {
 		State: InvitationState(a[v1alpha1.AnnotationInvitationState]), ClusterUID: types.UID(a[v1alpha1.AnnotationClusterUID]),
 		Message: a[v1alpha1.AnnotationInvitationMessage],
 	}
-	var errs [6]error
+	var errs [7]error
 	i.Chain, errs[0] = strconv.Atoi(text(recordChain))
 	i.Expires, errs[1] = time.Parse(time.RFC3339, text(recordExpires))
 	i.TokenLifetime, errs[2] = time.ParseDuration(text(recordTokenLifetime))
 	i.CertificateLifetime, errs[3] = time.ParseDuration(text(recordCertificateLifetime))
 	i.Process, errs[5] = strconv.ParseBool(text(recordProcess))
+	i.AgentValues, errs[6] = ParseAgentValues(secret.Data[recordAgentValues])
 	if at := a[v1alpha1.AnnotationInvitationUsedAt]; at != "" {
 		i.UsedAt, errs[4] = time.Parse(time.RFC3339, at)
 	}

@@ -52,7 +52,7 @@ func (i *Invitation) Objects(pair AgentPair, lifetime time.Duration) ([]*unstruc
 		}
 		all = append(all, o)
 	}
-	return all, nil
+	return i.AgentValues.applyTo(all)
 }
 
 // JobName returns the name of the invitation's Job. A Job cannot be changed, so each invitation has one of

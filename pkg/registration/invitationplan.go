@@ -23,7 +23,9 @@ type InvitationSpec struct {
 	// TTL is how long a cluster can use the invitation.
 	TTL                                time.Duration
 	TokenLifetime, CertificateLifetime time.Duration
-	Now                                time.Time
+	// AgentValues adapt an agent that runs as Pods.
+	AgentValues AgentValues
+	Now         time.Time
 }
 
 // CertificateTTL returns how long the invitation's certificate is valid. It remains the certificate of an
@@ -59,8 +61,13 @@ func NewInvitationPlan(spec InvitationSpec, hub HubState, pair AgentPair) (*Plan
 		Name: spec.Name, Fingerprint: Fingerprint(chain[0].Raw), Chain: len(chain), Expires: spec.Now.Add(spec.TTL),
 		Address: hub.TunnelAddress, HubUID: hub.UID, Endpoint: cmp.Or(spec.Endpoint, DefaultTunnelEndpoint), Process: spec.Process,
 		Access: spec.Access, TokenLifetime: spec.TokenLifetime, CertificateLifetime: spec.CertificateLifetime, State: InvitationOpen,
+		AgentValues: spec.AgentValues,
 	}
-	o, err := ToUnstructured(record.Secret(hub.Namespace))
+	secret, err := record.Secret(hub.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	o, err := ToUnstructured(secret)
 	if err != nil {
 		return nil, err
 	}

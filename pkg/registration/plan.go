@@ -31,6 +31,8 @@ type Spec struct {
 	Endpoint string
 	// Adopt takes over a Secret that agent-bootstrap did not write.
 	Adopt bool
+	// AgentValues adapt an agent that runs as Pods. Nil keeps those of the earlier registration.
+	AgentValues *AgentValues
 	// Now is the time at which credentials must be valid.
 	Now time.Time
 }
@@ -94,7 +96,8 @@ type Plan struct {
 	Invitation *Invitation
 	HandOver   []*unstructured.Unstructured
 
-	readRights []Right
+	agentValues AgentValues
+	readRights  []Right
 }
 
 // placeholder stands for a credential that does not exist yet.
@@ -108,6 +111,9 @@ func NewPlan(spec Spec, state State) (*Plan, error) {
 	}
 	p := &Plan{Spec: spec, Address: state.Hub.TunnelAddress}
 	if err := p.planSecret(state); err != nil {
+		return nil, err
+	}
+	if err := p.planValues(state); err != nil {
 		return nil, err
 	}
 	p.planCertificate(state)
@@ -184,6 +190,29 @@ func (p *Plan) planSecret(state State) error {
 	if token := keptToken(p.Secret, state); token != "" {
 		p.Secret.Token, p.NewToken = token, false
 	}
+	return nil
+}
+
+// planValues decides on the values of the agent, which the Secret keeps. Without an agent that runs as
+// Pods, the Secret keeps what it has.
+func (p *Plan) planValues(state State) (err error) {
+	if p.Spec.AgentValues != nil {
+		p.agentValues = *p.Spec.AgentValues
+		p.Secret.AgentValues, err = p.agentValues.Encode()
+		return err
+	}
+	if state.Hub.Secret == nil {
+		return nil
+	}
+	p.Secret.AgentValues = state.Hub.Secret.Data[v1alpha1.SecretKeyAgentValues]
+	if p.Spec.Form != FormPods || len(p.Secret.AgentValues) == 0 {
+		return nil
+	}
+	if p.agentValues, err = ParseAgentValues(p.Secret.AgentValues); err != nil {
+		return fmt.Errorf("the key %s of the Secret %s/%s on the hub cannot be used: %w. Replace it with --agent-values FILE, or remove it with --agent-values ''",
+			v1alpha1.SecretKeyAgentValues, state.Hub.Namespace, p.Spec.Name, err)
+	}
+	p.Notes = append(p.Notes, "the agent's values of the earlier registration are kept (--agent-values '' removes them)")
 	return nil
 }
 
@@ -308,7 +337,7 @@ func (p *Plan) planAgent(State) error {
 		p.add(Step{Name: StepCertificate, Side: SideLocal})
 		p.add(Step{Name: StepAgent, Side: SideLocal})
 	case FormPods:
-		objects, err := Agent(p.Address, *p.Pair)
+		objects, err := Agent(p.Address, *p.Pair, p.agentValues)
 		if err != nil {
 			return err
 		}

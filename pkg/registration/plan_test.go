@@ -17,6 +17,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
@@ -168,6 +169,7 @@ func TestPlan(t *testing.T) {
 		state func(t *testing.T, f *planFixture)
 	}{
 		{"pods", Spec{Form: FormPods, Access: AccessAdmin}, nil},
+		{"pods-values", Spec{Form: FormPods, Access: AccessAdmin, AgentValues: ptr.To(parseValues(t, allValues))}, nil},
 		{"process", Spec{Form: FormProcess, Access: AccessView}, nil},
 		{"direct", Spec{Form: FormDirect, Access: AccessImpersonate}, nil},
 		{"adopt", Spec{Form: FormDirect, Access: AccessAdmin, Adopt: true}, func(_ *testing.T, f *planFixture) {
@@ -201,11 +203,13 @@ func TestPlan(t *testing.T) {
 			f.golden(t, test.name, p)
 		})
 	}
-	for _, process := range []bool{false, true} {
-		name, spec := "invitation", InvitationSpec{Name: "edge", Access: AccessAdmin, TTL: time.Hour, TokenLifetime: time.Hour, CertificateLifetime: 2 * time.Hour}
-		if process {
-			name, spec.Process, spec.Endpoint = "invitation-process", true, "https://10.0.0.1:6443"
-		}
+	for name, change := range map[string]func(spec *InvitationSpec){
+		"invitation":         func(*InvitationSpec) {},
+		"invitation-process": func(spec *InvitationSpec) { spec.Process, spec.Endpoint = true, "https://10.0.0.1:6443" },
+		"invitation-values":  func(spec *InvitationSpec) { spec.AgentValues = parseValues(t, allValues) },
+	} {
+		spec := InvitationSpec{Name: "edge", Access: AccessAdmin, TTL: time.Hour, TokenLifetime: time.Hour, CertificateLifetime: 2 * time.Hour}
+		change(&spec)
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newPlanFixture(t)

@@ -30,6 +30,8 @@ type ClusterSecret struct {
 	ServerName string
 	ProxyURL   string
 	Token      string
+	// AgentValues are the values of the agent as [AgentValues.Encode] returns them, or empty.
+	AgentValues []byte
 }
 
 // Secret returns the Secret of a cluster that is not registered yet. [ClusterSecret.Patch] changes one
@@ -42,6 +44,7 @@ func (c ClusterSecret) Secret() *corev1.Secret {
 	data := map[string][]byte{v1alpha1.SecretKeyEndpoint: []byte(c.Endpoint), v1alpha1.SecretKeyToken: []byte(c.Token)}
 	for key, value := range map[string]string{
 		v1alpha1.SecretKeyCA: string(c.CA), v1alpha1.SecretKeyServerName: c.ServerName, v1alpha1.SecretKeyProxyURL: c.ProxyURL,
+		v1alpha1.SecretKeyAgentValues: string(c.AgentValues),
 	} {
 		if value != "" {
 			data[key] = []byte(value)
@@ -80,6 +83,9 @@ func (c ClusterSecret) Patch(current *corev1.Secret) (patch []byte, removed []st
 			data[key] = nil
 			removed = append(removed, key)
 		}
+	}
+	if _, has := current.Data[v1alpha1.SecretKeyAgentValues]; has && data[v1alpha1.SecretKeyAgentValues] == nil {
+		data[v1alpha1.SecretKeyAgentValues] = nil
 	}
 	// With this annotation the gateway would verify nothing. (Its other annotations are the cluster's
 	// health.)

@@ -37,6 +37,8 @@ type AgentOptions struct {
 	Args []string
 	// ExtraArgs come last, so they override.
 	ExtraArgs []string
+	// Env is added to the environment.
+	Env []string
 }
 
 // Agent is a stock Konnectivity agent. It is safe for concurrent use.
@@ -74,6 +76,7 @@ func (l *Lab) StartAgent(ctx context.Context, o AgentOptions) (*Agent, error) {
 		Name:      o.Name,
 		Path:      l.binaries.KonnectivityAgent,
 		Args:      flagsFirst(append(append(o.args(health, admin), l.verbosityArgs()...), o.ExtraArgs...)),
+		Env:       o.Env,
 		Cluster:   o.Cluster,
 		Hosts:     o.hosts(),
 		ReadyFunc: func(ctx context.Context) error { return get(ctx, a.client, a.health+"/healthz") },

@@ -36,40 +36,41 @@ func (l *Lab) StartAgentJob(ctx context.Context, c *Cluster, namespace, name, as
 }
 
 func (l *Lab) startAgentPod(ctx context.Context, c *Cluster, namespace string, pod corev1.PodSpec, owner, as string) (*Agent, error) {
-	args, err := c.containerArgs(ctx, namespace, pod, filepath.Join(c.dir, "pods", as))
+	args, env, err := c.containerArgs(ctx, namespace, pod, filepath.Join(c.dir, "pods", as))
 	if err != nil {
 		return nil, fmt.Errorf("start %s in namespace %s of cluster %s as a process: %w", owner, namespace, c.opts.Name, err)
 	}
-	return l.StartAgent(ctx, AgentOptions{Name: as, Cluster: c, Args: args})
+	return l.StartAgent(ctx, AgentOptions{Name: as, Cluster: c, Args: args, Env: env})
 }
 
-// containerArgs returns the arguments of the only container of a Pod. It substitutes environment
-// variables and writes volumes as files to dir.
-func (c *Cluster) containerArgs(ctx context.Context, namespace string, pod corev1.PodSpec, dir string) ([]string, error) {
+// containerArgs returns the arguments of the only container of a Pod, and its environment. It
+// substitutes environment variables and writes volumes as files to dir.
+func (c *Cluster) containerArgs(ctx context.Context, namespace string, pod corev1.PodSpec, dir string) (args, env []string, err error) {
 	if len(pod.Containers) != 1 {
-		return nil, fmt.Errorf("it has %d containers instead of one", len(pod.Containers))
+		return nil, nil, fmt.Errorf("it has %d containers instead of one", len(pod.Containers))
 	}
 	container := pod.Containers[0]
 	var replacements []string
 	for _, variable := range container.Env {
 		value, err := c.environmentValue(ctx, namespace, variable)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		env = append(env, variable.Name+"="+value)
 		replacements = append(replacements, "$("+variable.Name+")", value)
 	}
 	for _, mount := range container.VolumeMounts {
 		path := filepath.Join(dir, mount.Name)
 		if err := c.writeVolume(ctx, namespace, pod, mount.Name, path); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		replacements = append(replacements, mount.MountPath, path)
 	}
-	args := make([]string, len(container.Args))
+	args = make([]string, len(container.Args))
 	for i, arg := range container.Args {
 		args[i] = strings.NewReplacer(replacements...).Replace(arg)
 	}
-	return args, nil
+	return args, env, nil
 }
 
 func (c *Cluster) environmentValue(ctx context.Context, namespace string, variable corev1.EnvVar) (string, error) {

@@ -75,7 +75,8 @@ func start(ctx context.Context, l *lab.Lab) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if e.gateway, err = e.lab.StartGateway(ctx, lab.GatewayOptions{Hub: e.hub, Binary: binary, AgentsOf: e.edge}); err != nil {
+	options := lab.GatewayOptions{Hub: e.hub, Binary: binary, AgentsOf: e.edge, ExtraArgs: []string{"--tunnel-advertise-address=" + proxiedHost}}
+	if e.gateway, err = e.lab.StartGateway(ctx, options); err != nil {
 		return err
 	}
 	if err := e.gateway.RegisterAPIService(ctx); err != nil {

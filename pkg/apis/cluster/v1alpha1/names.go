@@ -36,6 +36,10 @@ const (
 	SecretKeyProxyURL   = "proxy-url"
 )
 
+// SecretKeyAgentValues is the key with the values of the cluster's agent (agent-bootstrap register
+// --agent-values), in JSON. The gateway does not use it to reach the cluster.
+const SecretKeyAgentValues = "agent-values"
+
 // Organizations (O) in the subject of certificates that the tunnel CA issues. The common name (CN)
 // is the name of the cluster.
 const (
