@@ -167,7 +167,22 @@ func (c *clusterClient) kubeconfigCluster() *clientcmdapi.Cluster {
 	return current.cluster
 }
 
-// whoami returns the name by which the cluster knows the caller, or an empty string.
+// unanswered is whether the error of a review about the caller itself means that the cluster does not
+// answer the question: it does not have that kind of review, or the caller may not create one. Kubernetes has
+// SelfSubjectReviews since 1.28, and lets every user create reviews by the ClusterRole system:basic-user.
+func unanswered(err error) bool {
+	return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err)
+}
+
+// account names the caller in messages.
+func (c *clusterClient) account(ctx context.Context) string {
+	if name := c.whoami(ctx); name != "" {
+		return fmt.Sprintf("your account %q", name)
+	}
+	return "your account"
+}
+
+// whoami returns the name by which the cluster knows the caller, or an empty string if it does not say.
 func (c *clusterClient) whoami(ctx context.Context) string {
 	review, err := c.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {

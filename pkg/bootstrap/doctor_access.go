@@ -6,6 +6,7 @@ package bootstrap
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -22,7 +23,10 @@ func (e *examination) checkAccess(ctx context.Context) {
 		e.unknown(StageRBAC, "%v", err)
 		return
 	}
-	account := target.whoami(ctx)
+	account := "the gateway's account"
+	if name := target.whoami(ctx); name != "" {
+		account = strconv.Quote(name)
+	}
 	access := e.gateway.Annotations[v1alpha1.AnnotationAccess]
 	right, known := map[string]authorizationv1.ResourceAttributes{
 		registration.AccessAdmin:       {Verb: "*", Group: "*", Resource: "*"},
@@ -38,9 +42,9 @@ func (e *examination) checkAccess(ctx context.Context) {
 	case err != nil:
 		e.unknown(StageRBAC, "%v", err)
 	case !allowed:
-		e.broken(StageRBAC, fmt.Sprintf("the gateway is %q in the cluster, and may not %s. It was registered with --access=%s", account, rightText(right), access), e.accessAdvice())
+		e.broken(StageRBAC, fmt.Sprintf("%s may not %s in the cluster. It was registered with --access=%s", account, rightText(right), access), e.accessAdvice())
 	default:
-		e.ok(StageRBAC, "%q has --access=%s", account, access)
+		e.ok(StageRBAC, "%s has --access=%s", account, access)
 	}
 }
 
@@ -71,9 +75,9 @@ func (e *examination) checkAnyAccess(ctx context.Context, target *clusterClient,
 			if access != "" {
 				role = " (ClusterRole " + access + ")"
 			}
-			e.ok(StageRBAC, "%q has rights in the cluster%s", account, role)
+			e.ok(StageRBAC, "%s has rights in the cluster%s", account, role)
 			return
 		}
 	}
-	e.broken(StageRBAC, fmt.Sprintf("the gateway is %q in the cluster, and has no rights there", account), e.accessAdvice())
+	e.broken(StageRBAC, fmt.Sprintf("%s has no rights in the cluster", account), e.accessAdvice())
 }

@@ -31,13 +31,13 @@ func (e *examination) checkHub(ctx context.Context) bool {
 	right := authorizationv1.ResourceAttributes{
 		Verb: "get", Group: v1alpha1.GroupName, Resource: v1alpha1.ResourceName, Subresource: v1alpha1.ProxySubresource, Name: e.name,
 	}
-	allowed, err := e.hub.may(ctx, right)
+	allowed, err := e.hub.mayPerhaps(ctx, right)
 	switch {
 	case err != nil:
 		e.broken(StageHub, err.Error(), checkFlags)
 		return false
 	case !allowed:
-		e.broken(StageHub, fmt.Sprintf("your account %q may not use this cluster: it lacks the right to %s", e.hub.whoami(ctx), rightText(right)),
+		e.broken(StageHub, fmt.Sprintf("%s may not use this cluster: it lacks the right to %s", e.hub.account(ctx), rightText(right)),
 			"ask an administrator of the hub for a ClusterRole with the verbs get, create, update, patch and delete on\n"+
 				"clustergateways/proxy of "+v1alpha1.GroupName+", resourceNames "+e.name)
 		return false

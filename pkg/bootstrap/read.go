@@ -5,6 +5,7 @@ package bootstrap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -158,8 +159,10 @@ func (r *registerRun) tokenAccepted(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	review, err := client.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	var status apierrors.APIStatus
 	switch {
-	case apierrors.IsUnauthorized(err):
+	case errors.As(err, &status):
+		// It is rejected, or the cluster does not say whose it is: then there is to be a new one, too.
 		return false, nil
 	case err != nil:
 		return false, r.cluster.explain(err)

@@ -74,8 +74,7 @@ func (r *registerRun) tryGrants(ctx context.Context) error {
 	return nil
 }
 
-// may asks whether the caller has a right. If that is not known, the answer is yes: it turns out when the
-// right is used.
+// may asks whether the caller has a right. See [unanswered] about its error.
 func (c *clusterClient) may(ctx context.Context, right registration.Right) (bool, error) {
 	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &right}}
 	answer, err := c.kube.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
@@ -85,10 +84,20 @@ func (c *clusterClient) may(ctx context.Context, right registration.Right) (bool
 	return answer.Status.Allowed, nil
 }
 
+// mayPerhaps is like may, and true if the cluster does not answer: whether the caller has the right turns
+// out when it is used.
+func (c *clusterClient) mayPerhaps(ctx context.Context, right registration.Right) (bool, error) {
+	allowed, err := c.may(ctx, right)
+	if unanswered(err) {
+		return true, nil
+	}
+	return allowed, err
+}
+
 // mayAll asks whether the caller has all of these rights.
 func (c *clusterClient) mayAll(ctx context.Context, rights []registration.Right) (bool, error) {
 	for _, right := range rights {
-		if allowed, err := c.may(ctx, right); err != nil || !allowed {
+		if allowed, err := c.mayPerhaps(ctx, right); err != nil || !allowed {
 			return false, err
 		}
 	}
@@ -105,7 +114,7 @@ func (c *clusterClient) requireRights(ctx context.Context, rights []registration
 	group.SetLimit(parallelReviews)
 	for i, right := range rights {
 		group.Go(func() (err error) {
-			allowed[i], err = c.may(asking, right)
+			allowed[i], err = c.mayPerhaps(asking, right)
 			return err
 		})
 	}
@@ -134,8 +143,8 @@ func (c *clusterClient) requireRights(ctx context.Context, rights []registration
 	for _, right := range missing {
 		lines = append(lines, rightText(right))
 	}
-	return fmt.Errorf("your account %q lacks rights on %s, and nothing was changed. It may not:\n  %s\nAsk for these rights, or use a kubeconfig (%s) that has them",
-		c.whoami(ctx), c.title, strings.Join(lines, "\n  "), c.source)
+	return fmt.Errorf("%s lacks rights on %s, and nothing was changed. It may not:\n  %s\nAsk for these rights, or use a kubeconfig (%s) that has them",
+		c.account(ctx), c.title, strings.Join(lines, "\n  "), c.source)
 }
 
 func rightText(r registration.Right) string {

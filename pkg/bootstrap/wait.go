@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -88,13 +89,39 @@ func (w *waiter) ask(ctx context.Context, target *clusterClient) (string, error)
 	if err != nil {
 		return "", err
 	}
-	// If the caller may not ask, or the cluster does not say, the answer has to do.
 	id := registration.ParseToken(w.token).ID
-	if used := target.credentialID(ctx); id != "" && used != "" && used != "JTI="+id {
+	switch used := target.credentialID(ctx); {
+	case id == "" || used == "":
+		// The cluster does not say which token it was: Kubernetes before 1.29 has no such field.
+		if w.lags(ctx) {
+			return "", errors.New("the gateway has not read the cluster's Secret yet")
+		}
+	case used != "JTI="+id:
 		w.followToken(ctx)
 		return "", errors.New("the gateway still uses the previous token")
 	}
 	return version, nil
+}
+
+// lags is whether the gateway that answers still has an earlier version of the Secret. If the caller may not
+// find out, it is false.
+func (w *waiter) lags(ctx context.Context) bool {
+	secret, gateway := w.versions(ctx)
+	return secret != nil && gateway != nil && (gateway.UID != secret.UID || gateway.ResourceVersion != secret.ResourceVersion)
+}
+
+// versions returns the Secret and the ClusterGateway, which shows the version of the Secret that it was made
+// from. What cannot be read is nil.
+func (w *waiter) versions(ctx context.Context) (*corev1.Secret, *v1alpha1.ClusterGateway) {
+	secret, err := w.hub.kube.CoreV1().Secrets(w.app.hub.namespace).Get(ctx, w.name, metav1.GetOptions{})
+	if err != nil {
+		return nil, nil
+	}
+	gateway, err := w.hub.clusterGateway(ctx, w.name)
+	if err != nil {
+		return secret, nil
+	}
+	return secret, gateway
 }
 
 // followToken takes over the token in the Secret if it is a later one: the gateway may have renewed the
@@ -114,13 +141,9 @@ func (w *waiter) followToken(ctx context.Context) {
 // may be about an earlier version; the ClusterGateway is judged from the Secret with the resource version
 // that it shows.
 func (w *waiter) invalidSecret(ctx context.Context) error {
-	secret, err := w.hub.kube.CoreV1().Secrets(w.app.hub.namespace).Get(ctx, w.name, metav1.GetOptions{})
-	if err != nil {
-		return nil //nolint:nilerr // it is asked again
-	}
-	gateway, err := w.hub.clusterGateway(ctx, w.name)
-	if err != nil || gateway.UID != secret.UID || gateway.ResourceVersion != secret.ResourceVersion {
-		return nil //nolint:nilerr // it is asked again
+	secret, gateway := w.versions(ctx)
+	if secret == nil || gateway == nil || gateway.UID != secret.UID || gateway.ResourceVersion != secret.ResourceVersion {
+		return nil // it is asked again
 	}
 	ready := meta.FindStatusCondition(gateway.Status.Conditions, v1alpha1.ConditionReady)
 	if ready == nil || !cluster.RefusesSecret(ready.Reason) {

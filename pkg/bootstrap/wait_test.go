@@ -35,11 +35,17 @@ type laggingHub struct {
 	answer func(w http.ResponseWriter, review bool)
 	// tokenID is the ID of the token in the Secret.
 	tokenID string
+	// lag is how many times the ClusterGateway shows an earlier version of the Secret.
+	lag atomic.Int32
+	// old is whether the cluster has no SelfSubjectReviews.
+	old bool
 }
 
 func (h *laggingHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	review := strings.HasSuffix(r.URL.Path, "/selfsubjectreviews")
 	switch proxied := strings.HasPrefix(r.URL.Path, v1alpha1.ProxyPath("edge")+"/"); {
+	case proxied && review && h.old:
+		writeJSON(w, http.StatusNotFound, metav1.Status{Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound})
 	case proxied && !review && h.stale.Load() > 0:
 		h.answer(w, false)
 	case proxied && review && h.stale.Add(-1) >= 0:
@@ -50,6 +56,10 @@ func (h *laggingHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, version.Info{GitVersion: "v1.37.0"})
 	case strings.HasSuffix(r.URL.Path, "/secrets/edge"):
 		writeJSON(w, http.StatusOK, h.secret)
+	case r.URL.Path == v1alpha1.BasePath+"edge" && h.lag.Add(-1) >= 0:
+		earlier := h.secret.DeepCopy()
+		earlier.ResourceVersion = "7"
+		writeJSON(w, http.StatusOK, cluster.Render(earlier, cluster.ParseOptions{}))
 	case r.URL.Path == v1alpha1.BasePath+"edge":
 		writeJSON(w, http.StatusOK, cluster.Render(h.secret, cluster.ParseOptions{}))
 	default:
@@ -141,6 +151,18 @@ func TestWaitIgnoresAnswersAboutEarlierSecret(t *testing.T) {
 		}
 		if h.stale.Load() > 0 {
 			t.Error("it did not wait for the new token")
+		}
+	})
+	t.Run("success, and the cluster does not say with which token", func(t *testing.T) {
+		t.Parallel()
+		h, w := newLaggingHub(t)
+		h.old = true
+		h.lag.Store(3)
+		if err := w.run(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if h.lag.Load() >= 0 {
+			t.Error("it did not wait until the gateway had read the Secret")
 		}
 	})
 	t.Run("invalid now", func(t *testing.T) {

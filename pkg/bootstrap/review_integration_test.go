@@ -1,0 +1,108 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build integration
+
+package bootstrap_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
+)
+
+// front is an API server of the site as another server presents it: it has a certificate of its own, and
+// change may answer requests instead of the API server.
+func front(t *testing.T, change func(w http.ResponseWriter, r *http.Request) (answered bool)) (server *httptest.Server, ca []byte) {
+	t.Helper()
+	server = httptest.NewUnstartedServer(behind(t, change))
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+}
+
+// behind returns a handler that sends to the API server Near what change does not answer.
+func behind(t *testing.T, change func(w http.ResponseWriter, r *http.Request) (answered bool)) http.Handler {
+	t.Helper()
+	target, err := url.Parse(site.Near.Endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(site.Near.CAPEM())
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
+	t.Cleanup(transport.CloseIdleConnections)
+	proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !change(w, r) {
+			proxy.ServeHTTP(w, r)
+		}
+	})
+}
+
+// refuse answers with a Status.
+func refuse(w http.ResponseWriter, code int32, reason metav1.StatusReason) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(int(code))
+	_ = json.NewEncoder(w).Encode(metav1.Status{ // the client notices
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Code: code, Reason: reason,
+	})
+}
+
+// administrator is a credential for an API server behind a front, which passes no client certificate on.
+func administrator(t *testing.T) *clientcmdapi.AuthInfo {
+	t.Helper()
+	token, err := site.Near.ServiceAccountToken(t.Context(), "default", "administrator", "cluster-admin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &clientcmdapi.AuthInfo{Token: token}
+}
+
+// TestRegisterWithoutReviews registers a cluster twice that does not say who its caller is and what the caller
+// may do: because it is older than Kubernetes 1.28, or has no ClusterRole system:basic-user. Each time, it
+// gets a token that works.
+func TestRegisterWithoutReviews(t *testing.T) {
+	for name, refusal := range map[string]struct {
+		path   string
+		code   int32
+		reason metav1.StatusReason
+	}{
+		"Kubernetes 1.27":                  {"/apis/authentication.k8s.io/v1/", http.StatusNotFound, metav1.StatusReasonNotFound},
+		"without system:basic-user":        {"/apis/authentication.k8s.io/v1/", http.StatusForbidden, metav1.StatusReasonForbidden},
+		"without any review by the caller": {"/apis/auth", http.StatusForbidden, metav1.StatusReasonForbidden},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := site.Begin(t)
+			server, ca := front(t, func(w http.ResponseWriter, r *http.Request) bool {
+				if !strings.HasPrefix(r.URL.Path, refusal.path) || !strings.Contains(r.URL.Path, "/selfsubject") {
+					return false
+				}
+				refuse(w, refusal.code, refusal.reason)
+				return true
+			})
+			kubeconfig := bootstraptest.Kubeconfig(t, site.Hub, server.URL, ca, administrator(t))
+			args := []string{"register", "near-1", "--cluster-kubeconfig", kubeconfig, "--route", "direct", "--wait", "0"}
+			site.Must(ctx, t, args...)
+			first := string(site.HubSecret(ctx, t, "near-1").Data["token"])
+			site.Must(ctx, t, args...)
+			second := string(site.HubSecret(ctx, t, "near-1").Data["token"])
+			if first == second || second == "" {
+				t.Error("registered again, the cluster has no new token")
+			}
+			site.Must(ctx, t, append(args, "--dry-run")...)
+		})
+	}
+}
