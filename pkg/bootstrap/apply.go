@@ -136,6 +136,9 @@ func (r *registerRun) applySecret(ctx context.Context) error {
 		}
 		r.plan.SetToken(token)
 	}
+	if err := r.tryToken(ctx); err != nil {
+		return err
+	}
 	secret := r.plan.Secret
 	outcome, removed, err := r.plan.WriteSecret(ctx, r.hub.kube.CoreV1().Secrets(secret.Namespace), r.state.Hub.Secret, r.o.dryRun)
 	var taken *registration.TakenMeanwhileError

@@ -85,9 +85,12 @@ type registerOptions struct {
 	credentialOptions
 	cluster                 clusterOptions
 	route, access, endpoint string
-	agentValues             agentValuesFlag
-	wait                    time.Duration
-	adopt                   bool
+	serverName, proxyURL    string
+	// given is the flags that were set.
+	given       *pflag.FlagSet
+	agentValues agentValuesFlag
+	wait        time.Duration
+	adopt       bool
 }
 
 func (a *app) registerCommand() *cobra.Command {
@@ -115,6 +118,9 @@ For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.
   # A cluster that the gateway can reach; users may only read.
   agent-bootstrap register nearby --cluster-kubeconfig nearby.kubeconfig --route direct --access view
 
+  # The kubeconfig's server is an address that only your machine can reach.
+  agent-bootstrap register nearby --cluster-kubeconfig nearby.kubeconfig --route direct --endpoint https://nearby.example.com:6443
+
   # Print what the command would apply, and change nothing.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --dry-run -o yaml`,
 		Args: oneName,
@@ -129,6 +135,11 @@ For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.
 	fs.StringVar(&o.access, "access", o.access, accessHelp)
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint,
 		"URL of the cluster's API server, as the agent (tunnel) or the gateway (direct) reaches it. Default: https://kubernetes.default.svc:443 for an agent in Pods, otherwise the server in --cluster-kubeconfig.")
+	fs.StringVar(&o.serverName, "tls-server-name", o.serverName,
+		"Name in the API server's certificate. Default: tls-server-name in --cluster-kubeconfig, or none for an agent in Pods. '': the host of the endpoint.")
+	fs.StringVar(&o.proxyURL, "proxy-url", o.proxyURL,
+		"With --route=direct: proxy between the gateway and the API server. Default: proxy-url in --cluster-kubeconfig. '': none.")
+	o.given = fs
 	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process: certificate, key, flags and a systemd unit. No agent is installed in the cluster.")
 	o.agentValues.addFlag(fs, "Default: the values of the earlier registration; '' removes them.")
 	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers through the gateway. 0: do not wait.")
@@ -150,6 +161,9 @@ func (o *registerOptions) validate(name string) error {
 		errs = append(errs, errors.New("--out-dir is for the files of an agent, and --route=direct has no agent"))
 	}
 	errs = append(errs, o.agentValues.validate(o.form() == registration.FormPods))
+	if o.proxyURL != "" && o.route != routeDirect {
+		errs = append(errs, errors.New("--proxy-url is for --route=direct. For an agent in Pods, set HTTPS_PROXY with --agent-values"))
+	}
 	if o.wait < 0 {
 		errs = append(errs, fmt.Errorf("invalid --wait %q: must not be negative", o.wait))
 	}
@@ -219,8 +233,20 @@ func (r *registerRun) makePlan(context.Context) (err error) {
 	return nil
 }
 
+// ifGiven returns the value of a flag if it was set.
+func (o *registerOptions) ifGiven(name, value string) *string {
+	if !o.given.Changed(name) {
+		return nil
+	}
+	return &value
+}
+
 func (r *registerRun) spec() registration.Spec {
-	return registration.Spec{Name: r.name, Form: r.o.form(), Access: r.o.access, Endpoint: r.o.endpoint, Adopt: r.o.adopt, AgentValues: r.agentValues, Now: r.Now()}
+	return registration.Spec{
+		Name: r.name, Form: r.o.form(), Access: r.o.access, Endpoint: r.o.endpoint,
+		ServerName: r.o.ifGiven("tls-server-name", r.o.serverName), ProxyURL: r.o.ifGiven("proxy-url", r.o.proxyURL),
+		Adopt: r.o.adopt, AgentValues: r.agentValues, Now: r.Now(),
+	}
 }
 
 // printNext prints what to do next.

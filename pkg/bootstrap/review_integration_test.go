@@ -6,8 +6,10 @@
 package bootstrap_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"net/http"
@@ -20,7 +22,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // front is an API server of the site as another server presents it: it has a certificate of its own, and
@@ -94,7 +98,7 @@ func TestRegisterWithoutReviews(t *testing.T) {
 				return true
 			})
 			kubeconfig := bootstraptest.Kubeconfig(t, site.Hub, server.URL, ca, administrator(t))
-			args := []string{"register", "near-1", "--cluster-kubeconfig", kubeconfig, "--route", "direct", "--wait", "0"}
+			args := []string{"register", "near-1", "--cluster-kubeconfig", kubeconfig, "--route", "direct", "--endpoint", server.URL, "--wait", "0"}
 			site.Must(ctx, t, args...)
 			first := string(site.HubSecret(ctx, t, "near-1").Data["token"])
 			site.Must(ctx, t, args...)
@@ -105,4 +109,49 @@ func TestRegisterWithoutReviews(t *testing.T) {
 			site.Must(ctx, t, append(args, "--dry-run")...)
 		})
 	}
+}
+
+// TestRegisterAtManagementServer registers a cluster with the kubeconfig of a server in front of it that
+// accepts only credentials of its own. The gateway could not use it, so nothing is registered, and what was
+// applied to the cluster is removed.
+func TestRegisterAtManagementServer(t *testing.T) {
+	ctx := site.Begin(t)
+	server, ca := front(t, func(w http.ResponseWriter, r *http.Request) bool {
+		token := strings.Split(r.Header.Get("Authorization"), ".")
+		if len(token) != 3 {
+			return false
+		}
+		claims, err := base64.RawURLEncoding.DecodeString(token[1])
+		if err != nil || !bytes.Contains(claims, []byte(bootstraptest.AgentNamespace)) {
+			return false
+		}
+		refuse(w, http.StatusUnauthorized, metav1.StatusReasonUnauthorized)
+		return true
+	})
+	kubeconfig := bootstraptest.Kubeconfig(t, site.Hub, server.URL, ca, administrator(t))
+	hub, near := labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Near)
+	args := []string{"register", "near-1", "--cluster-kubeconfig", kubeconfig, "--route", "direct", "--wait", "0", "--endpoint"}
+
+	_, _, err := site.Run(ctx, bootstrap.Config{}, append(args, server.URL)...)
+	if err == nil || !strings.Contains(err.Error(), "not a token of the cluster's ServiceAccounts") || !strings.Contains(err.Error(), "--endpoint") {
+		t.Fatalf("it says %v", err)
+	}
+	labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
+	for name := range labtest.Objects(ctx, t, site.Near) {
+		// The cluster deletes the objects that the namespace owns; here, nothing collects them.
+		if _, before := near[name]; !before && !strings.Contains(name, "cluster-gateway-agent:") {
+			t.Errorf("%s is left in the cluster", name)
+		}
+	}
+
+	// With the API server's own address, the same kubeconfig will do.
+	site.Must(ctx, t, append(args, site.Near.Endpoint())...)
+	// A registration that works is not undone by an attempt that does not.
+	near = labtest.Objects(ctx, t, site.Near)
+	hub = labtest.Objects(ctx, t, site.Hub)
+	if _, _, err := site.Run(ctx, bootstrap.Config{}, append(args, server.URL)...); err == nil || !strings.Contains(err.Error(), "The hub was not changed") {
+		t.Errorf("registered again: %v", err)
+	}
+	labtest.Same(t, "the hub, registered again", hub, labtest.Objects(ctx, t, site.Hub))
+	labtest.SameNames(t, "the cluster, registered again", near, labtest.Objects(ctx, t, site.Near))
 }

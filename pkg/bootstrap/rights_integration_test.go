@@ -126,7 +126,9 @@ func TestRightsMissing(t *testing.T) {
 	tunnel := func(file string, more ...string) []string {
 		return append([]string{"register", "near-1", "--cluster-kubeconfig", file, "--access", "view", "--wait", "0"}, more...)
 	}
-	direct := func(file string, more ...string) []string { return tunnel(file, append(more, "--route", "direct")...) }
+	direct := func(file string, more ...string) []string {
+		return tunnel(file, append(more, "--endpoint", site.Near.Endpoint(), "--route", "direct")...)
+	}
 	type attempt struct {
 		lacks unit
 		args  []string

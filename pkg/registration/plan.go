@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
@@ -29,6 +30,9 @@ type Spec struct {
 	// Endpoint is the URL of the API server, as the agent or, for FormDirect, the gateway sees it. Empty
 	// means the default of the form.
 	Endpoint string
+	// ServerName is the name in the certificate of the API server, and ProxyURL the proxy between the
+	// gateway and it. Nil means what the kubeconfig says.
+	ServerName, ProxyURL *string
 	// Adopt takes over a Secret that agent-bootstrap did not write.
 	Adopt bool
 	// AgentValues adapt an agent that runs as Pods. Nil keeps those of the earlier registration.
@@ -167,11 +171,16 @@ func (p *Plan) planSecret(state State) error {
 	case p.Spec.Form == FormPods:
 		p.Secret.Endpoint = DefaultTunnelEndpoint
 	default:
-		p.Secret.Endpoint, p.Secret.ServerName = server.URL, server.ServerName
+		p.Secret.Endpoint = server.URL
+	}
+	if p.Spec.Form != FormPods { // in the cluster, the API server has other names
+		p.Secret.ServerName = server.ServerName
 	}
 	if !p.Secret.Tunnel {
 		p.Secret.ProxyURL = server.ProxyURL
 	}
+	p.Secret.ServerName = ptr.Deref(p.Spec.ServerName, p.Secret.ServerName)
+	p.Secret.ProxyURL = ptr.Deref(p.Spec.ProxyURL, p.Secret.ProxyURL)
 	if NeedsRootCA(p.Spec.Form, server) {
 		if len(state.Cluster.RootCA) > 0 {
 			p.Secret.CA = state.Cluster.RootCA
@@ -183,8 +192,11 @@ func (p *Plan) planSecret(state State) error {
 	p.Secret.Token = placeholder
 	parsed := cluster.Parse(p.Secret.Secret(), cluster.ParseOptions{})
 	if parsed.Err() != nil && !slices.Contains(state.Cluster.Unread, getRootCA) {
-		return fmt.Errorf("the gateway could not use what would be registered, and nothing was changed: %s. The value is from --cluster-kubeconfig; --endpoint overrides its endpoint",
+		return fmt.Errorf("the gateway could not use what would be registered, and nothing was changed: %s. What no flag sets is from --cluster-kubeconfig; --endpoint, --tls-server-name and --proxy-url override it",
 			parsed.Message())
+	}
+	if err := p.checkReachable(server); err != nil {
+		return err
 	}
 	p.NewToken = true
 	if token := keptToken(p.Secret, state); token != "" {

@@ -155,7 +155,7 @@ func edgeArgs(more ...string) []string {
 }
 
 func nearbyArgs(more ...string) []string {
-	return append([]string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--route", "direct"}, more...)
+	return append([]string{"register", "near-1", "--cluster-kubeconfig", shared.nearbyFile, "--route", "direct", "--endpoint", shared.nearby.Endpoint()}, more...)
 }
 
 // kubelet starts the agent's Pod as soon as it exists and stops it when the test ends: the lab has

@@ -157,7 +157,7 @@ func (s *Site) Must(ctx context.Context, t *testing.T, args ...string) (stdout, 
 // RegisterNear returns the arguments that register the cluster Near as directly reachable, without
 // waiting for a gateway.
 func (s *Site) RegisterNear(more ...string) []string {
-	return append([]string{"register", Near, "--cluster-kubeconfig", s.Near.Kubeconfig(), "--route", "direct", "--wait", "0"}, more...)
+	return append([]string{"register", Near, "--cluster-kubeconfig", s.Near.Kubeconfig(), "--route", "direct", "--endpoint", s.Near.Endpoint(), "--wait", "0"}, more...)
 }
 
 // RegisterEdge returns the arguments that register the cluster Edge with an agent in Pods, without

@@ -20,7 +20,7 @@ func (d *demo) register(ctx context.Context) error {
 		return err
 	}
 	d.say("\n== Registering %q, which the gateway reaches directly", nearby)
-	if err := d.bootstrap(ctx, "register", nearby, "--cluster-kubeconfig", d.nearby.Kubeconfig(), "--route", "direct"); err != nil {
+	if err := d.bootstrap(ctx, "register", nearby, "--cluster-kubeconfig", d.nearby.Kubeconfig(), "--route", "direct", "--endpoint", d.nearby.Endpoint()); err != nil {
 		return err
 	}
 	d.say("\n== Registering %q behind its firewall, and starting its agent there", edge)
