@@ -127,7 +127,7 @@ func (r *registerRun) readNamespace(ctx context.Context) (*corev1.Namespace, err
 	case err != nil:
 		return nil, r.cluster.explain(err)
 	case namespace.DeletionTimestamp == nil:
-		return namespace, registration.CheckNamespace(namespace, r.name, r.hub.uid)
+		return namespace, registration.CheckRegistered(r.spec(), namespace, r.hub.uid)
 	case r.o.dryRun:
 		return nil, fmt.Errorf("the cluster's namespace %s is still being deleted: try again in a moment", registration.AgentNamespace)
 	}

@@ -87,10 +87,10 @@ type registerOptions struct {
 	route, access, endpoint string
 	serverName, proxyURL    string
 	// given is the flags that were set.
-	given       *pflag.FlagSet
-	agentValues agentValuesFlag
-	wait        time.Duration
-	adopt       bool
+	given           *pflag.FlagSet
+	agentValues     agentValuesFlag
+	wait            time.Duration
+	adopt, takeOver bool
 }
 
 func (a *app) registerCommand() *cobra.Command {
@@ -143,7 +143,8 @@ For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.
 	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process: certificate, key, flags and a systemd unit. No agent is installed in the cluster.")
 	o.agentValues.addFlag(fs, "Default: the values of the earlier registration; '' removes them.")
 	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers through the gateway. 0: do not wait.")
-	fs.BoolVar(&o.adopt, "adopt", o.adopt, "Take over an existing Secret with this name that was written by hand.")
+	fs.BoolVar(&o.adopt, "adopt", o.adopt, "Take over a Secret of this name that somebody wrote by hand.")
+	fs.BoolVar(&o.takeOver, "take-over", o.takeOver, "Take over a cluster that is registered with another hub, for example with one that was restored as this hub.")
 	a.addOutput(fs, "the objects that are applied, without their secret parts,")
 	return cmd
 }
@@ -245,7 +246,7 @@ func (r *registerRun) spec() registration.Spec {
 	return registration.Spec{
 		Name: r.name, Form: r.o.form(), Access: r.o.access, Endpoint: r.o.endpoint,
 		ServerName: r.o.ifGiven("tls-server-name", r.o.serverName), ProxyURL: r.o.ifGiven("proxy-url", r.o.proxyURL),
-		Adopt: r.o.adopt, AgentValues: r.agentValues, Now: r.Now(),
+		Adopt: r.o.adopt, TakeOver: r.o.takeOver, AgentValues: r.agentValues, Now: r.Now(),
 	}
 }
 

@@ -138,6 +138,41 @@ func TestAgentValues(t *testing.T) {
 	}
 }
 
+// TestTakeOver registers a cluster with a hub that was restored from a backup into another cluster: it has
+// the Secrets, but another identity. The cluster's credentials stay as they are.
+func TestTakeOver(t *testing.T) {
+	ctx := site.Begin(t)
+	site.Must(ctx, t, site.RegisterEdge()...)
+	token := string(site.HubSecret(ctx, t, "edge-1").Data["token"])
+	annotate := func(uid string) {
+		t.Helper()
+		if out, err := site.Edge.Kubectl(ctx, "annotate", "--overwrite", "namespace", bootstraptest.AgentNamespace, "cluster.core.oam.dev/hub-uid="+uid).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	annotate("the-hub-before")
+	hub, edge := labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Edge)
+	for _, args := range [][]string{site.RegisterEdge(), {"unregister", "edge-1", "--cluster-kubeconfig", site.Edge.Kubeconfig()}} {
+		_, _, err := site.Run(ctx, bootstrap.Config{}, args...)
+		if err == nil || !strings.Contains(err.Error(), "agent-bootstrap register edge-1 --cluster-kubeconfig FILE --take-over") {
+			t.Errorf("%s: %v", args[0], err)
+		}
+	}
+	_, said := site.Must(ctx, t, site.RegisterEdge("--take-over", "--dry-run")...)
+	if !strings.Contains(said, "another hub (the-hub-before) is taken over") || !strings.Contains(said, "cluster-gateway-agent: would be changed") {
+		t.Errorf("a dry run says\n%s", said)
+	}
+	labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
+	labtest.Same(t, "the cluster", edge, labtest.Objects(ctx, t, site.Edge))
+
+	site.Must(ctx, t, site.RegisterEdge("--take-over")...)
+	labtest.Same(t, "the hub, taken over", hub, labtest.Objects(ctx, t, site.Hub))
+	if now := string(site.HubSecret(ctx, t, "edge-1").Data["token"]); now != token {
+		t.Error("the token was replaced")
+	}
+	site.Must(ctx, t, site.RegisterEdge()...) // it is this hub's now
+}
+
 // TestInterrupted interrupts register after each of its steps. When register runs again, the result
 // is the same as without an interruption.
 func TestInterrupted(t *testing.T) {

@@ -133,7 +133,7 @@ func TestRegisterAtManagementServer(t *testing.T) {
 	args := []string{"register", "near-1", "--cluster-kubeconfig", kubeconfig, "--route", "direct", "--wait", "0", "--endpoint"}
 
 	_, _, err := site.Run(ctx, bootstrap.Config{}, append(args, server.URL)...)
-	if err == nil || !strings.Contains(err.Error(), "not a token of the cluster's ServiceAccounts") || !strings.Contains(err.Error(), "--endpoint") {
+	if err == nil || !strings.Contains(err.Error(), "not a token of the cluster's ServiceAccounts") || !strings.Contains(err.Error(), "--route=tunnel") {
 		t.Fatalf("it says %v", err)
 	}
 	labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
@@ -144,8 +144,7 @@ func TestRegisterAtManagementServer(t *testing.T) {
 		}
 	}
 
-	// With the API server's own address, the same kubeconfig will do.
-	site.Must(ctx, t, append(args, site.Near.Endpoint())...)
+	site.Must(ctx, t, site.RegisterNear()...)
 	// A registration that works is not undone by an attempt that does not.
 	near = labtest.Objects(ctx, t, site.Near)
 	hub = labtest.Objects(ctx, t, site.Hub)

@@ -47,7 +47,7 @@ func (r *registerRun) tryToken(ctx context.Context) error {
 		return nil
 	case apierrors.IsUnauthorized(err):
 		err = fmt.Errorf("the server at %s accepts the credential in --cluster-kubeconfig, but not a token of the cluster's ServiceAccounts (401), "+
-			"so it is not the cluster's API server itself. Set --endpoint to the URL of the API server, or use --route=tunnel", server.URL)
+			"so it is not the cluster's API server itself. Use a kubeconfig of the API server, or --route=tunnel", server.URL)
 	}
 	return r.undo(ctx, err)
 }

@@ -91,8 +91,8 @@ func (e *RegisteredError) Error() string {
 	if e.HubUID == "" {
 		return fmt.Sprintf("this cluster is registered already, as %q: use that name, or remove the registration first: agent-bootstrap unregister %s", e.Name, e.Name)
 	}
-	return fmt.Sprintf("this cluster is registered already, as %q with another hub (%s): remove the registration there first or, if that hub no longer exists, delete namespace %s in the cluster",
-		e.Name, e.HubUID, AgentNamespace)
+	return fmt.Sprintf("this cluster is registered already, as %q with another hub (%s): remove the registration there first. If that hub no longer exists, or was restored as this one, take the registration over: agent-bootstrap register %s --cluster-kubeconfig FILE --take-over",
+		e.Name, e.HubUID, e.Name)
 }
 
 // CheckNamespace returns a *RegisteredError if the agent's namespace says that its cluster is registered

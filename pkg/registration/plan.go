@@ -33,8 +33,9 @@ type Spec struct {
 	// ServerName is the name in the certificate of the API server, and ProxyURL the proxy between the
 	// gateway and it. Nil means what the kubeconfig says.
 	ServerName, ProxyURL *string
-	// Adopt takes over a Secret that agent-bootstrap did not write.
-	Adopt bool
+	// Adopt takes over a Secret that agent-bootstrap did not write. TakeOver takes over a cluster that is
+	// registered with another hub.
+	Adopt, TakeOver bool
 	// AgentValues adapt an agent that runs as Pods. Nil keeps those of the earlier registration.
 	AgentValues *AgentValues
 	// Now is the time at which credentials must be valid.
@@ -136,13 +137,24 @@ func checkState(spec Spec, state State) error {
 	if err := CheckTaken(spec, state.Hub.Secret, state.Cluster.UID); err != nil {
 		return err
 	}
-	if err := CheckNamespace(state.Cluster.Namespace, spec.Name, state.Hub.UID); err != nil {
+	if err := CheckRegistered(spec, state.Cluster.Namespace, state.Hub.UID); err != nil {
 		return err
 	}
 	if state.Cluster.AccessRoleMissing {
 		return fmt.Errorf("invalid --access %q: the cluster has no ClusterRole of that name. Use admin, view, impersonate or a name from: kubectl get clusterroles", spec.Access)
 	}
 	return nil
+}
+
+// CheckRegistered returns a *RegisteredError if the registration cannot have a cluster with this agent's
+// namespace: because it is registered under another name or, without TakeOver, with another hub.
+func CheckRegistered(spec Spec, namespace *corev1.Namespace, hub types.UID) error {
+	err := CheckNamespace(namespace, spec.Name, hub)
+	var registered *RegisteredError
+	if errors.As(err, &registered) && registered.HubUID != "" && spec.TakeOver {
+		return nil
+	}
+	return err
 }
 
 // CheckTaken returns an error if the registration cannot have the name of the Secret: because it is
@@ -292,6 +304,11 @@ func (p *Plan) planReads(state State) {
 func (p *Plan) add(step Step) { p.Steps = append(p.Steps, step) }
 
 func (p *Plan) planNamespace(state State) error {
+	var registered *RegisteredError
+	if errors.As(CheckNamespace(state.Cluster.Namespace, p.Spec.Name, state.Hub.UID), &registered) {
+		p.Notes = append(p.Notes, fmt.Sprintf("the registration as %q with another hub (%s) is taken over: if that hub still exists, the cluster's agent no longer connects to it",
+			registered.Name, registered.HubUID))
+	}
 	o, err := Namespace(p.Spec.Name, state.Hub.UID)
 	if err != nil {
 		return err

@@ -180,6 +180,11 @@ func TestPlan(t *testing.T) {
 			}
 		}},
 		{"repeated", Spec{Form: FormPods, Access: AccessAdmin}, func(t *testing.T, f *planFixture) { f.registered(t, FormPods, AccessAdmin) }},
+		{"taken-over", Spec{Form: FormPods, Access: AccessAdmin, TakeOver: true}, func(t *testing.T, f *planFixture) {
+			// The Secrets of the hub were restored into a new one.
+			f.registered(t, FormPods, AccessAdmin)
+			f.state.Cluster.Namespace.Annotations[v1alpha1.AnnotationHubUID] = "old-hub"
+		}},
 		{"other-form-before", Spec{Form: FormDirect, Access: AccessView}, func(t *testing.T, f *planFixture) {
 			f.registered(t, FormPods, AccessImpersonate)
 			all, err := agentReferences()
@@ -287,6 +292,16 @@ func TestPlanRefuses(t *testing.T) {
 		{"another name for the cluster", func(_ *Spec, s *State) {
 			s.Cluster.Namespace = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationClusterName: "old", v1alpha1.AnnotationHubUID: "hub-uid"}}}
 		}, `registered already, as "old"`},
+		{"another hub", func(_ *Spec, s *State) {
+			s.Cluster.Namespace = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationClusterName: "old", v1alpha1.AnnotationHubUID: "old-hub"}}}
+		}, "agent-bootstrap register old --cluster-kubeconfig FILE --take-over"},
+		{"another name on this hub, taken over", func(spec *Spec, s *State) {
+			spec.TakeOver = true
+			s.Cluster.Namespace = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationClusterName: "old", v1alpha1.AnnotationHubUID: "hub-uid"}}}
+		}, `registered already, as "old"`},
+		{"another cluster's name, taken over", func(spec *Spec, s *State) {
+			s.Hub.Secret, spec.TakeOver = secret("other", corev1.SecretTypeOpaque), true
+		}, "is taken: it is registered to another cluster"},
 		{"no ClusterRole", func(spec *Spec, s *State) { spec.Access, s.Cluster.AccessRoleMissing = "nothing", true }, `no ClusterRole of that name`},
 		{"no CA", func(_ *Spec, s *State) { s.Cluster.RootCA, s.Cluster.Server.CA = nil, nil }, "the cluster's CA is not known"},
 		{"an endpoint that the gateway cannot use", func(spec *Spec, _ *State) { spec.Endpoint = "http://a" }, "only https is allowed"},
