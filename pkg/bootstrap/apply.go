@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
@@ -153,9 +155,23 @@ func (r *registerRun) applySecret(ctx context.Context) error {
 	}
 	text := outcomeText(map[registration.Outcome]int{outcome: 1}, r.o.dryRun)
 	if len(removed) > 0 {
-		text += "; previous keys " + r.pastTense("removed") + ": " + strings.Join(removed, ", ")
+		text += "; previous keys " + r.pastTense("removed") + ": " + strings.Join(removed, ", ") + keepAdvice(removed)
 	}
 	return r.step(ctx, "secret", "%s/%s on the hub: %s", secret.Namespace, secret.Name, text)
+}
+
+// keepAdvice says how to keep keys of the Secret that flags set.
+func keepAdvice(removed []string) string {
+	var flags []string
+	for _, key := range []string{v1alpha1.SecretKeyServerName, v1alpha1.SecretKeyProxyURL} {
+		if slices.Contains(removed, key) {
+			flags = append(flags, "--"+key)
+		}
+	}
+	if len(flags) == 0 {
+		return ""
+	}
+	return " (to keep a value, set " + strings.Join(flags, " and ") + ")"
 }
 
 // requestToken requests a token of the gateway's account.
