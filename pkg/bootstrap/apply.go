@@ -155,18 +155,19 @@ func (r *registerRun) applySecret(ctx context.Context) error {
 	}
 	text := outcomeText(map[registration.Outcome]int{outcome: 1}, r.o.dryRun)
 	if len(removed) > 0 {
-		text += "; previous keys " + r.pastTense("removed") + ": " + strings.Join(removed, ", ") + keepAdvice(removed)
+		text += "; previous keys " + r.pastTense("removed") + ": " + strings.Join(removed, ", ") + r.keepAdvice(removed)
 	}
 	return r.step(ctx, "secret", "%s/%s on the hub: %s", secret.Namespace, secret.Name, text)
 }
 
 // keepAdvice says how to keep keys of the Secret that flags set.
-func keepAdvice(removed []string) string {
+func (r *registerRun) keepAdvice(removed []string) string {
 	var flags []string
-	for _, key := range []string{v1alpha1.SecretKeyServerName, v1alpha1.SecretKeyProxyURL} {
-		if slices.Contains(removed, key) {
-			flags = append(flags, "--"+key)
-		}
+	if slices.Contains(removed, v1alpha1.SecretKeyServerName) {
+		flags = append(flags, "--tls-server-name")
+	}
+	if slices.Contains(removed, v1alpha1.SecretKeyProxyURL) && r.o.route == routeDirect {
+		flags = append(flags, "--proxy-url")
 	}
 	if len(flags) == 0 {
 		return ""

@@ -5,6 +5,7 @@ package bootstrap
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +18,7 @@ import (
 func (c *clusterClient) explain(err error) error {
 	var dns *net.DNSError
 	var op *net.OpError
+	var invalid x509.CertificateInvalidError
 	host := c.config.Host
 	switch {
 	case err == nil:
@@ -31,6 +33,8 @@ func (c *clusterClient) explain(err error) error {
 		return fmt.Errorf("%s: %s points to %s, but no host has that name (%w)", c.title, c.source, host, err)
 	case errors.As(err, &op) && op.Op == "dial", errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s: %s points to %s, where nothing answers (%w): check the address, and that it can be reached from here", c.title, c.source, host, err)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Errorf("%s: by the clock of this machine, the certificate of the server at %s is not valid (%w): correct the clock that is wrong, or renew the certificate", c.title, host, err)
 	case strings.Contains(err.Error(), "x509: "): // client-go wraps these in errors without a type
 		return fmt.Errorf("%s: the server at %s is not the one that %s expects: %w", c.title, host, c.source, err)
 	default:

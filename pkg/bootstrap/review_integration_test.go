@@ -23,6 +23,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
@@ -31,21 +32,21 @@ import (
 // change may answer requests instead of the API server.
 func front(t *testing.T, change func(w http.ResponseWriter, r *http.Request) (answered bool)) (server *httptest.Server, ca []byte) {
 	t.Helper()
-	server = httptest.NewUnstartedServer(behind(t, change))
+	server = httptest.NewUnstartedServer(behind(t, site.Near, change))
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	return server, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 }
 
-// behind returns a handler that sends to the API server Near what change does not answer.
-func behind(t *testing.T, change func(w http.ResponseWriter, r *http.Request) (answered bool)) http.Handler {
+// behind returns a handler that sends to the API server of a cluster what change does not answer.
+func behind(t *testing.T, c *lab.Cluster, change func(w http.ResponseWriter, r *http.Request) (answered bool)) http.Handler {
 	t.Helper()
-	target, err := url.Parse(site.Near.Endpoint())
+	target, err := url.Parse(c.Endpoint())
 	if err != nil {
 		t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(site.Near.CAPEM())
+	roots.AppendCertsFromPEM(c.CAPEM())
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}}
 	t.Cleanup(transport.CloseIdleConnections)
 	proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }}
@@ -66,9 +67,9 @@ func refuse(w http.ResponseWriter, code int32, reason metav1.StatusReason) {
 }
 
 // administrator is a credential for an API server behind a front, which passes no client certificate on.
-func administrator(t *testing.T) *clientcmdapi.AuthInfo {
+func administrator(t *testing.T, c *lab.Cluster) *clientcmdapi.AuthInfo {
 	t.Helper()
-	token, err := site.Near.ServiceAccountToken(t.Context(), "default", "administrator", "cluster-admin")
+	token, err := c.ServiceAccountToken(t.Context(), "default", "administrator", "cluster-admin")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +98,7 @@ func TestRegisterWithoutReviews(t *testing.T) {
 				refuse(w, refusal.code, refusal.reason)
 				return true
 			})
-			kubeconfig := bootstraptest.Kubeconfig(t, site.Hub, server.URL, ca, administrator(t))
+			kubeconfig := bootstraptest.Kubeconfig(t, site.Hub, server.URL, ca, administrator(t, site.Near))
 			args := []string{"register", "near-1", "--cluster-kubeconfig", kubeconfig, "--route", "direct", "--endpoint", server.URL, "--wait", "0"}
 			site.Must(ctx, t, args...)
 			first := string(site.HubSecret(ctx, t, "near-1").Data["token"])
@@ -128,7 +129,7 @@ func TestRegisterAtManagementServer(t *testing.T) {
 		refuse(w, http.StatusUnauthorized, metav1.StatusReasonUnauthorized)
 		return true
 	})
-	kubeconfig := bootstraptest.Kubeconfig(t, site.Hub, server.URL, ca, administrator(t))
+	kubeconfig := bootstraptest.Kubeconfig(t, site.Hub, server.URL, ca, administrator(t, site.Near))
 	hub, near := labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Near)
 	args := []string{"register", "near-1", "--cluster-kubeconfig", kubeconfig, "--route", "direct", "--wait", "0", "--endpoint"}
 
