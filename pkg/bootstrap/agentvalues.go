@@ -23,7 +23,8 @@ func (f *agentValuesFlag) addFlag(fs *pflag.FlagSet, defaults string) {
 	f.flag = fs.Lookup(name)
 }
 
-// read returns the values in the file. Nil means that the flag is not set, and zero values that it is empty.
+// read returns the values in the file. Nil means that the flag is not set, and zero values that it
+// is empty.
 func (f *agentValuesFlag) read() (*registration.AgentValues, error) {
 	if !f.flag.Changed {
 		return nil, nil

@@ -170,8 +170,8 @@ func manyCAs(t *testing.T) []byte {
 	return bundle
 }
 
-// TestRegisterOddServers registers clusters whose API servers, and those of the hub, are served in unusual ways,
-// and uses what was registered as the gateway would.
+// TestRegisterOddServers registers clusters whose API servers, and those of the hub, are served in
+// unusual ways, and uses what was registered as the gateway would.
 func TestRegisterOddServers(t *testing.T) {
 	const here = "127.0.0.1"
 	for _, test := range []struct {

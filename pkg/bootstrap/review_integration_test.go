@@ -28,8 +28,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// front is an API server of the site as another server presents it: it has a certificate of its own, and
-// change may answer requests instead of the API server.
+// front is an API server of the site as another server presents it: it has a certificate of its
+// own, and change may answer requests instead of the API server.
 func front(t *testing.T, change func(w http.ResponseWriter, r *http.Request) (answered bool)) (server *httptest.Server, ca []byte) {
 	t.Helper()
 	server = httptest.NewUnstartedServer(behind(t, site.Near, change))
@@ -66,7 +66,8 @@ func refuse(w http.ResponseWriter, code int32, reason metav1.StatusReason) {
 	})
 }
 
-// administrator is a credential for an API server behind a front, which passes no client certificate on.
+// administrator is a credential for an API server behind a front, which passes no client
+// certificate on.
 func administrator(t *testing.T, c *lab.Cluster) *clientcmdapi.AuthInfo {
 	t.Helper()
 	token, err := c.ServiceAccountToken(t.Context(), "default", "administrator", "cluster-admin")
@@ -76,9 +77,9 @@ func administrator(t *testing.T, c *lab.Cluster) *clientcmdapi.AuthInfo {
 	return &clientcmdapi.AuthInfo{Token: token}
 }
 
-// TestRegisterWithoutReviews registers a cluster twice that does not say who its caller is and what the caller
-// may do: because it is older than Kubernetes 1.28, or has no ClusterRole system:basic-user. Each time, it
-// gets a token that works.
+// TestRegisterWithoutReviews registers a cluster twice that does not say who its caller is and what
+// the caller may do: because it is older than Kubernetes 1.28, or has no ClusterRole
+// system:basic-user. Each time, it gets a token that works.
 func TestRegisterWithoutReviews(t *testing.T) {
 	for name, refusal := range map[string]struct {
 		path   string
@@ -112,9 +113,9 @@ func TestRegisterWithoutReviews(t *testing.T) {
 	}
 }
 
-// TestRegisterAtManagementServer registers a cluster with the kubeconfig of a server in front of it that
-// accepts only credentials of its own. The gateway could not use it, so nothing is registered, and what was
-// applied to the cluster is removed.
+// TestRegisterAtManagementServer registers a cluster with the kubeconfig of a server in front of it
+// that accepts only credentials of its own. The gateway could not use it, so nothing is registered,
+// and what was applied to the cluster is removed.
 func TestRegisterAtManagementServer(t *testing.T) {
 	ctx := site.Begin(t)
 	server, ca := front(t, func(w http.ResponseWriter, r *http.Request) bool {

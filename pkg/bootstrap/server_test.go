@@ -23,8 +23,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// reaching is how the commands reach a server: by a kubeconfig itself, and through the gateway of the hub that
-// the kubeconfig describes.
+// reaching is how the commands reach a server: by a kubeconfig itself, and through the gateway of
+// the hub that the kubeconfig describes.
 type reaching struct {
 	direct  *clusterClient
 	through *rest.Config
@@ -36,8 +36,9 @@ type kubeconfigCase struct {
 	check func(c *rest.Config) bool
 }
 
-// TestKubeconfigFields checks that every field of a kubeconfig about reaching a server, and about who reaches it,
-// survives the way through the commands. A field that client-go adds fails the test until it has a case.
+// TestKubeconfigFields checks that every field of a kubeconfig about reaching a server, and about
+// who reaches it, survives the way through the commands. A field that client-go adds fails the test
+// until it has a case.
 func TestKubeconfigFields(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewTLSServer(http.NotFoundHandler())

@@ -25,9 +25,10 @@ const (
 	tokenPause    = 500 * time.Millisecond
 )
 
-// tryToken uses the new token at the address that is registered, before the hub knows about it. A server that
-// accepts the credential in the kubeconfig need not accept the cluster's own tokens: a management server that
-// stands before the cluster may accept only its own. If it does not, everything is undone.
+// tryToken uses the new token at the address that is registered, before the hub knows about it. A
+// server that accepts the credential in the kubeconfig need not accept the cluster's own tokens: a
+// management server that stands before the cluster may accept only its own. If it does not,
+// everything is undone.
 func (r *registerRun) tryToken(ctx context.Context) error {
 	server := r.state.Cluster.Server
 	if !r.plan.NewToken || r.o.dryRun || r.plan.Secret.Endpoint != server.URL {
@@ -55,8 +56,8 @@ func (r *registerRun) tryToken(ctx context.Context) error {
 // errOtherAccount means that a token is not that of the account that it was requested for.
 var errOtherAccount = errors.New("the token is not that of the gateway's account")
 
-// useToken returns an error unless the cluster accepts a token as that of user. If the cluster does not say
-// whose it is, any account will do. Errors are those of the client.
+// useToken returns an error unless the cluster accepts a token as that of user. If the cluster does
+// not say whose it is, any account will do. Errors are those of the client.
 func (c *clusterClient) useToken(ctx context.Context, token, user string) error {
 	config := rest.AnonymousClientConfig(c.config)
 	config.BearerToken = token

@@ -27,8 +27,8 @@ type waiter struct {
 	*app
 	hub  *clusterClient
 	name string
-	// token is the token that the gateway must use: the one in the Secret that was written. An answer to
-	// another token is about an earlier version of the Secret, and does not count.
+	// token is the token that the gateway must use: the one in the Secret that was written. An answer
+	// to another token is about an earlier version of the Secret, and does not count.
 	token string
 	// timeout bounds the wait.
 	timeout time.Duration
@@ -83,7 +83,8 @@ func (w *waiter) run(ctx context.Context) error {
 	return fmt.Errorf("%s, but %s within %s: %w\nTo find out why: agent-bootstrap doctor %s%s", w.done, w.missing, w.timeout, last, w.name, flags)
 }
 
-// ask asks the cluster for its version. The answer counts only if the gateway got it with the token.
+// ask asks the cluster for its version. The answer counts only if the gateway got it with the
+// token.
 func (w *waiter) ask(ctx context.Context, target *clusterClient) (string, error) {
 	version, err := w.hub.reach(ctx, w.name)
 	if err != nil {
@@ -103,15 +104,15 @@ func (w *waiter) ask(ctx context.Context, target *clusterClient) (string, error)
 	return version, nil
 }
 
-// lags is whether the gateway that answers still has an earlier version of the Secret. If the caller may not
-// find out, it is false.
+// lags is whether the gateway that answers still has an earlier version of the Secret. If the
+// caller may not find out, it is false.
 func (w *waiter) lags(ctx context.Context) bool {
 	secret, gateway := w.versions(ctx)
 	return secret != nil && gateway != nil && (gateway.UID != secret.UID || gateway.ResourceVersion != secret.ResourceVersion)
 }
 
-// versions returns the Secret and the ClusterGateway, which shows the version of the Secret that it was made
-// from. What cannot be read is nil.
+// versions returns the Secret and the ClusterGateway, which shows the version of the Secret that it
+// was made from. What cannot be read is nil.
 func (w *waiter) versions(ctx context.Context) (*corev1.Secret, *v1alpha1.ClusterGateway) {
 	secret, err := w.hub.kube.CoreV1().Secrets(w.app.hub.namespace).Get(ctx, w.name, metav1.GetOptions{})
 	if err != nil {
@@ -124,8 +125,9 @@ func (w *waiter) versions(ctx context.Context) (*corev1.Secret, *v1alpha1.Cluste
 	return secret, gateway
 }
 
-// followToken takes over the token in the Secret if it is a later one: the gateway may have renewed the
-// one that was written. An earlier one, which is there if the write was lost, still does not count.
+// followToken takes over the token in the Secret if it is a later one: the gateway may have renewed
+// the one that was written. An earlier one, which is there if the write was lost, still does not
+// count.
 func (w *waiter) followToken(ctx context.Context) {
 	secret, err := w.hub.kube.CoreV1().Secrets(w.app.hub.namespace).Get(ctx, w.name, metav1.GetOptions{})
 	if err != nil {
@@ -137,9 +139,9 @@ func (w *waiter) followToken(ctx context.Context) {
 	}
 }
 
-// invalidSecret returns an error if the gateway cannot use the Secret as it is now. The answer of the proxy
-// may be about an earlier version; the ClusterGateway is judged from the Secret with the resource version
-// that it shows.
+// invalidSecret returns an error if the gateway cannot use the Secret as it is now. The answer of
+// the proxy may be about an earlier version; the ClusterGateway is judged from the Secret with the
+// resource version that it shows.
 func (w *waiter) invalidSecret(ctx context.Context) error {
 	secret, gateway := w.versions(ctx)
 	if secret == nil || gateway == nil || gateway.UID != secret.UID || gateway.ResourceVersion != secret.ResourceVersion {

@@ -26,8 +26,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// laggingHub is a hub whose gateway goes on answering about an earlier version of a Secret for a number of
-// requests. What it serves as the ClusterGateway is rendered from the Secret as it is now.
+// laggingHub is a hub whose gateway goes on answering about an earlier version of a Secret for a
+// number of requests. What it serves as the ClusterGateway is rendered from the Secret as it is
+// now.
 type laggingHub struct {
 	secret *corev1.Secret
 	// stale is how many requests the gateway answers with the earlier version; answer does so.
@@ -86,8 +87,8 @@ func tokenWithID(id string) string {
 	return "h." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"iat":1,"exp":4102444800,"jti":%q}`, id)) + ".s"
 }
 
-// newLaggingHub returns a hub with a valid Secret whose annotations still say that an earlier version was
-// invalid, and a waiter for it.
+// newLaggingHub returns a hub with a valid Secret whose annotations still say that an earlier
+// version was invalid, and a waiter for it.
 func newLaggingHub(t *testing.T) (*laggingHub, *waiter) {
 	t.Helper()
 	h := &laggingHub{tokenID: "new"}
@@ -112,8 +113,8 @@ func newLaggingHub(t *testing.T) (*laggingHub, *waiter) {
 	}
 }
 
-// TestWaitIgnoresAnswersAboutEarlierSecret shows that only an answer about the Secret that was written ends
-// the wait, whether the answer about the earlier one is a failure or a success.
+// TestWaitIgnoresAnswersAboutEarlierSecret shows that only an answer about the Secret that was
+// written ends the wait, whether the answer about the earlier one is a failure or a success.
 func TestWaitIgnoresAnswersAboutEarlierSecret(t *testing.T) {
 	t.Parallel()
 	t.Run("invalid", func(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// checkReachable refuses an address of the kubeconfig that only this machine can reach. A flag that names the
-// same address is not refused: the gateway may run on this machine.
+// checkReachable refuses an address of the kubeconfig that only this machine can reach. A flag that
+// names the same address is not refused: the gateway may run on this machine.
 func (p *Plan) checkReachable(server ServerInfo) error {
 	endpoint := p.Spec.Endpoint == "" && p.Secret.Endpoint == server.URL && onlyLocal(server.URL)
 	switch {
@@ -29,8 +29,8 @@ func (p *Plan) checkReachable(server ServerInfo) error {
 	return nil
 }
 
-// onlyLocal is whether a URL names this machine or its link: other machines cannot use it, or reach something
-// else by it.
+// onlyLocal is whether a URL names this machine or its link: other machines cannot use it, or reach
+// something else by it.
 func onlyLocal(raw string) bool {
 	u, err := url.Parse(raw)
 	if err != nil || raw == "" {

@@ -12,8 +12,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// TestPlanRefusesLocalAddresses shows which addresses in a kubeconfig the gateway cannot use, and that a flag
-// overrides each refusal.
+// TestPlanRefusesLocalAddresses shows which addresses in a kubeconfig the gateway cannot use, and
+// that a flag overrides each refusal.
 func TestPlanRefusesLocalAddresses(t *testing.T) {
 	t.Parallel()
 	const proxy = "http://proxy.example.com:3128"

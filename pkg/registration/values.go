@@ -31,8 +31,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// AgentValues adapt an agent that runs as Pods to its cluster: what differs between sites. They apply to
-// the agent's Deployment and to the Job of an invitation. The zero value changes nothing.
+// AgentValues adapt an agent that runs as Pods to its cluster: what differs between sites. They
+// apply to the agent's Deployment and to the Job of an invitation. The zero value changes nothing.
 type AgentValues struct {
 	// Image replaces the agent's image, for example by a copy in another registry. ImagePullPolicy and
 	// ImagePullSecrets say how it is pulled. The Secrets are in the agent's namespace.
@@ -45,15 +45,15 @@ type AgentValues struct {
 	Replicas *int32 `json:"replicas,omitempty"`
 	// Resources replace those in the base. Nil keeps them.
 	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
-	// NodeSelector, Tolerations and Affinity say where the agents run. NodeSelector is added to the one in
-	// the base.
+	// NodeSelector, Tolerations and Affinity say where the agents run. NodeSelector is added to the
+	// one in the base.
 	NodeSelector map[string]string   `json:"nodeSelector,omitempty"`
 	Tolerations  []corev1.Toleration `json:"tolerations,omitempty"`
 	Affinity     *corev1.Affinity    `json:"affinity,omitempty"`
 	// TopologySpread is whether the agents are spread over Nodes and zones. Nil means true.
 	TopologySpread *bool `json:"topologySpread,omitempty"`
-	// PriorityClassName is a PriorityClass of the cluster; the agent's own is then not applied. Empty means
-	// no PriorityClass, nil the agent's own.
+	// PriorityClassName is a PriorityClass of the cluster; the agent's own is then not applied. Empty
+	// means no PriorityClass, nil the agent's own.
 	PriorityClassName *string `json:"priorityClassName,omitempty"`
 	// Labels and Annotations are added to the Deployment, the Job and their Pods.
 	Labels      map[string]string `json:"labels,omitempty"`
@@ -66,8 +66,8 @@ type AgentValues struct {
 // maxAgentValues bounds the size of values: they have to fit into the Secrets that hold them.
 const maxAgentValues = 64 << 10
 
-// ParseAgentValues reads values from YAML or JSON. A field that does not exist is an error that names it.
-// Nothing at all is the zero value.
+// ParseAgentValues reads values from YAML or JSON. A field that does not exist is an error that
+// names it. Nothing at all is the zero value.
 func ParseAgentValues(data []byte) (AgentValues, error) {
 	var v AgentValues
 	if len(data) > maxAgentValues {
@@ -186,8 +186,8 @@ func (v AgentValues) validateEnv() field.ErrorList {
 	return errs
 }
 
-// usableProxy is whether the agent can connect through the proxy in this value of HTTPS_PROXY. gRPC sends
-// CONNECT without TLS, whatever the scheme is. An empty value is no proxy.
+// usableProxy is whether the agent can connect through the proxy in this value of HTTPS_PROXY. gRPC
+// sends CONNECT without TLS, whatever the scheme is. An empty value is no proxy.
 func usableProxy(value string) bool {
 	if value == "" || strings.Contains(value, "$(") { // another variable of the container
 		return true
@@ -199,7 +199,8 @@ func usableProxy(value string) bool {
 	return err == nil && proxy.Scheme == "http" && proxy.Hostname() != ""
 }
 
-// validateReserved refuses labels and annotations by which Kubernetes and the gateway know the agent.
+// validateReserved refuses labels and annotations by which Kubernetes and the gateway know the
+// agent.
 func (v AgentValues) validateReserved() field.ErrorList {
 	var errs field.ErrorList
 	for name, pairs := range map[string]map[string]string{"labels": v.Labels, "annotations": v.Annotations} {
@@ -213,7 +214,8 @@ func (v AgentValues) validateReserved() field.ErrorList {
 	return errs
 }
 
-// applyTo adapts the objects of a base to the values, and returns the objects that are to be applied.
+// applyTo adapts the objects of a base to the values, and returns the objects that are to be
+// applied.
 func (v AgentValues) applyTo(objects []*unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
 	if v.isZero() {
 		return objects, nil
@@ -308,8 +310,9 @@ func (v AgentValues) adaptContainer(c *corev1.Container) {
 	c.Env = append(c.Env, v.Env...)
 }
 
-// omitUser removes the user and the groups of a Pod. The kubelet gives the files of a Secret and of a token
-// to root and to fsGroup, if there is one; without it, every user of the Pod has to be able to read them.
+// omitUser removes the user and the groups of a Pod. The kubelet gives the files of a Secret and of
+// a token to root and to fsGroup, if there is one; without it, every user of the Pod has to be able
+// to read them.
 func omitUser(pod *corev1.PodSpec) {
 	if s := pod.SecurityContext; s != nil {
 		s.RunAsUser, s.RunAsGroup, s.FSGroup = nil, nil, nil

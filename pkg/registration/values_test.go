@@ -99,8 +99,8 @@ func TestAgentValuesRefused(t *testing.T) {
 	}
 }
 
-// TestAgentValuesRoundTrip checks that values are read back as they were stored, and that empty files
-// store nothing.
+// TestAgentValuesRoundTrip checks that values are read back as they were stored, and that empty
+// files store nothing.
 func TestAgentValuesRoundTrip(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{"every field": allValues, "JSON": `{"image":"a"}`, "a proxy without a scheme": "env: [{name: HTTPS_PROXY, value: 'proxy:3128'}]"} {
@@ -200,8 +200,8 @@ func containerOf(t *testing.T, o *unstructured.Unstructured) corev1.Container {
 	return container
 }
 
-// TestInvitationKeepsAgentValues checks that the record, the Job and the agent that is applied afterwards
-// have the same values.
+// TestInvitationKeepsAgentValues checks that the record, the Job and the agent that is applied
+// afterwards have the same values.
 func TestInvitationKeepsAgentValues(t *testing.T) {
 	t.Parallel()
 	f := newPlanFixture(t)

@@ -19,10 +19,12 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// proxiedHost is a name of the gateway that no DNS server knows: only the proxy of startProxy finds it.
+// proxiedHost is a name of the gateway that no DNS server knows: only the proxy of startProxy finds
+// it.
 const proxiedHost = "gateway.example.com"
 
-// connectProxy is an HTTP proxy that connects to the tunnel port of the gateway and to nothing else.
+// connectProxy is an HTTP proxy that connects to the tunnel port of the gateway and to nothing
+// else.
 type connectProxy struct {
 	address, target string
 	password        string
@@ -93,8 +95,9 @@ func (p *connectProxy) check(t *testing.T) {
 	p.tunnels = 0
 }
 
-// TestAgentBehindProxy registers a cluster that reaches the gateway only through an HTTP proxy, once with
-// its kubeconfig and once with an invitation. The agent dials the API server without the proxy.
+// TestAgentBehindProxy registers a cluster that reaches the gateway only through an HTTP proxy,
+// once with its kubeconfig and once with an invitation. The agent dials the API server without the
+// proxy.
 func TestAgentBehindProxy(t *testing.T) {
 	ctx := begin(t)
 	if !shared.edge.Firewalled() {
