@@ -24,7 +24,6 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -40,8 +39,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// The tests in this file call the enroller itself, with API servers on both sides and without the tunnel. So they can stop it
-// after each step, give it another clock, and hand over what no agent would.
+// The tests in this file call the enroller itself, with API servers on both sides and without the
+// tunnel. So they can stop it after each step, give it another clock, and hand over what no agent
+// would.
 
 // site is what the integration tests of this package share.
 var site bootstraptest.Site
@@ -112,30 +112,10 @@ func invitationCertificate(t *testing.T, file string) []*x509.Certificate {
 	return nil
 }
 
-func record(ctx context.Context, t *testing.T, name string) *registration.Invitation {
-	t.Helper()
-	secret, err := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace).Get(ctx, registration.InvitationSecret(name), metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	i, err := registration.ReadInvitation(secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return i
-}
-
-func unregistered(ctx context.Context, t *testing.T, name string) {
-	t.Helper()
-	if _, err := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace).Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		t.Errorf("there is a Secret %s on the hub, or: %v", name, err)
-	}
-}
-
-// TestEnrolmentRefused checks that each fault is named, to the cluster and on the hub, and that
+// TestEnrollmentRefused checks that each fault is named, to the cluster and on the hub, and that
 // nothing is half done: no cluster is registered, and the same invitation works once the fault is
 // gone.
-func TestEnrolmentRefused(t *testing.T) {
+func TestEnrollmentRefused(t *testing.T) {
 	ctx := site.Begin(t)
 	file := site.Invite(ctx, t)
 	bootstraptest.Apply(ctx, t, site.Near, file)
@@ -184,8 +164,8 @@ func TestEnrolmentRefused(t *testing.T) {
 			if strings.Contains(err.Error(), v.invited.Token) && len(v.invited.Token) > 20 {
 				t.Error("the refusal shows the token")
 			}
-			unregistered(ctx, t, "near-1")
-			if r := record(ctx, t, "near-1"); r.State != registration.InvitationOpen {
+			bootstraptest.CheckNotRegistered(ctx, t, site.Hub, "near-1")
+			if r := bootstraptest.Invitation(ctx, t, site.Hub, "near-1"); r.State != registration.InvitationOpen {
 				t.Errorf("the invitation is %s", r.State)
 			}
 			if c.name != "hub that does not answer" {
@@ -197,7 +177,7 @@ func TestEnrolmentRefused(t *testing.T) {
 	if err := newVisit(ctx, t, site.Near, file).enroll(ctx); err != nil {
 		t.Fatalf("without a fault: %v", err)
 	}
-	if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone || r.Message != "" {
+	if r := bootstraptest.Invitation(ctx, t, site.Hub, "near-1"); r.State != registration.InvitationDone || r.Message != "" {
 		t.Errorf("the invitation is %+v", r)
 	}
 }
@@ -205,7 +185,7 @@ func TestEnrolmentRefused(t *testing.T) {
 // told looks for the Event about a refusal.
 func told(ctx context.Context, t *testing.T, name, text string) {
 	t.Helper()
-	events, err := site.Hub.Client().CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=EnrolmentRefused,involvedObject.name=" + name})
+	events, err := site.Hub.Client().CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=EnrollmentRefused,involvedObject.name=" + name})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +223,7 @@ func TestInvitationRevoked(t *testing.T) {
 	if err := newVisit(ctx, t, site.Near, second).enroll(ctx); err == nil || !strings.Contains(err.Error(), "has been revoked") {
 		t.Errorf("one that was revoked: %v", err)
 	}
-	unregistered(ctx, t, "near-1")
+	bootstraptest.CheckNotRegistered(ctx, t, site.Hub, "near-1")
 	third := site.Invite(ctx, t)
 	bootstraptest.Apply(ctx, t, site.Near, third)
 	if err := newVisit(ctx, t, site.Near, third).enroll(ctx); err != nil {
@@ -265,8 +245,8 @@ func TestInvitationOfAnother(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `this cluster is registered already, as "near-1"`) {
 		t.Fatalf("%v", err)
 	}
-	unregistered(ctx, t, "other")
-	if r := record(ctx, t, "other"); r.State != registration.InvitationOpen || !strings.Contains(r.Message, "near-1") {
+	bootstraptest.CheckNotRegistered(ctx, t, site.Hub, "other")
+	if r := bootstraptest.Invitation(ctx, t, site.Hub, "other"); r.State != registration.InvitationOpen || !strings.Contains(r.Message, "near-1") {
 		t.Errorf("the invitation is %+v", r)
 	}
 	after := labtest.Objects(ctx, t, site.Hub)
@@ -306,7 +286,7 @@ func TestInvitationForTwo(t *testing.T) {
 			errs[i] = newVisit(ctx, t, c, file).enroll(ctx)
 		}
 	}
-	winner := record(ctx, t, "edge-1").ClusterUID
+	winner := bootstraptest.Invitation(ctx, t, site.Hub, "edge-1").ClusterUID
 	won := 0
 	for i, c := range clusters {
 		system, err := c.Client().CoreV1().Namespaces().Get(ctx, "kube-system", metav1.GetOptions{})
@@ -326,7 +306,8 @@ func TestInvitationForTwo(t *testing.T) {
 	if won != 1 {
 		t.Errorf("%d clusters are who the invitation is of", won)
 	}
-	// The one that lost has the invitation's objects, or the one that won is nearby under a name that the clean-up does not expect.
+	// The one that lost has the invitation's objects, or the one that won is nearby under a name that
+	// the clean-up does not expect.
 	for _, c := range clusters {
 		if _, err := c.Kubectl(ctx, "delete", "namespace", bootstraptest.AgentNamespace).CombinedOutput(); err != nil {
 			t.Error(err)
@@ -334,9 +315,9 @@ func TestInvitationForTwo(t *testing.T) {
 	}
 }
 
-// TestEnrolmentResumes ends the enrolment after each of its steps. Another replica continues, with
-// the same result as an enrolment without an interruption.
-func TestEnrolmentResumes(t *testing.T) {
+// TestEnrollmentResumes ends the enrollment after each of its steps. Another replica continues,
+// with the same result as an enrollment without an interruption.
+func TestEnrollmentResumes(t *testing.T) {
 	ctx := site.Begin(t)
 	var steps []string
 	run := func(t *testing.T, stopAfter int) (hub, nearby map[string]string) {
@@ -359,17 +340,17 @@ func TestEnrolmentResumes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if stopAfter > 0 {
-			if err := newVisit(ctx, t, site.Near, file).enroll(ctx); err != nil && record(ctx, t, "near-1").State != registration.InvitationDone {
+			if err := newVisit(ctx, t, site.Near, file).enroll(ctx); err != nil && bootstraptest.Invitation(ctx, t, site.Hub, "near-1").State != registration.InvitationDone {
 				t.Fatalf("the second attempt: %v", err)
 			}
 		}
 		hub, nearby = labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Near)
 		for name := range nearby {
 			if strings.Contains(name, "enrol") {
-				t.Errorf("%s is left of the enrolment", name)
+				t.Errorf("%s is left of the enrollment", name)
 			}
 		}
-		if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone {
+		if r := bootstraptest.Invitation(ctx, t, site.Hub, "near-1"); r.State != registration.InvitationDone {
 			t.Errorf("the invitation is %s", r.State)
 		}
 		site.Must(ctx, t, "unregister", "near-1", "--wait", "4s", "--cluster-kubeconfig", site.Near.Kubeconfig())
@@ -388,8 +369,8 @@ func TestEnrolmentResumes(t *testing.T) {
 	}
 }
 
-// TestEnrolmentTwice has two replicas enroll one cluster at the same time.
-func TestEnrolmentTwice(t *testing.T) {
+// TestEnrollmentTwice has two replicas enroll one cluster at the same time.
+func TestEnrollmentTwice(t *testing.T) {
 	ctx := site.Begin(t)
 	file := site.Invite(ctx, t)
 	bootstraptest.Apply(ctx, t, site.Near, file)
@@ -403,7 +384,7 @@ func TestEnrolmentTwice(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if r := record(ctx, t, "near-1"); r.State != registration.InvitationDone {
+	if r := bootstraptest.Invitation(ctx, t, site.Hub, "near-1"); r.State != registration.InvitationDone {
 		t.Errorf("the invitation is %+v", r)
 	}
 	secret, err := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace).Get(ctx, "near-1", metav1.GetOptions{})
@@ -422,9 +403,9 @@ func TestEnrolmentTwice(t *testing.T) {
 	}
 }
 
-// TestEnrolmentRevoked revokes the invitation after each step of an enrolment, in each possible
-// way. The enrolment must not report a revocation as done and register the cluster afterward.
-func TestEnrolmentRevoked(t *testing.T) {
+// TestEnrollmentRevoked revokes the invitation after each step of an enrollment, in each possible
+// way. The enrollment must not report a revocation as done and register the cluster afterward.
+func TestEnrollmentRevoked(t *testing.T) {
 	ctx := site.Begin(t)
 	revoke := map[string]func(t *testing.T){
 		"revoke": func(t *testing.T) { site.Must(ctx, t, "invite", "near-1", "--revoke") },
@@ -458,15 +439,15 @@ func TestEnrolmentRevoked(t *testing.T) {
 					return nil
 				}
 				if err := v.enroll(ctx); err == nil || !strings.Contains(err.Error(), "revoked") && !strings.Contains(err.Error(), "changed") {
-					t.Errorf("the enrolment: %v", err)
+					t.Errorf("the enrollment: %v", err)
 				}
-				unregistered(ctx, t, "near-1")
+				bootstraptest.CheckNotRegistered(ctx, t, site.Hub, "near-1")
 				// Nor when it comes again.
 				v.config.AfterStep = nil
 				if err := v.enroll(ctx); err == nil || !strings.Contains(err.Error(), "revoked") {
-					t.Errorf("the enrolment, again: %v", err)
+					t.Errorf("the enrollment, again: %v", err)
 				}
-				unregistered(ctx, t, "near-1")
+				bootstraptest.CheckNotRegistered(ctx, t, site.Hub, "near-1")
 				// Not the default wait: no garbage collector runs on a bare API server, so that what the
 				// namespace owned stays.
 				site.Must(ctx, t, "unregister", "near-1", "--wait", "4s", "--cluster-kubeconfig", site.Near.Kubeconfig())
@@ -475,8 +456,8 @@ func TestEnrolmentRevoked(t *testing.T) {
 	}
 }
 
-// enrolUntilSecret runs an enrolment that ends after the cluster's Secret has been written.
-func enrolUntilSecret(ctx context.Context, t *testing.T, file string) {
+// enrollUntilSecret runs an enrollment that ends after the cluster's Secret has been written.
+func enrollUntilSecret(ctx context.Context, t *testing.T, file string) {
 	t.Helper()
 	v := newVisit(ctx, t, site.Near, file)
 	stopped := errors.New("stopped by the test")
@@ -491,31 +472,31 @@ func enrolUntilSecret(ctx context.Context, t *testing.T, file string) {
 	}
 }
 
-// TestRevokedWithoutGateway revokes the invitation of an enrolment that ended halfway. Only the
+// TestRevokedWithoutGateway revokes the invitation of an enrollment that ended halfway. Only the
 // command can then remove what was written.
 func TestRevokedWithoutGateway(t *testing.T) {
 	ctx := site.Begin(t)
 	for _, args := range [][]string{{"invite", "near-1", "--revoke"}, {"unregister", "near-1", "--keep-agent"}} {
 		file := site.Invite(ctx, t)
 		bootstraptest.Apply(ctx, t, site.Near, file)
-		enrolUntilSecret(ctx, t, file)
-		if s := record(ctx, t, "near-1").State; s != registration.InvitationRegistering {
+		enrollUntilSecret(ctx, t, file)
+		if s := bootstraptest.Invitation(ctx, t, site.Hub, "near-1").State; s != registration.InvitationRegistering {
 			t.Errorf("the invitation is %s", s)
 		}
 		site.HubSecret(ctx, t, "near-1")
 		site.Must(ctx, t, args...)
-		unregistered(ctx, t, "near-1")
+		bootstraptest.CheckNotRegistered(ctx, t, site.Hub, "near-1")
 		site.Must(ctx, t, "unregister", "near-1", "--wait", "4s", "--cluster-kubeconfig", site.Near.Kubeconfig())
 	}
 }
 
-// TestEnrolmentWritesAll checks that fields which somebody added to the Secret of an enrolling
+// TestEnrollmentWritesAll checks that fields which somebody added to the Secret of an enrolling
 // cluster have no effect.
-func TestEnrolmentWritesAll(t *testing.T) {
+func TestEnrollmentWritesAll(t *testing.T) {
 	ctx := site.Begin(t)
 	file := site.Invite(ctx, t)
 	bootstraptest.Apply(ctx, t, site.Near, file)
-	enrolUntilSecret(ctx, t, file)
+	enrollUntilSecret(ctx, t, file)
 	bootstraptest.PatchSecret(ctx, t, site.Hub, "near-1", bootstraptest.UnwantedFields)
 	if err := newVisit(ctx, t, site.Near, file).enroll(ctx); err != nil {
 		t.Fatal(err)

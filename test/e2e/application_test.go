@@ -25,7 +25,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// startApplication starts an application in a Pod of the edge cluster. It returns its path on the cluster.
+// startApplication starts an application in a Pod of the edge cluster. It returns its path on the
+// cluster.
 func startApplication(ctx context.Context, t *testing.T, handler http.HandlerFunc) string {
 	t.Helper()
 	if !shared.edge.Firewalled() {
@@ -88,8 +89,9 @@ func TestUnauthorizedApplication(t *testing.T) {
 	}
 }
 
-// TestWebApplication checks what works of a web application in a Pod, and what the answer says where it does not: links,
-// redirects and cookies, with the real API server and the real aggregation layer.
+// TestWebApplication checks what works of a web application in a Pod, and what the answer says
+// where it does not: links, redirects and cookies, with the real API server and the real
+// aggregation layer.
 func TestWebApplication(t *testing.T) {
 	ctx := bounded(t, caseTimeout)
 	path := startApplication(ctx, t, func(w http.ResponseWriter, r *http.Request) {

@@ -27,6 +27,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
@@ -191,27 +192,6 @@ func TestInvitationShown(t *testing.T) {
 	}
 }
 
-// record reads the hub's record of an invitation.
-func record(ctx context.Context, t *testing.T, name string) *registration.Invitation {
-	t.Helper()
-	secret, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, registration.InvitationSecret(name), noOptions)
-	if err != nil {
-		t.Fatal(err)
-	}
-	i, err := registration.ReadInvitation(secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return i
-}
-
-func unregistered(ctx context.Context, t *testing.T, name string) {
-	t.Helper()
-	if _, err := shared.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, name, noOptions); !apierrors.IsNotFound(err) {
-		t.Errorf("there is a Secret %s on the hub, or: %v", name, err)
-	}
-}
-
 // TestInviteOfRegistered applies an invitation to a cluster that is already registered under
 // another name and runs an agent. The invitation is refused: the agent's log, an Event on the hub
 // and the invitation's record say so. The cluster stays reachable.
@@ -242,7 +222,7 @@ func TestInviteOfRegistered(t *testing.T) {
 		}
 		return nil
 	})
-	unregistered(ctx, t, "second")
+	bootstraptest.CheckNotRegistered(ctx, t, shared.hub, "second")
 	must(ctx, t, "doctor", "edge-1")
 	after, err := shared.edge.Client().AppsV1().Deployments(agentNamespace).Get(ctx, "konnectivity-agent", noOptions)
 	if err != nil {
@@ -289,7 +269,7 @@ func TestInviteGatewayKilled(t *testing.T) {
 	}
 	defer watch.Stop()
 	enroll(ctx, t, shared.edge, file, job)
-	for record(ctx, t, "edge-1").State == registration.InvitationOpen {
+	for bootstraptest.Invitation(ctx, t, shared.hub, "edge-1").State == registration.InvitationOpen {
 		select {
 		case <-watch.ResultChan():
 		case <-ctx.Done():
@@ -299,12 +279,12 @@ func TestInviteGatewayKilled(t *testing.T) {
 	if err := shared.gateway.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("killed; the invitation is %s", record(ctx, t, "edge-1").State)
+	t.Logf("killed; the invitation is %s", bootstraptest.Invitation(ctx, t, shared.hub, "edge-1").State)
 	if err := shared.gateway.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
 	labtest.Within(t, labtest.Timeout, "Ready", func() error { return ready(ctx, "edge-1") })
-	if r := record(ctx, t, "edge-1"); r.State != registration.InvitationDone {
+	if r := bootstraptest.Invitation(ctx, t, shared.hub, "edge-1"); r.State != registration.InvitationDone {
 		t.Errorf("the invitation is %s", r.State)
 	}
 }

@@ -29,6 +29,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
@@ -195,6 +196,28 @@ func Apply(ctx context.Context, t *testing.T, c *lab.Cluster, file string) {
 	t.Helper()
 	if out, err := c.Kubectl(ctx, "apply", "--validate=strict", "-f", file).CombinedOutput(); err != nil {
 		t.Fatalf("kubectl apply: %v\n%s", err, out)
+	}
+}
+
+// Invitation reads the record of an invitation from a hub.
+func Invitation(ctx context.Context, t *testing.T, hub *lab.Cluster, name string) *registration.Invitation {
+	t.Helper()
+	secret, err := hub.Client().CoreV1().Secrets(HubNamespace).Get(ctx, registration.InvitationSecret(name), metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := registration.ReadInvitation(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// CheckNotRegistered checks that a hub has no Secret of the cluster.
+func CheckNotRegistered(ctx context.Context, t *testing.T, hub *lab.Cluster, name string) {
+	t.Helper()
+	if _, err := hub.Client().CoreV1().Secrets(HubNamespace).Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the hub has a Secret %s, or: %v", name, err)
 	}
 }
 
