@@ -137,9 +137,9 @@ func checkUsable(t *testing.T, c *Cluster) {
 	}
 }
 
-// checkHidden looks for each secret, raw and in base64, in everything that leaves the package. A
-// secret that stands in a key that is public, or is too short to be told from other text, proves
-// nothing.
+// checkHidden looks for each secret, raw and in base64, in everything that leaves the package. It
+// ignores a secret that is also in a public key, or that is too short to be distinguished from
+// other text.
 func checkHidden(t *testing.T, secret *corev1.Secret, opts ParseOptions) {
 	c := Parse(secret, opts)
 	served, err := json.Marshal(c.ClusterGateway(secret))

@@ -517,7 +517,7 @@ func TestParseInsecureOnlyByTheAnnotation(t *testing.T) {
 			t.Errorf("%q: %v, %v", value, c.Insecure, err)
 		}
 	}
-	// A tunnel without a CA is what it takes the annotation for, too.
+	// A tunnel without a CA needs the annotation, too.
 	secret := secretOf(tokenType, tunnel, data{"token": "t"})
 	secret.Annotations = map[string]string{v1alpha1.AnnotationInsecureSkipTLSVerify: "true"}
 	if c := Parse(secret, ParseOptions{}); c.Err() != nil || !c.Insecure {

@@ -106,7 +106,7 @@ func TestRenderReady(t *testing.T) {
 		{name: "a reason that is none", annotations: map[string]string{v1alpha1.AnnotationHealthy: "false", v1alpha1.AnnotationHealthyReason: "it is down"}, status: "False", reason: "Unhealthy"},
 		{name: "unreadable", annotations: map[string]string{v1alpha1.AnnotationHealthy: "perhaps", v1alpha1.AnnotationLatency: "-1s", v1alpha1.AnnotationLastProbeTime: "yesterday"}, status: "Unknown", reason: "NotProbed"},
 		{
-			name: "invalid outweighs healthy", data: data{"ca.crt": "garbage", "token": ""},
+			name: "invalid, although the stored state is healthy", data: data{"ca.crt": "garbage", "token": ""},
 			annotations: map[string]string{v1alpha1.AnnotationHealthy: "true", v1alpha1.AnnotationHealthyReason: "Probed"},
 			status:      "False", reason: "InvalidSecret",
 			message: "ca.crt: is not in PEM format; it must contain a block that begins with -----BEGIN CERTIFICATE-----; token: is missing; it must be a bearer token",
@@ -258,19 +258,19 @@ func TestRenderConditions(t *testing.T) {
 			message: "set by an operator; the last probe found Ready=False, NoAgent: no agent is connected",
 		},
 		{
-			name: "an override by who knows the annotations", annotations: annotations(v1alpha1.AnnotationHealthy, "true"),
+			name: "an override in the annotations, without the subresource", annotations: annotations(v1alpha1.AnnotationHealthy, "true"),
 			want:    "Ready=True/NoAgent TunnelConnected=False/NoAgent CredentialValid=True/Accepted",
 			message: "set by an operator; the last probe found Ready=False, NoAgent: no agent is connected",
 		},
 		{name: "an invalid Secret", invalid: true, annotations: annotations(), want: "Ready=False/InvalidSecret", message: "token: is missing; it must be a bearer token"},
 		{
-			name: "a Secret that was invalid when it was probed, and is not any more",
+			name: "a Secret that was invalid when it was probed, and is valid now",
 			annotations: annotations(v1alpha1.AnnotationHealthyReason, "InvalidSecret", v1alpha1.AnnotationConditions,
 				`[{"type":"Ready","status":"False","reason":"InvalidSecret","message":"token: is missing"}]`),
 			want: "Ready=Unknown/NotProbed", message: "the cluster has not been probed yet",
 		},
 		{
-			name: "a Secret that had the annotation of the predecessor when it was probed, and does not have it any more",
+			name: "a Secret that had the annotation of the predecessor when it was probed, and does not have it now",
 			annotations: annotations(v1alpha1.AnnotationHealthyReason, "UnsupportedProxyConfiguration", v1alpha1.AnnotationConditions,
 				`[{"type":"Ready","status":"False","reason":"UnsupportedProxyConfiguration","message":"annotation …: is not supported"}]`),
 			want: "Ready=Unknown/NotProbed", message: "the cluster has not been probed yet",

@@ -19,13 +19,18 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 )
 
-// DefaultTimeout bounds a run of a plugin.
-const DefaultTimeout = time.Minute
+const (
+	// DefaultTimeout bounds a run of a plugin.
+	DefaultTimeout = time.Minute
+	// retryInterval is the time between two runs if the first one failed, or if its credential is
+	// rejected or has already expired. Otherwise, each request to such a cluster would run the plugin.
+	retryInterval = time.Second
+)
 
 // Config configures a Runner. It must not change after NewRunner.
 type Config struct {
 	Command *Command
-	// Cluster is what the plugin is told about the cluster, if its definition says so.
+	// Cluster is passed to the plugin if its definition says so.
 	Cluster clientauthenticationv1.Cluster
 	// OnCertificateChange, if set, is called after a run that returned another client certificate than
 	// the run before, and before anybody gets the new one. It must not call the Runner.
@@ -53,8 +58,10 @@ type Runner struct {
 	// last is what the last successful run returned. usable is false if the cluster has rejected it.
 	last   *Credential
 	usable bool
-	// flight is the run in progress.
-	flight *flight
+	// flight is the run in progress, and previous is the one before, which ended at endedAt. Until
+	// retryAt, the result of previous is returned again.
+	flight, previous *flight
+	endedAt, retryAt time.Time
 	// logged is the last failure in the log, and when it was logged.
 	logged   string
 	loggedAt time.Time
@@ -92,16 +99,21 @@ func (r *Runner) Close() {
 }
 
 // Credential returns the current credential. If there is none, it runs the plugin and waits until
-// ctx ends; it then returns the cause of ctx. The run itself goes on for those who come later.
+// ctx ends; it then returns the cause of ctx. The run itself goes on for those who come later. If
+// the last run has just failed, it returns the error of that run.
 func (r *Runner) Credential(ctx context.Context) (*Credential, error) {
 	r.mu.Lock()
-	if r.usable && !r.last.expired(r.cfg.Clock.Now()) {
+	now := r.cfg.Clock.Now()
+	switch {
+	case r.usable && !r.last.expired(now):
 		defer r.mu.Unlock()
 		return r.last, nil
-	}
-	if r.ctx.Err() != nil {
+	case r.ctx.Err() != nil:
 		r.mu.Unlock()
 		return nil, errClosed
+	case now.Before(r.retryAt):
+		defer r.mu.Unlock()
+		return r.previous.credential, r.previous.err
 	}
 	f := r.flight
 	if f == nil {
@@ -119,12 +131,13 @@ func (r *Runner) Credential(ctx context.Context) (*Credential, error) {
 }
 
 // Reject reports that the cluster does not accept a credential. The next call of Credential runs
-// the plugin again, unless that has already happened.
+// the plugin again, unless that has already happened, or the credential is less than a second old.
 func (r *Runner) Reject(c *Credential) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.last == c {
+	if r.last == c && r.usable {
 		r.usable = false
+		r.retryAt = r.endedAt.Add(retryInterval)
 	}
 }
 
@@ -138,29 +151,42 @@ func (r *Runner) run(f *flight) {
 	case err != nil:
 		err = fmt.Errorf("%s %w", r.cfg.Command.Name, err)
 	}
-	r.mu.Lock()
-	// A credential that has already expired is returned once, as client-go does: the clock of whoever
-	// issued it may be behind.
 	f.credential, f.err = credential, err
-	r.flight = nil
-	changed := false
-	if err == nil {
-		changed = r.last != nil && !r.last.sameCertificate(credential)
-		r.last, r.usable = credential, true
+	if r.certificateChanged(f) && r.cfg.OnCertificateChange != nil {
+		r.cfg.OnCertificateChange() // before the new certificate is used
 	}
-	report := err != nil && !errors.Is(err, errClosed) && r.shouldLogLocked(err.Error()+stderr)
-	r.mu.Unlock()
-	if changed && r.cfg.OnCertificateChange != nil {
-		r.cfg.OnCertificateChange()
-	}
+	report := r.record(f, stderr)
 	close(f.done)
 	if report {
 		r.cfg.Logger.Info("A credential plugin failed", "plugin", r.cfg.Command.Name, "err", err, "stderr", untrusted.Text(stderr))
 	}
 }
 
-// shouldLogLocked reports whether a failure is new or was last logged a minute ago. While a plugin
-// fails, each request runs it.
+func (r *Runner) certificateChanged(f *flight) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return f.err == nil && r.last != nil && !r.last.sameCertificate(f.credential)
+}
+
+// record makes a run that has ended the last one, and reports whether to log its failure.
+func (r *Runner) record(f *flight, stderr string) (report bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.flight, r.previous, r.endedAt = nil, f, r.cfg.Clock.Now()
+	if f.err != nil {
+		r.retryAt = r.endedAt.Add(retryInterval)
+		return !errors.Is(f.err, errClosed) && r.shouldLogLocked(f.err.Error()+stderr)
+	}
+	// A credential that has already expired is used, as client-go does: the clock of whoever issued it
+	// may be behind.
+	r.last, r.usable = f.credential, true
+	if r.last.expired(r.endedAt) {
+		r.retryAt = r.endedAt.Add(retryInterval)
+	}
+	return false
+}
+
+// shouldLogLocked reports whether a failure is new or was last logged a minute ago.
 func (r *Runner) shouldLogLocked(failure string) bool {
 	now := r.cfg.Clock.Now()
 	if failure == r.logged && now.Sub(r.loggedAt) < time.Minute {

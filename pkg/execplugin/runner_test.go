@@ -110,12 +110,15 @@ func TestRunLocatesTheProgram(t *testing.T) {
 		}
 	}
 	to(inside.Path)
-	r := newRunner(t, Config{Command: &Command{Name: link, Path: link, Dir: dir, APIVersion: APIVersionV1}})
+	clock := clocktesting.NewFakePassiveClock(time.Now())
+	retry := func() { clock.SetTime(clock.Now().Add(retryInterval)) }
+	r := newRunner(t, Config{Clock: clock, Command: &Command{Name: link, Path: link, Dir: dir, APIVersion: APIVersionV1}})
 	got, err := r.Credential(t.Context())
 	if err != nil || got.Token != "inside" {
 		t.Fatalf("%v, %v", got, err)
 	}
 	r.Reject(got)
+	retry()
 	to(outside.Path)
 	if got, err := r.Credential(t.Context()); err == nil || !strings.Contains(err.Error(), "is not in --exec-credential-dir") {
 		t.Errorf("%v, %v", got, err)
@@ -123,6 +126,7 @@ func TestRunLocatesTheProgram(t *testing.T) {
 	if n := outside.runs(t); n != 0 {
 		t.Error("the program outside of the directory ran")
 	}
+	retry()
 	to(inside.Path)
 	if _, err := r.Credential(t.Context()); err != nil {
 		t.Error(err)
@@ -163,10 +167,27 @@ func TestCredentialIsKept(t *testing.T) {
 	second := expect(2)
 	r.Reject(first)
 	expect(2)
+	r.Reject(second)
+	expect(2) // it is too new: the plugin would run for each request
 	clock.SetTime(now.Add(time.Hour))
 	expect(3)
-	expect(4) // what has expired already is used once
-	_ = second
+	expect(3) // what has expired already is used for a second
+	clock.SetTime(now.Add(time.Hour + retryInterval))
+	expect(4)
+}
+
+// While a plugin fails, it does not run for each request.
+func TestFailureIsKept(t *testing.T) {
+	clock := clocktesting.NewFakePassiveClock(time.Now())
+	c := script(t, "exit 3")
+	r := newRunner(t, Config{Command: c, Clock: clock})
+	for _, runs := range []int{1, 1, 2, 2} {
+		_, err := r.Credential(t.Context())
+		if n := c.runs(t); n != runs || err == nil || err.Error() != "test failed with exit code 3" {
+			t.Errorf("%d runs, want %d: %v", n, runs, err)
+		}
+		clock.SetTime(clock.Now().Add(retryInterval / 2))
+	}
 }
 
 func TestRunFailures(t *testing.T) {
@@ -270,12 +291,14 @@ func TestCredentialWhileThePluginHangs(t *testing.T) {
 func TestErrorOutputIsLogged(t *testing.T) {
 	var lines []string
 	c := script(t, `printf 'no token: \033[2Jaccess denied' >&2; exit 1`)
-	r := newRunner(t, Config{Command: c, Logger: funcr.New(func(_, args string) { lines = append(lines, args) }, funcr.Options{})})
+	clock := clocktesting.NewFakePassiveClock(time.Now())
+	r := newRunner(t, Config{Command: c, Clock: clock, Logger: funcr.New(func(_, args string) { lines = append(lines, args) }, funcr.Options{})})
 	for range 3 {
 		_, err := r.Credential(t.Context())
 		if err == nil || strings.Contains(err.Error(), "denied") {
 			t.Errorf("%v; the error must not contain the output", err)
 		}
+		clock.SetTime(clock.Now().Add(retryInterval))
 	}
 	r.Close()
 	if len(lines) != 1 || !strings.Contains(lines[0], "no token: [2Jaccess denied") {

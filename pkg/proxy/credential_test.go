@@ -146,8 +146,9 @@ func TestPluginExpiry(t *testing.T) {
 	diff(t, "before", "nobody|Bearer first", body)
 	answer(t, dir, map[string]any{"token": "second"})
 	time.Sleep(time.Until(expiry) + 10*time.Millisecond) // the plugin's clock is the real one
-	_, body = g.get("a", "/")
-	diff(t, "after", "nobody|Bearer second", body)
+	// On a slow machine, the first credential had expired when the plugin returned it, and is then
+	// used for another second.
+	eventually(t, "the second credential is used", func() bool { _, body := g.get("a", "/"); return body == "nobody|Bearer second" })
 	if n := s.accepted.Load(); n != 1 {
 		t.Errorf("%d connections", n)
 	}
@@ -253,8 +254,7 @@ func TestPluginFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	answer(t, dir, map[string]any{"token": "now"})
-	_, body := g.get("a", "/")
-	diff(t, "mended", "nobody|Bearer now", body)
+	eventually(t, "requests succeed when the plugin does", func() bool { _, body := g.get("a", "/"); return body == "nobody|Bearer now" })
 }
 
 // A plugin that hangs delays its own cluster's requests until their deadline, and no others.

@@ -20,7 +20,7 @@ import (
 )
 
 // Connect implements the AgentService of the Konnectivity protocol. gRPC calls it once for each
-// stream of an agent. The status with which the stream ends tells the agent why:
+// stream of an agent. The status with which the stream ends is the reason for the agent:
 //
 //   - PermissionDenied: its certificate, or its invitation, is not accepted.
 //   - ResourceExhausted: its cluster already has as many streams as it may have.

@@ -85,8 +85,8 @@ func atEndpoint(err error) bool {
 	return errors.As(err, &de) && de.Stage == dialer.StageEndpoint
 }
 
-// latestStage returns the failure at the latest stage. That an agent cannot reach the API server
-// tells the user more than that another agent does not answer.
+// latestStage returns the failure at the latest stage. If one agent cannot reach the API server and
+// another one does not answer, the former helps the user more.
 func latestStage(failures []error) error {
 	for _, err := range failures {
 		if atEndpoint(err) {
@@ -126,7 +126,7 @@ func (s *Server) candidates(cluster string, purpose dialer.Purpose) ([]*session,
 // rank is lower for a session that is a better choice for a dial.
 func (s *session) rank(now time.Time, purpose dialer.Purpose) int {
 	open, draining, unanswered := s.load()
-	// Each fault outweighs all connections and the faults before it.
+	// Each fault counts more than all connections and the faults before it.
 	r := open
 	if s.purpose != purpose {
 		r += 1 << 20

@@ -43,7 +43,7 @@ func (a dialAnswer) result() (net.Conn, error) {
 }
 
 // dial asks the agent to connect to address. The bytes that the connection buffers count against
-// budget. When dial returns a connection, isDraining tells whether the agent was draining when it
+// budget. When dial returns a connection, isDraining reports whether the agent was draining when it
 // was asked.
 func (s *session) dial(ctx context.Context, address string, budget *dialer.Budget) (net.Conn, error) {
 	if ctx.Err() != nil { // otherwise a quick answer could win over the end of ctx
