@@ -93,7 +93,7 @@ e2e-benchmark: e2e-benchmark-binary ## Run it on the lab, reports in benchmark-r
 ##@ Static checks and generated code
 
 .PHONY: verify
-verify: verify-format verify-vet verify-codegen lint ## Run all static checks
+verify: verify-format verify-vet verify-windows verify-codegen lint ## Run all static checks
 
 .PHONY: verify-format
 verify-format: ## Check that gofmt has nothing to change
@@ -104,6 +104,11 @@ verify-format: ## Check that gofmt has nothing to change
 verify-vet: ## Run go vet, also on the integration tests
 	@echo '== go vet (compiles everything, a few minutes the first time)'
 	@$(GO) vet -tags integration ./...
+
+.PHONY: verify-windows
+verify-windows: ## Check that agent-bootstrap compiles for Windows
+	@echo '== agent-bootstrap for Windows'
+	@GOOS=windows $(GO) vet ./cmd/agent-bootstrap
 
 .PHONY: lint
 lint: ## Run golangci-lint, pinned in hack/tools/lint

@@ -20,7 +20,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// readAgentSecret reads the certificate of an agent that runs as Pods, or nil.
+// readAgentSecret reads the certificate of an agent that runs as Pods. It returns nil if there is
+// none.
 func readAgentSecret(ctx context.Context, c *clusterClient) (*registration.AgentPair, error) {
 	secret, err := c.kube.CoreV1().Secrets(registration.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
 	switch {
@@ -80,8 +81,8 @@ func readAgentDir(dir string) (*registration.AgentPair, error) {
 	return &pair, nil
 }
 
-// writeAgentDir writes the files that differ, the certificate last: so an incomplete folder is written
-// again.
+// writeAgentDir writes the files that differ. It writes the certificate last, so that a later run
+// completes an incomplete folder.
 func writeAgentDir(dir, name, address string, pair registration.AgentPair) (written int, err error) {
 	args, err := registration.AgentArgs(address, dir)
 	if err != nil {

@@ -29,8 +29,8 @@ import (
 )
 
 const (
-	// maxClockSkew is the difference of clocks that certificates allow for: they are valid from that long
-	// before they are issued.
+	// maxClockSkew is the difference of clocks that certificates allow for: they become valid that
+	// long before they are issued.
 	maxClockSkew = 5 * time.Minute
 	// connectTimeout bounds how long it takes to find out that nothing answers.
 	connectTimeout = 10 * time.Second
@@ -50,12 +50,12 @@ type clusterClient struct {
 
 	// version is the version of its API server; connect sets it.
 	version string
-	// uid identifies it: the UID of its namespace kube-system. identify sets it.
+	// uid identifies the cluster: the UID of its namespace kube-system. identify sets it.
 	uid types.UID
 }
 
-// loadKubeconfig reads the kubeconfig file that a flag names. If path is empty, it looks for one as kubectl
-// does.
+// loadKubeconfig reads the kubeconfig file that a flag names. If path is empty, it looks for one as
+// kubectl does.
 func loadKubeconfig(flag, path, kubecontext string) (*rest.Config, *clientcmdapi.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = path
@@ -99,12 +99,12 @@ func newClusterClient(title, source string, config *rest.Config, raw *clientcmda
 // maxVersionAnswer bounds the answer to a request for the version.
 const maxVersionAnswer = 1 << 20
 
-// connect finds out whether the cluster answers, which version it has, and how far its clock is from now.
-// It needs no right beyond those that every user has.
+// connect checks that the cluster answers, and reads its version and the difference between its
+// clock and now. It needs only the permissions that every user has.
 func (c *clusterClient) connect(ctx context.Context, now func() time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	// Without client-go, which does not show the header Date.
+	// Without client-go, which does not return the header Date.
 	httpClient, err := rest.HTTPClientFor(c.config)
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.source, err)
@@ -122,7 +122,7 @@ func (c *clusterClient) connect(ctx context.Context, now func() time.Time) error
 		return c.explain(err)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxVersionAnswer))
-	_ = resp.Body.Close() // it was read
+	_ = resp.Body.Close() // a body that was read completely
 	if err != nil {
 		return c.explain(err)
 	}
@@ -143,7 +143,8 @@ func (c *clusterClient) connect(ctx context.Context, now func() time.Time) error
 	return nil
 }
 
-// identify finds out which cluster it is. The caller must be allowed to read the namespace kube-system.
+// identify reads the UID of the cluster. The caller must be allowed to read the namespace
+// kube-system.
 func (c *clusterClient) identify(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -155,7 +156,7 @@ func (c *clusterClient) identify(ctx context.Context) error {
 	return nil
 }
 
-// kubeconfigCluster is what the kubeconfig says about reaching the cluster, if there is a kubeconfig.
+// kubeconfigCluster returns the part of the kubeconfig about the cluster, if there is a kubeconfig.
 func (c *clusterClient) kubeconfigCluster() *clientcmdapi.Cluster {
 	if c.raw == nil {
 		return nil
@@ -167,14 +168,15 @@ func (c *clusterClient) kubeconfigCluster() *clientcmdapi.Cluster {
 	return current.cluster
 }
 
-// unanswered is whether the error of a review about the caller itself means that the cluster does not
-// answer the question: it does not have that kind of review, or the caller may not create one. Kubernetes has
-// SelfSubjectReviews since 1.28, and lets every user create reviews by the ClusterRole system:basic-user.
+// unanswered reports whether a review about the caller failed because the cluster does not answer
+// the question: it does not serve this kind of review, or the caller may not create one. Kubernetes
+// has SelfSubjectReviews since 1.28. The ClusterRole system:basic-user allows every user to create
+// reviews.
 func unanswered(err error) bool {
 	return apierrors.IsNotFound(err) || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err)
 }
 
-// account names the caller in messages.
+// account returns the name of the caller for messages.
 func (c *clusterClient) account(ctx context.Context) string {
 	if name := c.whoami(ctx); name != "" {
 		return fmt.Sprintf("your account %q", name)
@@ -182,7 +184,8 @@ func (c *clusterClient) account(ctx context.Context) string {
 	return "your account"
 }
 
-// whoami returns the name by which the cluster knows the caller, or an empty string if it does not say.
+// whoami returns the name of the caller in the cluster, or an empty string if the cluster does not
+// return it.
 func (c *clusterClient) whoami(ctx context.Context) string {
 	review, err := c.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
@@ -191,7 +194,8 @@ func (c *clusterClient) whoami(ctx context.Context) string {
 	return review.Status.UserInfo.Username
 }
 
-// credentialID returns the ID of the caller's credential, or an empty string if the cluster does not say.
+// credentialID returns the ID of the caller's credential, or an empty string if the cluster does
+// not return it.
 func (c *clusterClient) credentialID(ctx context.Context) string {
 	review, err := c.kube.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
@@ -203,7 +207,8 @@ func (c *clusterClient) credentialID(ctx context.Context) string {
 	return ""
 }
 
-// apply applies an object. Its result is what the server has then, or in a dry run would have.
+// apply applies an object. It returns the object that the server has then, or would have in a dry
+// run.
 func (c *clusterClient) apply(ctx context.Context, o *unstructured.Unstructured, dryRun bool) (registration.Outcome, *unstructured.Unstructured, error) {
 	outcome, after, err := registration.Apply(ctx, c.dyn, o, dryRun)
 	return outcome, after, c.explain(err)

@@ -47,7 +47,8 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// TestUnregisterWaitsForAgents shows that unregister waits for longer than the agent's Pods may take to end, with which the namespace goes.
+// TestUnregisterWaitsForAgents shows that unregister waits for longer than the agent's Pods may
+// take to end, with which the namespace goes.
 func TestUnregisterWaitsForAgents(t *testing.T) {
 	cmd, _, err := NewCommand(Config{}).Find([]string{"unregister"})
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// readInvitation reads the record of an invitation, or nil if there is none.
+// readInvitation reads the record of an invitation. It returns nil if there is none.
 func (c *clusterClient) readInvitation(ctx context.Context, namespace, name string) (*registration.Invitation, error) {
 	secret, err := c.invitationSecret(ctx, namespace, name)
 	if err != nil || secret == nil {
@@ -25,7 +25,7 @@ func (c *clusterClient) readInvitation(ctx context.Context, namespace, name stri
 	return invitationOf(secret, name), nil
 }
 
-// invitationSecret reads the Secret that holds the record, or nil if there is none.
+// invitationSecret reads the Secret that contains the record. It returns nil if there is none.
 func (c *clusterClient) invitationSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	secret, err := c.kube.CoreV1().Secrets(namespace).Get(ctx, registration.InvitationSecret(name), metav1.GetOptions{})
 	switch {
@@ -47,9 +47,9 @@ func invitationOf(secret *corev1.Secret, name string) *registration.Invitation {
 	return record
 }
 
-// deleteInvitation deletes the record of an invitation, and returns what it was, or nil if there was none.
-// If a cluster was being registered with it, that ends: until the record says that the invitation is done,
-// the gateway checks that it exists.
+// deleteInvitation deletes the record of an invitation and returns it, or nil if there was none. A
+// registration with this invitation ends, because the gateway checks that the record exists until
+// the record says that the invitation is done.
 func (c *clusterClient) deleteInvitation(ctx context.Context, namespace, name string, dryRun bool) (*registration.Invitation, error) {
 	var options metav1.DeleteOptions
 	if dryRun {
@@ -61,7 +61,7 @@ func (c *clusterClient) deleteInvitation(ctx context.Context, namespace, name st
 		if err != nil || secret == nil {
 			return nil, err
 		}
-		// Only as it was read: the gateway may be using it at this moment.
+		// Only if it is unchanged: the gateway may be using it at this moment.
 		options.Preconditions = &metav1.Preconditions{UID: &secret.UID, ResourceVersion: &secret.ResourceVersion}
 		err = secrets.Delete(ctx, secret.Name, options)
 		if apierrors.IsConflict(err) {
@@ -78,8 +78,8 @@ func (c *clusterClient) deleteInvitation(ctx context.Context, namespace, name st
 	}
 }
 
-// deleteHalfRegistered deletes the Secret of a cluster that was being registered. The gateway does that,
-// too, unless it stopped in between.
+// deleteHalfRegistered deletes the Secret of a cluster whose registration was in progress. The
+// gateway does so too, unless it has stopped.
 func (c *clusterClient) deleteHalfRegistered(ctx context.Context, record *registration.Invitation, secrets corev1client.SecretInterface, dryRun []string) error {
 	secret, err := secrets.Get(ctx, record.Name, metav1.GetOptions{})
 	if err == nil && secret.Annotations[v1alpha1.AnnotationClusterUID] == string(record.ClusterUID) {

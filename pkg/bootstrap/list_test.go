@@ -167,7 +167,8 @@ Invitation:  open, expires in 60m (2026-01-02 04:04 UTC)
 	}
 }
 
-// TestStatusLimited shows what a caller sees who may use a cluster, but not read its ClusterGateway.
+// TestStatusLimited shows what a caller sees who may use a cluster, but not read its
+// ClusterGateway.
 func TestStatusLimited(t *testing.T) {
 	t.Parallel()
 	h := newFakeHub(t)

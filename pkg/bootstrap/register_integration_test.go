@@ -75,8 +75,8 @@ func TestOtherForm(t *testing.T) {
 	}
 }
 
-// TestAgentValues registers a cluster with values for its agent. They are kept when it is registered
-// again without them, and so are fields of the Deployment that somebody else manages.
+// TestAgentValues registers a cluster with values for its agent. They are kept when it is
+// registered again without them, and so are fields of the Deployment that somebody else manages.
 func TestAgentValues(t *testing.T) {
 	ctx := site.Begin(t)
 	file := filepath.Join(t.TempDir(), "values.yaml")
@@ -138,8 +138,8 @@ func TestAgentValues(t *testing.T) {
 	}
 }
 
-// TestTakeOver registers a cluster with a hub that was restored from a backup into another cluster: it has
-// the Secrets, but another identity. The cluster's credentials stay as they are.
+// TestTakeOver registers a cluster with a hub that was restored from a backup into another cluster:
+// it has the Secrets, but another identity. The cluster's credentials stay as they are.
 func TestTakeOver(t *testing.T) {
 	ctx := site.Begin(t)
 	site.Must(ctx, t, site.RegisterEdge()...)

@@ -18,7 +18,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// authorize finds out whether the caller may carry out the plan, before anything is changed.
+// authorize checks that the caller may carry out the plan, before anything is changed.
 func (r *registerRun) authorize(ctx context.Context) error {
 	rights, err := r.plan.Rights()
 	if err != nil {
@@ -49,9 +49,9 @@ func (r *registerRun) authorize(ctx context.Context) error {
 	return r.step(ctx, "rights", "sufficient on both sides")
 }
 
-// tryGrants applies the roles and bindings of the plan in a dry run: the API server lets nobody grant
-// rights that they do not have. (While their namespace does not exist, it does not check the ones in it;
-// then the rights of the plan have to do.)
+// tryGrants applies the roles and bindings of the plan in a dry run: the API server lets nobody
+// grant rights that they do not have. It does not check roles in a namespace that does not exist.
+// For these, only the rights of the plan are checked.
 func (r *registerRun) tryGrants(ctx context.Context) error {
 	for _, step := range r.plan.Steps {
 		if step.Side != registration.SideCluster {
@@ -84,8 +84,8 @@ func (c *clusterClient) may(ctx context.Context, right registration.Right) (bool
 	return answer.Status.Allowed, nil
 }
 
-// mayPerhaps is like may, and true if the cluster does not answer: whether the caller has the right turns
-// out when it is used.
+// mayPerhaps is like may, but returns true if the cluster does not answer. The right is then
+// checked when it is used.
 func (c *clusterClient) mayPerhaps(ctx context.Context, right registration.Right) (bool, error) {
 	allowed, err := c.may(ctx, right)
 	if unanswered(err) {

@@ -18,8 +18,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// deleteNamespace removes everything from a cluster: objects that are not in the namespace are owned by it.
-// Through the gateway the deletion cannot be followed, since it deletes the agent.
+// deleteNamespace removes everything from a cluster: the namespace owns the objects that are not in
+// it. Through the gateway, the deletion cannot be observed to its end, because it deletes the
+// agent.
 func (u *unregisterRun) deleteNamespace(ctx context.Context, target *clusterClient, wait bool) error {
 	namespaces := target.kube.CoreV1().Namespaces()
 	namespace, err := namespaces.Get(ctx, registration.AgentNamespace, metav1.GetOptions{})
@@ -93,8 +94,8 @@ func (u *unregisterRun) waitGone(ctx context.Context, target *clusterClient, nam
 	return err
 }
 
-// deleteUnowned deletes the cluster-scoped objects of an invitation that was not used: the namespace does
-// not own them yet.
+// deleteUnowned deletes the cluster-scoped objects of an invitation that was not used: the
+// namespace does not own them yet.
 func (u *unregisterRun) deleteUnowned(ctx context.Context, target *clusterClient) error {
 	rbac, classes := target.kube.RbacV1(), target.kube.SchedulingV1().PriorityClasses()
 	selector, options := metav1.ListOptions{LabelSelector: v1alpha1.LabelManagedBy + "=" + registration.FieldManager}, metav1.DeleteOptions{DryRun: registration.DryRunOption(u.o.dryRun)}

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// reportInterval is how long the same outcome is not reported again: a cluster that is refused connects
-	// again every few seconds.
+	// reportInterval is how long the same outcome is not reported again: a cluster that is refused
+	// connects again every few seconds.
 	reportInterval = 10 * time.Minute
 	// reportTimeout bounds reporting one outcome.
 	reportTimeout = 5 * time.Second
@@ -37,7 +37,8 @@ type report struct {
 	at   time.Time
 }
 
-// report reports the outcome of an attempt: in the log, as an Event, and in the invitation's record.
+// report reports the outcome of an attempt: in the log, as an Event, and in the invitation's
+// record.
 func (e *Enroller) report(ctx context.Context, a *attempt, outcome error) {
 	name := a.invited.Name
 	if a.again || errors.Is(outcome, errDone) {

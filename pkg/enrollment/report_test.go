@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestReportInterval shows that the same outcome is reported only once in a while, and that the memory for it is
-// bounded.
+// TestReportInterval shows that the same outcome is reported only once in a while, and that the
+// memory for it is bounded.
 func TestReportInterval(t *testing.T) {
 	now := time.Now()
 	e := New(Config{Now: func() time.Time { return now }})

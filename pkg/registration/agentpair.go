@@ -11,7 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// AgentPair is the certificate and key of an agent, and the CAs that it verifies the gateway with, in PEM.
+// AgentPair is the certificate and key of an agent, and the CAs that it verifies the gateway with,
+// in PEM.
 type AgentPair struct{ Certificate, Key, CA []byte }
 
 // AgentPairOf reads the pair from an agent's Secret.

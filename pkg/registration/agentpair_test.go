@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestAgentPairHash shows that the hash covers the certificate and the CAs, and that no way of printing a
-// pair reveals its key.
+// TestAgentPairHash shows that the hash covers the certificate and the CAs, and that no way of
+// printing a pair reveals its key.
 func TestAgentPairHash(t *testing.T) {
 	pair := func(certificate, key, ca string) AgentPair {
 		return AgentPair{Certificate: []byte(certificate), Key: []byte(key), CA: []byte(ca)}

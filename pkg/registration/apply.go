@@ -18,9 +18,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// ResourceOf returns the resource of a kind that a registration or an invitation applies, and whether its
-// objects have a namespace. No discovery is needed: the kinds are known, and a cluster could answer
-// anything.
+// ResourceOf returns the resource of a kind that a registration or an invitation applies, and
+// whether its objects have a namespace. It uses no discovery, because the kinds are known and a
+// cluster could return anything.
 func ResourceOf(gvk schema.GroupVersionKind) (gvr schema.GroupVersionResource, namespaced bool, err error) {
 	resource, known := map[string]struct {
 		plural     string
@@ -46,7 +46,8 @@ func ResourceOf(gvk schema.GroupVersionKind) (gvr schema.GroupVersionResource, n
 	return gvk.GroupVersion().WithResource(resource.plural), resource.namespaced, nil
 }
 
-// ResourceFor returns the client for the resource of an object, in the object's namespace if it has one.
+// ResourceFor returns the client for the resource of an object, in the object's namespace if it has
+// one.
 func ResourceFor(client dynamic.Interface, o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
 	gvr, namespaced, err := ResourceOf(o.GroupVersionKind())
 	if err != nil {
@@ -68,7 +69,7 @@ const (
 	Unchanged Outcome = "unchanged"
 )
 
-// DryRunOption is the option of a request that is checked by the server and changes nothing, or nil.
+// DryRunOption returns the option of a request that the server checks but does not execute, or nil.
 func DryRunOption(dryRun bool) []string {
 	if dryRun {
 		return []string{metav1.DryRunAll}
@@ -76,7 +77,7 @@ func DryRunOption(dryRun bool) []string {
 	return nil
 }
 
-// ServerSideApply applies an object and returns what the server has then.
+// ServerSideApply applies an object and returns the object that the server has then.
 func ServerSideApply(ctx context.Context, client dynamic.Interface, o *unstructured.Unstructured, dryRun bool) (*unstructured.Unstructured, error) {
 	resource, err := ResourceFor(client, o)
 	if err != nil {
@@ -85,8 +86,8 @@ func ServerSideApply(ctx context.Context, client dynamic.Interface, o *unstructu
 	return resource.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: FieldManager, Force: true, DryRun: DryRunOption(dryRun)})
 }
 
-// Apply applies an object and compares what the server had before with what it has then. In a dry run
-// after is what it would have. Errors are those of the client.
+// Apply applies an object and compares the previous object on the server with the new one. In a dry
+// run, after is what the server would have. Errors are those of the client.
 func Apply(ctx context.Context, client dynamic.Interface, o *unstructured.Unstructured, dryRun bool) (outcome Outcome, after *unstructured.Unstructured, err error) {
 	resource, err := ResourceFor(client, o)
 	if err != nil {
@@ -102,7 +103,7 @@ func Apply(ctx context.Context, client dynamic.Interface, o *unstructured.Unstru
 	after, err = ServerSideApply(ctx, client, o, dryRun)
 	switch {
 	case dryRun && before == nil && apierrors.IsNotFound(err):
-		return Created, o, nil // its namespace does not exist yet either
+		return Created, o, nil // its namespace does not exist yet
 	case err != nil:
 		return "", nil, err
 	case before == nil:
@@ -125,8 +126,8 @@ func sameObject(a, b *unstructured.Unstructured) bool {
 	return equality.Semantic.DeepEqual(a.Object, b.Object)
 }
 
-// Remove deletes an object if a registration applied it, and returns whether it did exist. An object that
-// somebody else manages stays.
+// Remove deletes an object if a registration applied it, and reports whether it existed. It does
+// not delete an object that another tool manages.
 func Remove(ctx context.Context, client dynamic.Interface, o *unstructured.Unstructured, dryRun bool) (found bool, err error) {
 	resource, err := ResourceFor(client, o)
 	if err != nil {

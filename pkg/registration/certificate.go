@@ -28,8 +28,9 @@ var (
 	ErrUnknownAuthority = errors.New("it is signed by an unknown CA")
 )
 
-// VerifyAgentCertificate returns an error unless chain, which begins with the certificate itself, is what
-// the gateway accepts from the agents of the cluster. If roots is nil, the issuer is not checked.
+// VerifyAgentCertificate returns an error unless chain, which begins with the certificate itself,
+// is what the gateway accepts from the agents of the cluster. If roots is nil, the issuer is not
+// checked.
 func VerifyAgentCertificate(chain []*x509.Certificate, roots *x509.CertPool, name string, now time.Time) error {
 	cert := chain[0]
 	switch {
@@ -59,9 +60,9 @@ func VerifyAgentCertificate(chain []*x509.Certificate, roots *x509.CertPool, nam
 	return nil
 }
 
-// Verify returns the certificate of the pair, and an error unless the gateway accepts it from an agent of
-// the cluster and the key belongs to it. bundle holds the CAs that the gateway trusts, in PEM; if it is
-// empty, the issuer is not checked.
+// Verify returns the certificate of the pair, and an error unless the gateway accepts it from an
+// agent of the cluster and the key belongs to it. bundle holds the CAs that the gateway trusts, in
+// PEM; if it is empty, the issuer is not checked.
 func (p AgentPair) Verify(bundle []byte, name string, now time.Time) (*x509.Certificate, error) {
 	pair, err := tls.X509KeyPair(p.Certificate, p.Key)
 	if err != nil {
@@ -83,8 +84,8 @@ func (p AgentPair) Verify(bundle []byte, name string, now time.Time) (*x509.Cert
 	return pair.Leaf, VerifyAgentCertificate(chain, roots, name, now)
 }
 
-// IssueAgentPair issues a certificate for the agents of a cluster. The pair trusts what the authority
-// says is to be trusted.
+// IssueAgentPair issues a certificate for the agents of a cluster. The pair trusts the CAs of the
+// authority's bundle.
 func IssueAgentPair(authority *pki.Authority, name string, lifetime time.Duration, now time.Time) (AgentPair, *x509.Certificate, error) {
 	cert, key, err := authority.IssueAgent(name, lifetime)
 	if err != nil {
@@ -98,8 +99,9 @@ func IssueAgentPair(authority *pki.Authority, name string, lifetime time.Duratio
 	return pair, issued, nil
 }
 
-// CertificateLifetime returns the lifetime for which cert was issued, so that its successor can have the
-// same. It is false if cert expires together with its CA: then its lifetime was cut short.
+// CertificateLifetime returns the lifetime for which cert was issued, so that its successor can
+// have the same. It returns false if cert expires together with its CA, which has shortened its
+// lifetime.
 func CertificateLifetime(cert *x509.Certificate, authority *pki.Authority) (time.Duration, bool) {
 	for _, ca := range authority.Certificates() {
 		if cert.NotAfter.Equal(ca.NotAfter) {

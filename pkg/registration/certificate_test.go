@@ -21,8 +21,9 @@ func newAuthority(t *testing.T) *pki.Authority {
 	return authority
 }
 
-// TestVerifyAgentPair shows what a certificate must be to be that of a cluster's agent. The certificates
-// come from pkg/pki, so the test fails if the organization is changed only there or only here.
+// TestVerifyAgentPair shows what a certificate must be to be that of a cluster's agent. The
+// certificates come from pkg/pki, so the test fails if the organization is changed only there or
+// only here.
 func TestVerifyAgentPair(t *testing.T) {
 	t.Parallel()
 	authority, other := newAuthority(t), newAuthority(t)
@@ -76,8 +77,8 @@ func TestVerifyAgentPair(t *testing.T) {
 	}
 }
 
-// TestCertificateAfterRotation shows that a certificate of the previous CA is accepted while the bundle
-// holds that CA, and that a lifetime that the CA cut short is not passed on.
+// TestCertificateAfterRotation shows that a certificate of the previous CA is accepted while the
+// bundle holds that CA, and that a lifetime that the CA cut short is not passed on.
 func TestCertificateAfterRotation(t *testing.T) {
 	t.Parallel()
 	authority := newAuthority(t)

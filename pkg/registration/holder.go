@@ -13,7 +13,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
-// NameHolder is what holds a name on the hub.
+// NameHolder is the kind of object that has a name on the hub.
 type NameHolder string
 
 // The holders of a name.
@@ -26,18 +26,18 @@ const (
 	HolderOtherSecret NameHolder = "OtherSecret"
 )
 
-// NameTakenError means that a name is held by something other than the cluster that wants it.
+// NameTakenError means that another object than the requesting cluster has the name.
 type NameTakenError struct {
 	Name   string
 	Holder NameHolder
 	// Secret is the namespace and name of the Secret that holds the name.
 	Secret types.NamespacedName
-	// HolderUID identifies the cluster that has the name, if Holder is HolderOtherCluster. UID identifies
-	// the cluster that wants it; it is empty while that is not known.
+	// HolderUID identifies the cluster that has the name, if Holder is HolderOtherCluster. UID
+	// identifies the cluster that wants it; it is empty while that is not known.
 	HolderUID, UID types.UID
 }
 
-// Error says who holds the name, and what to do.
+// Error describes who has the name, and what to do.
 func (e *NameTakenError) Error() string {
 	switch e.Holder {
 	case HolderOtherCluster:
@@ -56,9 +56,9 @@ func (e *NameTakenError) Error() string {
 	}
 }
 
-// CheckName returns a *NameTakenError unless the cluster with this UID may have the name of the Secret. The
-// Secret is the one of that name on the hub, or nil if there is none. An empty UID means that the cluster
-// is not known yet: then every Secret holds the name.
+// CheckName returns a *NameTakenError unless the cluster with this UID may have the name of the
+// Secret. The Secret is the one of that name on the hub, or nil if there is none. An empty UID
+// means that the cluster is not known yet: then every Secret holds the name.
 func CheckName(secret *corev1.Secret, uid types.UID) error {
 	if secret == nil {
 		return nil
@@ -78,7 +78,8 @@ func CheckName(secret *corev1.Secret, uid types.UID) error {
 	return err
 }
 
-// RegisteredError means that a cluster is registered already, under another name or with another hub.
+// RegisteredError means that a cluster is registered already, under another name or with another
+// hub.
 type RegisteredError struct {
 	// Name is the name under which it is registered.
 	Name string
@@ -95,8 +96,8 @@ func (e *RegisteredError) Error() string {
 		e.Name, e.HubUID, e.Name)
 }
 
-// CheckNamespace returns a *RegisteredError if the agent's namespace says that its cluster is registered
-// under another name or with another hub. namespace may be nil.
+// CheckNamespace returns a *RegisteredError if the annotations of the agent's namespace show that
+// its cluster is registered under another name or with another hub. namespace may be nil.
 func CheckNamespace(namespace *corev1.Namespace, name string, hub types.UID) error {
 	if namespace == nil {
 		return nil
@@ -112,8 +113,8 @@ func CheckNamespace(namespace *corev1.Namespace, name string, hub types.UID) err
 	}
 }
 
-// CheckSecrets returns a *RegisteredError if one of the hub's Secrets registers the cluster with this UID
-// under another name.
+// CheckSecrets returns a *RegisteredError if one of the hub's Secrets registers the cluster with
+// this UID under another name.
 func CheckSecrets(secrets []corev1.Secret, name string, uid types.UID) error {
 	for i := range secrets {
 		if s := &secrets[i]; s.Name != name && s.Annotations[v1alpha1.AnnotationClusterUID] == string(uid) {

@@ -28,8 +28,8 @@ const (
 	// InvitationUsed belongs to a cluster that is being registered. That cluster may try again, and no
 	// other cluster may use it.
 	InvitationUsed InvitationState = "Used"
-	// InvitationRegistering is like InvitationUsed, and the cluster's Secret may exist. If you revoke the
-	// invitation in this state, delete the Secret as well.
+	// InvitationRegistering is like InvitationUsed, and the cluster's Secret may exist. If you revoke
+	// the invitation in this state, delete the Secret as well.
 	InvitationRegistering InvitationState = "Registering"
 	// InvitationDone has registered its cluster.
 	InvitationDone InvitationState = "Done"
@@ -45,22 +45,24 @@ type Invitation struct {
 	Fingerprint string
 	Chain       int
 	Expires     time.Time
-	// Address is what agents dial, HubUID identifies the hub, and Access is the value of --access.
+	// Address is the address that agents connect to, HubUID identifies the hub, and Access is the
+	// value of --access.
 	Address string
 	HubUID  types.UID
 	Access  string
-	// Endpoint is the URL of the cluster's API server as the agent sees it. With Process, the agent does
-	// not run as Pods: the gateway cannot replace its certificate, so that the certificate of the
+	// Endpoint is the URL of the cluster's API server as the agent sees it. With Process, the agent
+	// does not run as Pods: the gateway cannot replace its certificate, so that the certificate of the
 	// invitation remains the agent's once the cluster is registered.
 	Endpoint string
 	Process  bool
-	// TokenLifetime and CertificateLifetime are those of the credentials that the registration creates.
+	// TokenLifetime and CertificateLifetime are those of the credentials that the registration
+	// creates.
 	TokenLifetime, CertificateLifetime time.Duration
 	// AgentValues adapt the Job of the invitation, and the agent that is applied afterwards.
 	AgentValues AgentValues
 
-	// State says how far it has been used. Unless it is open, ClusterUID identifies the cluster that it
-	// belongs to since UsedAt. Message is why the last attempt was refused, or empty.
+	// State says how far it has been used. Unless it is open, ClusterUID identifies the cluster that
+	// it belongs to since UsedAt. Message is why the last attempt was refused, or empty.
 	State      InvitationState
 	ClusterUID types.UID
 	UsedAt     time.Time
@@ -82,8 +84,8 @@ const (
 	recordAgentValues         = "agent-values"
 )
 
-// InvitationSecret returns the name of the Secret that is the record of an invitation. [ValidateName] keeps
-// clusters from being called so.
+// InvitationSecret returns the name of the Secret that is the record of an invitation.
+// [ValidateName] keeps clusters from being called so.
 func InvitationSecret(name string) string { return invitationPrefix + name }
 
 // Fingerprint is the SHA-256 of a certificate in DER.
@@ -124,7 +126,7 @@ func (i *Invitation) Secret(namespace string) (*corev1.Secret, error) {
 	return secret, nil
 }
 
-// Annotations returns the state of the invitation as the record has it.
+// Annotations returns the state of the invitation as the record stores it.
 func (i *Invitation) Annotations() map[string]string {
 	a := map[string]string{
 		v1alpha1.AnnotationInvitationState: string(i.State), v1alpha1.AnnotationClusterUID: string(i.ClusterUID),

@@ -16,10 +16,11 @@ import (
 	"github.com/oam-dev/cluster-gateway/manifests"
 )
 
-// Objects returns the objects of the invitation, to be applied to the cluster: those that register applies
-// there, except for the ones that the agent of a registered cluster depends on, and those that enroll the
-// cluster. So an invitation cannot break a cluster that turns out to be registered already. lifetime is how
-// long the Job tries. An agent that runs as a process has its files elsewhere.
+// Objects returns the objects of the invitation that are applied to the cluster: the objects that
+// register applies there, except those that the agent of a registered cluster depends on, and the
+// objects that enroll the cluster. So an invitation cannot break a cluster that is already
+// registered. lifetime is how long the Job tries. The files of an agent that runs as a process are
+// not included.
 func (i *Invitation) Objects(pair AgentPair, lifetime time.Duration) ([]*unstructured.Unstructured, error) {
 	all, err := AgentBase(func(o *unstructured.Unstructured) bool {
 		return IsNamespace(o) || IsGatewayAccount(o) || !i.Process && o.GetKind() != "Deployment"
@@ -55,8 +56,8 @@ func (i *Invitation) Objects(pair AgentPair, lifetime time.Duration) ([]*unstruc
 	return i.AgentValues.applyTo(all)
 }
 
-// JobName returns the name of the invitation's Job. A Job cannot be changed, so each invitation has one of
-// its own.
+// JobName returns the name of the invitation's Job. A Job cannot be changed, so each invitation has
+// one of its own.
 func (i *Invitation) JobName() string { return EnrollName + "-" + i.Fingerprint[:8] }
 
 func (i *Invitation) enrollSecret(pair AgentPair) (*unstructured.Unstructured, error) {
@@ -99,8 +100,8 @@ func (i *Invitation) complete(o *unstructured.Unstructured, access []*unstructur
 	return nil
 }
 
-// setResourceNames replaces the resource names in each rule of a role, given the rule's first verb and its
-// first resource.
+// setResourceNames replaces the resource names in each rule of a role, given the rule's first verb
+// and its first resource.
 func setResourceNames(o *unstructured.Unstructured, names func(verb, resource string, names []any) []any) error {
 	rules, _, err := unstructured.NestedSlice(o.Object, "rules")
 	if err != nil {

@@ -14,10 +14,10 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
 
-// InvitationSpec is what an invitation is to be.
+// InvitationSpec describes an invitation.
 type InvitationSpec struct {
 	Name, Access string
-	// Process is whether the agent runs as a process. Endpoint is required then.
+	// Process means that the agent runs as a process. Endpoint is then required.
 	Process  bool
 	Endpoint string
 	// TTL is how long a cluster can use the invitation.
@@ -28,8 +28,8 @@ type InvitationSpec struct {
 	Now         time.Time
 }
 
-// CertificateTTL returns how long the invitation's certificate is valid. It remains the certificate of an
-// agent that runs as a process.
+// CertificateTTL returns how long the invitation's certificate is valid. It remains the certificate
+// of an agent that runs as a process.
 func (s InvitationSpec) CertificateTTL() time.Duration {
 	if s.Process {
 		return s.CertificateLifetime
@@ -37,7 +37,7 @@ func (s InvitationSpec) CertificateTTL() time.Duration {
 	return s.TTL
 }
 
-// CheckInvitedName returns an error if there is a Secret of the invitation's name: an invitation is for a
+// CheckInvitedName returns an error if there is a Secret with the name: an invitation is for a
 // cluster that is not registered.
 func CheckInvitedName(name string, secret *corev1.Secret) error {
 	if secret == nil {
@@ -47,8 +47,8 @@ func CheckInvitedName(name string, secret *corev1.Secret) error {
 		name, secret.Namespace, secret.Name, name)
 }
 
-// NewInvitationPlan plans an invitation with this certificate. The plan writes the record to the hub;
-// its field HandOver are the objects that somebody else applies to the cluster.
+// NewInvitationPlan plans an invitation with this certificate. The plan writes the record to the
+// hub. Its field HandOver contains the objects that somebody else applies to the cluster.
 func NewInvitationPlan(spec InvitationSpec, hub HubState, pair AgentPair) (*Plan, error) {
 	if err := CheckInvitedName(spec.Name, hub.Secret); err != nil {
 		return nil, err

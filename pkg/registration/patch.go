@@ -10,10 +10,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// MergePatch returns change as a JSON merge patch. If read is not nil, the API server refuses the patch
-// with a Conflict unless the object is the one that was read: it has the same UID and, if read has a
-// resource version, the same resource version. So nothing that somebody else wrote in between is
-// overwritten, and an object that was deleted and created again is left alone.
+// MergePatch returns change as a JSON merge patch. If read is not nil, the API server refuses the
+// patch with a Conflict unless the object has the same UID and, if read has a resource version, the
+// same resource version. So the patch overwrites nothing that was written in between, and does not
+// change an object that was deleted and created again.
 func MergePatch(read metav1.Object, change map[string]any) ([]byte, error) {
 	if read == nil {
 		return json.Marshal(change)
