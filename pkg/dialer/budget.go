@@ -13,20 +13,31 @@ import (
 const (
 	// budgetBuffers is how many full receive buffers fit into a Budget.
 	budgetBuffers = 4
-	// unbudgeted is how many bytes each connection may hold when the Budget is used up.
-	unbudgeted = 1 << 20
+	// MinReceiveBuffer is how many bytes each connection may hold when the Budget is used up.
+	MinReceiveBuffer = 1 << 20
 )
+
+// Memory is memory that several Budgets share. Take takes n bytes for a cluster, or returns false
+// and takes none. Both methods must be safe for concurrent use, and must not block.
+type Memory interface {
+	Take(cluster string, n int64) bool
+	Give(cluster string, n int64)
+}
 
 // Budget bounds the sum of the receive buffers of one cluster's connections: four full buffers. A
 // user of one cluster who opens connections and does not read from them must not take the memory
 // that other clusters need. A connection that is read keeps working when others have used the
-// budget up: each may always hold 1 MiB.
+// budget up: each may always hold MinReceiveBuffer.
 //
 // It is safe for concurrent use. A nil *Budget is no bound.
 type Budget struct {
 	limit  int64
 	used   atomic.Int64
 	blocks *Blocks
+	// memory provides what a connection holds beyond MinReceiveBuffer. nil means that only limit
+	// bounds it.
+	memory  Memory
+	cluster string
 }
 
 // NewBudget returns the budget of connections that each buffer up to receiveBuffer bytes
@@ -38,17 +49,34 @@ func NewBudget(receiveBuffer int, blocks *Blocks) *Budget {
 	return &Budget{limit: int64(receiveBuffer) * budgetBuffers, blocks: blocks}
 }
 
-// add accounts for n bytes more, or less if n is negative.
-func (b *Budget) add(n int) {
-	if b != nil {
-		b.used.Add(int64(n))
+// take accounts for n bytes more of a connection that holds held bytes. It returns false, and does
+// nothing, if the connection may not have them.
+func (b *Budget) take(held, n int) bool {
+	if b == nil {
+		return true
+	}
+	if held+n > MinReceiveBuffer {
+		if b.used.Load()+int64(n) > b.limit || b.memory != nil && !b.memory.Take(b.cluster, beyondMin(held+n)-beyondMin(held)) {
+			return false
+		}
+	}
+	b.used.Add(int64(n))
+	return true
+}
+
+// give accounts for n bytes less of a connection that holds held bytes.
+func (b *Budget) give(held, n int) {
+	if b == nil {
+		return
+	}
+	b.used.Add(-int64(n))
+	if more := beyondMin(held) - beyondMin(held-n); more > 0 && b.memory != nil {
+		b.memory.Give(b.cluster, more)
 	}
 }
 
-// allows reports whether a connection that holds held bytes may take n more.
-func (b *Budget) allows(held, n int) bool {
-	return b == nil || held+n <= unbudgeted || b.used.Load()+int64(n) <= b.limit
-}
+// beyondMin returns how much of held is beyond what each connection may hold.
+func beyondMin(held int) int64 { return int64(max(0, held-MinReceiveBuffer)) }
 
 func (b *Budget) blockPool() *Blocks {
 	if b == nil {
@@ -61,6 +89,7 @@ func (b *Budget) blockPool() *Blocks {
 // cluster. All of them share one pool of blocks. It is safe for concurrent use. Use NewBudgets.
 type Budgets struct {
 	receiveBuffer int
+	memory        Memory
 	blocks        Blocks
 
 	mu sync.Mutex
@@ -75,13 +104,17 @@ type sharedBudget struct {
 }
 
 // NewBudgets returns Budgets for connections that each buffer up to receiveBuffer bytes
-// (0: DefaultReceiveBuffer).
-func NewBudgets(receiveBuffer int) *Budgets {
-	return &Budgets{receiveBuffer: receiveBuffer, open: map[string]*sharedBudget{}}
+// (0: DefaultReceiveBuffer). They take what they hold from m, unless it is nil.
+func NewBudgets(receiveBuffer int, m Memory) *Budgets {
+	return &Budgets{receiveBuffer: receiveBuffer, memory: m, open: map[string]*sharedBudget{}}
 }
 
-// Separate returns a Budget that no Dialer of a cluster shares.
-func (b *Budgets) Separate() *Budget { return NewBudget(b.receiveBuffer, &b.blocks) }
+// Separate returns a Budget for a cluster that no Dialer shares.
+func (b *Budgets) Separate(cluster string) *Budget {
+	separate := NewBudget(b.receiveBuffer, &b.blocks)
+	separate.memory, separate.cluster = b.memory, cluster
+	return separate
+}
 
 // Dialer is like New. It hands the cluster's Budget to dial, for the connection that dial opens.
 func (b *Budgets) Dialer(cluster string, dial func(ctx context.Context, network, address string, budget *Budget) (net.Conn, error)) Dialer {
@@ -99,7 +132,7 @@ func (b *Budgets) acquire(cluster string) *Budget {
 	defer b.mu.Unlock()
 	s := b.open[cluster]
 	if s == nil {
-		s = &sharedBudget{Budget: b.Separate()}
+		s = &sharedBudget{Budget: b.Separate(cluster)}
 		b.open[cluster] = s
 	}
 	s.dialers++

@@ -71,7 +71,7 @@ func TestBudget(t *testing.T) {
 func TestBudgetOfCluster(t *testing.T) {
 	t.Parallel()
 	const each = 2 << 20
-	budgets := dialer.NewBudgets(each)
+	budgets := dialer.NewBudgets(each, nil)
 	// dial opens a connection, fills its buffer, and reports whether that was possible.
 	dial := func(d dialer.Dialer) bool {
 		t.Helper()

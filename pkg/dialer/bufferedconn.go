@@ -109,8 +109,9 @@ func (c *BufferedConn) Read(p []byte) (int, error) {
 }
 
 func (c *BufferedConn) readLocked(p []byte) int {
+	held := c.received.bytes
 	n := c.received.read(p)
-	c.cfg.Budget.add(-n)
+	c.cfg.Budget.give(held, n)
 	if c.received.bytes > 0 {
 		c.readable.Signal() // another reader may be waiting for the rest
 	}
@@ -184,7 +185,10 @@ func (c *BufferedConn) Close() error {
 	return nil
 }
 
-func (c *BufferedConn) dropReceivedLocked() { c.cfg.Budget.add(-c.received.drop()) }
+func (c *BufferedConn) dropReceivedLocked() {
+	held := c.received.bytes
+	c.cfg.Budget.give(held, c.received.drop())
+}
 
 // wakeAllLocked wakes everything that waits in Read or Write.
 func (c *BufferedConn) wakeAllLocked() {

@@ -22,9 +22,8 @@ func (c *BufferedConn) Deliver(p []byte) error {
 		c.mu.Unlock()
 		return nil
 	}
-	if c.received.bytes+len(p) <= c.cfg.ReceiveBuffer && c.cfg.Budget.allows(c.received.bytes, len(p)) {
+	if c.received.bytes+len(p) <= c.cfg.ReceiveBuffer && c.cfg.Budget.take(c.received.bytes, len(p)) {
 		c.received.write(p)
-		c.cfg.Budget.add(len(p))
 		c.readable.Signal()
 		c.mu.Unlock()
 		return nil

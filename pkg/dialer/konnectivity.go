@@ -45,6 +45,9 @@ type KonnectivityConfig struct {
 	// ReceiveBuffer is how many bytes each connection buffers; all connections of a cluster buffer at
 	// most four times as many. 0 means DefaultReceiveBuffer.
 	ReceiveBuffer int
+	// Memory is what all connections take their buffers from, beyond MinReceiveBuffer for each. nil
+	// means no limit other than ReceiveBuffer.
+	Memory Memory
 
 	// The constants default…, unless a test of this package sets another value.
 	attemptTimeout, closeTimeout time.Duration
@@ -88,7 +91,7 @@ func NewKonnectivity(ctx context.Context, cfg KonnectivityConfig) (*Konnectivity
 	}
 	cfg.attemptTimeout = cmp.Or(cfg.attemptTimeout, defaultAttemptTimeout)
 	cfg.closeTimeout = cmp.Or(cfg.closeTimeout, defaultCloseTimeout)
-	k := &Konnectivity{cfg: cfg, budgets: NewBudgets(cfg.ReceiveBuffer)}
+	k := &Konnectivity{cfg: cfg, budgets: NewBudgets(cfg.ReceiveBuffer, cfg.Memory)}
 	k.ctx, k.cancel = context.WithCancel(ctx)
 	for _, name := range cfg.Servers {
 		conn, err := cfg.connect(name)

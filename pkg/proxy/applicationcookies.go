@@ -15,9 +15,9 @@ import (
 // origin, has set for a path above it. The gateway must not pass on the latter.
 //
 // So the gateway sets a second cookie with each cookie of an application: a receipt, with the same
-// path and lifetime, whose value is a hash of the name and the value. Only a cookie with a receipt is
-// passed on. Whoever can make a receipt knows the cookie's value already, so no application can get
-// a cookie that it does not know. The receipt needs no key, so any replica can check it.
+// path and lifetime, whose value is a hash of the name and the value. Only a cookie with a receipt
+// is passed on. Whoever can make a receipt knows the cookie's value already, so no application can
+// get a cookie that it does not know. The receipt needs no key, so any replica can check it.
 
 // receiptPrefix begins the name of a receipt. The name of its cookie follows.
 const receiptPrefix = "cluster-gateway.receipt."
@@ -28,8 +28,8 @@ func receipt(name, value string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// applicationCookies returns the cookies of a request that have a receipt, as a Cookie header. It is
-// empty if there are none.
+// applicationCookies returns the cookies of a request that have a receipt, as a Cookie header. It
+// is empty if there are none.
 func applicationCookies(h http.Header) string {
 	type cookie struct{ name, value string }
 	var cookies []cookie
@@ -95,7 +95,8 @@ func (a *application) narrowCookies(values []string) []string {
 }
 
 // cookiePath returns the path on the gateway for a Path attribute. It is always within the
-// application. If there is no attribute, a browser uses the directory of the page (RFC 6265, 5.1.4).
+// application. If there is no attribute, a browser uses the directory of the page (RFC 6265,
+// 5.1.4).
 func (a *application) cookiePath(attribute string) string {
 	if !strings.HasPrefix(attribute, "/") || hasDotSegment(attribute) {
 		attribute = a.prefix + a.root + a.page[:max(0, strings.LastIndexByte(a.page, '/'))]

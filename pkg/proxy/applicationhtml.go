@@ -159,8 +159,8 @@ func (l *links) rewriteTag(token *html.Token) (changed bool) {
 	return changed
 }
 
-// rewrite returns a link as the browser needs it, and the path on the gateway to which it leads. The
-// path is empty if the link leads elsewhere.
+// rewrite returns a link as the browser needs it, and the path on the gateway to which it leads.
+// The path is empty if the link leads elsewhere.
 func (l *links) rewrite(link string) (rewritten, to string) {
 	u, err := url.Parse(strings.TrimSpace(link))
 	if err != nil || u.Opaque != "" || u.User != nil {

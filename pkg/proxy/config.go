@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
 )
 
 // Defaults of Config.
@@ -48,6 +50,9 @@ type Config struct {
 	// port-forward) one cluster may have, including upgrades that it has not answered yet. 0 means
 	// DefaultMaxStreams; less than 0 means no limit.
 	MaxStreams int
+	// Memory is the memory that clients and clusters can make the Handler hold. Requests for which
+	// nothing is left are refused. nil means no limit.
+	Memory *memory.Budget
 	// KeptBodyBytes limits the memory for bodies that are kept in case the request has to be sent
 	// again, over all clusters. If it is used up, bodies are passed on without being kept. 0 means
 	// DefaultKeptBodyBytes; less than 0 means that none is kept.

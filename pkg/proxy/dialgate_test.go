@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
 )
 
 // stuckDialer makes dials that do not end before their context, and counts those in progress.
@@ -97,4 +99,56 @@ func TestTooManyDials(t *testing.T) {
 	if status.Code != http.StatusTooManyRequests || !strings.Contains(status.Message, `cluster "a" already has 64 connections being established`) {
 		t.Errorf("%+v", status)
 	}
+}
+
+// TestWaitingRequestsDelayNobody checks that requests which wait for a cluster that does not answer
+// delay no request to another cluster, even if they use up everything that one cluster can have.
+func TestWaitingRequestsDelayNobody(t *testing.T) {
+	s := newAPIServer(t, ok)
+	var dials atomic.Int64
+	budget := memory.NewBudget(64 << 20)
+	g := newGateway(t, func(c *Config) {
+		direct := c.Dialers
+		stuckDialer(c, &dials)
+		stuck := c.Dialers
+		c.Dialers = func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error) {
+			if c.Name == "gone" {
+				return stuck(c, purpose)
+			}
+			return direct(c, purpose)
+		}
+		c.DialTimeout, c.RequestTimeout, c.Memory = time.Hour, time.Hour, budget
+	})
+	g.set(s.secret("gone"))
+	g.set(s.secret("good"))
+	ctx, cancel := context.WithCancel(t.Context())
+	refused := make(chan int, 1000)
+	var group sync.WaitGroup
+	for range 100 {
+		group.Go(func() {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.url("gone", "/api/v1/namespaces/n"), nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if resp, err := g.client.Do(req); err == nil {
+				_ = resp.Body.Close()
+				refused <- resp.StatusCode
+			}
+		})
+	}
+	// Those that exceed what one cluster can have are refused, the others wait.
+	if code := <-refused; code != http.StatusTooManyRequests {
+		t.Errorf("a request that does not fit got %d, want 429", code)
+	}
+	for range 50 {
+		resp, body := g.get("good", "/api/v1/namespaces/n")
+		wantCode(t, resp, body, http.StatusOK)
+	}
+	if n := dials.Load(); n != 1 {
+		t.Errorf("%d dials to the cluster that does not answer, want 1", n)
+	}
+	cancel()
+	group.Wait()
+	eventually(t, "all memory is given back", func() bool { return usedMemory(t, budget) == 0 })
 }

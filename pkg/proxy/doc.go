@@ -9,11 +9,11 @@
 //
 // [Handler.ServeHTTP] reads the cluster's name from the path (target.go), works out what the
 // request is to the managed cluster (attributes.go), and takes the cluster's transports from a
-// table (table.go). A cluster has two http.Transports, each with a dialer of its own: one speaks
-// HTTP/2 and serves ordinary requests, the other speaks HTTP/1.1 and serves upgrades. They are
-// built for the first request to a cluster, and again for the first request after its Secret
-// changed. A request that finds a connection dials nothing, negotiates no TLS and makes no
-// transport.
+// table (table.go). A cluster has three http.Transports: one speaks HTTP/2 and serves ordinary
+// requests, the second speaks HTTP/2 with a small receive window and serves long-running requests,
+// and the third speaks HTTP/1.1 and serves upgrades. They are built for the first request to a
+// cluster, and again for the first request after its Secret changed. A request that finds a
+// connection dials nothing, negotiates no TLS and makes no transport.
 //
 // An exchange (exchange.go) is one request and its answer. It rewrites the request and hands it to
 // a ReverseProxy of the standard library, which it owns. What is particular to watches and to
@@ -26,8 +26,17 @@
 // long-running is decided as kube-apiserver decides it. An upgrade is an ordinary request until the
 // cluster has accepted it.
 //
+// All clusters share the memory of the process (memory.go): what a request can make the gateway
+// hold is taken from a budget when the request is admitted.
+//
 // A request that the cluster says it did not process is sent again, if its body was kept
 // (resend.go).
+//
+// # Applications
+//
+// Web applications behind the proxy subresources of Pods, Services and Nodes (application.go) get
+// relative links and redirects, and their own cookies if that is enabled. The identity of the
+// caller does not reach them.
 //
 // # What never reaches a managed cluster
 //

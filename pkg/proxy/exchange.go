@@ -182,7 +182,10 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.WithContext(x.sendCtx)
 	x.keepBody(req)
 	rt := x.lease.transports.requests
-	if x.attributes.upgrade {
+	switch x.attributes.class() {
+	case classStream:
+		rt = x.lease.transports.streams
+	case classUpgrade:
 		rt = x.lease.transports.upgrades
 	}
 	resp, err := rt.RoundTrip(req)

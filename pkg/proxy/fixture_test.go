@@ -77,7 +77,8 @@ type gateway struct {
 	dials    atomic.Int64
 }
 
-// newGateway starts one. Requests with throughHubHeader count as requests through the hub. configure may be nil.
+// newGateway starts one. Requests with throughHubHeader count as requests through the hub.
+// configure may be nil.
 func newGateway(t testing.TB, configure func(*Config)) *gateway {
 	t.Helper()
 	g := &gateway{t: t, clusters: &clusters{byName: map[string]*cluster.Cluster{}}, registry: metrics.NewKubeRegistry()}

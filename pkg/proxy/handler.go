@@ -25,6 +25,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
 )
 
 // Handler serves the proxy subresource. It expects requests that are authenticated and authorized,
@@ -56,7 +57,7 @@ func NewHandler(cfg Config) *Handler {
 		cfg:        cfg,
 		classifier: newClassifier(),
 		buffers:    newBufferPool(),
-		bodies:     newBodyBudget(cfg.KeptBodyBytes),
+		bodies:     newBodyBudget(cfg.KeptBodyBytes, cfg.Memory.Part(memory.Bodies)),
 		proxyLog:   log.New(logWriter{cfg.Logger}, "", 0),
 		serializer: serializer.NewCodecFactory(scheme).WithoutConversion(),
 	}
@@ -123,6 +124,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	// be known yet.
 	a := h.classifier.classify(req, t.onEndpoint(&url.URL{}, req.URL))
 	l, err := h.table.acquire(t.cluster, a.class())
+	var reserved reservation
+	if err == nil {
+		if reserved, err = h.reserve(&l, req); err != nil {
+			l.release()
+		}
+	}
 	var limit *limitError
 	switch {
 	case errors.Is(err, errNoCluster):
@@ -133,6 +140,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case err != nil:
 		h.refuse(w, req, shuttingDown(t.cluster))
 	default:
+		defer reserved.release()
 		x := &exchange{handler: h, lease: l, target: t, attributes: a}
 		x.serve(w, req)
 	}

@@ -29,7 +29,7 @@ const (
 
 // String names requests of the class, as part of a sentence.
 func (c class) String() string {
-	if c == classStream {
+	if c == classStream || c == classUpgrade {
 		return "long-running requests (such as watches, logs, exec, attach and port-forward)"
 	}
 	return "requests in flight"
@@ -60,10 +60,16 @@ type limitError struct {
 	cluster *cluster.Cluster
 	class   class
 	limit   int
+	// memory is not 0 if the limit is the memory for such requests, of all clusters together.
+	memory int64
 	// metrics are the cluster's, to count the refusal.
 	metrics *clusterMetrics
 }
 
 func (e *limitError) Error() string {
+	if e.memory != 0 {
+		return fmt.Sprintf("the gateway has no memory for more %s to cluster %q: all clusters together can use %d MiB for them, and no cluster more than is left "+
+			"for the others (--memory-budget)", e.class, e.cluster.Name, e.memory>>20)
+	}
 	return fmt.Sprintf("cluster %q already has %d %s through this gateway, which is the limit", e.cluster.Name, e.limit, e.class)
 }

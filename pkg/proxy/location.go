@@ -46,8 +46,8 @@ func (x *exchange) throughHub() bool {
 // rewriteLocation rewrites a Location that leads to the same managed API server, so that it leads
 // there through the gateway. A redirect to anywhere else is an error: the client would follow it
 // with its credential for the hub, or would reach another cluster. A redirect through the hub is an
-// error, too: because of CVE-2022-3172, the aggregation layer answers with a text that names neither
-// the cluster nor the reason.
+// error, too: because of CVE-2022-3172, the aggregation layer answers with a text that names
+// neither the cluster nor the reason.
 func (x *exchange) rewriteLocation(resp *http.Response) error {
 	location := resp.Header.Get("Location")
 	if location == "" {
@@ -67,8 +67,8 @@ func (x *exchange) rewriteLocation(resp *http.Response) error {
 	through.RawPath = x.target.prefix + u.EscapedPath()
 	through.Path = x.target.prefix + u.Path
 	if a := x.application; a != nil {
-		// Relative, like the links of its pages: clients reach applications through further proxies,
-		// such as kubectl proxy.
+		// Relative, like the links of its pages: clients reach applications through further
+		// proxies, such as kubectl proxy.
 		suffix := strings.TrimPrefix(through.String(), through.EscapedPath())
 		resp.Header.Set("Location", relativeReference(a.path(), through.EscapedPath())+suffix)
 		return nil

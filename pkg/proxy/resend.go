@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+
+	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
 )
 
 // An API server that restarts refuses requests that are just arriving: it sends GOAWAY with the ID
@@ -24,25 +26,32 @@ const maxKeptBody = 1 << 20
 // again because its body was not kept.
 var errNotProcessed = errors.New("the API server did not process the request")
 
-// bodyBudget is the memory for bodies that are kept, of all requests to all clusters.
-type bodyBudget struct{ left atomic.Int64 }
+// bodyBudget is the memory for bodies that are kept, of all requests to all clusters. It is part of
+// the memory of the process.
+type bodyBudget struct {
+	left   atomic.Int64
+	memory *memory.Part
+}
 
-func newBodyBudget(size int64) *bodyBudget {
-	b := &bodyBudget{}
+func newBodyBudget(size int64, m *memory.Part) *bodyBudget {
+	b := &bodyBudget{memory: m}
 	b.left.Store(size)
 	return b
 }
 
-// take takes n bytes, and reports whether there were as many.
-func (b *bodyBudget) take(n int) bool {
-	if b.left.Add(-int64(n)) >= 0 {
+// take takes n bytes for a cluster, and reports whether there were as many.
+func (b *bodyBudget) take(cluster string, n int) bool {
+	if b.left.Add(-int64(n)) >= 0 && b.memory.Take(cluster, int64(n)) {
 		return true
 	}
-	b.give(n)
+	b.left.Add(int64(n))
 	return false
 }
 
-func (b *bodyBudget) give(n int) { b.left.Add(int64(n)) }
+func (b *bodyBudget) give(cluster string, n int) {
+	b.left.Add(int64(n))
+	b.memory.Give(cluster, int64(n))
+}
 
 // keptBody keeps what was read of a caller's body, so that it can be sent again. It stops to do so
 // if the body is too large or the budget is used up; the body is then only passed on. Its attempts
@@ -50,6 +59,7 @@ func (b *bodyBudget) give(n int) { b.left.Add(int64(n)) }
 type keptBody struct {
 	caller   io.Reader
 	budget   *bodyBudget
+	cluster  string
 	progress *progress
 
 	mu      sync.Mutex
@@ -88,7 +98,9 @@ func (b *keptBody) drop() {
 
 func (b *keptBody) dropLocked() {
 	b.dropped = true
-	b.budget.give(cap(b.kept))
+	if n := cap(b.kept); n > 0 {
+		b.budget.give(b.cluster, n)
+	}
 	b.kept = nil
 }
 
@@ -103,7 +115,7 @@ func (b *keptBody) keepLocked(p []byte) {
 	}
 	if old := cap(b.kept); need > old {
 		size := min(max(need, 2*old, 4<<10), maxKeptBody)
-		if !b.budget.take(size - old) {
+		if !b.budget.take(b.cluster, size-old) {
 			b.dropLocked()
 			return
 		}
@@ -169,7 +181,9 @@ func (x *exchange) keepBody(req *http.Request) {
 		return
 	}
 	claimed := claimsIdempotency(req.Header)
-	x.body = newKeptBody(req, x.handler.bodies, &x.progress, !claimed && !x.attributes.upgrade)
+	keep := !claimed && !x.attributes.upgrade && x.handler.cfg.KeptBodyBytes >= 0
+	x.body = newKeptBody(req, x.handler.bodies, &x.progress, keep)
+	x.body.cluster = x.lease.cluster.Name
 	req.Body, _ = x.body.attempt() // the first attempt does not fail
 	if !claimed {
 		req.GetBody = x.body.attempt

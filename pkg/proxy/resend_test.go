@@ -132,7 +132,7 @@ func TestUnprocessedRequestIsReported(t *testing.T) {
 // what it took.
 func TestKeptBodyExceedsBudget(t *testing.T) {
 	const left = 4 << 10
-	budget := newBodyBudget(left)
+	budget := newBodyBudget(left, nil)
 	req := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(make([]byte, 2*left)))
 	b := newKeptBody(req, budget, &progress{}, true)
 	first, err := b.attempt()
@@ -178,7 +178,7 @@ func TestIdempotencyKeyKeepsNoBody(t *testing.T) {
 
 func TestKeptBody(t *testing.T) {
 	text := strings.Repeat("0123456789", 10_000)
-	budget := newBodyBudget(maxKeptBody)
+	budget := newBodyBudget(maxKeptBody, nil)
 	var p progress
 	b := newKeptBody(&http.Request{Body: io.NopCloser(iotest.HalfReader(strings.NewReader(text)))}, budget, &p, true)
 	first, err := b.attempt()

@@ -170,13 +170,13 @@ func TestChangedSecret(t *testing.T) {
 	secret.Annotations[v1alpha1.AnnotationHealthy] = "True"
 	g.set(secret)
 	g.get("a", "/")
-	if made.Load() != 2 || s.accepted.Load() != 1 {
+	if made.Load() != 2 || s.accepted.Load() != 2 { // one for the watch
 		t.Fatalf("%d dialers, %d connections after a change of health", made.Load(), s.accepted.Load())
 	}
 	secret.Data["token"] = []byte("another-token")
 	g.set(secret)
 	g.get("a", "/")
-	if made.Load() != 4 || s.accepted.Load() != 2 || s.connections() != 2 {
+	if made.Load() != 4 || s.accepted.Load() != 3 || s.connections() != 3 {
 		t.Fatalf("%d dialers, %d connections after a change of the credential", made.Load(), s.accepted.Load())
 	}
 	for _, line := range []string{"one\n", "two\n"} {
@@ -193,7 +193,7 @@ func TestChangedSecret(t *testing.T) {
 	if _, err := io.ReadAll(resp.Body); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the previous connection is closed", func() bool { return s.connections() == 1 })
+	eventually(t, "the previous connections are closed", func() bool { return s.connections() == 1 })
 	if m := g.metrics(); !strings.Contains(m, "transports{} 1\n") {
 		t.Error(m)
 	}
@@ -222,7 +222,7 @@ func TestReconnect(t *testing.T) {
 	slow := make(chan string)
 	go func() { _, body := g.get("a", "/slow"); slow <- body }()
 	<-entered
-	if n := g.dials.Load(); n != 1 {
+	if n := g.dials.Load(); n != 2 { // one for the watch
 		t.Fatalf("%d dials", n)
 	}
 	g.handler.Reconnect("a")
@@ -230,7 +230,7 @@ func TestReconnect(t *testing.T) {
 	for range 3 {
 		g.get("a", "/")
 	}
-	if n := g.dials.Load(); n != 2 {
+	if n := g.dials.Load(); n != 3 {
 		t.Errorf("%d dials: want one more", n)
 	}
 	within(t, maxWait, "the end of the watch", func() {
@@ -241,7 +241,7 @@ func TestReconnect(t *testing.T) {
 	close(release)
 	diff(t, "what was in flight", "ok", <-slow)
 	eventually(t, "the end of the old connection", func() bool { return s.connections() == 1 })
-	diff(t, "the connection that there is", int64(2), g.dials.Load())
+	diff(t, "the connection that there is", int64(3), g.dials.Load())
 }
 
 // A deleted cluster is unknown at once. Its connections are closed, including those of previous

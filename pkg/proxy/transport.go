@@ -31,17 +31,22 @@ const (
 	// than it sends. net/http's default is 10 MiB for each request in flight.
 	maxResponseHeader = 1 << 20
 	// receiveWindow limits how much of an answer the gateway holds for a client that does not read
-	// it. net/http's default is 4 MiB for each request, and the number of watches is large. Over a
-	// tunnel with a round-trip time of 50 ms, this limits a request to 20 MiB/s.
+	// it. net/http's default is 4 MiB for each request. Over a tunnel with a round-trip time of 50
+	// ms, this limits a request to 20 MiB/s.
 	receiveWindow = 1 << 20
+	// streamWindow is the same for a long-running request, of which there are many at a time: 2.5
+	// MiB/s with a round-trip time of 50 ms. A window belongs to a connection, so these requests have
+	// a connection of their own.
+	streamWindow = 128 << 10
 )
 
 // transports reach one version of a cluster. They are immutable, except for the connections of
 // their dialers.
 type transports struct {
-	requests, upgrades http.RoundTripper
-	dialers            []dialer.Dialer
-	http               []*http.Transport
+	requests, streams, upgrades http.RoundTripper
+	// dialers are one for requests and streams, and one for upgrades.
+	dialers []dialer.Dialer
+	http    []*http.Transport
 	// closeCredential, if set, ends the plugin that provides the credential.
 	closeCredential func()
 }
@@ -62,42 +67,77 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 			return t, err
 		}
 		t.dialers = append(t.dialers, d)
-		config, err := c.TLSConfig()
-		if err != nil {
-			return t, err
+		connect := func() (*connector, error) {
+			conn := &connector{cluster: c, dial: d.DialContext, timeout: dialTimeout, metrics: m, gate: gate, perRequest: purpose == dialer.ForUpgrades}
+			return conn, conn.authenticate(auth)
 		}
-		if auth.clientCertificate != nil {
-			config.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-				cert, err := auth.clientCertificate(info.Context())
-				if err == nil && cert == nil {
-					cert = &tls.Certificate{} // crypto/tls then sends no certificate
-				}
-				return cert, err
+		if purpose == dialer.ForUpgrades {
+			if t.upgrades, err = t.addUpgrades(connect, auth); err != nil {
+				return t, err
 			}
+			continue
 		}
-		conn := &connector{
-			cluster: c, dial: d.DialContext, tls: config, timeout: dialTimeout, metrics: m,
-			gate: gate, perRequest: purpose == dialer.ForUpgrades,
-		}
-		if auth.track != nil {
-			conn.dial = auth.track(d.DialContext)
-		}
-		plain, err := newHTTPTransport(conn, purpose)
-		if err != nil {
+		if t.requests, err = t.addHTTP2(connect, auth, receiveWindow); err != nil {
 			return t, err
 		}
-		t.http = append(t.http, plain)
-		if purpose == dialer.ForRequests {
-			t.requests = auth.wrap(&firstConnection{next: plain, open: &conn.open})
-		} else {
-			t.upgrades = auth.wrap(plain)
+		if t.streams, err = t.addHTTP2(connect, auth, streamWindow); err != nil {
+			return t, err
 		}
 	}
 	return t, nil
 }
 
-// newHTTPTransport returns a transport for the purpose. It sets the protocols in conn.tls.
-func newHTTPTransport(conn *connector, purpose dialer.Purpose) (*http.Transport, error) {
+// addUpgrades returns a RoundTripper that speaks HTTP/1.1.
+func (t *transports) addUpgrades(connect func() (*connector, error), auth authenticator) (http.RoundTripper, error) {
+	conn, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	plain := newHTTPTransport(conn)
+	// A refused upgrade leaves a usable connection, perhaps through an agent that is about to
+	// stop. Each upgrade dials anew instead, because the dialer knows which agents are.
+	plain.MaxIdleConnsPerHost = -1
+	t.http = append(t.http, plain)
+	return auth.wrap(plain), nil
+}
+
+// addHTTP2 returns a RoundTripper that speaks HTTP/2 if the cluster does, and accepts up to window
+// bytes of each answer before they are read.
+func (t *transports) addHTTP2(connect func() (*connector, error), auth authenticator, window int) (http.RoundTripper, error) {
+	conn, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	plain := newHTTPTransport(conn)
+	if err := enableHTTP2(plain, conn, window); err != nil {
+		return nil, err
+	}
+	t.http = append(t.http, plain)
+	return auth.wrap(&firstConnection{next: plain, open: &conn.open}), nil
+}
+
+// authenticate sets the connector's TLS configuration, and its part of the cluster's credential.
+func (c *connector) authenticate(auth authenticator) (err error) {
+	if c.tls, err = c.cluster.TLSConfig(); err != nil {
+		return err
+	}
+	if auth.clientCertificate != nil {
+		c.tls.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			cert, err := auth.clientCertificate(info.Context())
+			if err == nil && cert == nil {
+				cert = &tls.Certificate{} // crypto/tls then sends no certificate
+			}
+			return cert, err
+		}
+	}
+	if auth.track != nil {
+		c.dial = auth.track(c.dial)
+	}
+	return nil
+}
+
+// newHTTPTransport returns a transport for HTTP/1.1. It sets the protocols in conn.tls.
+func newHTTPTransport(conn *connector) *http.Transport {
 	t := &http.Transport{
 		DialTLSContext: conn.dialTLS,
 		// Compression is between the client and the cluster.
@@ -111,26 +151,25 @@ func newHTTPTransport(conn *connector, purpose dialer.Purpose) (*http.Transport,
 	}
 	t.Protocols.SetHTTP1(true)
 	conn.tls.NextProtos = []string{"http/1.1"}
-	if purpose == dialer.ForUpgrades {
-		// A refused upgrade leaves a usable connection, perhaps through an agent that is about to
-		// stop. Each upgrade dials anew instead, because the dialer knows which agents are.
-		t.MaxIdleConnsPerHost = -1
-		return t, nil
-	}
+	return t
+}
+
+// enableHTTP2 makes a transport prefer HTTP/2.
+func enableHTTP2(t *http.Transport, conn *connector, window int) error {
 	t.Protocols.SetHTTP2(true)
 	t.ForceAttemptHTTP2 = true
-	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: receiveWindow}
+	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: window}
 	t.MaxIdleConnsPerHost = 64 // for an endpoint that only speaks HTTP/1.1
 	// The HTTP/2 client of x/net, which client-go uses too. Unlike net/http's own (Go 1.26), it
 	// does not send a request again after a PROTOCOL_ERROR: that does not mean that the request was
 	// not processed, and a write must not be done twice.
 	h2, err := http2.ConfigureTransports(t) //nolint:staticcheck // deprecated in favor of net/http
 	if err != nil {
-		return nil, err
+		return err
 	}
 	h2.MaxHeaderListSize = maxResponseHeader //nolint:staticcheck // the same
 	conn.tls.NextProtos = []string{"h2", "http/1.1"}
-	return t, nil
+	return nil
 }
 
 // close closes all connections at once, including those in use.

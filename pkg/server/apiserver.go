@@ -22,6 +22,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	apisopenapi "github.com/oam-dev/cluster-gateway/pkg/apis/openapi"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
 )
 
@@ -35,13 +36,14 @@ func (s *Server) newAPIServer(clientCALoaded healthz.HealthChecker) error {
 	codecs := serializer.NewCodecFactory(scheme)
 	config := newGenericConfig(scheme, codecs)
 	config.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		return buildHandlerChain(registry.WithWriteRefusal(api, c.Serializer, s.config.Hub.SecretNamespace), s.proxy, c)
+		return buildHandlerChain(registry.WithWriteRefusal(api, c.Serializer, s.config.Hub.SecretNamespace), s.proxy, s.memory, c)
 	}
 	config.AddReadyzChecks(clientCALoaded)
 	s.addReadyzChecks(config)
 	if err := s.applyOptions(config); err != nil {
 		return err
 	}
+	config.Authentication.Authenticator = releasingAuthenticator{config.Authentication.Authenticator}
 	s.shutdown = &shutdown{grace: s.config.ShutdownGrace}
 	s.shutdown.prepare(&config.Config)
 	if s.generic, err = config.Complete().New("cluster-gateway", genericapiserver.NewEmptyDelegate()); err != nil {
@@ -71,8 +73,8 @@ func newGenericConfig(scheme *runtime.Scheme, codecs serializer.CodecFactory) *g
 	config.OpenAPIV3Config.Info.Title = "Cluster Gateway"
 	config.EffectiveVersion = compatibility.DefaultBuildEffectiveVersion()
 	config.LongRunningFunc = func(r *http.Request, info *request.RequestInfo) bool {
-		// pkg/proxy has its own limit for proxied requests, and its answer says more about what took too
-		// long.
+		// pkg/proxy has its own limit for proxied requests, and its answer says more about what
+		// took too long.
 		return isProxied(info) || genericfilters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString())(r, info)
 	}
 	// installPaths serves them together with the gateway's own.
@@ -80,12 +82,13 @@ func newGenericConfig(scheme *runtime.Scheme, codecs serializer.CodecFactory) *g
 	return config
 }
 
-// buildHandlerChain returns the handler of the endpoint: authentication, audit, authorization, and
-// then the proxy or the API.
-func buildHandlerChain(api, proxied http.Handler, c *genericapiserver.Config) http.Handler {
+// buildHandlerChain returns the handler of the endpoint: the limit before authentication,
+// authentication, audit, authorization, and then the proxy or the API.
+func buildHandlerChain(api, proxied http.Handler, budget *memory.Budget, c *genericapiserver.Config) http.Handler {
 	proxied = withThroughHub(proxied, c.Authentication.RequestHeaderConfig)
 	proxied = withUpgradeAuthorization(proxied, c.Authorization.Authorizer, c.Serializer)
-	return genericapiserver.DefaultBuildHandlerChain(withProxy(api, proxied), c)
+	chain := genericapiserver.DefaultBuildHandlerChain(withProxy(api, proxied), c)
+	return withUnauthenticatedLimit(chain, budget.Part(memory.Unauthenticated), c.Serializer)
 }
 
 func (s *Server) addReadyzChecks(config *genericapiserver.RecommendedConfig) {
@@ -117,15 +120,15 @@ func (s *Server) applyOptions(config *genericapiserver.RecommendedConfig) error 
 	if s.certificate != nil && config.SecureServing != nil {
 		config.SecureServing.Cert = s.certificate
 	}
-	// installPaths serves the profiles alone. With them, the generic server serves a path that raises
-	// the log level while running, above maxVerbosity.
+	// installPaths serves the profiles alone. With them, the generic server serves a path that
+	// raises the log level while running, above maxVerbosity.
 	config.EnableProfiling = false
 	return err
 }
 
 // installPaths adds what is not part of the API group.
 func (s *Server) installPaths() error {
-	handler, err := metricsHandler(s.certificateMetrics(), s.proxyMetrics.All(), s.healthMetrics.All())
+	handler, err := metricsHandler(append(s.certificateMetrics(), s.memory), s.proxyMetrics.All(), s.healthMetrics.All())
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ import (
 	"k8s.io/component-base/version"
 	"k8s.io/component-base/version/verflag"
 	"k8s.io/klog/v2"
+
+	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
 )
 
 const longHelp = `The gateway gives access to many clusters through one hub cluster.
@@ -65,6 +67,7 @@ func NewCommand(configure ...func(*Config)) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("%w\nRun 'gateway --help' for a list of the flags", err)
 			}
+			memory.CollectBefore(memory.ProcessLimit())
 			return s.Run(cmd.Context())
 		},
 	}

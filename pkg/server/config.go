@@ -22,8 +22,9 @@ type Config struct {
 	// Proxy and Health contain limits and times. New sets the parts that they need.
 	Proxy  proxy.Config
 	Health health.Config
-	// ShutdownGrace is how long watches, followed logs and upgraded connections can continue when the
-	// gateway stops.
+	// MemoryBudget is the memory that clients and clusters can make the gateway hold, in bytes.
+	MemoryBudget int64
+	// ShutdownGrace is how long long-running requests can continue when the gateway stops.
 	ShutdownGrace time.Duration
 	// LeaderElect is whether the replicas elect a leader. Without it, this process is the only
 	// replica.
@@ -45,7 +46,7 @@ func (o *Options) Config() (*Config, error) {
 		return nil, utilerrors.NewAggregate(errs)
 	}
 	c := &Config{
-		Proxy: o.Proxy.config(), ShutdownGrace: o.Proxy.ShutdownGrace,
+		Proxy: o.Proxy.config(), MemoryBudget: o.Memory.config(), ShutdownGrace: o.Proxy.ShutdownGrace,
 		Health: o.Health.config(), LeaderElect: o.Health.LeaderElect,
 		Generic: o.Generic.clone(),
 	}

@@ -16,6 +16,7 @@ type Options struct {
 	Hub                *HubOptions
 	Tunnel             *TunnelOptions
 	Proxy              *ProxyOptions
+	Memory             *MemoryOptions
 	Health             *HealthOptions
 	ServingCertificate *ServingCertificateOptions
 	Generic            *GenericOptions
@@ -28,6 +29,7 @@ func NewOptions() *Options {
 		Hub:                NewHubOptions(),
 		Tunnel:             NewTunnelOptions(),
 		Proxy:              NewProxyOptions(),
+		Memory:             NewMemoryOptions(),
 		Health:             NewHealthOptions(),
 		ServingCertificate: NewServingCertificateOptions(),
 		Generic:            NewGenericOptions(),
@@ -41,6 +43,7 @@ func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	o.Hub.AddFlags(groups.FlagSet("hub"))
 	o.Tunnel.AddFlags(groups.FlagSet("tunnel"))
 	o.Proxy.AddFlags(groups.FlagSet("proxy"))
+	o.Memory.AddFlags(groups.FlagSet("memory"))
 	o.Health.AddFlags(groups.FlagSet("health"))
 	o.ServingCertificate.AddFlags(groups.FlagSet("serving"))
 	o.Generic.AddFlags(&groups)
@@ -63,6 +66,7 @@ func (o *Options) Validate() []error {
 	errs = append(errs, o.Hub.Validate()...)
 	errs = append(errs, o.Tunnel.Validate()...)
 	errs = append(errs, o.Proxy.Validate()...)
+	errs = append(errs, o.Memory.Validate()...)
 	errs = append(errs, o.Health.Validate()...)
 	errs = append(errs, o.ServingCertificate.Validate()...)
 	errs = append(errs, o.Generic.Validate()...)

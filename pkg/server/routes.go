@@ -39,14 +39,16 @@ func (noTunnel) run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (noTunnel) close() {}
 
 // newTunnelRoute returns the route of the mode. embedded is the same route if the mode is embedded,
-// and nil otherwise.
-func newTunnelRoute(ctx context.Context, c TunnelConfig, hub HubConfig) (route tunnelRoute, embedded *embeddedTunnel, err error) {
+// and nil otherwise. Connections take their buffers from m.
+func newTunnelRoute(ctx context.Context, c TunnelConfig, hub HubConfig, m dialer.Memory) (route tunnelRoute, embedded *embeddedTunnel, err error) {
 	switch c.Mode {
 	case cluster.TunnelEmbedded:
-		embedded, err = newEmbeddedTunnel(c.Embedded, hub)
+		embedded, err = newEmbeddedTunnel(c.Embedded, hub, m)
 		return embedded, embedded, err
 	case cluster.TunnelExternal:
-		servers, err := dialer.NewKonnectivity(ctx, *c.External)
+		external := *c.External
+		external.Memory = m
+		servers, err := dialer.NewKonnectivity(ctx, external)
 		return &externalTunnel{servers}, nil, err
 	default:
 		return noTunnel{}, nil, nil

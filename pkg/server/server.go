@@ -16,6 +16,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
 )
@@ -24,6 +25,7 @@ import (
 // each depends on earlier ones only. What goes the other way is a subscription, see subscribe.
 type Server struct {
 	config   *completedConfig
+	memory   *memory.Budget
 	clusters *registry.Store
 	tunnel   tunnelRoute
 	// embedded is the same as tunnel if the tunnel server is embedded, and nil otherwise.
@@ -50,14 +52,14 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	// The generic options are changed when they are applied.
 	config := &completedConfig{c.Config}
 	config.Generic = c.Generic.clone()
-	s := &Server{config: config, proxyMetrics: proxy.NewMetrics(), healthMetrics: health.NewMetrics()}
+	s := &Server{config: config, memory: memory.NewBudget(c.MemoryBudget), proxyMetrics: proxy.NewMetrics(), healthMetrics: health.NewMetrics()}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
 	s.clusters = registry.NewStore(c.Hub.Client, c.Hub.SecretNamespace, c.Parse)
-	if s.tunnel, s.embedded, err = newTunnelRoute(ctx, c.Tunnel, c.Hub); err != nil {
+	if s.tunnel, s.embedded, err = newTunnelRoute(ctx, c.Tunnel, c.Hub, s.memory.Part(memory.Tunnels)); err != nil {
 		s.tunnel = nil
 		return nil, err
 	}
@@ -90,6 +92,7 @@ func (s *Server) close() {
 
 func (s *Server) newProxy() *proxy.Handler {
 	config := s.config.Proxy
+	config.Memory = s.memory
 	config.Clusters, config.Dialers, config.Metrics = s.clusters, dialers{s.tunnel}.dialer, s.proxyMetrics
 	config.Logger = klog.Background().WithName("proxy")
 	return proxy.NewHandler(config)
@@ -197,7 +200,7 @@ func (s *Server) Run(ctx context.Context) error {
 	// If a part fails, the API server stops, too.
 	defer context.AfterFunc(partsCtx, stopServing)()
 	klog.InfoS("Starting the gateway", "address", s.Address(), "tunnelMode", s.config.Tunnel.Mode, "tunnelAddress", s.TunnelAddress(),
-		"secretNamespace", s.config.Hub.SecretNamespace)
+		"secretNamespace", s.config.Hub.SecretNamespace, "memoryBudget", s.config.MemoryBudget)
 	return group.Wait()
 }
 

@@ -62,7 +62,7 @@ func startAPIServer(t *testing.T, proxied http.HandlerFunc, backend audit.Backen
 	}
 	config := newGenericConfig(scheme, serializer.NewCodecFactory(scheme))
 	config.BuildHandlerChainFunc = func(api http.Handler, c *genericapiserver.Config) http.Handler {
-		return buildHandlerChain(api, proxied, c)
+		return buildHandlerChain(api, proxied, nil, c)
 	}
 	if err := o.listen(&config.Config); err != nil {
 		t.Fatal(err)

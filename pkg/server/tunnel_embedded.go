@@ -85,7 +85,7 @@ type embeddedTunnel struct {
 var _ tunnelRoute = (*embeddedTunnel)(nil)
 
 // newEmbeddedTunnel listens for agents. run accepts them.
-func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig) (*embeddedTunnel, error) {
+func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig, m dialer.Memory) (*embeddedTunnel, error) {
 	var certificates tunnelCertificates = c.files
 	if c.files == nil {
 		certificates = newKeeperCertificates(c, hub)
@@ -95,7 +95,7 @@ func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig) (*embeddedTunnel,
 		return nil, fmt.Errorf("cannot listen on --tunnel-bind-address %s, --tunnel-port %d: %w", c.BindAddress, c.Port, err)
 	}
 	server := tunnel.New(tunnel.Config{
-		ServerID: uuid.NewString(), ServerCount: c.ServerCount, TLS: certificates.tlsConfig(), ReceiveBuffer: c.ReceiveBuffer,
+		ServerID: uuid.NewString(), ServerCount: c.ServerCount, TLS: certificates.tlsConfig(), ReceiveBuffer: c.ReceiveBuffer, Memory: m,
 		MaxStreams: c.MaxAgents * int(dialer.Purposes), Enroller: newEnroller(hub), Logger: klog.Background().WithName("tunnel"),
 	})
 	certificates.onTrustChange(server.Reverify)

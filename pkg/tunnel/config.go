@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
 const (
@@ -62,6 +64,9 @@ type Config struct {
 	// ReceiveBuffer is how many bytes each connection buffers; all connections of a cluster buffer at
 	// most four times as many. 0 means dialer.DefaultReceiveBuffer.
 	ReceiveBuffer int
+	// Memory is what all connections take their buffers from, beyond dialer.MinReceiveBuffer for each.
+	// nil means no limit other than ReceiveBuffer.
+	Memory dialer.Memory
 	// MaxStreams bounds the streams of one cluster's agents. Each agent has two. There may be twice as
 	// many connections, with or without a stream. A leaked certificate, or an agent that restarts
 	// again and again, must not use up the gateway's memory. 0 means DefaultMaxStreams.

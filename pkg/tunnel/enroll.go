@@ -108,7 +108,7 @@ func (e *enrollment) pause(ctx context.Context) {
 }
 
 func (s *Server) newEnrollment(peer *peerIdentity, stream agent.AgentService_ConnectServer) *enrollment {
-	e := &enrollment{server: s, budget: s.budgets.Separate()}
+	e := &enrollment{server: s, budget: s.budgets.Separate(peer.cluster)}
 	e.session = newSession(&s.cfg, peer, claimedID(stream.Context()), dialer.ForRequests, packets{stream},
 		s.cfg.Logger.WithValues("invitation", peer.cluster))
 	e.start = sync.OnceValue(func() error {

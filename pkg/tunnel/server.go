@@ -57,7 +57,7 @@ type Server struct {
 func New(cfg Config) *Server {
 	cfg = cfg.withDefaults()
 	return &Server{
-		cfg: cfg, started: time.Now(), budgets: dialer.NewBudgets(cfg.ReceiveBuffer),
+		cfg: cfg, started: time.Now(), budgets: dialer.NewBudgets(cfg.ReceiveBuffer, cfg.Memory),
 		connections: connections{limit: 2 * cfg.MaxStreams},
 		clusters:    map[string]*clusterAgents{}, enrolling: map[string]*enrollment{}, reported: map[string]int{},
 	}

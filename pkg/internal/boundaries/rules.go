@@ -15,6 +15,7 @@ const (
 	dialer       = "pkg/dialer"
 	events       = "pkg/internal/events"
 	execplugin   = "pkg/execplugin"
+	memory       = "pkg/internal/memory"
 	pki          = "pkg/pki"
 	proxy        = "pkg/proxy"
 	registration = "pkg/registration"
@@ -43,16 +44,17 @@ func MayImport() map[string][]string {
 		dialer:                    {},
 		"pkg/dialer/dialertest":   {dialer},
 		registry:                  {apis, cluster},
-		proxy:                     {apis, cluster, dialer, execplugin, untrusted},
+		proxy:                     {apis, cluster, dialer, execplugin, memory, untrusted},
 		"pkg/health":              {apis, cluster, dialer, events, pki, proxy, untrusted},
 		tunnel:                    {apis, dialer},
 		registration:              {apis, cluster, pki, "manifests"},
 		"pkg/rotation":            {apis, cluster, pki, registration},
 		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
 		"pkg/bootstrap":           {apis, client, cluster, pki, registration, untrusted},
-		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", pki, proxy, registry, "pkg/rotation", tunnel, untrusted},
+		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", memory, pki, proxy, registry, "pkg/rotation", tunnel, untrusted},
 		"pkg/internal/boundaries": {},
 		events:                    {apis, untrusted},
+		memory:                    {},
 		untrusted:                 {},
 	}
 }
