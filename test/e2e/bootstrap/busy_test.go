@@ -109,7 +109,7 @@ func TestUnregisterBusy(t *testing.T) {
 	})
 	_, said = must(ctx, t, "unregister", "near-1", "--kubeconfig", first)
 	if !strings.Contains(said, "does not answer; retrying for") || !strings.Contains(said, "namespace "+agentNamespace+" deleted") {
-		t.Errorf("it says\n%s", said)
+		t.Errorf("it printed\n%s", said)
 	}
 }
 

@@ -122,7 +122,7 @@ func TestDoctor(t *testing.T) {
 			ca := shared.gateway.TunnelCA()
 			if name == "CA" {
 				var err error
-				if ca, err = lab.NewCA("foreign"); err != nil {
+				if ca, err = lab.NewCA("unknown"); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -133,9 +133,9 @@ func TestDoctor(t *testing.T) {
 			if _, _, err := pair.WriteFiles(dir, "tls"); err != nil {
 				t.Fatal(err)
 			}
-			foreign := startProcess(ctx, t, dir, "foreign-"+name)
+			unknown := startProcess(ctx, t, dir, "unknown-"+name)
 			expect(ctx, t, bootstrap.StageCertificate, "--out-dir", dir)
-			if err := foreign.Kill(); err != nil {
+			if err := unknown.Kill(); err != nil {
 				t.Fatal(err)
 			}
 		}

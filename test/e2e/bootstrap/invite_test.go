@@ -114,7 +114,7 @@ func TestInvite(t *testing.T) {
 	}
 	out, _ := must(ctx, t, "list")
 	if !strings.Contains(out, "edge-1") || strings.Contains(out, "INVITATION") {
-		t.Errorf("list says\n%s", out)
+		t.Errorf("list printed\n%s", out)
 	}
 	must(ctx, t, "doctor", "edge-1")
 
@@ -178,13 +178,13 @@ func TestInvitationShown(t *testing.T) {
 	ctx := begin(t)
 	must(ctx, t, "invite", "near-1")
 	if out, _ := must(ctx, t, "status", "near-1"); !strings.Contains(out, "open, expires in") {
-		t.Errorf("status says\n%s", out)
+		t.Errorf("status printed\n%s", out)
 	}
 	if out, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "near-1"); err == nil || !strings.Contains(out, "is invited, but it is not registered yet") {
 		t.Errorf("doctor: %v\n%s", err, out)
 	}
 	if out, _ := must(ctx, t, "list"); !strings.Contains(out, "INVITATION") || !strings.Contains(out, "near-1") {
-		t.Errorf("list says\n%s", out)
+		t.Errorf("list printed\n%s", out)
 	}
 	must(ctx, t, "invite", "near-1", "--revoke")
 	if _, _, err := invoke(ctx, bootstrap.Config{}, "status", "near-1"); err == nil || !strings.Contains(err.Error(), "not registered") {
@@ -211,14 +211,14 @@ func TestInviteOfRegistered(t *testing.T) {
 	labtest.Within(t, labtest.Timeout, "the refusal in the agent's log", func() error {
 		log, err := os.ReadFile(agent.LogFile())
 		if err == nil && !strings.Contains(string(log), strings.ReplaceAll(refusal, `"`, `\"`)) && !strings.Contains(string(log), refusal) {
-			err = fmt.Errorf("it says\n%s", log)
+			err = fmt.Errorf("it printed\n%s", log)
 		}
 		return err
 	})
 	labtest.Within(t, labtest.Timeout, "the refusal on the hub", func() error {
 		out, said, err := invoke(ctx, bootstrap.Config{}, "status", "second")
 		if err != nil || refusals(ctx, t, "second") == before || !strings.Contains(out, refusal) || !strings.Contains(out, "last refusal: ") {
-			return fmt.Errorf("%w: %d Events, and status says\n%s%s", err, refusals(ctx, t, "second")-before, out, said)
+			return fmt.Errorf("%w: %d Events, and status printed\n%s%s", err, refusals(ctx, t, "second")-before, out, said)
 		}
 		return nil
 	})

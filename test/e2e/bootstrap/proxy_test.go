@@ -143,6 +143,6 @@ func sameValues(ctx context.Context, t *testing.T, proxy *connectProxy) {
 	t.Helper()
 	_, said := must(ctx, t, edgeArgs("--tunnel-address", proxy.target, "--dry-run")...)
 	if strings.Contains(said, "would be") || !strings.Contains(said, "agent's values of the earlier registration are kept") {
-		t.Errorf("without --agent-values, a dry run says\n%s", said)
+		t.Errorf("without --agent-values, a dry run printed\n%s", said)
 	}
 }

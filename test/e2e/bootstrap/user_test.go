@@ -41,7 +41,7 @@ func TestUser(t *testing.T) {
 	}
 	out, said := must(ctx, t, "status", "near-1", "--kubeconfig", user)
 	if !strings.Contains(out, "yes, v1.") || !strings.Contains(said, `cannot get resource "clustergateways"`) {
-		t.Errorf("status says\n%s%s", out, said)
+		t.Errorf("status printed\n%s%s", out, said)
 	}
 	for _, args := range [][]string{{"status", "near-1", "-o", "yaml"}, {"status", "near-2"}} {
 		if _, _, err := invoke(ctx, bootstrap.Config{}, append(args, "--kubeconfig", user)...); err == nil || !strings.Contains(err.Error(), `cannot get resource "clustergateways"`) {
@@ -65,10 +65,10 @@ func TestUser(t *testing.T) {
 	}
 
 	if out, _ := must(ctx, t, "list", "--kubeconfig", viewer); !strings.Contains(out, "near-1") {
-		t.Errorf("list says\n%s", out)
+		t.Errorf("list printed\n%s", out)
 	}
 	if out, _ := must(ctx, t, "status", "near-1", "--kubeconfig", viewer); !strings.Contains(out, "direct") || !strings.Contains(out, "yes, v1.") {
-		t.Errorf("status says\n%s", out)
+		t.Errorf("status printed\n%s", out)
 	}
 	must(ctx, t, "doctor", "near-1", "--kubeconfig", viewer)
 }

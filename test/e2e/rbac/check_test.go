@@ -78,7 +78,7 @@ func TestCheck(t *testing.T) {
 		{"a superfluous name", recorded, func(g []Grant) { g[0].Rules[1].ResourceNames = []string{"gateway", "other"} }, "not needed: RoleBinding system/gateway: update leases.coordination.k8s.io other"},
 		{"a superfluous resource", recorded, func(g []Grant) { g[0].Rules[2].Resources = []string{"serviceaccounts/token", "pods"} }, "not needed: RoleBinding system/gateway: create pods gateway"},
 		{"a superfluous group", recorded, func(g []Grant) { g[0].Rules[1].APIGroups = []string{"coordination.k8s.io", "apps"} }, "not needed: RoleBinding system/gateway: update leases.apps gateway"},
-		{"said twice", recorded, func(g []Grant) { g[1].Rules = append(g[1].Rules, g[0].Rules[1]) }, "not needed: RoleBinding system/gateway: update leases.coordination.k8s.io gateway"},
+		{"a duplicate rule", recorded, func(g []Grant) { g[1].Rules = append(g[1].Rules, g[0].Rules[1]) }, "not needed: RoleBinding system/gateway: update leases.coordination.k8s.io gateway"},
 		{"no permission to create what is applied", recorded, func(g []Grant) { g[0].Rules[3].Verbs = []string{"patch"} }, "allowed by none of these rules: create configmaps agent in namespace system"},
 		{"a patch that was refused later", recorded + refusedLater, func([]Grant) {}, "denied: patch secrets ca in namespace system"},
 		// A permission to create cannot be limited to names: the name is not known when it is checked.

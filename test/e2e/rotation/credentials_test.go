@@ -205,7 +205,7 @@ func TestAgentCertificate(t *testing.T) {
 			return fmt.Errorf("%+v, and before %+v:\n%s", after, before, said)
 		}
 		if regexp.MustCompile(`\b(created|changed|issued)\b`).MatchString(said) {
-			return fmt.Errorf("it says\n%s", said)
+			return fmt.Errorf("it printed\n%s", said)
 		}
 		return nil
 	})
