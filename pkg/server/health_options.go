@@ -38,7 +38,7 @@ func (o *HealthOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.LeaderElect, "leader-elect", o.LeaderElect,
 		"Elect one replica, with a Lease in --secret-namespace, that probes the clusters and renews certificates and credentials. Disable this only if there is one replica.")
 	fs.DurationVar(&o.ProbeInterval, "health-probe-interval", o.ProbeInterval,
-		"Time between two probes of a cluster. After a failure the next probe comes sooner, after many failures later, and when an agent connects or disconnects immediately.")
+		"Time between two probes of a cluster. The time is shorter after a failure and longer after many failures. When an agent connects or disconnects, a probe starts immediately.")
 	fs.DurationVar(&o.ProbeTimeout, "health-probe-timeout", o.ProbeTimeout, "Maximum duration of a probe.")
 	fs.IntVar(&o.Concurrency, "health-probe-concurrency", o.Concurrency, "Maximum number of clusters that are probed at the same time.")
 	fs.DurationVar(&o.OverrideDuration, "health-override-duration", o.OverrideDuration,

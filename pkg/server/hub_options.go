@@ -51,7 +51,7 @@ func (o *HubOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.ExecCredentialPlugins, "exec-credential-plugins", o.ExecCredentialPlugins,
 		"YAML file that defines the exec credential plugins that Secrets of clusters can select by name. The gateway reads it once, when it starts.")
 	fs.StringVar(&o.ExecCredentialDir, "exec-credential-dir", o.ExecCredentialDir,
-		"Directory of programs that Secrets of clusters can run as exec credential plugins, with arguments of their choice. Use --exec-credential-plugins instead if not everybody who can write such a Secret may choose the arguments.")
+		"Directory of programs that Secrets of clusters can run as exec credential plugins, with arguments of their choice. Use --exec-credential-plugins instead if users who can write such a Secret must not choose the arguments.")
 	fs.StringArrayVar(&o.ExecCredentialEnv, "exec-credential-env", o.ExecCredentialEnv,
 		"Name of an environment variable of the gateway that programs in --exec-credential-dir inherit. Can be repeated. They inherit no other variables, not even PATH or HOME.")
 }

@@ -80,7 +80,7 @@ func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.ClientCAFile, "tunnel-client-ca-file", o.ClientCAFile,
 		"File with the CA bundle that verifies the certificates of agents, in PEM. The common name of an agent's certificate is the name of its cluster. The gateway reloads the file when it changes.")
 	fs.StringArrayVar(&o.AdvertiseAddresses, "tunnel-advertise-address", o.AdvertiseAddresses,
-		"Address where agents reach the embedded tunnel server, as host:port. Can be repeated, also with a host alone. The serving certificate that the gateway creates is valid for all of them. The agents of newly registered clusters connect to the first one.")
+		"Address where agents reach the embedded tunnel server, as host:port. Can be repeated; further values can also be a host without a port. The serving certificate that the gateway creates is valid for all of them. The agents of newly registered clusters connect to the first one.")
 	fs.DurationVar(&o.CALifetime, "tunnel-ca-lifetime", o.CALifetime,
 		"Lifetime of the CA that the gateway creates for the tunnel. The gateway replaces it after 80 % of this time. 0 means 10 years.")
 	fs.DurationVar(&o.ServingLifetime, "tunnel-cert-lifetime", o.ServingLifetime,
