@@ -117,7 +117,56 @@ func TestRegisterWithoutReviews(t *testing.T) {
 // that accepts only credentials of its own. The gateway could not use it, so nothing is registered,
 // and what was applied to the cluster is removed.
 func TestRegisterAtManagementServer(t *testing.T) {
-	ctx := site.Begin(t)
+	refuseToken := func(w http.ResponseWriter) { refuse(w, http.StatusUnauthorized, metav1.StatusReasonUnauthorized) }
+	showLogin := func(w http.ResponseWriter) { _, _ = w.Write([]byte("<html>Who are you?</html>")) } // the client notices
+	for name, answer := range map[string]func(w http.ResponseWriter){"401": refuseToken, "login page": showLogin} {
+		t.Run(name, func(t *testing.T) {
+			ctx := site.Begin(t)
+			args := managed(t, answer)
+			hub, near := labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Near)
+			_, _, err := site.Run(ctx, bootstrap.Config{}, args...)
+			if err == nil || !strings.Contains(err.Error(), "not a token of the cluster's ServiceAccounts") || !strings.Contains(err.Error(), "--route=tunnel") {
+				t.Fatalf("it says %v", err)
+			}
+			labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
+			for name := range labtest.Objects(ctx, t, site.Near) {
+				// The cluster deletes the objects that the namespace owns; here, nothing collects them.
+				if _, before := near[name]; !before && !strings.Contains(name, "cluster-gateway-agent:") {
+					t.Errorf("%s is left in the cluster", name)
+				}
+			}
+		})
+	}
+	t.Run("registered already", func(t *testing.T) {
+		ctx := site.Begin(t)
+		site.Must(ctx, t, site.RegisterNear()...)
+		hub, near := labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Near)
+		if _, _, err := site.Run(ctx, bootstrap.Config{}, managed(t, refuseToken)...); err == nil || !strings.Contains(err.Error(), "The hub was not changed") {
+			t.Errorf("it says %v", err)
+		}
+		labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
+		labtest.SameNames(t, "the cluster", near, labtest.Objects(ctx, t, site.Near))
+	})
+	t.Run("busy", func(t *testing.T) {
+		ctx := site.Begin(t)
+		hub := labtest.Objects(ctx, t, site.Hub)
+		_, _, err := site.Run(ctx, bootstrap.Config{}, managed(t, func(w http.ResponseWriter) {
+			refuse(w, http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable)
+		})...)
+		if err == nil || strings.Contains(err.Error(), "--route=tunnel") {
+			t.Errorf("it says %v", err)
+		}
+		labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
+		if _, err := site.Near.Client().CoreV1().Namespaces().Get(ctx, bootstraptest.AgentNamespace, metav1.GetOptions{}); err != nil {
+			t.Errorf("what was applied is gone, although the token may be good: %v", err)
+		}
+	})
+}
+
+// managed returns the arguments that register Near with the kubeconfig of a server in front of it.
+// answer answers requests with a token of the gateway.
+func managed(t *testing.T, answer func(w http.ResponseWriter)) []string {
+	t.Helper()
 	server, ca := front(t, func(w http.ResponseWriter, r *http.Request) bool {
 		token := strings.Split(r.Header.Get("Authorization"), ".")
 		if len(token) != 3 {
@@ -127,32 +176,9 @@ func TestRegisterAtManagementServer(t *testing.T) {
 		if err != nil || !bytes.Contains(claims, []byte(bootstraptest.AgentNamespace)) {
 			return false
 		}
-		refuse(w, http.StatusUnauthorized, metav1.StatusReasonUnauthorized)
+		answer(w)
 		return true
 	})
 	kubeconfig := bootstraptest.Kubeconfig(t, site.Hub, server.URL, ca, administrator(t, site.Near))
-	hub, near := labtest.Objects(ctx, t, site.Hub), labtest.Objects(ctx, t, site.Near)
-	args := []string{"register", "near-1", "--cluster-kubeconfig", kubeconfig, "--route", "direct", "--wait", "0", "--endpoint"}
-
-	_, _, err := site.Run(ctx, bootstrap.Config{}, append(args, server.URL)...)
-	if err == nil || !strings.Contains(err.Error(), "not a token of the cluster's ServiceAccounts") || !strings.Contains(err.Error(), "--route=tunnel") {
-		t.Fatalf("it says %v", err)
-	}
-	labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
-	for name := range labtest.Objects(ctx, t, site.Near) {
-		// The cluster deletes the objects that the namespace owns; here, nothing collects them.
-		if _, before := near[name]; !before && !strings.Contains(name, "cluster-gateway-agent:") {
-			t.Errorf("%s is left in the cluster", name)
-		}
-	}
-
-	site.Must(ctx, t, site.RegisterNear()...)
-	// A registration that works is not undone by an attempt that does not.
-	near = labtest.Objects(ctx, t, site.Near)
-	hub = labtest.Objects(ctx, t, site.Hub)
-	if _, _, err := site.Run(ctx, bootstrap.Config{}, append(args, server.URL)...); err == nil || !strings.Contains(err.Error(), "The hub was not changed") {
-		t.Errorf("registered again: %v", err)
-	}
-	labtest.Same(t, "the hub, registered again", hub, labtest.Objects(ctx, t, site.Hub))
-	labtest.SameNames(t, "the cluster, registered again", near, labtest.Objects(ctx, t, site.Near))
+	return []string{"register", "near-1", "--cluster-kubeconfig", kubeconfig, "--route", "direct", "--endpoint", server.URL, "--wait", "0"}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -46,11 +47,18 @@ func (r *registerRun) tryToken(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return nil
-	case apierrors.IsUnauthorized(err):
-		err = fmt.Errorf("the server at %s accepts the credential in --cluster-kubeconfig, but not a token of the cluster's ServiceAccounts (401), "+
-			"so it is not the cluster's API server itself. Use a kubeconfig of the API server, or --route=tunnel", server.URL)
+	case mayPass(err):
+		return r.cluster.explain(err)
 	}
-	return r.undo(ctx, err)
+	return r.undo(ctx, fmt.Errorf("the server at %s accepts the credential in --cluster-kubeconfig, but not a token of the cluster's ServiceAccounts (%w), "+
+		"so it is not the cluster's API server itself. Use a kubeconfig of the API server, or --route=tunnel", server.URL, err))
+}
+
+// mayPass is whether a failure says nothing about the token: the server did not answer, or is busy.
+func mayPass(err error) bool {
+	var network *url.Error
+	return errors.As(err, &network) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
+		apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) || apierrors.IsServerTimeout(err) || apierrors.IsTimeout(err) || apierrors.IsInternalError(err)
 }
 
 // errOtherAccount means that a token is not that of the account that it was requested for.
