@@ -56,6 +56,7 @@ func (e *examination) podAdvice(ctx context.Context) string {
 	for i := range pods.Items {
 		lines = append(lines, "  "+podText(&pods.Items[i]))
 	}
+	lines = append(lines, "For another image registry, an HTTP proxy or another place to run: agent-bootstrap register "+e.name+" --cluster-kubeconfig FILE --agent-values FILE")
 	return strings.Join(lines, "\n")
 }
 
