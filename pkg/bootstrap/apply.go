@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
@@ -79,32 +81,46 @@ func (r *registerRun) tryAgentValues(ctx context.Context) error {
 // stepText describes what a step did in the cluster.
 func (r *registerRun) stepText(name registration.StepName, result registration.Result) string {
 	outcome := outcomeText(result.Outcomes, r.o.dryRun)
-	var removed []string
-	for _, o := range result.Removed {
-		removed = append(removed, o.GetKind()+" "+o.GetName())
-	}
 	switch name {
 	case registration.StepNamespace:
 		return registration.AgentNamespace + ": " + outcome
 	case registration.StepAccount:
-		return registration.AgentNamespace + "/" + registration.GatewayAccount + ": " + outcome
+		return accountText(result, r.o.dryRun)
 	case registration.StepAccess:
 		access := registration.AccessOf(r.o.access)
 		text := fmt.Sprintf("%s (ClusterRole %s): %s", access.Name, access.Role, outcome)
-		if len(removed) > 0 {
-			text += fmt.Sprintf("; previous access %s: %s", r.pastTense("removed"), strings.Join(removed, ", "))
+		if len(result.Removed) > 0 {
+			text += fmt.Sprintf("; previous access %s: %s", pastTense("removed", r.o.dryRun), objectNames(result.Removed))
 		}
 		return text
 	case registration.StepPrevious:
-		return fmt.Sprintf("the previous agent is not needed any more; %s: %s", r.pastTense("removed"), strings.Join(removed, ", "))
+		return fmt.Sprintf("the previous agent is not needed any more; %s: %s", pastTense("removed", r.o.dryRun), objectNames(result.Removed))
 	default:
 		return fmt.Sprintf("Deployment %s/%s and what it needs: %s", registration.AgentNamespace, registration.AgentName, outcome)
 	}
 }
 
+// accountText describes what was done to the gateway's accounts.
+func accountText(result registration.Result, dryRun bool) string {
+	text := fmt.Sprintf("%s and %s in %s: %s", registration.GatewayAccount, registration.MaintenanceAccount, registration.AgentNamespace, outcomeText(result.Outcomes, dryRun))
+	if len(result.Removed) > 0 {
+		text += fmt.Sprintf("; rights that users must not have, %s: %s", pastTense("removed", dryRun), objectNames(result.Removed))
+	}
+	return text
+}
+
+// objectNames lists objects.
+func objectNames(objects []*unstructured.Unstructured) string {
+	var names []string
+	for _, o := range objects {
+		names = append(names, o.GetKind()+" "+o.GetName())
+	}
+	return strings.Join(names, ", ")
+}
+
 // pastTense is what was done, or would be in a dry run.
-func (r *registerRun) pastTense(verb string) string {
-	if r.o.dryRun {
+func pastTense(verb string, dryRun bool) string {
+	if dryRun {
 		return "would be " + verb
 	}
 	return verb
@@ -132,11 +148,18 @@ func outcomeText(count map[registration.Outcome]int, dryRun bool) string {
 // applySecret makes the cluster known to the gateway.
 func (r *registerRun) applySecret(ctx context.Context) error {
 	if r.plan.NewToken && !r.o.dryRun {
-		token, err := r.cluster.requestToken(ctx, r.o.tokenLifetime)
+		token, err := r.cluster.requestToken(ctx, registration.GatewayAccount, r.o.tokenLifetime)
 		if err != nil {
 			return err
 		}
 		r.plan.SetToken(token)
+	}
+	if r.plan.NewMaintenanceToken && !r.o.dryRun {
+		token, err := r.cluster.requestToken(ctx, registration.MaintenanceAccount, r.o.tokenLifetime)
+		if err != nil {
+			return err
+		}
+		r.plan.SetMaintenanceToken(token)
 	}
 	if err := r.tryToken(ctx); err != nil {
 		return err
@@ -155,7 +178,7 @@ func (r *registerRun) applySecret(ctx context.Context) error {
 	}
 	text := outcomeText(map[registration.Outcome]int{outcome: 1}, r.o.dryRun)
 	if len(removed) > 0 {
-		text += "; previous keys " + r.pastTense("removed") + ": " + strings.Join(removed, ", ") + r.keepAdvice(removed)
+		text += "; previous keys " + pastTense("removed", r.o.dryRun) + ": " + strings.Join(removed, ", ") + r.keepAdvice(removed)
 	}
 	return r.step(ctx, "secret", "%s/%s on the hub: %s", secret.Namespace, secret.Name, text)
 }
@@ -175,11 +198,11 @@ func (r *registerRun) keepAdvice(removed []string) string {
 	return " (to keep a value, set " + strings.Join(flags, " and ") + ")"
 }
 
-// requestToken requests a token of the gateway's account.
-func (c *clusterClient) requestToken(ctx context.Context, lifetime time.Duration) (string, error) {
-	token, err := registration.RequestToken(ctx, c.kube, lifetime)
+// requestToken requests a token of one of the gateway's accounts.
+func (c *clusterClient) requestToken(ctx context.Context, account string, lifetime time.Duration) (string, error) {
+	token, err := registration.RequestToken(ctx, c.kube, account, lifetime)
 	if err != nil {
-		return "", fmt.Errorf("request a token of ServiceAccount %s/%s: %w", registration.AgentNamespace, registration.GatewayAccount, c.explain(err))
+		return "", fmt.Errorf("request a token of ServiceAccount %s/%s: %w", registration.AgentNamespace, account, c.explain(err))
 	}
 	return token, nil
 }

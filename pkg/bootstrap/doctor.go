@@ -81,8 +81,8 @@ type examination struct {
 	name string
 
 	hub *clusterClient
-	// direct is the managed cluster as --cluster-kubeconfig reaches it. It is nil without that flag,
-	// and if the cluster does not answer; directErr says why.
+	// direct is the managed cluster as --cluster-kubeconfig reaches it. It is nil without that
+	// flag, and if the cluster does not answer; directErr says why.
 	direct    *clusterClient
 	directErr error
 	// gateway is the ClusterGateway. If the caller may not read it, it has only a name.

@@ -49,8 +49,8 @@ func (e *examination) checkPath(ctx context.Context) (reached bool) {
 func (e *examination) pathFailed(err error) {
 	switch {
 	case apierrors.IsForbidden(err):
-		// By the cluster, since checkHub found the right on the hub. In Kubernetes, every account may
-		// read the version.
+		// By the cluster, since checkHub found the right on the hub. In Kubernetes, every account
+		// may read the version.
 		e.passed(StageCredential)
 		e.broken(StageRBAC, err.Error(), e.accessAdvice())
 	case apierrors.IsNotFound(err) && e.route() == "":

@@ -19,7 +19,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// Bounds of --ttl: an invitation has to be carried to the cluster, but should not lie around for long.
+// Bounds of --ttl: an invitation has to be carried to the cluster, but should not lie around for
+// long.
 const (
 	minTTL = time.Minute
 	maxTTL = 30 * 24 * time.Hour
@@ -214,15 +215,15 @@ func (r *inviteRun) invite(ctx context.Context, values registration.AgentValues)
 	return plan.HandOver, nil
 }
 
-// Further files of an agent that enrolls its cluster. Their content comes from the cluster; the user of
-// invite is told how to write them.
+// Further files of an agent that enrolls its cluster. Their content comes from the cluster; the
+// user of invite is told how to write them.
 const (
 	fileToken = "token"
 	fileChain = "chain.crt"
 )
 
-// writeFiles writes the agent's files. The agent presents the cluster's CA along with its certificate, and
-// a token: both are given to it in the cluster.
+// writeFiles writes the agent's files. The agent presents the cluster's CA along with its
+// certificate, and a token: both are given to it in the cluster.
 func (r *inviteRun) writeFiles(pair registration.AgentPair) error {
 	dir, err := filepath.Abs(r.o.outDir)
 	if err != nil {
@@ -251,7 +252,7 @@ The folder %s holds a key: keep it secret. Have somebody with the cluster's kube
 Then run the agent, where it can reach %s:
   proxy-agent $(cat %s/%s)
 or install the systemd unit %s/%s. The files name this folder: if you move it, change them. To see the state:
-  agent-bootstrap status %s`, dir, registration.AgentNamespace, registration.GatewayAccount, dir, fileToken, dir, fileCert, registration.AgentNamespace, dir, fileChain,
+  agent-bootstrap status %s`, dir, registration.AgentNamespace, registration.MaintenanceAccount, dir, fileToken, dir, fileCert, registration.AgentNamespace, dir, fileChain,
 		r.o.endpoint, dir, fileFlags, dir, fileUnit, r.name)
 }
 

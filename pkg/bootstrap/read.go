@@ -44,7 +44,8 @@ func (r *registerRun) readHub(ctx context.Context) (err error) {
 	return r.step(ctx, "hub", "%s (%s)", r.hub.config.Host, r.hub.version)
 }
 
-// readHubSecret connects to a hub that has a gateway, and reads the Secret of a cluster's name, or nil.
+// readHubSecret connects to a hub that has a gateway, and reads the Secret of a cluster's name, or
+// nil.
 func (a *app) readHubSecret(ctx context.Context, name string) (*clusterClient, *corev1.Secret, error) {
 	hub, err := a.connectHub(ctx)
 	if err != nil {
@@ -111,14 +112,18 @@ func (r *registerRun) readCluster(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if state.TokenAccepted, err = r.tokenAccepted(ctx); err != nil {
+	if state.TokenAccepted, err = r.tokenAccepted(ctx, v1alpha1.SecretKeyToken, registration.GatewayUser); err != nil {
+		return err
+	}
+	if state.MaintenanceTokenAccepted, err = r.tokenAccepted(ctx, v1alpha1.SecretKeyMaintenanceToken, registration.MaintenanceUser); err != nil {
 		return err
 	}
 	r.state.Cluster = state
 	return r.step(ctx, "cluster", "%s (%s)", r.cluster.config.Host, r.cluster.version)
 }
 
-// readNamespace reads the agent's namespace. If an earlier unregister is still deleting it, it waits.
+// readNamespace reads the agent's namespace. If an earlier unregister is still deleting it, it
+// waits.
 func (r *registerRun) readNamespace(ctx context.Context) (*corev1.Namespace, error) {
 	namespace, err := r.cluster.kube.CoreV1().Namespaces().Get(ctx, registration.AgentNamespace, metav1.GetOptions{})
 	switch {
@@ -141,14 +146,14 @@ func (r *registerRun) readNamespace(ctx context.Context) (*corev1.Namespace, err
 	return nil, r.cluster.waitDeleted(ctx, o)
 }
 
-// tokenAccepted is whether the cluster accepts the token on the hub as the gateway's, and will for a
-// while.
-func (r *registerRun) tokenAccepted(ctx context.Context) (bool, error) {
+// tokenAccepted is whether the cluster accepts the token under this key on the hub as that of this
+// user, and will for a while.
+func (r *registerRun) tokenAccepted(ctx context.Context, key, user string) (bool, error) {
 	secret := r.state.Hub.Secret
 	if secret == nil {
 		return false, nil
 	}
-	token := string(secret.Data[v1alpha1.SecretKeyToken])
+	token := string(secret.Data[key])
 	if !registration.TokenIsFresh(token, r.Now()) {
 		return false, nil
 	}
@@ -167,7 +172,7 @@ func (r *registerRun) tokenAccepted(ctx context.Context) (bool, error) {
 	case err != nil:
 		return false, r.cluster.explain(err)
 	}
-	return review.Status.UserInfo.Username == registration.GatewayUser, nil
+	return review.Status.UserInfo.Username == user, nil
 }
 
 func (r *registerRun) readTunnel(ctx context.Context) (err error) {
@@ -182,8 +187,8 @@ func (r *registerRun) readTunnel(ctx context.Context) (err error) {
 // externalNote is for what only the gateway's own tunnel server puts on the hub.
 const externalNote = "If the gateway runs with --tunnel-mode=external, agents connect to konnectivity-servers and are set up by hand: see docs/operating.md"
 
-// readTunnel reads what is needed to issue a certificate for an agent and to tell it what to dial. address
-// overrides the address that the gateway publishes.
+// readTunnel reads what is needed to issue a certificate for an agent and to tell it what to dial.
+// address overrides the address that the gateway publishes.
 func (c *clusterClient) readTunnel(ctx context.Context, namespace, address string) (string, *pki.Authority, error) {
 	published, err := c.publishedTunnel(ctx, namespace)
 	if err != nil {

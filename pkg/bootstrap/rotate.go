@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
@@ -32,13 +31,16 @@ func (a *app) rotateCommand() *cobra.Command {
 	o := &rotateOptions{wait: 2 * time.Minute} // lifetimes of 0: those of the credentials that are replaced
 	cmd := &cobra.Command{
 		Use:   "rotate NAME",
-		Short: "Replace a cluster's token and its agent's certificate now",
-		Long: `rotate requests a new token for the gateway from the cluster, issues a new certificate for the agent,
-and restarts the agent's Pods. It reaches the cluster through the gateway, or with --cluster-kubeconfig.
-It waits until the gateway uses the new token. The Pods are replaced one after the other, which can
-continue after the command has ended.
+		Short: "Replace a cluster's tokens and its agent's certificate now",
+		Long: `rotate requests new tokens for the gateway from the cluster, issues a new certificate for the agent,
+and restarts the agent's Pods. It waits until the gateway uses the new tokens. The Pods are replaced one
+after the other, which can continue after the command has ended.
 
-The previous token and certificate stay valid until they expire, so requests in flight do not fail.`,
+With --cluster-kubeconfig, the command does this itself. Without it, the command asks the gateway to do it,
+and waits.
+
+The previous tokens and certificate stay valid until they expire, so requests in flight do not fail. A
+cluster that an earlier version registered gets a second account, for the gateway's own use.`,
 		Example: `  agent-bootstrap rotate edge-1
 
   # The agent runs as a process.
@@ -50,7 +52,7 @@ The previous token and certificate stay valid until they expire, so requests in 
 		},
 	}
 	fs := cmd.Flags()
-	o.cluster.addFlags(fs, ". Default: reach the cluster through the gateway")
+	o.cluster.addFlags(fs, ". Default: ask the gateway to replace the credentials")
 	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, tunnelAddressHelp)
 	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder with the files of an agent that runs as a process. Restart the agent afterwards.")
 	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the gateway uses the new token. 0: do not wait.")
@@ -81,11 +83,14 @@ type rotateRun struct {
 	hub, cluster *clusterClient
 	// secret is the cluster's Secret.
 	secret *corev1.Secret
-	// address is what agents dial; authority issues their certificates. They are set for a tunnel only.
+	// address is what agents dial; authority issues their certificates. They are set for a tunnel
+	// only.
 	address   string
 	authority *pki.Authority
 	// token is the new token, or empty before there is one.
 	token string
+	// request is what the gateway is asked for.
+	request cluster.RotationRequest
 }
 
 func (r *rotateRun) run(ctx context.Context) (err error) {
@@ -105,9 +110,16 @@ func (r *rotateRun) run(ctx context.Context) (err error) {
 	if credential := r.secret.Labels[v1alpha1.LabelCredentialType]; credential != string(v1alpha1.CredentialTypeServiceAccountToken) {
 		return fmt.Errorf("cluster %q has a credential of type %s, which rotate cannot replace", r.name, credential)
 	}
-	steps := []func(context.Context) error{r.reachCluster, r.rotateToken}
+	steps := []func(context.Context) error{r.reachCluster, r.applyAccounts, r.rotateTokens}
+	if r.o.cluster.kubeconfig == "" {
+		steps = []func(context.Context) error{r.checkReachable, r.requestRotation, r.awaitTokens}
+	}
 	if r.secret.Labels[v1alpha1.LabelEndpointType] == string(v1alpha1.EndpointTypeClusterProxy) {
-		steps = append(steps, r.readTunnel, r.rotateCertificate)
+		if r.o.cluster.kubeconfig == "" && r.o.outDir == "" {
+			steps = append(steps, r.awaitCertificate)
+		} else {
+			steps = append(steps, r.readTunnel, r.rotateCertificate)
+		}
 	}
 	steps = append(steps, r.waitUsed)
 	for _, step := range steps {
@@ -121,22 +133,16 @@ func (r *rotateRun) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// reachCluster connects to the cluster, through the gateway or with its own kubeconfig.
+// reachCluster connects to the cluster with its own kubeconfig.
 func (r *rotateRun) reachCluster(ctx context.Context) (err error) {
-	if r.o.cluster.kubeconfig == "" {
-		if _, err := r.hub.reach(ctx, r.name); err != nil {
-			return fmt.Errorf("the cluster cannot be reached through the gateway: %w\nSet --cluster-kubeconfig, or find out why: agent-bootstrap doctor %s", err, r.name)
-		}
-		r.cluster, err = throughGateway(r.hub, r.name)
-		return err
-	}
 	if r.cluster, err = r.identifyCluster(ctx, r.name, r.o.cluster); err != nil {
 		return err
 	}
 	return checkSameCluster(r.secret, r.cluster)
 }
 
-// checkSameCluster returns an error if --cluster-kubeconfig is not that of the cluster that is registered.
+// checkSameCluster returns an error if --cluster-kubeconfig is not that of the cluster that is
+// registered.
 func checkSameCluster(secret *corev1.Secret, target *clusterClient) error {
 	if secret == nil {
 		return nil
@@ -147,28 +153,43 @@ func checkSameCluster(secret *corev1.Secret, target *clusterClient) error {
 	return nil
 }
 
-func (r *rotateRun) rotateToken(ctx context.Context) error {
-	if r.o.dryRun {
-		return r.step(ctx, "token", "would be requested")
-	}
-	token, err := r.cluster.requestToken(ctx, r.tokenLifetime())
+// applyAccounts makes sure that the cluster has both accounts of the gateway, and that the one for
+// callers has no rights of the other one.
+func (r *rotateRun) applyAccounts(ctx context.Context) error {
+	objects, err := registration.AgentBase(registration.IsGatewayAccount)
 	if err != nil {
 		return err
 	}
-	// The gateway writes the cluster's health to the Secret, so its resource version does not matter: only
-	// that it is still the same registration.
+	applier := &registration.Applier{Cluster: r.cluster.dyn, DryRun: r.o.dryRun}
+	result, err := applier.Apply(ctx, registration.Step{Apply: objects, Remove: registration.SharedRights()})
+	if err != nil {
+		return r.cluster.explain(err)
+	}
+	return r.step(ctx, string(registration.StepAccount), "%s", accountText(result, r.o.dryRun))
+}
+
+func (r *rotateRun) rotateTokens(ctx context.Context) error {
+	if r.o.dryRun {
+		return r.step(ctx, "token", "would be requested")
+	}
+	maintenance, err := r.cluster.requestToken(ctx, registration.MaintenanceAccount, r.tokenLifetime())
+	if err != nil {
+		return err
+	}
+	token, err := r.cluster.requestToken(ctx, registration.GatewayAccount, r.tokenLifetime())
+	if err != nil {
+		return err
+	}
+	// The gateway writes the cluster's health to the Secret, so its resource version does not
+	// matter: only that it is still the same registration.
 	patch, err := registration.MergePatch(&metav1.ObjectMeta{UID: r.secret.UID}, map[string]any{
-		"data": map[string][]byte{v1alpha1.SecretKeyToken: []byte(token)},
+		"data": map[string][]byte{v1alpha1.SecretKeyToken: []byte(token), v1alpha1.SecretKeyMaintenanceToken: []byte(maintenance)},
 	})
 	if err != nil {
 		return err
 	}
-	_, err = r.hub.kube.CoreV1().Secrets(r.secret.Namespace).Patch(ctx, r.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.FieldManager})
-	if apierrors.IsConflict(err) {
-		return fmt.Errorf("cluster %q was registered again at the same time, and that registration was not changed", r.name)
-	}
-	if err != nil {
-		return r.hub.explain(err)
+	if _, err = r.patchSecret(ctx, patch); err != nil {
+		return err
 	}
 	r.token = token
 	return r.step(ctx, "token", "new, until %s", day(registration.ParseToken(token).Expires))

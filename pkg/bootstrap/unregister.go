@@ -18,8 +18,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// unreachableAfter is how long a cluster must not answer before it is treated as gone. An agent that is
-// replaced, or a gateway that restarts, is back by then.
+// unreachableAfter is how long a cluster must not answer before it is treated as gone. An agent
+// that is replaced, or a gateway that restarts, is back by then.
 const unreachableAfter = 30 * time.Second
 
 type unregisterOptions struct {
@@ -142,9 +142,9 @@ func (u *unregisterRun) removeFromCluster(ctx context.Context) error {
 	return u.deleteNamespace(ctx, target, false)
 }
 
-// reach asks the cluster for an answer through the gateway, for a while. gone is the gateway's answer that
-// the cluster cannot be reached, if it gave no other answer in all that time. err is any other failure: a
-// cluster that exists may have it as well.
+// reach asks the cluster for an answer through the gateway, for a while. gone is the gateway's
+// answer that the cluster cannot be reached, if it gave no other answer in all that time. err is
+// any other failure: a cluster that exists may have it as well.
 func (u *unregisterRun) reach(ctx context.Context) (gone, err error) {
 	waitCtx, cancel := context.WithTimeout(ctx, 2*unreachableAfter)
 	defer cancel()

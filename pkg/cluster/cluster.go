@@ -11,6 +11,8 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
 // Route is how requests reach a cluster. The zero value means that the value of the Secret's label
@@ -64,13 +66,23 @@ type Cluster struct {
 	Insecure bool
 	// ProxyURL is the proxy of a direct route, with user and password. It is nil if there is none.
 	ProxyURL *url.URL
-	// Credential is the credential that the gateway presents to the API server.
+	// Credential is the credential that the gateway presents to the API server for its callers. See
+	// also Maintenance.
 	Credential Credential
 	// Health is the state of the cluster that the annotations of the Secret contain.
 	Health Health
 	// ManagedBy is the value of the label app.kubernetes.io/managed-by of the Secret.
 	ManagedBy string
+	// Access is what callers may do in the cluster, according to the registration: the value of
+	// --access. It is empty if agent-bootstrap did not register the cluster.
+	Access string
+	// FollowsCA is true if the gateway replaces CAData when the cluster's own CA changes.
+	FollowsCA bool
 
+	// Rotation is what agent-bootstrap rotate asks for.
+	Rotation RotationRequest
+
+	maintenance Credential
 	err         error
 	faults      []*InvalidSecretError
 	warnings    []string
@@ -97,6 +109,28 @@ func (c *Cluster) Faults() []*InvalidSecretError { return slices.Clone(c.faults)
 // endpoint, CAs and credential. It does not depend on other labels and on the annotations that
 // contain the state.
 func (c *Cluster) Fingerprint() Fingerprint { return c.fingerprint }
+
+// Maintenance returns the credential with which the gateway renews the credentials of the cluster.
+// Requests of callers must never be sent with it. It has no secrets if the cluster was registered
+// without one: see [Cluster.SharesCredential].
+func (c *Cluster) Maintenance() Credential { return c.maintenance }
+
+// IsRegistered reports whether agent-bootstrap or an invitation registered the cluster, so that the
+// gateway renews its credentials.
+func (c *Cluster) IsRegistered() bool {
+	return c.ManagedBy == v1alpha1.ManagedByAgentBootstrap && c.Credential.Type == v1alpha1.CredentialTypeServiceAccountToken
+}
+
+// SharesCredential reports whether the gateway renews the credentials of the cluster with the one
+// that it presents for callers. Versions before v0.1.0 registered all clusters like this.
+func (c *Cluster) SharesCredential() bool { return c.IsRegistered() && c.maintenance.secrets() == nil }
+
+// AllowsAgentNamespace reports whether callers may do with the agent's namespace whatever the
+// cluster allows them. That is not so if the cluster was registered with less access than that of
+// an administrator: what the gateway keeps there is more powerful than the callers are.
+func (c *Cluster) AllowsAgentNamespace() bool {
+	return !c.IsRegistered() || c.Access == v1alpha1.AccessAdmin || c.Access == v1alpha1.ClusterRoleAdmin
+}
 
 // TLSConfig returns a new configuration for connections to the API server. The caller may change
 // it. It returns Err if the Secret is invalid, so that a Secret that was only partly read never

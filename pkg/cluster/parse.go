@@ -21,6 +21,7 @@ func DataKeys() []string {
 	return []string{
 		v1alpha1.SecretKeyEndpoint, v1alpha1.SecretKeyCA, v1alpha1.SecretKeyCAAlias, v1alpha1.SecretKeyServerName, v1alpha1.SecretKeyProxyURL,
 		v1alpha1.SecretKeyCert, v1alpha1.SecretKeyPrivateKey, v1alpha1.SecretKeyToken, v1alpha1.SecretKeyExec,
+		v1alpha1.SecretKeyMaintenanceToken,
 	}
 }
 
@@ -41,8 +42,8 @@ const (
 type ParseOptions struct {
 	// TunnelMode is the mode in which the gateway serves tunnels.
 	TunnelMode TunnelMode
-	// ExecPlugins are the credential plugins that Secrets can select by name. If it is nil, there are
-	// none.
+	// ExecPlugins are the credential plugins that Secrets can select by name. If it is nil, there
+	// are none.
 	ExecPlugins *execplugin.Plugins
 	// ExecCredentialDir is the directory of the programs that Secrets can select by path. If it is
 	// empty, there are none. ExecCredentialEnv are the names of the environment variables of the
@@ -73,6 +74,9 @@ func Parse(secret *corev1.Secret, opts ParseOptions) *Cluster {
 		UID:             secret.UID,
 		ResourceVersion: secret.ResourceVersion,
 		ManagedBy:       secret.Labels[labelManagedBy],
+		Access:          secret.Annotations[v1alpha1.AnnotationAccess],
+		Rotation:        ParseRotationRequest(secret.Annotations),
+		FollowsCA:       secret.Annotations[v1alpha1.AnnotationCASource] == v1alpha1.CASourceCluster,
 	}}
 	p.health()
 	p.route()
@@ -83,6 +87,7 @@ func Parse(secret *corev1.Secret, opts ParseOptions) *Cluster {
 	p.caBundle()
 	p.proxyURL()
 	p.credential()
+	p.maintenance()
 
 	p.cluster.err = joinFaults(p.cluster.faults)
 	p.cluster.fingerprint = p.fingerprint()

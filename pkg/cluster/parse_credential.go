@@ -10,6 +10,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -161,23 +163,58 @@ func parsesAsKey(der []byte) bool {
 // token parses a bearer token. A token that cannot be sent in a header is a fault here, where the
 // message can name the key, and not an error of the first request.
 func (p *parser) token() {
-	token := strings.TrimRight(string(p.secret.Data[v1alpha1.SecretKeyToken]), "\r\n")
-	switch {
-	case strings.TrimSpace(token) == "":
-		p.fault(v1alpha1.SecretKeyToken, "is missing; it must be a bearer token")
-		return
-	case len(token) > maxToken:
-		p.fault(v1alpha1.SecretKeyToken, "is %d bytes long; at most %d are allowed", len(token), maxToken)
-		return
-	case strings.ContainsAny(token, "\r\n"):
-		p.fault(v1alpha1.SecretKeyToken, "has more than one line")
-		return
-	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		p.fault(v1alpha1.SecretKeyToken, "contains white space, control characters or other characters that are not allowed in a bearer token")
+	token, problem := checkToken(p.secret.Data[v1alpha1.SecretKeyToken])
+	if problem != "" {
+		p.fault(v1alpha1.SecretKeyToken, "%s", problem)
 		return
 	}
+	p.cluster.Credential.setSecrets(tokenSecrets(token))
+}
+
+// maintenance parses the token for maintenance. A fault in it does not make the Secret invalid:
+// callers do not need it, and the gateway can replace it.
+func (p *parser) maintenance() {
+	if len(p.secret.Data[v1alpha1.SecretKeyMaintenanceToken]) == 0 {
+		return
+	}
+	token, problem := checkToken(p.secret.Data[v1alpha1.SecretKeyMaintenanceToken])
+	if problem != "" {
+		p.cluster.warnings = append(p.cluster.warnings, fmt.Sprintf("%s %s, and is ignored", v1alpha1.SecretKeyMaintenanceToken, problem))
+		return
+	}
+	p.cluster.maintenance.Type = v1alpha1.CredentialTypeServiceAccountToken
+	p.cluster.maintenance.setSecrets(tokenSecrets(token))
+}
+
+// CheckToken returns an error unless a Secret with this bearer token would be valid. The error does
+// not contain the token.
+func CheckToken(token string) error {
+	if _, problem := checkToken([]byte(token)); problem != "" {
+		return errors.New("the token " + problem)
+	}
+	return nil
+}
+
+// checkToken returns a bearer token without the newline that files end with, or what is wrong with
+// it.
+func checkToken(data []byte) (token, problem string) {
+	token = strings.TrimRight(string(data), "\r\n")
+	switch {
+	case strings.TrimSpace(token) == "":
+		return "", "is missing; it must be a bearer token"
+	case len(token) > maxToken:
+		return "", fmt.Sprintf("is %d bytes long; at most %d are allowed", len(token), maxToken)
+	case strings.ContainsAny(token, "\r\n"):
+		return "", "has more than one line"
+	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return "", "contains white space, control characters or other characters that are not allowed in a bearer token"
+	}
+	return token, ""
+}
+
+func tokenSecrets(token string) *secrets {
 	begin, expiry := tokenValidity(token)
-	p.cluster.Credential.setSecrets(&secrets{token: token, begin: begin, expiry: expiry})
+	return &secrets{token: token, begin: begin, expiry: expiry}
 }
 
 // tokenValidity returns the iat and exp claims of a JWT, which it does not verify. They are only

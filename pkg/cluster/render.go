@@ -99,7 +99,7 @@ const minGuarded = 16
 
 func newGuard(secret *corev1.Secret) guard {
 	var g guard
-	for _, key := range []string{v1alpha1.SecretKeyToken, v1alpha1.SecretKeyPrivateKey, v1alpha1.SecretKeyExec, v1alpha1.SecretKeyProxyURL} {
+	for _, key := range []string{v1alpha1.SecretKeyToken, v1alpha1.SecretKeyMaintenanceToken, v1alpha1.SecretKeyPrivateKey, v1alpha1.SecretKeyExec, v1alpha1.SecretKeyProxyURL} {
 		value := bytes.TrimSpace(secret.Data[key])
 		if len(value) < minGuarded || key == v1alpha1.SecretKeyProxyURL && !bytes.ContainsRune(value, '@') {
 			continue
@@ -178,6 +178,9 @@ func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGat
 	ready := c.ready(secret)
 	ready.Message = c.WithWarnings(ready.Message)
 	status.Conditions = []metav1.Condition{ready}
+	if c.err == nil && c.IsRegistered() {
+		status.Conditions = append(status.Conditions, c.separate(secret))
+	}
 	for _, condition := range h.Conditions {
 		if condition.Type == v1alpha1.ConditionReady || c.err != nil || condition.Type == v1alpha1.ConditionTunnelConnected && c.Route != RouteTunnel {
 			continue
@@ -239,6 +242,27 @@ func (c *Cluster) ready(secret *corev1.Secret) metav1.Condition {
 		condition.LastTransitionTime = metav1.NewTime(h.OverriddenAt)
 	case !h.Time.IsZero():
 		condition.LastTransitionTime = metav1.NewTime(h.Time)
+	}
+	return condition
+}
+
+// separate is the condition that callers and the gateway's own maintenance use different
+// credentials.
+func (c *Cluster) separate(secret *corev1.Secret) metav1.Condition {
+	condition := metav1.Condition{
+		Type: v1alpha1.ConditionCredentialsSeparate, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonTwoCredentials,
+		Message: "the gateway renews the credentials of this cluster with a credential that no user has", LastTransitionTime: secret.CreationTimestamp,
+	}
+	if !c.SharesCredential() {
+		return condition
+	}
+	condition.Status, condition.Reason = metav1.ConditionFalse, v1alpha1.ReasonSharedCredential
+	condition.Message = "users of this cluster and the gateway share one credential, which has rights in namespace " + v1alpha1.AgentNamespace +
+		"; until it has two, the gateway refuses what those rights allow. "
+	if c.AllowsAgentNamespace() {
+		condition.Message += "The gateway separates them when it next renews the token; to do it now: agent-bootstrap rotate " + c.Name
+	} else {
+		condition.Message += "To separate them: agent-bootstrap register " + c.Name + " --cluster-kubeconfig FILE --access " + quote(c.Access)
 	}
 	return condition
 }

@@ -103,7 +103,8 @@ type attempt struct {
 	target *target
 	// namespace is the agent's namespace in the cluster.
 	namespace *corev1.Namespace
-	token     string
+	// token is for callers, maintenanceToken for the gateway itself.
+	token, maintenanceToken string
 	// secret is the UID of the cluster's Secret, after this attempt has written it.
 	secret types.UID
 	// serves is whether the invitation is the certificate of a registered cluster's agent.
@@ -241,7 +242,7 @@ func (a *attempt) readCredentials(context.Context) error {
 	case len(a.ca) == 0:
 		return fmt.Errorf("the cluster sent no CA: it must be in its ConfigMap %s/kube-root-ca.crt, which kube-controller-manager writes", registration.AgentNamespace)
 	case a.invited.Token == "":
-		return fmt.Errorf("the cluster sent no token of ServiceAccount %s/%s", registration.AgentNamespace, registration.GatewayAccount)
+		return fmt.Errorf("the cluster sent no token of ServiceAccount %s/%s", registration.AgentNamespace, registration.MaintenanceAccount)
 	}
 	return nil
 }
@@ -365,10 +366,18 @@ func (a *attempt) claimNamespace(ctx context.Context) error {
 	return a.target.explain("record in namespace "+registration.AgentNamespace+" under which name the cluster is registered", err)
 }
 
-// requestToken requests a token that is not bound to a Pod, unlike the one that the cluster sent.
+// requestToken requests tokens of both accounts. They are not bound to a Pod, unlike the one that the
+// cluster sent. An invitation that an earlier version made has no account for maintenance.
 func (a *attempt) requestToken(ctx context.Context) (err error) {
-	a.token, err = registration.RequestToken(ctx, a.target.kube, a.record.TokenLifetime)
-	return a.target.explain("request a token of the gateway's account", err)
+	if a.token, err = registration.RequestToken(ctx, a.target.kube, registration.GatewayAccount, a.record.TokenLifetime); err != nil {
+		return a.target.explain("request a token of the gateway's account for callers", err)
+	}
+	a.maintenanceToken, err = registration.RequestToken(ctx, a.target.kube, registration.MaintenanceAccount, a.record.TokenLifetime)
+	if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
+		a.cfg.Logger.Info("The cluster has no account for maintenance: an earlier version made the invitation", "cluster", a.invited.Name)
+		return nil
+	}
+	return a.target.explain("request a token of the gateway's account for maintenance", err)
 }
 
 // applyAgent applies the agent to the cluster.
@@ -423,7 +432,7 @@ func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
 	}
 	wanted := registration.ClusterSecret{
 		Name: a.invited.Name, Namespace: a.cfg.Namespace, Tunnel: true, UID: a.target.uid, Access: a.record.Access,
-		Endpoint: a.record.Endpoint, CA: a.ca, Token: a.token, AgentValues: values,
+		Endpoint: a.record.Endpoint, CA: a.ca, FollowCA: true, Token: a.token, MaintenanceToken: a.maintenanceToken, AgentValues: values,
 	}
 	current, err := a.registered(ctx)
 	if err != nil {

@@ -62,7 +62,7 @@ func newVisit(ctx context.Context, t *testing.T, c *lab.Cluster, file string) *v
 	if err != nil {
 		t.Fatal(err)
 	}
-	token, err := c.Client().CoreV1().ServiceAccounts(bootstraptest.AgentNamespace).CreateToken(ctx, "cluster-gateway", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	token, err := c.Client().CoreV1().ServiceAccounts(bootstraptest.AgentNamespace).CreateToken(ctx, registration.MaintenanceAccount, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

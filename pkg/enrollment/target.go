@@ -61,7 +61,8 @@ func newTarget(invited tunnel.Invited, endpoint string, ca []byte, now func() ti
 		ForceAttemptHTTP2: true, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
 	}
-	// The token is only in requests, and those are sent after the API server's certificate was verified.
+	// The token is only in requests, and those are sent after the API server's certificate was
+	// verified.
 	client := &http.Client{
 		Transport:     &credentialed{target: t, token: invited.Token},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -126,7 +127,7 @@ func (t *target) explain(what string, err error) error {
 		return fmt.Errorf("the API server at %s cannot be verified with the cluster's CA (ConfigMap kube-root-ca.crt): %w", t.endpoint, err)
 	case apierrors.IsUnauthorized(err):
 		return fmt.Errorf("the cluster does not accept the token that it sent (401): it must be a token of ServiceAccount %s/%s that has not expired",
-			registration.AgentNamespace, registration.GatewayAccount)
+			registration.AgentNamespace, registration.MaintenanceAccount)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("the gateway may not %s: apply the whole file of the invitation: %w", what, err)
 	default:
@@ -145,8 +146,8 @@ var (
 	secrets             = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 )
 
-// setOwners sets owners: the namespace for the objects of the registration, the ClusterRoleBinding of the
-// enrollment for the objects of the enrollment.
+// setOwners sets owners: the namespace for the objects of the registration, the ClusterRoleBinding
+// of the enrollment for the objects of the enrollment.
 func (t *target) setOwners(ctx context.Context, record *registration.Invitation, namespace types.UID) error {
 	agent := metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: registration.AgentNamespace, UID: namespace}
 	binding, err := t.setOwner(ctx, clusterRoleBindings, "", registration.EnrollBinding, agent)

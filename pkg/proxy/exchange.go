@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -67,6 +68,10 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 		x.code = x.handler.refuse(w, req, apierrors.NewBadRequest(fmt.Sprintf(
 			"invalid path: must not have \".\" or \"..\" segments, because the API server of cluster %q is served below a path of its host",
 			x.lease.cluster.Name)))
+		return
+	}
+	if err := x.handler.classifier.refusedInAgentNamespace(x.lease.cluster, req, x.target.onEndpoint(&url.URL{}, req.URL)); err != nil {
+		x.code = x.handler.refuse(w, req, err)
 		return
 	}
 	if a, ok := newApplication(x.lease.cluster.Endpoint, x.target); ok && x.attributes.relayed {

@@ -9,9 +9,11 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// Access is what the gateway may do in a managed cluster.
+// Access is what the gateway may do in a managed cluster for its callers.
 type Access struct {
 	// Name is the value of --access. Role is the ClusterRole that it stands for.
 	Name, Role string
@@ -19,7 +21,7 @@ type Access struct {
 
 // The values of --access with a meaning of their own. Any other value is the name of a ClusterRole.
 const (
-	AccessAdmin       = "admin"
+	AccessAdmin       = v1alpha1.AccessAdmin
 	AccessView        = "view"
 	AccessImpersonate = "impersonate"
 )
@@ -28,7 +30,7 @@ const (
 func AccessOf(name string) Access {
 	switch name {
 	case AccessAdmin:
-		return Access{name, "cluster-admin"}
+		return Access{name, v1alpha1.ClusterRoleAdmin}
 	case AccessImpersonate:
 		return Access{name, AccessPrefix + "impersonate"}
 	default: // Kubernetes has a ClusterRole view
@@ -36,8 +38,8 @@ func AccessOf(name string) Access {
 	}
 }
 
-// Objects returns the objects that bind the access to the gateway's account. The namespace with this UID
-// owns them; with an empty UID, they have no owner.
+// Objects returns the objects that bind the access to the account for callers. The namespace with
+// this UID owns them; with an empty UID, they have no owner.
 func (a Access) Objects(namespace types.UID) ([]*unstructured.Unstructured, error) {
 	var typed []runtime.Object
 	if a.Name == AccessImpersonate {
@@ -49,8 +51,8 @@ func (a Access) Objects(namespace types.UID) ([]*unstructured.Unstructured, erro
 		})
 	}
 	typed = append(typed, &rbacv1.ClusterRoleBinding{
-		// The role of a binding cannot be changed: each role has a binding of its own, and earlier ones
-		// are removed.
+		// The role of a binding cannot be changed: each role has a binding of its own, and earlier
+		// ones are removed.
 		ObjectMeta: metav1.ObjectMeta{Name: AccessPrefix + "access:" + a.Role, Labels: ManagedLabels(nil)},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: a.Role},
 		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: AgentNamespace, Name: GatewayAccount}},

@@ -37,15 +37,27 @@ func AgentBase(wanted func(o *unstructured.Unstructured) bool) ([]*unstructured.
 // IsNamespace is true for the namespace that holds the other objects.
 func IsNamespace(o *unstructured.Unstructured) bool { return o.GetKind() == "Namespace" }
 
-// IsGatewayAccount is true for the objects that the gateway needs in a cluster with or without an agent.
+// IsGatewayAccount is true for the objects that the gateway needs in a cluster with or without an
+// agent: its two accounts, and the rights of the account for maintenance.
 func IsGatewayAccount(o *unstructured.Unstructured) bool {
-	return o.GetNamespace() != "" && o.GetName() == GatewayAccount
+	return o.GetNamespace() != "" && (o.GetName() == GatewayAccount || o.GetName() == MaintenanceAccount)
+}
+
+// SharedRights names the objects by which versions before v0.1.0 gave the account for callers the
+// rights of the account for maintenance. A registration removes them.
+func SharedRights() []*unstructured.Unstructured {
+	const group = "rbac.authorization.k8s.io/v1"
+	return []*unstructured.Unstructured{
+		reference(group, "RoleBinding", AgentNamespace, GatewayAccount), // first: without it, the Role grants nothing
+		reference(group, "Role", AgentNamespace, GatewayAccount),
+	}
 }
 
 // IsAgent is true for the objects that only an agent needs.
 func IsAgent(o *unstructured.Unstructured) bool { return !IsNamespace(o) && !IsGatewayAccount(o) }
 
-// Namespace returns the agent's namespace, which records as what the cluster is registered, and where.
+// Namespace returns the agent's namespace, which records as what the cluster is registered, and
+// where.
 func Namespace(name string, hubUID types.UID) (*unstructured.Unstructured, error) {
 	list, err := AgentBase(IsNamespace)
 	if err != nil {
@@ -58,8 +70,8 @@ func Namespace(name string, hubUID types.UID) (*unstructured.Unstructured, error
 	return list[0], nil
 }
 
-// SetOwner makes the agent's namespace the owner of a cluster-scoped object, which is then deleted with
-// it. An empty UID sets nothing: in a dry run there may be no namespace yet.
+// SetOwner makes the agent's namespace the owner of a cluster-scoped object, which is then deleted
+// with it. An empty UID sets nothing: in a dry run there may be no namespace yet.
 func SetOwner(o *unstructured.Unstructured, namespace types.UID) {
 	if namespace == "" {
 		return
@@ -88,9 +100,9 @@ func agentConfig(address string) (*unstructured.Unstructured, error) {
 	})
 }
 
-// rollHashes returns the annotations of the agent's Pods. They cover everything that an agent reads only
-// when it starts. The address has an annotation of its own because the gateway, which replaces the Pods
-// when it renews the certificate, does not know it.
+// rollHashes returns the annotations of the agent's Pods. They cover everything that an agent reads
+// only when it starts. The address has an annotation of its own because the gateway, which replaces
+// the Pods when it renews the certificate, does not know it.
 func rollHashes(address string, pair AgentPair) map[string]string {
 	hash := sha256.Sum256([]byte(address))
 	return map[string]string{v1alpha1.AnnotationAgentCertificate: pair.Hash(), v1alpha1.AnnotationAgentAddress: hex.EncodeToString(hash[:8])}
@@ -130,8 +142,8 @@ func Agent(address string, pair AgentPair, values AgentValues) ([]*unstructured.
 	return append([]*unstructured.Unstructured{config, secret}, base...), nil
 }
 
-// AgentArgs returns the arguments of an agent that runs as a process with its files in dir. They are the
-// arguments of the container in the base.
+// AgentArgs returns the arguments of an agent that runs as a process with its files in dir. They
+// are the arguments of the container in the base.
 func AgentArgs(address, dir string) ([]string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

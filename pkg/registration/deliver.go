@@ -18,11 +18,11 @@ import (
 // RenewalFieldManager writes renewed tokens and certificates.
 const RenewalFieldManager = "cluster-gateway-rotation"
 
-// DeliverAgentCertificate gives the agent that runs as Pods in a cluster another certificate, and rolls
-// its Deployment: a new Pod connects before an old one drains. It can be repeated, and continues where it
-// failed. client needs the rights of the Role cluster-gateway in manifests/konnectivity/agent. If read is
-// not nil and the agent's Secret is no longer as it was read, the error is a Conflict. If no agent runs as
-// Pods, it is a NotFound.
+// DeliverAgentCertificate gives the agent that runs as Pods in a cluster another certificate, and
+// rolls its Deployment: a new Pod connects before an old one drains. It can be repeated, and
+// continues where it failed. client needs the rights of the Role cluster-gateway in
+// manifests/konnectivity/agent. If read is not nil and the agent's Secret is no longer as it was
+// read, the error is a Conflict. If no agent runs as Pods, it is a NotFound.
 func DeliverAgentCertificate(ctx context.Context, client kubernetes.Interface, read *corev1.Secret, pair AgentPair) error {
 	var guard metav1.Object
 	if read != nil {
@@ -40,8 +40,8 @@ func DeliverAgentCertificate(ctx context.Context, client kubernetes.Interface, r
 	return RollAgent(ctx, client, pair)
 }
 
-// RollAgent replaces the agent's Pods by Pods that have read the pair: an agent reads it only when it
-// starts. If all Pods have read it already, nothing happens.
+// RollAgent replaces the agent's Pods by Pods that have read the pair: an agent reads it only when
+// it starts. If all Pods have read it already, nothing happens.
 func RollAgent(ctx context.Context, client kubernetes.Interface, pair AgentPair) error {
 	patch, err := MergePatch(nil, map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
 		"annotations": map[string]string{v1alpha1.AnnotationAgentCertificate: pair.Hash()},

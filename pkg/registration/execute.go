@@ -66,8 +66,8 @@ func (a *Applier) Apply(ctx context.Context, step Step) (Result, error) {
 	return result, nil
 }
 
-// secretAttempts bounds how often the Secret is read again. The gateway writes to it, too: the cluster's
-// health, and renewed tokens.
+// secretAttempts bounds how often the Secret is read again. The gateway writes to it, too: the
+// cluster's health, and renewed tokens.
 const secretAttempts = 10
 
 // ErrRemovedMeanwhile means that the cluster's Secret was deleted while a command was changing it.
@@ -82,9 +82,9 @@ func (e *TakenMeanwhileError) Error() string { return e.Err.Error() }
 // Unwrap returns the reason.
 func (e *TakenMeanwhileError) Unwrap() error { return e.Err }
 
-// WriteSecret writes the cluster's Secret over current, which is what the plan is based on. If it has
-// changed since, it is read again, and checked again: of two clusters that take a name at the same time,
-// one is refused. removed lists the keys that were removed from the Secret.
+// WriteSecret writes the cluster's Secret over current, which is what the plan is based on. If it
+// has changed since, it is read again, and checked again: of two clusters that take a name at the
+// same time, one is refused. removed lists the keys that were removed from the Secret.
 func (p *Plan) WriteSecret(ctx context.Context, secrets corev1client.SecretInterface, current *corev1.Secret, dryRun bool) (outcome Outcome, removed []string, err error) {
 	wanted, existed := p.Secret, current != nil
 	for range secretAttempts {
@@ -106,15 +106,22 @@ func (p *Plan) WriteSecret(ctx context.Context, secrets corev1client.SecretInter
 		if err := CheckTaken(p.Spec, current, p.Secret.UID); err != nil {
 			return "", nil, &TakenMeanwhileError{err}
 		}
-		if !p.NewToken { // the gateway may just have renewed it
+		// The gateway may just have renewed a token that is kept.
+		if !p.NewToken {
 			wanted.Token = cmp.Or(string(current.Data[v1alpha1.SecretKeyToken]), wanted.Token)
+		}
+		if !p.NewMaintenanceToken {
+			wanted.MaintenanceToken = cmp.Or(string(current.Data[v1alpha1.SecretKeyMaintenanceToken]), wanted.MaintenanceToken)
 		}
 	}
 	return "", nil, fmt.Errorf("the Secret %s/%s on the hub keeps changing: run the same command again", p.Secret.Namespace, p.Secret.Name)
 }
 
-// SetToken replaces the placeholder of the gateway's token.
+// SetToken replaces the placeholder of the token of the account for callers.
 func (p *Plan) SetToken(token string) { p.Secret.Token = token }
+
+// SetMaintenanceToken replaces the placeholder of the token of the account for maintenance.
+func (p *Plan) SetMaintenanceToken(token string) { p.Secret.MaintenanceToken = token }
 
 // SetPair replaces the placeholder of the agent's certificate in the objects of the plan.
 func (p *Plan) SetPair(pair AgentPair) error {

@@ -12,17 +12,22 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// FieldManager applies the objects of a registration, whether agent-bootstrap or the gateway does it.
+// FieldManager applies the objects of a registration, whether agent-bootstrap or the gateway does
+// it.
 const FieldManager = v1alpha1.ManagedByAgentBootstrap
 
 // Names in a managed cluster.
 const (
 	// AgentNamespace holds everything of a registration that has a namespace.
-	AgentNamespace = "cluster-gateway-agent"
+	AgentNamespace = v1alpha1.AgentNamespace
 	// AgentName is the name of the agent's Deployment, ConfigMap and Secret.
 	AgentName = "konnectivity-agent"
-	// GatewayAccount is the ServiceAccount of the gateway.
+	// GatewayAccount is the ServiceAccount that the gateway acts as for its callers. It has the
+	// rights of --access and no others.
 	GatewayAccount = "cluster-gateway"
+	// MaintenanceAccount is the ServiceAccount with which the gateway renews credentials. No
+	// request of a caller is sent as this account.
+	MaintenanceAccount = "cluster-gateway-maintenance"
 	// AccessPrefix begins the names of the ClusterRoles and ClusterRoleBindings of a registration.
 	AccessPrefix = "cluster-gateway-agent:"
 	// AgentPriorityClass is the PriorityClass of the agent's Pods.
@@ -38,14 +43,18 @@ const (
 	agentDir = "/var/run/konnectivity-agent"
 )
 
-// GatewayUser is the name by which a managed cluster knows the gateway.
-const GatewayUser = "system:serviceaccount:" + AgentNamespace + ":" + GatewayAccount
+// Names by which a managed cluster knows the accounts of the gateway.
+const (
+	userPrefix      = "system:serviceaccount:" + AgentNamespace + ":"
+	GatewayUser     = userPrefix + GatewayAccount
+	MaintenanceUser = userPrefix + MaintenanceAccount
+)
 
 // DefaultTunnelEndpoint is the API server of the cluster, as an agent in a Pod sees it.
 const DefaultTunnelEndpoint = "https://kubernetes.default.svc:443"
 
-// invitationPrefix begins the names of the Secrets that hold records of invitations. They are in the same
-// namespace as the Secrets of clusters, so that no cluster may have such a name.
+// invitationPrefix begins the names of the Secrets that hold records of invitations. They are in
+// the same namespace as the Secrets of clusters, so that no cluster may have such a name.
 const invitationPrefix = "invitation."
 
 // ValidateName returns an error if name cannot be the name of a cluster that is registered.

@@ -14,8 +14,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
-// ToUnstructured converts a typed object into one that can be applied: it has only the fields that are
-// set.
+// ToUnstructured converts a typed object into one that can be applied: it has only the fields that
+// are set.
 func ToUnstructured(o runtime.Object) (*unstructured.Unstructured, error) {
 	gvks, _, err := scheme.Scheme.ObjectKinds(o)
 	if err != nil {
@@ -49,10 +49,11 @@ func setManaged(o *unstructured.Unstructured) *unstructured.Unstructured {
 func Redacted(o *unstructured.Unstructured) *unstructured.Unstructured {
 	o = o.DeepCopy()
 	unstructured.RemoveNestedField(o.Object, "metadata", "managedFields")
-	for _, key := range []string{v1alpha1.SecretKeyToken, corev1.TLSPrivateKeyKey} {
+	for _, key := range []string{v1alpha1.SecretKeyToken, v1alpha1.SecretKeyMaintenanceToken, corev1.TLSPrivateKeyKey} {
 		if _, found, _ := unstructured.NestedFieldNoCopy(o.Object, "data", key); found && o.GetKind() == "Secret" {
 			unstructured.RemoveNestedField(o.Object, "data", key)
-			// Text that explains itself, and that is not taken for a value if the object is applied.
+			// Text that explains itself, and that is not taken for a value if the object is
+			// applied.
 			_ = unstructured.SetNestedField(o.Object, "<not shown>", "stringData", key) // data was a map, so is its neighbor
 		}
 	}

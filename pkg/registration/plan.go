@@ -85,9 +85,10 @@ type Step struct {
 type Plan struct {
 	Spec  Spec
 	Steps []Step
-	// Secret is the cluster's Secret. Its token is the one that is kept, or a placeholder if NewToken.
-	Secret   ClusterSecret
-	NewToken bool
+	// Secret is the cluster's Secret. Its tokens are the ones that are kept, or placeholders if NewToken or
+	// NewMaintenanceToken.
+	Secret                        ClusterSecret
+	NewToken, NewMaintenanceToken bool
 	// Pair is the agent's certificate: the one that is kept, or a placeholder if NewCertificate. It is nil
 	// for FormDirect.
 	Pair           *AgentPair
@@ -195,13 +196,13 @@ func (p *Plan) planSecret(state State) error {
 	p.Secret.ProxyURL = ptr.Deref(p.Spec.ProxyURL, p.Secret.ProxyURL)
 	if NeedsRootCA(p.Spec.Form, server) {
 		if len(state.Cluster.RootCA) > 0 {
-			p.Secret.CA = state.Cluster.RootCA
+			p.Secret.CA, p.Secret.FollowCA = state.Cluster.RootCA, true
 		}
 		if len(p.Secret.CA) == 0 && !slices.Contains(state.Cluster.Unread, getRootCA) {
 			return errors.New("the cluster's CA is not known: neither the kubeconfig nor ConfigMap kube-system/kube-root-ca.crt has it. Put certificate-authority-data into the kubeconfig")
 		}
 	}
-	p.Secret.Token = placeholder
+	p.Secret.Token, p.Secret.MaintenanceToken = placeholder, placeholder
 	parsed := cluster.Parse(p.Secret.Secret(), cluster.ParseOptions{})
 	if parsed.Err() != nil && !slices.Contains(state.Cluster.Unread, getRootCA) {
 		return fmt.Errorf("the gateway could not use what would be registered, and nothing was changed: %s. What no flag sets is from --cluster-kubeconfig; --endpoint, --tls-server-name and --proxy-url override it",
@@ -213,6 +214,10 @@ func (p *Plan) planSecret(state State) error {
 	p.NewToken = true
 	if token := keptToken(p.Secret, state); token != "" {
 		p.Secret.Token, p.NewToken = token, false
+	}
+	p.NewMaintenanceToken = true
+	if current := state.Hub.Secret; current != nil && state.Cluster.MaintenanceTokenAccepted {
+		p.Secret.MaintenanceToken, p.NewMaintenanceToken = string(current.Data[v1alpha1.SecretKeyMaintenanceToken]), false
 	}
 	return nil
 }
@@ -250,7 +255,7 @@ func keptToken(wanted ClusterSecret, state State) string {
 	}
 	secret := wanted.Secret()
 	for _, key := range cluster.DataKeys() {
-		if key != v1alpha1.SecretKeyToken && string(secret.Data[key]) != string(current.Data[key]) {
+		if key != v1alpha1.SecretKeyToken && key != v1alpha1.SecretKeyMaintenanceToken && string(secret.Data[key]) != string(current.Data[key]) {
 			return ""
 		}
 	}
@@ -317,12 +322,14 @@ func (p *Plan) planNamespace(state State) error {
 	return nil
 }
 
-func (p *Plan) planAccount(State) error {
+// planAccount applies the accounts of the gateway, and takes from the account for callers the rights that
+// earlier versions gave it.
+func (p *Plan) planAccount(state State) error {
 	objects, err := AgentBase(IsGatewayAccount)
 	if err != nil {
 		return err
 	}
-	p.add(Step{Name: StepAccount, Side: SideCluster, Apply: objects})
+	p.add(Step{Name: StepAccount, Side: SideCluster, Apply: objects, Remove: state.Cluster.SharedRights})
 	return nil
 }
 

@@ -28,6 +28,7 @@ var update = flag.Bool("update", false, "write the golden files in testdata")
 // planText is what a golden file holds.
 type planText struct {
 	NewToken       bool       `json:"newToken"`
+	NewMaintenance bool       `json:"newMaintenanceToken"`
 	NewCertificate bool       `json:"newCertificate"`
 	Notes          []string   `json:"notes,omitempty"`
 	Rights         rightsText `json:"rights"`
@@ -72,7 +73,7 @@ func textOf(t *testing.T, p *Plan) planText {
 		t.Fatal(err)
 	}
 	text := planText{
-		NewToken: p.NewToken, NewCertificate: p.NewCertificate, Notes: p.Notes,
+		NewToken: p.NewToken, NewMaintenance: p.NewMaintenanceToken, NewCertificate: p.NewCertificate, Notes: p.Notes,
 		Rights: rightsText{Hub: rightTexts(rights.Hub), Cluster: rightTexts(rights.Cluster)},
 	}
 	for _, g := range rights.Grants {
@@ -94,8 +95,8 @@ func textOf(t *testing.T, p *Plan) planText {
 	return text
 }
 
-// planFixture is a hub and a cluster, and credentials that are good at its time. Their values differ from
-// run to run; names replaces them in golden files.
+// planFixture is a hub and a cluster, and credentials that are good at its time. Their values
+// differ from run to run; names replaces them in golden files.
 type planFixture struct {
 	state State
 	now   time.Time
@@ -144,10 +145,11 @@ func (f *planFixture) registered(t *testing.T, form Form, access string) {
 		t.Fatal(err)
 	}
 	p.SetToken(f.token)
+	p.SetMaintenanceToken(f.token)
 	secret := p.Secret.Secret()
 	secret.UID, secret.ResourceVersion = "secret-uid", "7"
 	f.state.Hub.Secret = secret
-	f.state.Cluster.TokenAccepted = true
+	f.state.Cluster.TokenAccepted, f.state.Cluster.MaintenanceTokenAccepted = true, true
 	f.state.Cluster.Namespace = &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		Name: AgentNamespace, UID: "namespace-uid",
 		Annotations: map[string]string{v1alpha1.AnnotationClusterName: "edge", v1alpha1.AnnotationHubUID: "hub-uid"},
@@ -159,8 +161,9 @@ func (f *planFixture) registered(t *testing.T, form Form, access string) {
 	f.state.Cluster.Pair = &f.pair
 }
 
-// TestPlan compares the whole plan, and the rights that it needs, for each form of a registration. If a
-// change is intended: go test ./pkg/registration -run TestPlan -update, and read the difference.
+// TestPlan compares the whole plan, and the rights that it needs, for each form of a registration.
+// If a change is intended: go test ./pkg/registration -run TestPlan -update, and read the
+// difference.
 func TestPlan(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -184,6 +187,11 @@ func TestPlan(t *testing.T) {
 			// The Secrets of the hub were restored into a new one.
 			f.registered(t, FormPods, AccessAdmin)
 			f.state.Cluster.Namespace.Annotations[v1alpha1.AnnotationHubUID] = "old-hub"
+		}},
+		{"one-credential-before", Spec{Form: FormPods, Access: AccessView}, func(t *testing.T, f *planFixture) {
+			f.registered(t, FormPods, AccessView)
+			delete(f.state.Hub.Secret.Data, v1alpha1.SecretKeyMaintenanceToken)
+			f.state.Cluster.MaintenanceTokenAccepted, f.state.Cluster.SharedRights = false, SharedRights()
 		}},
 		{"other-form-before", Spec{Form: FormDirect, Access: AccessView}, func(t *testing.T, f *planFixture) {
 			f.registered(t, FormPods, AccessImpersonate)

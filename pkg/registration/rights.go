@@ -25,10 +25,11 @@ type Rights struct {
 	Grants []Grant
 }
 
-// Grant is what it takes to create a Role and bind it: Kubernetes lets nobody grant rights that they do
-// not have themselves.
+// Grant is what it takes to create a Role and bind it: Kubernetes lets nobody grant rights that
+// they do not have themselves.
 type Grant struct {
-	// Exempt lists the rights to grant what one does not have. With all of them, Rights are not needed.
+	// Exempt lists the rights to grant what one does not have. With all of them, Rights are not
+	// needed.
 	Exempt []Right
 	// Rights are what the Role grants.
 	Rights []Right
@@ -39,6 +40,10 @@ var (
 	listBindings = Right{Verb: "list", Group: rbacv1.GroupName, Resource: "clusterrolebindings"}
 	getRootCA    = Right{Verb: "get", Resource: "configmaps", Name: RootCAConfigMap, Namespace: metav1.NamespaceSystem}
 )
+
+func createToken(account string) Right {
+	return Right{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Name: account, Namespace: AgentNamespace}
+}
 
 func getAccessRole(access Access) Right {
 	return Right{Verb: "get", Group: rbacv1.GroupName, Resource: "clusterroles", Name: access.Role}
@@ -78,8 +83,8 @@ func rightOn(o *unstructured.Unstructured) (Right, error) {
 	return right, nil
 }
 
-// Rights returns the rights that the plan needs: to read what it is based on, to apply and remove its
-// objects, and to grant what its Roles grant.
+// Rights returns the rights that the plan needs: to read what it is based on, to apply and remove
+// its objects, and to grant what its Roles grant.
 func (p *Plan) Rights() (Rights, error) {
 	var hub, cluster rightSet
 	var grants []Grant
@@ -108,18 +113,21 @@ func (p *Plan) Rights() (Rights, error) {
 			if err != nil {
 				return Rights{}, err
 			}
-			rights.add(withVerbs(right, "delete")...)
+			rights.add(withVerbs(right, "get", "delete")...)
 		}
 	}
 	cluster.add(p.readRights...)
 	if p.NewToken {
-		cluster.add(Right{Verb: "create", Resource: "serviceaccounts", Subresource: "token", Name: GatewayAccount, Namespace: AgentNamespace})
+		cluster.add(createToken(GatewayAccount))
+	}
+	if p.NewMaintenanceToken {
+		cluster.add(createToken(MaintenanceAccount))
 	}
 	return Rights{Hub: hub, Cluster: cluster, Grants: grants}, nil
 }
 
-// writeRights returns the rights to write one object. Everything is applied on the server's side, except
-// for the cluster's Secret, which is created or patched.
+// writeRights returns the rights to write one object. Everything is applied on the server's side,
+// except for the cluster's Secret, which is created or patched.
 func (p *Plan) writeRights(step Step, right Right) []Right {
 	if step.Name != StepSecret {
 		return withVerbs(right, "get", "create", "patch")

@@ -29,9 +29,14 @@ type ClusterSecret struct {
 	CA         []byte
 	ServerName string
 	ProxyURL   string
-	Token      string
 	// AgentValues are the values of the agent as [AgentValues.Encode] returns them, or empty.
 	AgentValues []byte
+	// Token is that of the account for callers, MaintenanceToken that of the account for maintenance. An
+	// empty MaintenanceToken is not written.
+	Token, MaintenanceToken string
+	// FollowCA makes the gateway follow the changes of the cluster's CA. It is set if CA was read from the
+	// cluster.
+	FollowCA bool
 }
 
 // Secret returns the Secret of a cluster that is not registered yet. [ClusterSecret.Patch] changes one
@@ -44,11 +49,16 @@ func (c ClusterSecret) Secret() *corev1.Secret {
 	data := map[string][]byte{v1alpha1.SecretKeyEndpoint: []byte(c.Endpoint), v1alpha1.SecretKeyToken: []byte(c.Token)}
 	for key, value := range map[string]string{
 		v1alpha1.SecretKeyCA: string(c.CA), v1alpha1.SecretKeyServerName: c.ServerName, v1alpha1.SecretKeyProxyURL: c.ProxyURL,
-		v1alpha1.SecretKeyAgentValues: string(c.AgentValues),
+		v1alpha1.SecretKeyAgentValues:      string(c.AgentValues),
+		v1alpha1.SecretKeyMaintenanceToken: c.MaintenanceToken,
 	} {
 		if value != "" {
 			data[key] = []byte(value)
 		}
+	}
+	annotations := map[string]string{v1alpha1.AnnotationClusterUID: string(c.UID), v1alpha1.AnnotationAccess: c.Access}
+	if c.FollowCA {
+		annotations[v1alpha1.AnnotationCASource] = v1alpha1.CASourceCluster
 	}
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
@@ -57,7 +67,7 @@ func (c ClusterSecret) Secret() *corev1.Secret {
 				v1alpha1.LabelCredentialType: string(v1alpha1.CredentialTypeServiceAccountToken),
 				v1alpha1.LabelEndpointType:   string(endpointType),
 			}),
-			Annotations: map[string]string{v1alpha1.AnnotationClusterUID: string(c.UID), v1alpha1.AnnotationAccess: c.Access},
+			Annotations: annotations,
 		},
 		Type: corev1.SecretTypeOpaque,
 		Data: data,
@@ -86,6 +96,9 @@ func (c ClusterSecret) Patch(current *corev1.Secret) (patch []byte, removed []st
 	}
 	if _, has := current.Data[v1alpha1.SecretKeyAgentValues]; has && data[v1alpha1.SecretKeyAgentValues] == nil {
 		data[v1alpha1.SecretKeyAgentValues] = nil
+	}
+	if _, has := current.Annotations[v1alpha1.AnnotationCASource]; has && annotations[v1alpha1.AnnotationCASource] == nil {
+		annotations[v1alpha1.AnnotationCASource] = nil
 	}
 	// With this annotation the gateway would verify nothing. (Its other annotations are the cluster's
 	// health.)

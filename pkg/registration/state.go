@@ -46,8 +46,8 @@ type HubState struct {
 	Namespace string
 	// Secret is the Secret of the cluster's name, or nil.
 	Secret *corev1.Secret
-	// TunnelAddress is the address that agents dial, TunnelCA the CAs that agents and gateway trust. Both
-	// are empty for FormDirect.
+	// TunnelAddress is the address that agents dial, TunnelCA the CAs that agents and gateway
+	// trust. Both are empty for FormDirect.
 	TunnelAddress string
 	TunnelCA      []byte
 }
@@ -60,7 +60,8 @@ type ClusterState struct {
 	Namespace *corev1.Namespace
 	// Server is what the kubeconfig says about the API server.
 	Server ServerInfo
-	// RootCA is the CA in the cluster's ConfigMap kube-root-ca.crt. It is read only if [NeedsRootCA].
+	// RootCA is the CA in the cluster's ConfigMap kube-root-ca.crt. It is read only if
+	// [NeedsRootCA].
 	RootCA []byte
 	// AccessRoleMissing is whether the ClusterRole of --access does not exist.
 	AccessRoleMissing bool
@@ -71,10 +72,13 @@ type ClusterState struct {
 	Agent, AgentUnread []*unstructured.Unstructured
 	// Pair is the certificate that the agent has, or nil.
 	Pair *AgentPair
-	// TokenAccepted is whether the cluster accepts the token in the hub's Secret as the gateway's.
-	TokenAccepted bool
-	// Unread lists the rights that were missing to read the state. They are among the rights of the plan,
-	// so that authorization reports them together with the others.
+	// SharedRights lists what exists of [SharedRights].
+	SharedRights []*unstructured.Unstructured
+	// TokenAccepted and MaintenanceTokenAccepted are whether the cluster accepts the tokens in the
+	// hub's Secret as those of the gateway's accounts.
+	TokenAccepted, MaintenanceTokenAccepted bool
+	// Unread lists the rights that were missing to read the state. They are among the rights of the
+	// plan, so that authorization reports them together with the others.
 	Unread []Right
 }
 
@@ -86,20 +90,21 @@ type ServerInfo struct {
 	Insecure bool
 }
 
-// NeedsRootCA is whether the CA of the API server is read from the cluster. In the cluster its own CA is
-// what counts; the kubeconfig may have that of a load balancer.
+// NeedsRootCA is whether the CA of the API server is read from the cluster. In the cluster its own
+// CA is what counts; the kubeconfig may have that of a load balancer.
 func NeedsRootCA(form Form, server ServerInfo) bool {
 	return form == FormPods || len(server.CA) == 0 && (form == FormProcess || server.Insecure)
 }
 
-// ReadCluster reads the state of a managed cluster that the plan for spec depends on. It sets neither UID,
-// Namespace and TokenAccepted nor, for FormProcess, Pair. Errors are those of the clients; a read that is
-// forbidden is not an error but added to Unread.
+// ReadCluster reads the state of a managed cluster that the plan for spec depends on. It sets
+// neither UID, Namespace and what tokens are accepted nor, for FormProcess, Pair. Errors are those
+// of the clients; a read that is forbidden is not an error but added to Unread.
 func ReadCluster(ctx context.Context, kube kubernetes.Interface, dyn dynamic.Interface, spec Spec, server ServerInfo) (ClusterState, error) {
 	state := ClusterState{Server: server}
 	r := clusterReader{ctx: ctx, kube: kube, dyn: dyn, state: &state}
 	r.bindings()
 	r.accessRole(AccessOf(spec.Access))
+	r.sharedRights()
 	if NeedsRootCA(spec.Form, server) {
 		r.rootCA()
 	}
@@ -158,6 +163,33 @@ func (r *clusterReader) accessRole(access Access) {
 	r.failed(err, getAccessRole(access))
 }
 
+// sharedRights looks for the rights that earlier versions gave the account for callers.
+func (r *clusterReader) sharedRights() {
+	for _, o := range SharedRights() {
+		if r.err != nil {
+			return
+		}
+		resource, err := ResourceFor(r.dyn, o)
+		if err != nil {
+			r.err = err
+			return
+		}
+		right, err := rightOn(o)
+		if err != nil {
+			r.err = err
+			return
+		}
+		right.Verb = "get"
+		current, err := resource.Get(r.ctx, o.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || r.failed(err, right) {
+			continue
+		}
+		if current.GetLabels()[v1alpha1.LabelManagedBy] == FieldManager {
+			r.state.SharedRights = append(r.state.SharedRights, o)
+		}
+	}
+}
+
 func (r *clusterReader) rootCA() {
 	if r.err != nil {
 		return
@@ -182,7 +214,8 @@ func (r *clusterReader) pair() {
 	r.state.Pair = &pair
 }
 
-// agent looks for an agent of an earlier registration. If the caller may not read an object, it stays.
+// agent looks for an agent of an earlier registration. If the caller may not read an object, it
+// stays.
 func (r *clusterReader) agent() {
 	if r.err != nil {
 		return

@@ -16,20 +16,21 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// Lifetimes of the gateway's token.
+// Lifetimes of the gateway's tokens.
 const (
 	DefaultTokenLifetime = 30 * 24 * time.Hour
 	// MinTokenLifetime is the shortest lifetime that kube-apiserver accepts.
 	MinTokenLifetime = 10 * time.Minute
 )
 
-// RequestToken asks a cluster for a token of the gateway's ServiceAccount that is bound to nothing but the
-// account. The cluster may shorten its lifetime. Errors are those of the client.
-func RequestToken(ctx context.Context, client kubernetes.Interface, lifetime time.Duration) (string, error) {
+// RequestToken asks a cluster for a token of one of the gateway's accounts ([GatewayAccount],
+// [MaintenanceAccount]) that is bound to nothing but the account. The cluster may shorten its
+// lifetime. Errors are those of the client.
+func RequestToken(ctx context.Context, client kubernetes.Interface, account string, lifetime time.Duration) (string, error) {
 	request := &authenticationv1.TokenRequest{
 		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: ptr.To(int64(lifetime.Seconds()))},
 	}
-	answer, err := client.CoreV1().ServiceAccounts(AgentNamespace).CreateToken(ctx, GatewayAccount, request, metav1.CreateOptions{})
+	answer, err := client.CoreV1().ServiceAccounts(AgentNamespace).CreateToken(ctx, account, request, metav1.CreateOptions{})
 	if err != nil {
 		return "", err
 	}
@@ -44,7 +45,8 @@ type TokenClaims struct {
 	IssuedAt, Expires time.Time
 }
 
-// ParseToken reads the claims of a token without verifying it. A token that cannot be read has none.
+// ParseToken reads the claims of a token without verifying it. A token that cannot be read has
+// none.
 func ParseToken(token string) TokenClaims {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {

@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/klog/v2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
@@ -24,30 +25,33 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
-// agentInterval is how often the Secret of an agent is read even if nothing is due, since somebody may have
-// changed it. It is spread by a tenth either way.
+// agentInterval is how often the Secret of an agent is read although nothing is due: somebody may
+// have changed it. It varies by a tenth, so that clusters are not read at the same time.
 const agentInterval = time.Hour
 
 // AgentsConfig is what Agents needs.
 type AgentsConfig struct {
 	Clusters Clusters
 	Route    Route
-	// Authority is the CA of the tunnel as it is now; nil: there is none, or none is known.
+	// Secrets are those of the clusters.
+	Secrets corev1client.SecretInterface
+	// Authority returns the current CA of the tunnel, or nil if there is none or it is not known.
 	Authority func() *pki.Authority
-	// Connected, if set, is the certificate, of those that the agents of a cluster have connected with, that ends first; nil without an
-	// agent. It is not set when agents connect to another process.
+	// Connected, if set, returns the certificate with which the agents of a cluster have connected.
+	// If they have several, it is the one that expires first. It returns nil if no agent is
+	// connected. It is not set if agents connect to another process.
 	Connected func(cluster string) *x509.Certificate
-	// Lifetime is the longest life of what is issued; 0 means pki.DefaultAgentLifetime. A certificate that was issued for less by
-	// whoever registered the cluster is followed by one for as much.
+	// Lifetime is the longest lifetime of new certificates. 0 means pki.DefaultAgentLifetime. A
+	// certificate with a shorter lifetime is replaced by one with the same lifetime.
 	Lifetime time.Duration
-	// Logger is where renewals are reported. Its zero value logs nothing.
+	// Logger logs renewals. Its zero value logs nothing.
 	Logger klog.Logger
-	// Now is the clock; nil means time.Now.
+	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 }
 
-// Agents renews the certificates of agents that run as Pods, and gives them the tunnel's CA bundle when that has changed. It is safe for
-// concurrent use.
+// Agents renews the certificates of agents that run as Pods, and gives them the tunnel's CA bundle
+// when that has changed. It is safe for concurrent use.
 type Agents struct {
 	cfg      AgentsConfig
 	renewals renewals
@@ -60,12 +64,15 @@ var _ renewer = (*Agents)(nil)
 
 // knownAgent is what was last read from a cluster, or written to it.
 type knownAgent struct {
-	uid types.UID // of the cluster's Secret: a cluster that was registered anew is another
-	// certificate is that in the agent's Secret; nil when no agent runs as Pods there.
+	// uid is that of the cluster's Secret. A cluster that was registered again has another one.
+	uid types.UID
+	// certificate is the one in the agent's Secret. It is nil if no agent runs as Pods.
 	certificate *x509.Certificate
-	// bundle is what the Secret was compared with.
+	// bundle is the CA bundle that the Secret was compared with.
 	bundle []byte
-	// again is when it is read again, whatever happens.
+	// request is the ID of the request for a rotation that was there.
+	request string
+	// again is when the Secret is read again.
 	again time.Time
 }
 
@@ -78,17 +85,16 @@ func NewAgents(cfg AgentsConfig) *Agents {
 		cfg.Lifetime = pki.DefaultAgentLifetime
 	}
 	a := &Agents{cfg: cfg, known: map[string]knownAgent{}}
-	a.renewals = renewals{renewer: a, clusters: cfg.Clusters, logger: cfg.Logger, now: cfg.Now, failed: map[string]failure{}}
+	a.renewals = newRenewals(a, cfg.Clusters, cfg.Logger, cfg.Now)
 	return a
 }
 
-// OnChange subscribes f to clusters whose renewal fails for the first time, or succeeds again. f must not block. OnChange must not
-// be called after Run.
-func (a *Agents) OnChange(f func(name string)) {
-	a.renewals.subscribers = append(a.renewals.subscribers, f)
-}
+// OnChange subscribes f to clusters whose renewal fails for the first time, or succeeds again. f
+// must not block. OnChange must not be called after Run.
+func (a *Agents) OnChange(f func(name string)) { a.renewals.subscribe(f) }
 
-// Run renews until ctx is done, and waits for renewals in progress. Only one Run may be active at a time.
+// Run renews until ctx is done, and waits for renewals in progress. Only one Run may be active at a
+// time.
 func (a *Agents) Run(ctx context.Context) error {
 	a.mu.Lock()
 	a.known = map[string]knownAgent{} // another replica may have been the leader meanwhile
@@ -97,8 +103,8 @@ func (a *Agents) Run(ctx context.Context) error {
 	return nil
 }
 
-// Failure is why the certificate of a cluster's agent could not be renewed; nil: it could, or need not be. What fails long before it matters
-// is tried again and not told.
+// Failure returns why the certificate of a cluster's agent could not be renewed. It is nil if it
+// was renewed, or if it need not be renewed yet: an early failure is tried again, and not reported.
 func (a *Agents) Failure(name string) error {
 	err := a.renewals.failure(name)
 	var early *earlyError
@@ -108,7 +114,8 @@ func (a *Agents) Failure(name string) error {
 	return err
 }
 
-// Certificate is that in the Secret of a cluster's agent, as far as this replica has looked at it; otherwise nil.
+// Certificate returns the certificate in the Secret of a cluster's agent, or nil if this replica
+// has not read that Secret.
 func (a *Agents) Certificate(name string) *x509.Certificate {
 	k, _ := a.knownOf(name)
 	return k.certificate
@@ -126,7 +133,8 @@ type earlyError struct{ error }
 
 func (e *earlyError) Unwrap() error { return e.error }
 
-// NotOursError means that somebody else must renew a certificate soon.
+// NotOursError means that the gateway cannot renew a certificate, and somebody else must do so
+// soon.
 type NotOursError struct{ text string }
 
 // Error says what to do.
@@ -135,7 +143,7 @@ func (e *NotOursError) Error() string { return e.text }
 // Reason is that of the condition CertificateValid.
 func (e *NotOursError) Reason() string { return v1alpha1.ReasonExpiresSoon }
 
-// due is whether an agent's Secret is to be read now. It cannot be reached while no agent is connected.
+// due is whether an agent's Secret must be read now. It cannot be read while no agent is connected.
 func (a *Agents) due(c *cluster.Cluster) bool {
 	if c.Err() != nil || c.ManagedBy != v1alpha1.ManagedByAgentBootstrap || c.Route != cluster.RouteTunnel {
 		return false
@@ -144,14 +152,15 @@ func (a *Agents) due(c *cluster.Cluster) bool {
 		return false
 	}
 	k, looked := a.knownOf(c.Name)
-	if !looked || k.uid != c.UID || !a.cfg.Now().Before(k.again) {
+	if !looked || c.Rotation.WantsCertificate() && k.request != c.Rotation.ID || k.uid != c.UID || !a.cfg.Now().Before(k.again) {
 		return true
 	}
 	authority := a.cfg.Authority()
 	return authority != nil && !bytes.Equal(k.bundle, authority.Bundle())
 }
 
-// current is the certificate by which is known what is due: that in the Secret, or, when it is not there, that of who is connected.
+// current returns the certificate that decides what is due: the one in the agent's Secret or, if
+// there is no Secret, the one with which the agent is connected.
 func (a *Agents) current(c *cluster.Cluster) *x509.Certificate {
 	if cert := a.Certificate(c.Name); cert != nil {
 		return cert
@@ -177,11 +186,14 @@ func (a *Agents) renew(ctx context.Context, c *cluster.Cluster) error {
 	case apierrors.IsConflict(err):
 		return nil // somebody else has changed it: it is read again at once
 	default:
+		if c.Rotation.WantsCertificate() {
+			a.renewals.reportFailure(ctx, a.cfg.Secrets, c, err)
+		}
 		return a.failed(c, authority, err)
 	}
 	now := a.cfg.Now()
 	again := now.Add(agentInterval - agentInterval/10 + rand.N(agentInterval/5))
-	known := knownAgent{uid: c.UID, certificate: cert}
+	known := knownAgent{uid: c.UID, certificate: cert, request: c.Rotation.ID}
 	if authority != nil {
 		known.bundle = authority.Bundle()
 	}
@@ -197,6 +209,11 @@ func (a *Agents) renew(ctx context.Context, c *cluster.Cluster) error {
 	a.mu.Lock()
 	a.known[c.Name] = known
 	a.mu.Unlock()
+	if c.Rotation.WantsCertificate() {
+		if err := a.markRotated(ctx, c, known.certificate != nil); err != nil {
+			return err
+		}
+	}
 	if known.certificate == nil && cert != nil && !now.Before(pki.RenewAt(cert)) {
 		return &NotOursError{fmt.Sprintf("the certificate of the cluster's agent expires at %s, and the gateway cannot renew it: the agent does not run as Deployment %s/%s in the cluster. Renew it with: agent-bootstrap rotate %s --out-dir DIR",
 			cert.NotAfter.UTC().Format(time.RFC3339), registration.AgentNamespace, registration.AgentName, c.Name)}
@@ -209,23 +226,28 @@ func (a *Agents) failed(c *cluster.Cluster, authority *pki.Authority, err error)
 	k, looked := a.knownOf(c.Name)
 	stale := looked && authority != nil && !bytes.Equal(k.bundle, authority.Bundle())
 	cert := a.current(c)
-	if !stale && (cert == nil || a.cfg.Now().Before(pki.RenewAt(cert))) {
+	if !stale && !c.Rotation.WantsCertificate() && (cert == nil || a.cfg.Now().Before(pki.RenewAt(cert))) {
 		return &earlyError{err}
 	}
-	if cert == nil {
+	if cert == nil && !c.Rotation.WantsCertificate() {
 		return fmt.Errorf("the cluster's agent could not be given the tunnel's new CA: %w", err)
+	}
+	if cert == nil {
+		return fmt.Errorf("the certificate of the cluster's agent could not be replaced: %w", err)
 	}
 	return fmt.Errorf("the certificate of the cluster's agent, which expires at %s, could not be renewed: %w", cert.NotAfter.UTC().Format(time.RFC3339), err)
 }
 
-// keep makes sure that the agent has a good certificate, and uses it. It returns the certificate, which is
-// nil if no agent runs as Pods, and the CA that it was compared with.
+// keep makes sure that the agent has a good certificate, and uses it. It returns the certificate,
+// which is nil if no agent runs as Pods, and the CA that it was compared with.
 func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificate, *pki.Authority, error) {
 	authority := a.cfg.Authority()
-	client, err := a.cfg.Route.client(c.Name)
+	conn, err := a.cfg.Route.open(c, a.cfg.Now())
 	if err != nil {
 		return nil, authority, err
 	}
+	defer conn.close()
+	client := conn.kube
 	deployment, err := client.AppsV1().Deployments(registration.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil, authority, nil
@@ -248,11 +270,11 @@ func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificat
 	cert := chain[0]
 	now := a.cfg.Now()
 	switch good := now.Before(pki.RenewAt(cert)); {
-	case authority == nil && good:
+	case authority == nil && good && !c.Rotation.WantsCertificate():
 		return cert, nil, nil
 	case authority == nil:
 		return cert, nil, errors.New("the hub has no CA to issue another with (Secret " + pki.CASecret + ")")
-	case good && bytes.Equal(pair.CA, authority.Bundle()):
+	case good && bytes.Equal(pair.CA, authority.Bundle()) && !c.Rotation.WantsCertificate():
 		if deployment.Spec.Template.Annotations[v1alpha1.AnnotationAgentCertificate] == pair.Hash() {
 			return cert, authority, nil
 		}
@@ -261,7 +283,7 @@ func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificat
 	if err := checkReplaceable(authority, c.Name, chain, now); err != nil {
 		return nil, authority, err
 	}
-	next, issued, err := registration.IssueAgentPair(authority, c.Name, a.lifetime(cert, authority), now)
+	next, issued, err := registration.IssueAgentPair(authority, c.Name, a.lifetime(c, cert, authority), now)
 	if err != nil {
 		return nil, authority, err
 	}
@@ -272,8 +294,9 @@ func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificat
 	return issued, authority, nil
 }
 
-// checkReplaceable refuses to replace a certificate that is not the agent's, or that another CA issued: a
-// server that accepts that CA need not accept this one. An expired certificate may be replaced.
+// checkReplaceable refuses to replace a certificate that is not the agent's, or that another CA
+// issued: a server that accepts that CA need not accept this one. An expired certificate may be
+// replaced.
 func checkReplaceable(authority *pki.Authority, name string, chain []*x509.Certificate, now time.Time) error {
 	if now.After(chain[0].NotAfter) {
 		now = chain[0].NotAfter
@@ -285,8 +308,31 @@ func checkReplaceable(authority *pki.Authority, name string, chain []*x509.Certi
 	return nil
 }
 
+// markRotated records that a request was carried out, or that there is no agent whose certificate
+// could be replaced.
+func (a *Agents) markRotated(ctx context.Context, c *cluster.Cluster, replaced bool) error {
+	done := c.Rotation.ID
+	if !replaced {
+		done += cluster.RotatedNothing
+	}
+	patch, err := registration.MergePatch(&metav1.ObjectMeta{UID: c.UID}, map[string]any{
+		"metadata": map[string]any{"annotations": map[string]string{v1alpha1.AnnotationRotatedCertificate: done}},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = a.cfg.Secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.RenewalFieldManager})
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil // another registration
+	}
+	return err
+}
+
 // lifetime returns the lifetime of the certificate that replaces cert.
-func (a *Agents) lifetime(cert *x509.Certificate, authority *pki.Authority) time.Duration {
+func (a *Agents) lifetime(c *cluster.Cluster, cert *x509.Certificate, authority *pki.Authority) time.Duration {
+	if wanted := c.Rotation.CertificateLifetime.Duration; c.Rotation.WantsCertificate() && wanted > 0 {
+		return wanted
+	}
 	if lifetime, ok := registration.CertificateLifetime(cert, authority); ok {
 		return min(a.cfg.Lifetime, lifetime)
 	}

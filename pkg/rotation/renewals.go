@@ -6,20 +6,23 @@ package rotation
 import (
 	"context"
 	"errors"
-	"net/http"
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/klog/v2"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
+	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
 const (
-	// checkInterval is how often clusters are checked for credentials that are due. It costs no request.
+	// checkInterval is how often clusters are checked for credentials that are due. It costs no
+	// request.
 	checkInterval = 2 * time.Second
 	// attemptTimeout bounds one renewal, concurrency the number of renewals at a time.
 	attemptTimeout = 15 * time.Second
@@ -29,34 +32,9 @@ const (
 // Clusters lists the registered clusters from memory.
 type Clusters interface{ List() []*cluster.Cluster }
 
-// Route sends requests to a cluster, with its credential, over its own route.
-type Route func(name string) http.RoundTripper
-
-// client returns a client for a cluster's API server.
-func (r Route) client(name string) (kubernetes.Interface, error) {
-	return kubernetes.NewForConfig(&rest.Config{
-		Host: "https://" + name, Transport: bounded{r(name)}, QPS: -1,
-		ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON}, // every API server supports JSON
-	})
-}
-
-// maxAnswer bounds what is read of an answer: the cluster need not be well-meaning.
-const maxAnswer = 2 << 20
-
-// bounded cuts long answers off.
-type bounded struct{ next http.RoundTripper }
-
-func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := b.next.RoundTrip(req)
-	if err == nil {
-		resp.Body = http.MaxBytesReader(nil, resp.Body, maxAnswer)
-	}
-	return resp, err
-}
-
 // renewer renews one kind of credential.
 type renewer interface {
-	// due is whether the credential of a cluster is to be renewed now.
+	// due is whether the credential of a cluster must be renewed now.
 	due(c *cluster.Cluster) bool
 	// renew renews it.
 	renew(ctx context.Context, c *cluster.Cluster) error
@@ -64,8 +42,8 @@ type renewer interface {
 	expiry(c *cluster.Cluster) (time.Time, bool)
 }
 
-// renewals renews one kind of credential, of a few clusters at a time. It remembers failures, and tries
-// again.
+// renewals renews one kind of credential, of a few clusters at a time. It remembers failures, and
+// tries again.
 type renewals struct {
 	renewer  renewer
 	clusters Clusters
@@ -78,11 +56,20 @@ type renewals struct {
 	failed map[string]failure
 }
 
+func newRenewals(r renewer, clusters Clusters, logger klog.Logger, now func() time.Time) renewals {
+	return renewals{renewer: r, clusters: clusters, logger: logger, now: now, failed: map[string]failure{}}
+}
+
+// subscribe calls f for clusters whose renewal fails for the first time, or succeeds again.
+func (r *renewals) subscribe(f func(name string)) { r.subscribers = append(r.subscribers, f) }
+
 // failure is a renewal that failed, of one version of a cluster.
 type failure struct {
 	err         error
 	fingerprint cluster.Fingerprint
-	again       time.Time
+	// request is the request for a rotation that was there.
+	request string
+	again   time.Time
 }
 
 // run renews until ctx is done, and waits for renewals in progress.
@@ -99,7 +86,7 @@ func (r *renewals) run(ctx context.Context) {
 	}
 }
 
-// failure is why the last renewal for a cluster failed, or nil.
+// failure returns why the last renewal for a cluster failed, or nil.
 func (r *renewals) failure(name string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -132,6 +119,28 @@ func (r *renewals) renewDue(ctx context.Context) {
 	group.Wait()
 }
 
+// reportTimeout bounds writing why a request for a rotation failed.
+const reportTimeout = 5 * time.Second
+
+// reportFailure writes to the cluster's Secret why what somebody asked for failed, once for each
+// request.
+func (r *renewals) reportFailure(ctx context.Context, secrets corev1client.SecretInterface, c *cluster.Cluster, failed error) {
+	if c.Rotation.Failure() != "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reportTimeout)
+	defer cancel()
+	patch, err := registration.MergePatch(&metav1.ObjectMeta{UID: c.UID}, map[string]any{"metadata": map[string]any{"annotations": map[string]string{
+		v1alpha1.AnnotationRotationFailure: c.Rotation.ID + " " + untrusted.Text(failed.Error()),
+	}}})
+	if err == nil {
+		_, err = secrets.Patch(ctx, c.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: registration.RenewalFieldManager})
+	}
+	if err != nil {
+		r.logger.Info("Could not record why a rotation failed", "cluster", c.Name, "err", err)
+	}
+}
+
 // forget drops the failures of clusters that no longer exist or have another credential.
 func (r *renewals) forget(clusters []*cluster.Cluster) {
 	r.mu.Lock()
@@ -148,16 +157,16 @@ func (r *renewals) forget(clusters []*cluster.Cluster) {
 	r.failed = still
 }
 
-// waits is whether a renewal has failed and is not to be tried again yet.
+// waits is whether a renewal has failed and must not be tried again yet.
 func (r *renewals) waits(c *cluster.Cluster) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f, failed := r.failed[c.Name]
-	return failed && r.now().Before(f.again)
+	return failed && f.request == c.Rotation.ID && r.now().Before(f.again)
 }
 
-// How long after a failure the next attempt is made, unless there is less time. retryEarlyAfter applies if
-// nothing depends on the renewal yet, or if somebody else has to do something.
+// How long after a failure the next attempt is made, unless there is less time. retryEarlyAfter
+// applies if nothing depends on the renewal yet, or if somebody else has to do something.
 const (
 	retryAfter      = time.Minute
 	retryEarlyAfter = 10 * time.Minute
@@ -183,7 +192,7 @@ func (r *renewals) record(c *cluster.Cluster, err error) {
 		if expiry, known := r.renewer.expiry(c); known {
 			wait = min(wait, max(time.Second, expiry.Sub(r.now())/8))
 		}
-		r.failed[c.Name] = failure{err: err, fingerprint: c.Fingerprint(), again: r.now().Add(wait)}
+		r.failed[c.Name] = failure{err: err, fingerprint: c.Fingerprint(), request: c.Rotation.ID, again: r.now().Add(wait)}
 	}
 	r.mu.Unlock()
 	if err != nil {

@@ -70,14 +70,15 @@ func (spaces) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestEndlessAnswer: a cluster that answers without an end takes a bounded part of the gateway's memory.
+// TestEndlessAnswer: a cluster that answers without an end takes a bounded part of the gateway's
+// memory.
 func TestEndlessAnswer(t *testing.T) {
-	client, err := Route(func(string) http.RoundTripper { return endless{} }).client("edge")
+	conn, err := Route{Shared: func(string) http.RoundTripper { return endless{} }}.connectShared(&cluster.Cluster{Name: "edge"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var tooLarge *http.MaxBytesError
-	if err := registration.DeliverAgentCertificate(t.Context(), client, nil, registration.AgentPair{}); !errors.As(err, &tooLarge) {
+	if err := registration.DeliverAgentCertificate(t.Context(), conn.kube, nil, registration.AgentPair{}); !errors.As(err, &tooLarge) {
 		t.Errorf("got %v", err)
 	}
 }

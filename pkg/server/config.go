@@ -29,12 +29,15 @@ type Config struct {
 	// LeaderElect is whether the replicas elect a leader. Without it, this process is the only
 	// replica.
 	LeaderElect bool
-	// ServingCertificate is the certificate that the gateway creates for its own endpoint. It is nil
-	// if the flags name one.
+	// ServingCertificate is the certificate that the gateway creates for its own endpoint. It is
+	// nil if the flags name one.
 	ServingCertificate *ServingCertificateConfig
-	// RenewTokensAfter is the age at which the gateway renews the tokens of clusters. 0 means after 80
-	// % of their lifetime.
+	// RenewTokensAfter is the age at which the gateway renews the tokens of clusters. 0 means after
+	// 80 % of their lifetime.
 	RenewTokensAfter time.Duration
+	// UpkeepInterval is how often the gateway looks for changes of each cluster's CA. 0 means
+	// rotation.DefaultUpkeepInterval.
+	UpkeepInterval time.Duration
 	// Generic is a copy of its own.
 	Generic *GenericOptions
 }

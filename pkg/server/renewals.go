@@ -15,6 +15,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
@@ -26,16 +27,21 @@ type renewals struct {
 	clusters *registry.Store
 	tokens   *rotation.Tokens
 	agents   *rotation.Agents
+	upkeep   *rotation.Upkeep
 	// tunnel is nil unless the tunnel server is embedded.
 	tunnel *embeddedTunnel
 }
 
 // newRenewals returns renewals that are idle.
-func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, tunnel *embeddedTunnel) *renewals {
+func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, routes dialers, tunnel *embeddedTunnel) *renewals {
 	logger := klog.Background().WithName("rotation")
+	route := rotation.Route{
+		Dialer: func(c *cluster.Cluster) (dialer.Dialer, error) { return routes.dialer(c, dialer.ForRequests) },
+		Shared: handler.RoundTripper,
+	}
 	secrets := c.Hub.Client.CoreV1().Secrets(c.Hub.SecretNamespace)
 	agents := rotation.AgentsConfig{
-		Clusters: clusters, Route: handler.RoundTripper, Authority: (&storedAuthority{secrets: secrets}).get,
+		Clusters: clusters, Route: route, Secrets: secrets, Authority: (&storedAuthority{secrets: secrets}).get,
 		Lifetime: c.Tunnel.AgentLifetime, Logger: logger,
 	}
 	if tunnel != nil {
@@ -47,7 +53,10 @@ func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, tu
 	return &renewals{
 		clusters: clusters, tunnel: tunnel, agents: rotation.NewAgents(agents),
 		tokens: rotation.NewTokens(rotation.TokensConfig{
-			Clusters: clusters, Route: handler.RoundTripper, Secrets: secrets, RenewAfter: c.RenewTokensAfter, Logger: logger,
+			Clusters: clusters, Route: route, Secrets: secrets, RenewAfter: c.RenewTokensAfter, Logger: logger,
+		}),
+		upkeep: rotation.NewUpkeep(rotation.UpkeepConfig{
+			Clusters: clusters, Route: route, Secrets: secrets, Interval: c.UpkeepInterval, Logger: logger,
 		}),
 	}
 }
@@ -57,6 +66,9 @@ func (r *renewals) failures(name string) map[string]error {
 	failures := map[string]error{
 		v1alpha1.ConditionCredentialValid:  r.tokens.Failure(name),
 		v1alpha1.ConditionCertificateValid: r.agents.Failure(name),
+	}
+	if failures[v1alpha1.ConditionCertificateValid] == nil {
+		failures[v1alpha1.ConditionCertificateValid] = r.upkeep.Failure(name)
 	}
 	if failures[v1alpha1.ConditionCertificateValid] == nil && r.tunnel != nil {
 		if c, ok := r.clusters.Get(name); ok && c.Route == cluster.RouteTunnel {

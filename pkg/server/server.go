@@ -33,8 +33,8 @@ type Server struct {
 	proxy    *proxy.Handler
 	renewals *renewals
 	health   *health.Monitor
-	// certificate is nil if the flags name a serving certificate, apiService also if the gateway must
-	// not keep the APIService.
+	// certificate is nil if the flags name a serving certificate, apiService also if the gateway
+	// must not keep the APIService.
 	certificate *servingCertificate
 	apiService  *apiServiceController
 	shutdown    *shutdown
@@ -64,7 +64,7 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 		return nil, err
 	}
 	s.proxy = s.newProxy()
-	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, s.embedded)
+	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, dialers{s.tunnel}, s.embedded)
 	s.health = s.newHealth()
 	// It is the first request to the hub, so its error explains what is wrong with the connection.
 	clientCALoaded, err := config.Generic.useHubClientCA(ctx, c.Hub.Client)
@@ -140,6 +140,7 @@ func (s *Server) newLeader() *leader {
 			{"the health of clusters", s.health.Run},
 			{"the renewal of tokens", s.renewals.tokens.Run},
 			{"the renewal of agents' certificates", s.renewals.agents.Run},
+			{"the upkeep of clusters", s.renewals.upkeep.Run},
 		},
 	}
 	if s.embedded != nil {
@@ -162,6 +163,7 @@ func (s *Server) subscribe() {
 	s.clusters.Subscribe(s.health.ClusterChanged)
 	s.renewals.tokens.OnChange(s.health.Trigger)
 	s.renewals.agents.OnChange(s.health.Trigger)
+	s.renewals.upkeep.OnChange(s.health.Trigger)
 	if s.embedded != nil {
 		s.embedded.server.OnAgentsChange(s.proxyMetrics.SetAgents)
 		s.embedded.server.OnAgentsChange(func(name string, _ int) { s.health.AgentsChanged(name) })

@@ -136,8 +136,8 @@ func TestPausedReaderDelaysNobody(t *testing.T) {
 			if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
 				t.Fatalf("%v: %s", err, stderr.String())
 			}
-			// While the bytes arrive, they compete for the processors like any download. The test measures
-			// after that.
+			// While the bytes arrive, they compete for the processors like any download. The test
+			// measures after that.
 			t.Logf("while the bytes arrive: %s", client.medianGet(t, namespacePath, 50))
 			eventually(t, labtest.Timeout, func(ctx context.Context) error {
 				if now := metric(t, r.gateway, "cluster_gateway_connections", label); now > open {
@@ -145,8 +145,8 @@ func TestPausedReaderDelaysNobody(t *testing.T) {
 				}
 				return nil
 			})
-			// A reader that blocks others does so permanently. A machine that is busy with something else
-			// does not.
+			// A reader that blocks others does so permanently. A machine that is busy with
+			// something else does not.
 			labtest.Within(t, labtest.Timeout, "GETs beside a paused reader to be as fast as without it", func() error {
 				after := client.medianGet(t, namespacePath, 100)
 				t.Logf("median GET: before %s, after %s", before, after)

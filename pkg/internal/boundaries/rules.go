@@ -48,7 +48,7 @@ func MayImport() map[string][]string {
 		"pkg/health":              {apis, cluster, dialer, events, pki, proxy, untrusted},
 		tunnel:                    {apis, dialer},
 		registration:              {apis, cluster, pki, "manifests"},
-		"pkg/rotation":            {apis, cluster, pki, registration},
+		"pkg/rotation":            {apis, cabundle, cluster, dialer, pki, registration, untrusted},
 		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
 		"pkg/bootstrap":           {apis, client, cluster, pki, registration, untrusted},
 		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", memory, pki, proxy, registry, "pkg/rotation", tunnel, untrusted},
@@ -106,9 +106,9 @@ func Bans() []Ban {
 type Public struct {
 	// Imports are the packages outside the standard library that it may import, by prefix.
 	Imports []string
-	// Most is the maximum number of packages outside the standard library that an importer gets with
-	// it. Raise it only for a reason: for each of them, the importers need more build time and a
-	// version that fits.
+	// Most is the maximum number of packages outside the standard library that an importer gets
+	// with it. Raise it only for a reason: for each of them, the importers need more build time and
+	// a version that fits.
 	Most int
 }
 

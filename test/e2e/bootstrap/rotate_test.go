@@ -24,9 +24,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
-// TestRotateThroughGateway replaces the credentials of a cluster through the gateway, which has no
-// other permissions there. It also checks that every rule of the gateway's Role in the manifest is
-// needed.
+// TestRotateThroughGateway gives a cluster new credentials through the gateway, although users
+// may do nothing there. It also checks that every rule for this in the manifest is needed.
 func TestRotateThroughGateway(t *testing.T) {
 	ctx := begin(t)
 	started := kubelet(ctx, t)
@@ -64,8 +63,8 @@ func TestRotateThroughGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	reachable(ctx, t)
-	// register changes nothing, and does not restart the agent. The first time, it takes ownership of
-	// what rotate wrote.
+	// register changes nothing, and does not restart the agent. The first time, it takes ownership
+	// of what rotate wrote.
 	if _, steps := must(ctx, t, edgeArgs("--access", "impersonate", "--wait", "1m")...); regexp.MustCompile(`\b(created|changed)\b`).MatchString(steps) {
 		t.Errorf("register changed something:\n%s", steps)
 	}
@@ -188,11 +187,14 @@ func reachable(ctx context.Context, t *testing.T) {
 // something then fails.
 func withoutEachRule(ctx context.Context, t *testing.T) {
 	roles := shared.edge.Client().RbacV1().Roles(agentNamespace)
-	whole, err := roles.Get(ctx, "cluster-gateway", noOptions)
+	whole, err := roles.Get(ctx, "cluster-gateway-maintenance", noOptions)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i, rule := range whole.Rules {
+		if slices.Contains([]string{"configmaps", "roles"}, rule.Resources[0]) {
+			continue // not for this: they are for the upkeep of clusters (pkg/rotation, TestFollowCA and TestSeparateCredentials)
+		}
 		for _, verb := range rule.Verbs {
 			t.Run(fmt.Sprintf("without %s %s", verb, rule.Resources[0]), func(t *testing.T) {
 				role := whole.DeepCopy()
@@ -206,7 +208,7 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 				}
 				labtest.Within(t, labtest.Timeout, "something to fail", func() error {
 					if works(ctx) {
-						return fmt.Errorf("rotate and doctor still succeed")
+						return fmt.Errorf("rotate still does")
 					}
 					return nil
 				})
@@ -224,12 +226,9 @@ func withoutEachRule(ctx context.Context, t *testing.T) {
 	})
 }
 
-// works reports whether the gateway can do everything in the cluster that its Role is for: renew
-// its token, and renew and read the agent's certificate.
+// works reports whether the gateway can do in the cluster what its Role is for: renew its tokens
+// and the agent's certificate.
 func works(ctx context.Context) bool {
-	if _, _, err := invoke(ctx, bootstrap.Config{}, "rotate", "edge-1"); err != nil {
-		return false
-	}
-	out, _, err := invoke(ctx, bootstrap.Config{}, "doctor", "edge-1")
-	return err == nil && strings.Contains(out, "Secret "+agentNamespace+"/konnectivity-agent: for")
+	_, _, err := invoke(ctx, bootstrap.Config{}, "rotate", "edge-1")
+	return err == nil
 }

@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -71,8 +72,8 @@ func (s *site) exercise(ctx context.Context, t *testing.T) {
 		name string
 		do   func(context.Context, *testing.T)
 	}{
-		// Start and registration with the hub: the hub's client CA, the clusters, the CAs and serving
-		// certificates, the APIService's CA bundle, the Lease.
+		// Start and registration with the hub: the hub's client CA, the clusters, the CAs and
+		// serving certificates, the APIService's CA bundle, the Lease.
 		{"the tunnel's certificates are created and published", s.published},
 		// The Secret's annotations and Events, by probes; the requests of the aggregation layer.
 		{"a cluster is registered", s.register},
@@ -237,9 +238,27 @@ func (s *site) override(ctx context.Context, t *testing.T) {
 	}
 }
 
-// rotate runs through the gateway, with its credential, which has no other permissions there.
+// rotate asks the gateway to renew the credentials. On that occasion, the gateway removes the
+// rights that earlier versions gave to the account for callers, and follows the cluster's CA.
 func (s *site) rotate(ctx context.Context, t *testing.T) {
+	rbac := s.edge.Client().RbacV1()
+	meta := metav1.ObjectMeta{Name: "cluster-gateway", Namespace: agentNamespace, Labels: map[string]string{v1alpha1.LabelManagedBy: v1alpha1.ManagedByAgentBootstrap}}
+	if _, err := rbac.Roles(agentNamespace).Create(ctx, &rbacv1.Role{ObjectMeta: meta}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rbac.RoleBindings(agentNamespace).Create(ctx, &rbacv1.RoleBinding{
+		ObjectMeta: meta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	s.bootstrap(ctx, t, "rotate", clusterName, "--wait", "1m")
+	labtest.Within(t, labtest.Timeout, "the rights of the account for callers to be removed", func() error {
+		_, err := rbac.Roles(agentNamespace).Get(ctx, meta.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("the Role is there: %v", err)
+	})
 }
 
 func (s *site) enroll(ctx context.Context, t *testing.T) {
@@ -248,10 +267,10 @@ func (s *site) enroll(ctx context.Context, t *testing.T) {
 	}
 	content := s.invite(ctx, t)
 	s.invitation = record{cluster: s.invited, account: clusterAccount, objects: documents(t, content), apart: map[string]string{
-		accessBinding: "--access", "RoleBinding cluster-gateway-agent/cluster-gateway": "the base agent's, needed in edge",
+		"RoleBinding cluster-gateway-agent/cluster-gateway-maintenance": "the base agent's, needed in edge",
 	}, until: func(e event) bool {
-		// All of it is deleted after that. The agent of the Job may connect once more before its Pod is
-		// deleted, and is refused.
+		// All of it is deleted after that. The agent of the Job may connect once more before its
+		// Pod is deleted, and is refused.
 		return e.Verb == "delete" && e.ObjectRef.Resource == "clusterrolebindings"
 	}}
 	s.apply(ctx, t, content)

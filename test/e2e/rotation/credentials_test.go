@@ -104,12 +104,12 @@ func (s *site) hubData(ctx context.Context, name, key string) func() ([]byte, er
 	}
 }
 
-// withoutRight removes a verb from the gateway's Role in the cluster, and returns a function that
-// restores it.
+// withoutRight removes a verb from the Role of the gateway's account for maintenance, and returns a
+// function that restores it.
 func withoutRight(ctx context.Context, t *testing.T, resource, verb string) (restore func()) {
 	t.Helper()
 	roles := shared.edge.Client().RbacV1().Roles(agentNamespace)
-	role, err := roles.Get(ctx, "cluster-gateway", metav1.GetOptions{})
+	role, err := roles.Get(ctx, "cluster-gateway-maintenance", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -282,7 +282,7 @@ func CheckUnwantedFields(t *testing.T, secret *corev1.Secret) {
 	if _, insecure := secret.Annotations["cluster.core.oam.dev/insecure-skip-tls-verify"]; insecure {
 		t.Error("the verification of the cluster's certificate is still off")
 	}
-	if keys := slices.Sorted(maps.Keys(secret.Data)); !slices.Equal(keys, []string{"ca.crt", "endpoint", "own", "token"}) {
+	if keys := slices.Sorted(maps.Keys(secret.Data)); !slices.Equal(keys, []string{"ca.crt", "endpoint", "maintenance-token", "own", "token"}) {
 		t.Errorf("the Secret has the keys %q", keys)
 	}
 	if secret.Labels["team"] != "a" || secret.Annotations["note"] != "b" {

@@ -34,6 +34,9 @@ const (
 	SecretKeyToken      = "token"
 	SecretKeyExec       = "exec"
 	SecretKeyProxyURL   = "proxy-url"
+	// SecretKeyMaintenanceToken holds the token with which the gateway renews the credentials of
+	// the cluster. No request of a caller is ever sent with it.
+	SecretKeyMaintenanceToken = "maintenance-token"
 )
 
 // SecretKeyAgentValues is the key with the values of the cluster's agent (agent-bootstrap register

@@ -11,12 +11,37 @@ const (
 	ManagedByAgentBootstrap = "agent-bootstrap"
 )
 
+// AgentNamespace is the namespace in a managed cluster that holds everything of a registration that
+// has a namespace.
+const AgentNamespace = "cluster-gateway-agent"
+
+// Values of --access that others must know: AccessAdmin stands for the ClusterRole
+// ClusterRoleAdmin, which may do everything.
+const (
+	AccessAdmin      = "admin"
+	ClusterRoleAdmin = "cluster-admin"
+)
+
 // Annotations of a cluster's Secret that a registration writes.
 const (
 	// AnnotationClusterUID identifies the cluster: the UID of its namespace kube-system.
 	AnnotationClusterUID = GroupName + "/cluster-uid"
 	// AnnotationAccess is the value of --access.
 	AnnotationAccess = GroupName + "/access"
+	// AnnotationCASource says that the gateway follows the changes of the cluster's CA. Its value
+	// is CASourceCluster if ca.crt was read from the cluster.
+	AnnotationCASource = GroupName + "/ca-source"
+	CASourceCluster    = "kube-root-ca.crt"
+	// AnnotationRotationRequest asks the gateway to replace credentials of the cluster now. Its
+	// value is that of cluster.RotationRequest in JSON.
+	AnnotationRotationRequest = GroupName + "/rotation-request"
+	// AnnotationRotatedTokens and AnnotationRotatedCertificate are the IDs of the last requests
+	// that the gateway carried out.
+	AnnotationRotatedTokens      = GroupName + "/rotated-tokens"
+	AnnotationRotatedCertificate = GroupName + "/rotated-certificate"
+	// AnnotationRotationFailure is the ID of a request, a space, and why the first attempt failed.
+	// The gateway tries again.
+	AnnotationRotationFailure = GroupName + "/rotation-failure"
 )
 
 // Annotations of the agent's namespace in a managed cluster.
@@ -29,7 +54,8 @@ const (
 
 // Annotations of the agent's Pods. The Pods are replaced when one of them changes.
 const (
-	// AnnotationAgentCertificate is a hash of the agent's certificate and of the CAs that it trusts.
+	// AnnotationAgentCertificate is a hash of the agent's certificate and of the CAs that it
+	// trusts.
 	AnnotationAgentCertificate = GroupName + "/agent-certificate"
 	// AnnotationAgentAddress is a hash of the address that the agent dials.
 	AnnotationAgentAddress = GroupName + "/agent-address"

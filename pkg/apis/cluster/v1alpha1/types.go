@@ -142,6 +142,10 @@ const (
 	// ConditionCertificateValid reports whether the certificates of the API server and of the
 	// cluster's agents are valid.
 	ConditionCertificateValid = "CertificateValid"
+	// ConditionCredentialsSeparate reports whether the gateway renews the credentials of the
+	// cluster with a credential that no caller has. Only clusters that agent-bootstrap or an
+	// invitation registered have it.
+	ConditionCredentialsSeparate = "CredentialsSeparate"
 )
 
 // Reasons of conditions. If an operator overrides the condition Ready, its reason is the
@@ -149,8 +153,8 @@ const (
 const (
 	// ReasonInvalidSecret: the Secret is invalid. The message lists what is wrong with which key.
 	ReasonInvalidSecret = "InvalidSecret"
-	// ReasonUnsupportedProxyConfiguration: the Secret has AnnotationProxyConfiguration, which is not
-	// supported.
+	// ReasonUnsupportedProxyConfiguration: the Secret has AnnotationProxyConfiguration, which is
+	// not supported.
 	ReasonUnsupportedProxyConfiguration = "UnsupportedProxyConfiguration"
 	// ReasonNotProbed: the cluster has not been probed yet.
 	ReasonNotProbed = "NotProbed"
@@ -204,6 +208,12 @@ const (
 	// ReasonRenewalFailed: the credential or certificate is valid, but its renewal failed. The
 	// message contains the error.
 	ReasonRenewalFailed = "RenewalFailed"
+
+	// ReasonTwoCredentials: the gateway has one credential for callers and one for maintenance.
+	ReasonTwoCredentials = "TwoCredentials"
+	// ReasonSharedCredential: the gateway has only one credential. An earlier version registered
+	// the cluster.
+	ReasonSharedCredential = "SharedCredential"
 )
 
 // ClusterGatewayStatus is the observed state of a cluster.

@@ -1,9 +1,10 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command renewing-gateway is a gateway for tests that cannot wait until a token is renewed,
-// because kube-apiserver issues no token for less than ten minutes. It renews tokens at the age in
-// $RENEW_TOKENS_AFTER, for which the gateway has no flag.
+// Command renewing-gateway is the gateway for tests that cannot wait until a token is renewed:
+// kube-apiserver issues no token for less than ten minutes. It renews tokens at the age in
+// $RENEW_TOKENS_AFTER, and looks for changes of a cluster's CA as often. The gateway has no flag
+// for either.
 package main
 
 import (
@@ -28,7 +29,7 @@ func run() int {
 		fmt.Fprintf(os.Stderr, "renewing-gateway: invalid $%s: %v\n", lab.RenewTokensAfterVariable, err)
 		return 1
 	}
-	cmd := server.NewCommand(func(c *server.Config) { c.RenewTokensAfter = age })
+	cmd := server.NewCommand(func(c *server.Config) { c.RenewTokensAfter, c.UpkeepInterval = age, age })
 	if err := cmd.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "gateway:", err)
 		return 1
