@@ -38,7 +38,7 @@ func TestConditionsAreDocumented(t *testing.T) {
 	if found < 20 {
 		t.Fatalf("found %d constants only", found)
 	}
-	for _, heading := range []string{"Ready", "TunnelConnected", "CredentialValid", "CertificateValid", "Causes in a Status"} {
+	for _, heading := range []string{"Ready", "TunnelConnected", "CredentialValid", "CertificateValid", "CredentialsSeparate", "Causes in a Status"} {
 		for _, row := range p.table(t, heading) {
 			if value := strings.Trim(row[0], "`"); !known[value] {
 				t.Errorf("%s documents %s, which does not exist", p.path, value)
