@@ -37,10 +37,10 @@ func WithThroughHub(ctx context.Context, throughHub func() bool) context.Context
 	return context.WithValue(ctx, throughHubKey{}, throughHub)
 }
 
-// throughHub reports whether the hub's aggregation layer sent the request.
-func (x *exchange) throughHub() bool {
-	f, ok := x.ctx.Value(throughHubKey{}).(func() bool)
-	return ok && f()
+// ThroughHub reports whether the hub's aggregation layer sent the request with this context.
+func ThroughHub(ctx context.Context) bool {
+	throughHub, ok := ctx.Value(throughHubKey{}).(func() bool)
+	return ok && throughHub()
 }
 
 // rewriteLocation rewrites a Location that leads to the same managed API server, so that it leads
@@ -60,7 +60,7 @@ func (x *exchange) rewriteLocation(resp *http.Response) error {
 		return errRedirect
 	case !ok:
 		return nil
-	case isRedirect && x.throughHub():
+	case isRedirect && ThroughHub(x.ctx):
 		return &hubRedirectError{code: resp.StatusCode, location: u.RequestURI()}
 	}
 	through := *u
