@@ -129,3 +129,47 @@ func TestBudgetOfCluster(t *testing.T) {
 		t.Error("a second Close gave up the share of another dialer")
 	}
 }
+
+// limitedMemory is a dialer.Memory for all clusters together.
+type limitedMemory struct{ limit, used int64 }
+
+func (m *limitedMemory) Take(_ string, n int64) bool {
+	if m.used+n > m.limit {
+		return false
+	}
+	m.used += n
+	return true
+}
+
+func (m *limitedMemory) Give(_ string, n int64) { m.used -= n }
+
+// TestBudgetsShareMemory checks that what connections hold beyond their minimum is taken from the
+// memory that all clusters share, and given back when it is read or dropped.
+func TestBudgetsShareMemory(t *testing.T) {
+	t.Parallel()
+	const each = 4 * dialer.MinReceiveBuffer
+	m := &limitedMemory{limit: 4 * dialer.MinReceiveBuffer}
+	budgets := dialer.NewBudgets(each, m)
+	read, dropped, full := newBudgetedConn(each, budgets.Separate("a")), newBudgetedConn(each, budgets.Separate("b")), newBudgetedConn(each, budgets.Separate("c"))
+	if fill(t, read, each) == 0 || m.used != 3*dialer.MinReceiveBuffer {
+		t.Fatalf("a full connection has taken %d bytes, want all beyond the minimum", m.used)
+	}
+	if fill(t, full, each) != 0 {
+		t.Error("the connections of another cluster hold more than there is")
+	}
+	if m.used != 3*dialer.MinReceiveBuffer {
+		t.Errorf("%d bytes are taken after a connection has ended, want %d", m.used, 3*dialer.MinReceiveBuffer)
+	}
+	if fill(t, dropped, 2*dialer.MinReceiveBuffer) == 0 {
+		t.Error("a connection does not get what is left")
+	}
+	if err := dropped.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(read, make([]byte, each)); err != nil {
+		t.Error(err)
+	}
+	if m.used != 0 {
+		t.Errorf("%d bytes are still taken", m.used)
+	}
+}
