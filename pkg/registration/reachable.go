@@ -4,6 +4,7 @@
 package registration
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -19,7 +20,7 @@ func (p *Plan) checkReachable(server ServerInfo) error {
 		p.Notes = append(p.Notes, fmt.Sprintf("the agent has to run on this machine, because the API server's address is %s (--endpoint sets another one)", server.URL))
 	case p.Spec.Form != FormDirect:
 	case p.Spec.ProxyURL == nil && onlyLocal(server.ProxyURL):
-		return fmt.Errorf("the kubeconfig has a proxy-url that only this machine can reach, and nothing was changed. " +
+		return errors.New("the kubeconfig has a proxy-url that only this machine can reach, and nothing was changed. " +
 			"Set --proxy-url to the proxy that the gateway is to use, or --proxy-url '' if it needs none")
 	case p.Secret.ProxyURL == "" && endpoint:
 		return fmt.Errorf("the kubeconfig's server is %s, which only this machine can reach, and nothing was changed. "+
