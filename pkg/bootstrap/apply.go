@@ -59,8 +59,8 @@ func (r *registerRun) applyStep(ctx context.Context, applier *registration.Appli
 	return r.step(ctx, string(step.Name), "%s", r.stepText(step.Name, result))
 }
 
-// tryAgentValues applies the agent with the values of --agent-values in a dry run, so that values that the
-// API server refuses change nothing. It needs the namespace.
+// tryAgentValues applies the agent with the values of --agent-values in a dry run, so that values
+// that the API server refuses change nothing. It needs the namespace.
 func (r *registerRun) tryAgentValues(ctx context.Context) error {
 	if len(r.plan.Secret.AgentValues) == 0 {
 		return nil

@@ -24,14 +24,14 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
 
-// maxClockSkew is the difference of clocks that certificates allow for: they are valid from that long
-// before they are issued.
+// maxClockSkew is the difference of clocks that certificates allow for: they are valid from that
+// long before they are issued.
 const maxClockSkew = 5 * time.Minute
 
 // Config is what an Enroller needs.
 type Config struct {
-	// Secrets are those of the hub's namespace that holds clusters and records of invitations; Namespace is
-	// its name.
+	// Secrets are those of the hub's namespace that holds clusters and records of invitations;
+	// Namespace is its name.
 	Secrets   corev1client.SecretInterface
 	Namespace string
 	// Events records outcomes. If it is nil, there are no Events.
@@ -40,8 +40,8 @@ type Config struct {
 	Logger klog.Logger
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
-	// AfterStep, if set, is called after each step. If it returns an error, the enrollment ends with it.
-	// Tests use it to show that every step can be repeated.
+	// AfterStep, if set, is called after each step. If it returns an error, the enrollment ends with
+	// it. Tests use it to show that every step can be repeated.
 	AfterStep func(step string) error
 }
 
@@ -95,8 +95,8 @@ type attempt struct {
 	*Enroller
 	invited tunnel.Invited
 
-	// record is the record of the invitation, read the Secret that it was read from. Both are nil until the
-	// record is known to be about this certificate.
+	// record is the record of the invitation, read the Secret that it was read from. Both are nil
+	// until the record is known to be about this certificate.
 	record *registration.Invitation
 	read   *corev1.Secret
 	ca     []byte
@@ -127,8 +127,8 @@ func (a *attempt) run(ctx context.Context) error {
 	defer a.target.close()
 	if a.record.State == registration.InvitationDone {
 		a.again = true
-		// An earlier attempt stopped before this step, or the invitation was applied again. The rights that
-		// the step needs may be gone.
+		// An earlier attempt stopped before this step, or the invitation was applied again. The rights
+		// that the step needs may be gone.
 		if err := a.leave(ctx); err != nil {
 			return fmt.Errorf("%w: %w", errDone, err)
 		}
@@ -140,7 +140,8 @@ func (a *attempt) run(ctx context.Context) error {
 	})
 }
 
-// checkServes returns an error unless the invitation is the certificate of a registered cluster's agent.
+// checkServes returns an error unless the invitation is the certificate of a registered cluster's
+// agent.
 func (a *attempt) checkServes(ctx context.Context) error {
 	if err := a.readRecord(ctx); err != nil {
 		return err
@@ -213,8 +214,8 @@ func (a *attempt) checkName(ctx context.Context) error {
 	return err
 }
 
-// registered returns the Secret of the invitation's name, or nil. It is an error if the Secret is not that
-// of the cluster to which the invitation belongs.
+// registered returns the Secret of the invitation's name, or nil. It is an error if the Secret is
+// not that of the cluster to which the invitation belongs.
 func (a *attempt) registered(ctx context.Context) (*corev1.Secret, error) {
 	name := a.invited.Name
 	secret, err := a.cfg.Secrets.Get(ctx, name, metav1.GetOptions{})
@@ -279,7 +280,8 @@ func (a *attempt) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// checkRegistrations refuses a cluster that is registered already, under another name or with another hub.
+// checkRegistrations refuses a cluster that is registered already, under another name or with
+// another hub.
 func (a *attempt) checkRegistrations(ctx context.Context) error {
 	if err := registration.CheckNamespace(a.namespace, a.invited.Name, a.record.HubUID); err != nil {
 		return err
@@ -303,8 +305,8 @@ func (a *attempt) claim(ctx context.Context) error {
 	return a.writeState(ctx, "claim the invitation")
 }
 
-// markRegistering records that the cluster's Secret is about to be written. If the invitation was revoked
-// before, it is not written.
+// markRegistering records that the cluster's Secret is about to be written. If the invitation was
+// revoked before, it is not written.
 func (a *attempt) markRegistering(ctx context.Context) error {
 	if a.record.State == registration.InvitationRegistering {
 		return nil
@@ -331,8 +333,8 @@ func (a *attempt) errRevoked() error {
 	return fmt.Errorf("the invitation of cluster %q has been revoked: ask for a new one (agent-bootstrap invite %s)", a.invited.Name, a.invited.Name)
 }
 
-// writeRecord writes the state of the invitation. If the record has changed since it was read, the error is
-// a Conflict.
+// writeRecord writes the state of the invitation. If the record has changed since it was read, the
+// error is a Conflict.
 func (a *attempt) writeRecord(ctx context.Context) error {
 	patch, err := registration.MergePatch(a.read, map[string]any{"metadata": map[string]any{"annotations": a.record.Annotations()}})
 	if err != nil {
@@ -348,8 +350,8 @@ func (a *attempt) writeRecord(ctx context.Context) error {
 // fieldManager writes the records of invitations.
 const fieldManager = "cluster-gateway-enrollment"
 
-// claimNamespace records in the cluster under which name it is registered. Of two invitations for one
-// cluster, one is first.
+// claimNamespace records in the cluster under which name it is registered. Of two invitations for
+// one cluster, one is first.
 func (a *attempt) claimNamespace(ctx context.Context) error {
 	if a.namespace.Annotations[v1alpha1.AnnotationClusterName] == a.invited.Name {
 		return nil
@@ -366,8 +368,8 @@ func (a *attempt) claimNamespace(ctx context.Context) error {
 	return a.target.explain("record in namespace "+registration.AgentNamespace+" under which name the cluster is registered", err)
 }
 
-// requestToken requests tokens of both accounts. They are not bound to a Pod, unlike the one that the
-// cluster sent. An invitation that an earlier version made has no account for maintenance.
+// requestToken requests tokens of both accounts. They are not bound to a Pod, unlike the one that
+// the cluster sent. An invitation that an earlier version made has no account for maintenance.
 func (a *attempt) requestToken(ctx context.Context) (err error) {
 	if a.token, err = registration.RequestToken(ctx, a.target.kube, registration.GatewayAccount, a.record.TokenLifetime); err != nil {
 		return a.target.explain("request a token of the gateway's account for callers", err)
@@ -408,7 +410,8 @@ func (a *attempt) applyAgent(ctx context.Context) error {
 	return nil
 }
 
-// register writes the cluster's Secret, and deletes it again if the invitation was revoked meanwhile.
+// register writes the cluster's Secret, and deletes it again if the invitation was revoked
+// meanwhile.
 func (a *attempt) register(ctx context.Context) error {
 	uid, err := a.writeSecret(ctx)
 	if err != nil {
@@ -449,8 +452,9 @@ func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
 	return written.UID, nil
 }
 
-// confirm reads the record again, and deletes the cluster's Secret if the invitation has been revoked or
-// replaced. Nobody else would do it later, so it retries until the hub answers or ctx is done.
+// confirm reads the record again, and deletes the cluster's Secret if the invitation has been
+// revoked or replaced. Nobody else would do it later, so it retries until the hub answers or ctx is
+// done.
 func (a *attempt) confirm(ctx context.Context) error {
 	for {
 		err := a.tryConfirm(ctx)
@@ -496,7 +500,8 @@ func (a *attempt) markDone(ctx context.Context) error {
 		if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
 			return a.hubFault("record that the invitation has been used", err)
 		}
-		// It has been revoked, or another replica has written why it refused a cluster, or that it is done.
+		// It has been revoked, or another replica has written why it refused a cluster, or that it is
+		// done.
 		if err := a.confirm(ctx); err != nil {
 			return err
 		}
@@ -513,8 +518,8 @@ func (a *attempt) leave(ctx context.Context) error {
 	return a.target.explain("delete the objects of the enrollment", a.target.deleteEnrollment(ctx))
 }
 
-// setOwners sets the owners of the objects in the invitation: of those that stay, the namespace; of the
-// others, a ClusterRoleBinding.
+// setOwners sets the owners of the objects in the invitation: of those that stay, the namespace; of
+// the others, a ClusterRoleBinding.
 func (a *attempt) setOwners(ctx context.Context) error {
 	return a.target.explain("set the owners of what was applied", a.target.setOwners(ctx, a.record, a.namespace.UID))
 }

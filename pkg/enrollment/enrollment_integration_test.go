@@ -504,8 +504,8 @@ func TestEnrollmentWritesAll(t *testing.T) {
 	bootstraptest.CheckUnwantedFields(t, site.HubSecret(ctx, t, "near-1"))
 }
 
-// TestEnrollmentAppliesAgentValues checks that the values of an invitation reach the Job, the agent and the
-// cluster's Secret.
+// TestEnrollmentAppliesAgentValues checks that the values of an invitation reach the Job, the agent
+// and the cluster's Secret.
 func TestEnrollmentAppliesAgentValues(t *testing.T) {
 	ctx := site.Begin(t)
 	values := filepath.Join(t.TempDir(), "values.yaml")

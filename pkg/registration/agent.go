@@ -108,8 +108,8 @@ func rollHashes(address string, pair AgentPair) map[string]string {
 	return map[string]string{v1alpha1.AnnotationAgentCertificate: pair.Hash(), v1alpha1.AnnotationAgentAddress: hex.EncodeToString(hash[:8])}
 }
 
-// Agent returns the objects of an agent that runs as Pods: its ConfigMap and Secret, and the base adapted
-// to the values.
+// Agent returns the objects of an agent that runs as Pods: its ConfigMap and Secret, and the base
+// adapted to the values.
 func Agent(address string, pair AgentPair, values AgentValues) ([]*unstructured.Unstructured, error) {
 	config, err := agentConfig(address)
 	if err != nil {

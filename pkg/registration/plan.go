@@ -27,14 +27,14 @@ type Spec struct {
 	Form Form
 	// Access is the value of --access.
 	Access string
-	// Endpoint is the URL of the API server, as the agent or, for FormDirect, the gateway sees it. Empty
-	// means the default of the form.
+	// Endpoint is the URL of the API server, as the agent or, for FormDirect, the gateway sees it.
+	// Empty means the default of the form.
 	Endpoint string
 	// ServerName is the name in the certificate of the API server, and ProxyURL the proxy between the
 	// gateway and it. Nil means what the kubeconfig says.
 	ServerName, ProxyURL *string
-	// Adopt takes over a Secret that agent-bootstrap did not write. TakeOver takes over a cluster that is
-	// registered with another hub.
+	// Adopt takes over a Secret that agent-bootstrap did not write. TakeOver takes over a cluster that
+	// is registered with another hub.
 	Adopt, TakeOver bool
 	// AgentValues adapt an agent that runs as Pods. Nil keeps those of the earlier registration.
 	AgentValues *AgentValues
@@ -79,26 +79,26 @@ type Step struct {
 	Apply, Remove []*unstructured.Unstructured
 }
 
-// Plan is everything that a registration will change, in the order in which it is done. It depends only on
-// the spec and the state, so it can be tested without a cluster. Credentials that do not exist yet are
-// placeholders in its objects.
+// Plan is everything that a registration will change, in the order in which it is done. It depends
+// only on the spec and the state, so it can be tested without a cluster. Credentials that do not
+// exist yet are placeholders in its objects.
 type Plan struct {
 	Spec  Spec
 	Steps []Step
-	// Secret is the cluster's Secret. Its tokens are the ones that are kept, or placeholders if NewToken or
-	// NewMaintenanceToken.
+	// Secret is the cluster's Secret. Its tokens are the ones that are kept, or placeholders if
+	// NewToken or NewMaintenanceToken.
 	Secret                        ClusterSecret
 	NewToken, NewMaintenanceToken bool
-	// Pair is the agent's certificate: the one that is kept, or a placeholder if NewCertificate. It is nil
-	// for FormDirect.
+	// Pair is the agent's certificate: the one that is kept, or a placeholder if NewCertificate. It is
+	// nil for FormDirect.
 	Pair           *AgentPair
 	NewCertificate bool
 	// Address is what the agent dials.
 	Address string
 	// Notes are for the user.
 	Notes []string
-	// Invitation is the record of an invitation, HandOver what somebody else applies to its cluster. Both
-	// are empty for other plans.
+	// Invitation is the record of an invitation, HandOver what somebody else applies to its cluster.
+	// Both are empty for other plans.
 	Invitation *Invitation
 	HandOver   []*unstructured.Unstructured
 
@@ -132,8 +132,8 @@ func NewPlan(spec Spec, state State) (*Plan, error) {
 	return p, nil
 }
 
-// checkState refuses a name that another cluster has, a cluster that has another name, and an access that
-// does not exist.
+// checkState refuses a name that another cluster has, a cluster that has another name, and an
+// access that does not exist.
 func checkState(spec Spec, state State) error {
 	if err := CheckTaken(spec, state.Hub.Secret, state.Cluster.UID); err != nil {
 		return err
@@ -147,8 +147,9 @@ func checkState(spec Spec, state State) error {
 	return nil
 }
 
-// CheckRegistered returns a *RegisteredError if the registration cannot have a cluster with this agent's
-// namespace: because it is registered under another name or, without TakeOver, with another hub.
+// CheckRegistered returns a *RegisteredError if the registration cannot have a cluster with this
+// agent's namespace: because it is registered under another name or, without TakeOver, with another
+// hub.
 func CheckRegistered(spec Spec, namespace *corev1.Namespace, hub types.UID) error {
 	err := CheckNamespace(namespace, spec.Name, hub)
 	var registered *RegisteredError
@@ -222,8 +223,8 @@ func (p *Plan) planSecret(state State) error {
 	return nil
 }
 
-// planValues decides on the values of the agent, which the Secret keeps. Without an agent that runs as
-// Pods, the Secret keeps what it has.
+// planValues decides on the values of the agent, which the Secret keeps. Without an agent that runs
+// as Pods, the Secret keeps what it has.
 func (p *Plan) planValues(state State) (err error) {
 	if p.Spec.AgentValues != nil {
 		p.agentValues = *p.Spec.AgentValues
@@ -245,9 +246,10 @@ func (p *Plan) planValues(state State) (err error) {
 	return nil
 }
 
-// keptToken returns the token in the hub's Secret if the registration goes on using it. It is replaced if
-// it expires soon, and if anything else changes that the gateway connects with: then the token tells an
-// answer that the gateway got with the new Secret from one that it got with the old one.
+// keptToken returns the token in the hub's Secret if the registration goes on using it. It is
+// replaced if it expires soon, and if anything else changes that the gateway connects with: then
+// the token tells an answer that the gateway got with the new Secret from one that it got with the
+// old one.
 func keptToken(wanted ClusterSecret, state State) string {
 	current := state.Hub.Secret
 	if current == nil || !state.Cluster.TokenAccepted {
@@ -276,7 +278,8 @@ func TokenIsFresh(token string, now time.Time) bool {
 	return !claims.Expires.IsZero() && now.Before(pki.RenewBetween(claims.IssuedAt, claims.Expires, 0))
 }
 
-// planCertificate keeps the agent's certificate if the gateway accepts it and it need not be renewed yet.
+// planCertificate keeps the agent's certificate if the gateway accepts it and it need not be
+// renewed yet.
 func (p *Plan) planCertificate(state State) {
 	if p.Spec.Form == FormDirect {
 		return
@@ -322,8 +325,8 @@ func (p *Plan) planNamespace(state State) error {
 	return nil
 }
 
-// planAccount applies the accounts of the gateway, and takes from the account for callers the rights that
-// earlier versions gave it.
+// planAccount applies the accounts of the gateway, and takes from the account for callers the
+// rights that earlier versions gave it.
 func (p *Plan) planAccount(state State) error {
 	objects, err := AgentBase(IsGatewayAccount)
 	if err != nil {
@@ -356,8 +359,8 @@ func (p *Plan) planAccess(state State) error {
 	return nil
 }
 
-// planSecretStep comes before the agent's: if the name turns out to be taken, no certificate was issued
-// for it.
+// planSecretStep comes before the agent's: if the name turns out to be taken, no certificate was
+// issued for it.
 func (p *Plan) planSecretStep(State) error {
 	o, err := ToUnstructured(p.Secret.Secret())
 	if err != nil {
@@ -384,8 +387,8 @@ func (p *Plan) planAgent(State) error {
 	return nil
 }
 
-// planRemoval removes an agent that runs as Pods and is of no use any more. It comes after the wait, so
-// that the cluster is reached one way or the other all the time.
+// planRemoval removes an agent that runs as Pods and is of no use any more. It comes after the
+// wait, so that the cluster is reached one way or the other all the time.
 func (p *Plan) planRemoval(state State) error {
 	if len(state.Cluster.Agent) > 0 {
 		p.add(Step{Name: StepPrevious, Side: SideCluster, Remove: state.Cluster.Agent})

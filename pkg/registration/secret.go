@@ -19,7 +19,8 @@ import (
 // ClusterSecret describes the Secret on the hub that registers a cluster.
 type ClusterSecret struct {
 	Name, Namespace string
-	// Tunnel is whether an agent connects to the gateway. Otherwise the gateway connects to the cluster.
+	// Tunnel is whether an agent connects to the gateway. Otherwise the gateway connects to the
+	// cluster.
 	Tunnel bool
 	// UID identifies the cluster: the UID of its namespace kube-system.
 	UID types.UID
@@ -31,16 +32,16 @@ type ClusterSecret struct {
 	ProxyURL   string
 	// AgentValues are the values of the agent as [AgentValues.Encode] returns them, or empty.
 	AgentValues []byte
-	// Token is that of the account for callers, MaintenanceToken that of the account for maintenance. An
-	// empty MaintenanceToken is not written.
+	// Token is that of the account for callers, MaintenanceToken that of the account for maintenance.
+	// An empty MaintenanceToken is not written.
 	Token, MaintenanceToken string
-	// FollowCA makes the gateway follow the changes of the cluster's CA. It is set if CA was read from the
-	// cluster.
+	// FollowCA makes the gateway follow the changes of the cluster's CA. It is set if CA was read from
+	// the cluster.
 	FollowCA bool
 }
 
-// Secret returns the Secret of a cluster that is not registered yet. [ClusterSecret.Patch] changes one
-// that exists.
+// Secret returns the Secret of a cluster that is not registered yet. [ClusterSecret.Patch] changes
+// one that exists.
 func (c ClusterSecret) Secret() *corev1.Secret {
 	endpointType := v1alpha1.EndpointTypeConst
 	if c.Tunnel {
@@ -76,8 +77,8 @@ func (c ClusterSecret) Secret() *corev1.Secret {
 
 // Patch returns a JSON merge patch that turns an existing Secret into the one of this registration,
 // provided that it is still as it was read. Every key that means something to the gateway
-// (docs/secrets.md) and that the registration does not set is removed, whoever wrote it; removed lists
-// these keys. Everything else stays.
+// (docs/secrets.md) and that the registration does not set is removed, whoever wrote it; removed
+// lists these keys. Everything else stays.
 func (c ClusterSecret) Patch(current *corev1.Secret) (patch []byte, removed []string, err error) {
 	wanted := c.Secret()
 	data, annotations := map[string]any{}, map[string]any{}
@@ -112,9 +113,9 @@ func (c ClusterSecret) Patch(current *corev1.Secret) (patch []byte, removed []st
 	return patch, removed, err
 }
 
-// Write writes the Secret over what was read, or creates it if current is nil, and returns what the hub
-// has then. If the Secret is no longer as it was read, the error is a Conflict, an AlreadyExists or a
-// NotFound. Errors are those of the client.
+// Write writes the Secret over what was read, or creates it if current is nil, and returns what the
+// hub has then. If the Secret is no longer as it was read, the error is a Conflict, an
+// AlreadyExists or a NotFound. Errors are those of the client.
 func (c ClusterSecret) Write(ctx context.Context, secrets corev1client.SecretInterface, current *corev1.Secret, dryRun bool) (after *corev1.Secret, outcome Outcome, removed []string, err error) {
 	if current == nil {
 		after, err = secrets.Create(ctx, c.Secret(), metav1.CreateOptions{FieldManager: FieldManager, DryRun: DryRunOption(dryRun)})
