@@ -18,6 +18,9 @@ func TestNamesThatOthersStore(t *testing.T) {
 		AnnotationInsecureSkipTLSVerify: "cluster.core.oam.dev/insecure-skip-tls-verify",
 		SecretKeyEndpoint:               "endpoint", SecretKeyCA: "ca.crt", SecretKeyCAAlias: "ca", SecretKeyServerName: "tls-server-name",
 		SecretKeyCert: "tls.crt", SecretKeyPrivateKey: "tls.key", SecretKeyToken: "token", SecretKeyExec: "exec", SecretKeyProxyURL: "proxy-url",
+		SecretKeyMaintenanceToken: "maintenance-token", AnnotationCASource: "cluster.core.oam.dev/ca-source", CASourceCluster: "kube-root-ca.crt",
+		AnnotationRotationRequest: "cluster.core.oam.dev/rotation-request", AnnotationRotatedTokens: "cluster.core.oam.dev/rotated-tokens",
+		AnnotationRotatedCertificate: "cluster.core.oam.dev/rotated-certificate", AnnotationRotationFailure: "cluster.core.oam.dev/rotation-failure",
 	} {
 		if got != want {
 			t.Errorf("got %q, want %q", got, want)
