@@ -4,9 +4,7 @@
 package docs
 
 import (
-	"path"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -53,17 +51,11 @@ func TestSpelling(t *testing.T) {
 	}
 }
 
-// notWrapped are folders whose comments are still wider. Take a folder out once its comments are
-// wrapped, and add none.
-var notWrapped = []string{
-	"pkg/bootstrap", "pkg/enrollment", "pkg/registration", "pkg/rotation",
-}
-
 // TestCommentLength holds Go comments to the width; code lines may be longer. A tab counts as one
 // character.
 func TestCommentLength(t *testing.T) {
 	for _, s := range goFiles(t) {
-		if s.generated() || slices.Contains(notWrapped, path.Dir(s.path)) {
+		if s.generated() {
 			continue
 		}
 		for i, text := range strings.Split(string(s.text), "\n") {

@@ -11,10 +11,11 @@
 // rights of callers suffice for that.
 //
 //   - [Tokens] requests new tokens of both accounts.
-//   - [Agents] puts a new certificate, and the tunnel's CA bundle when that has changed, into the Secret of
-//     the cluster's agent, and rolls the agent's Deployment
-//     ([registration.DeliverAgentCertificate]): a new agent connects before an old one drains. An agent that
-//     runs as a process has no such Secret; agent-bootstrap rotate renews its certificate.
-//   - [Upkeep] follows the changes of the cluster's CA, and removes rights that earlier versions gave to the
-//     account for callers.
+//   - [Agents] puts a new certificate, and the tunnel's CA bundle when that has changed, into the
+//     Secret of the cluster's agent, and rolls the agent's Deployment
+//     ([registration.DeliverAgentCertificate]): a new agent connects before an old one drains. An
+//     agent that runs as a process has no such Secret; agent-bootstrap rotate renews its
+//     certificate.
+//   - [Upkeep] follows the changes of the cluster's CA, and removes rights that earlier versions
+//     gave to the account for callers.
 package rotation
