@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
@@ -44,8 +45,18 @@ func (e *examination) checkAccess(ctx context.Context) {
 	case !allowed:
 		e.broken(StageRBAC, fmt.Sprintf("%s may not %s in the cluster. It was registered with --access=%s", account, rightText(right), access), e.accessAdvice())
 	default:
-		e.ok(StageRBAC, "%s has --access=%s", account, access)
+		e.ok(StageRBAC, "%s has --access=%s%s", account, access, e.sharedCredential())
 	}
+}
+
+// sharedCredential says that a cluster has only one credential, for its users and for the gateway
+// itself, and what to do. It is empty if the cluster has two, or needs only one.
+func (e *examination) sharedCredential() string {
+	separate := meta.FindStatusCondition(e.gateway.Status.Conditions, v1alpha1.ConditionCredentialsSeparate)
+	if separate == nil || separate.Status != metav1.ConditionFalse {
+		return ""
+	}
+	return ". But " + separate.Message
 }
 
 // accessAdvice says how to restore the gateway's rights in the cluster.
@@ -75,7 +86,7 @@ func (e *examination) checkAnyAccess(ctx context.Context, target *clusterClient,
 			if access != "" {
 				role = " (ClusterRole " + access + ")"
 			}
-			e.ok(StageRBAC, "%s has rights in the cluster%s", account, role)
+			e.ok(StageRBAC, "%s has rights in the cluster%s%s", account, role, e.sharedCredential())
 			return
 		}
 	}

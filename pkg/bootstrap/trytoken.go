@@ -26,13 +26,13 @@ const (
 	tokenPause    = 500 * time.Millisecond
 )
 
-// tryToken uses the new token at the address that is registered, before the hub knows about it. A
+// tryToken uses the new tokens at the address that is registered, before the hub knows about it. A
 // server that accepts the credential in the kubeconfig need not accept the cluster's own tokens: a
 // management server that stands before the cluster may accept only its own. If it does not,
 // everything is undone.
 func (r *registerRun) tryToken(ctx context.Context) error {
 	server := r.state.Cluster.Server
-	if !r.plan.NewToken || r.o.dryRun || r.plan.Secret.Endpoint != server.URL {
+	if !r.plan.NewToken && !r.plan.NewMaintenanceToken || r.o.dryRun || r.plan.Secret.Endpoint != server.URL {
 		return nil // it cannot be tried from here
 	}
 	var err error
@@ -40,7 +40,7 @@ func (r *registerRun) tryToken(ctx context.Context) error {
 		if attempt > 0 && pause(ctx, tokenPause) != nil {
 			return r.cluster.explain(ctx.Err())
 		}
-		if err = r.cluster.useToken(ctx, r.plan.Secret.Token, registration.GatewayUser); !apierrors.IsUnauthorized(err) {
+		if err = r.useNewTokens(ctx); !apierrors.IsUnauthorized(err) {
 			break
 		}
 	}
@@ -52,6 +52,20 @@ func (r *registerRun) tryToken(ctx context.Context) error {
 	}
 	return r.undo(ctx, fmt.Errorf("the server at %s accepts the credential in --cluster-kubeconfig, but not a token of the cluster's ServiceAccounts (%w), "+
 		"so it is not the cluster's API server itself. Use a kubeconfig of the API server, or --route=tunnel", server.URL, err))
+}
+
+// useNewTokens returns an error unless the cluster accepts the new tokens. Errors are those of
+// useToken.
+func (r *registerRun) useNewTokens(ctx context.Context) error {
+	if r.plan.NewToken {
+		if err := r.cluster.useToken(ctx, r.plan.Secret.Token, registration.GatewayUser); err != nil {
+			return err
+		}
+	}
+	if !r.plan.NewMaintenanceToken {
+		return nil
+	}
+	return r.cluster.useToken(ctx, r.plan.Secret.MaintenanceToken, registration.MaintenanceUser)
 }
 
 // mayPass is whether a failure says nothing about the token: the server did not answer, or is busy.

@@ -472,6 +472,45 @@ func enrollUntilSecret(ctx context.Context, t *testing.T, file string) {
 	}
 }
 
+// TestEarlierInvitation shows that an invitation that an earlier version made, with one account, still
+// works. The cluster then shares one credential.
+func TestEarlierInvitation(t *testing.T) {
+	ctx := site.Begin(t)
+	file := site.Invite(ctx, t)
+	bootstraptest.Apply(ctx, t, site.Near, file)
+	v := newVisit(ctx, t, site.Near, file)
+	labtest.ShareAccount(ctx, t, site.Near)
+	const ns, account = bootstraptest.AgentNamespace, "cluster-gateway"
+	rbac := site.Near.Client().RbacV1()
+	local, err := rbac.RoleBindings(ns).Get(ctx, "konnectivity-agent-enrol", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	global, err := rbac.ClusterRoleBindings().Get(ctx, "cluster-gateway-agent:enrol", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	local.Subjects[0].Name, global.Subjects[0].Name = account, account
+	if _, err := rbac.RoleBindings(ns).Update(ctx, local, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rbac.ClusterRoleBindings().Update(ctx, global, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	token, err := site.Near.Client().CoreV1().ServiceAccounts(ns).CreateToken(ctx, account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.invited.Token = token.Status.Token
+	if err := v.enroll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	secret := site.HubSecret(ctx, t, "near-1")
+	if len(secret.Data["token"]) == 0 || len(secret.Data["maintenance-token"]) != 0 {
+		t.Errorf("the Secret has the keys %q", slices.Sorted(maps.Keys(secret.Data)))
+	}
+}
+
 // TestRevokedWithoutGateway revokes the invitation of an enrollment that ended halfway. Only the
 // command can then remove what was written.
 func TestRevokedWithoutGateway(t *testing.T) {

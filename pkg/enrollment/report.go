@@ -28,7 +28,7 @@ const (
 // The reasons of Events.
 const (
 	reasonEnrolled = "Enrolled"
-	reasonRefused  = "EnrolmentRefused"
+	reasonRefused  = "EnrollmentRefused"
 )
 
 // report is the last report about a name.

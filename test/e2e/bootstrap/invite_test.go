@@ -250,7 +250,7 @@ func TestInviteOfRegistered(t *testing.T) {
 // refusals counts the Events about refused enrollments of a cluster.
 func refusals(ctx context.Context, t *testing.T, name string) int {
 	t.Helper()
-	events, err := shared.hub.Client().CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=EnrolmentRefused,involvedObject.name=" + name})
+	events, err := shared.hub.Client().CoreV1().Events("default").List(ctx, metav1.ListOptions{FieldSelector: "reason=EnrollmentRefused,involvedObject.name=" + name})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,10 +15,21 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// ShareCredential makes a registration what versions before v0.1.0 left: the gateway has one
-// account in the cluster, for callers, which has the rights for maintenance as well. namespace is
-// the one of the cluster's Secret on the hub. It may be called again.
+// ShareCredential makes a registration what versions before v0.1.0 left: the gateway has one account
+// in the cluster, for callers, which has the rights for maintenance as well. namespace is the one
+// of the cluster's Secret on the hub. It may be called again.
 func ShareCredential(ctx context.Context, t *testing.T, hub, cluster *lab.Cluster, namespace, name string) {
+	t.Helper()
+	// The hub first: from then on the gateway does not use the account for maintenance.
+	if _, err := hub.Client().CoreV1().Secrets(namespace).Patch(ctx, name, types.MergePatchType, []byte(`{"data":{"maintenance-token":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	ShareAccount(ctx, t, cluster)
+}
+
+// ShareAccount gives the rights of the account for maintenance to the account for callers, and
+// deletes the former. It may be called again.
+func ShareAccount(ctx context.Context, t *testing.T, cluster *lab.Cluster) {
 	t.Helper()
 	const ns, callers, maintenance = "cluster-gateway-agent", "cluster-gateway", "cluster-gateway-maintenance"
 	rbac := cluster.Client().RbacV1()
@@ -36,10 +47,6 @@ func ShareCredential(ctx context.Context, t *testing.T, hub, cluster *lab.Cluste
 		t.Fatal(err)
 	}
 	if _, err := rbac.RoleBindings(ns).Create(ctx, binding, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		t.Fatal(err)
-	}
-	// The hub first: from then on the gateway uses the other account.
-	if _, err := hub.Client().CoreV1().Secrets(namespace).Patch(ctx, name, types.MergePatchType, []byte(`{"data":{"maintenance-token":null}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, err := range []error{
