@@ -45,12 +45,13 @@ const rbacGroup = rbacv1.GroupName
 func directUnits() []unit {
 	return slices.Concat(
 		units("get create patch", "", "namespaces", "serviceaccounts"),
-		units("get create patch", rbacGroup, "roles", "rolebindings"),
+		units("get create patch delete", rbacGroup, "roles", "rolebindings"),
 		units("get create patch list", rbacGroup, "clusterrolebindings"),
 		units("get bind", rbacGroup, "clusterroles"),
 		units("create", "", "serviceaccounts/token"),
 		units("get patch", "", "secrets"),
 		units("get patch", "apps", "deployments"),
+		units("get", "", "configmaps"),
 	)
 }
 
@@ -58,7 +59,7 @@ func directUnits() []unit {
 func tunnelUnits() []unit {
 	return slices.Concat(directUnits(),
 		units("create", "", "secrets"), units("create", "apps", "deployments"),
-		units("get create patch", "", "configmaps"),
+		units("create patch", "", "configmaps"),
 		units("get create patch", "policy", "poddisruptionbudgets"),
 		units("get create patch", "networking.k8s.io", "networkpolicies"),
 		units("get create patch", "scheduling.k8s.io", "priorityclasses"),
