@@ -64,6 +64,10 @@ test-e2e: ## End-to-end tests on the lab; the firewalled cluster requires root
 #@ All of these take WHAT=./pkg/proxy (packages), RUN=TestName (a regular expression)
 #@ and TESTFLAGS=-count=1 (any flags of go test).
 
+.PHONY: test-rollout
+test-rollout: ## Run an earlier version beside this one, forward, back and forward: PREVIOUS=revision
+	CLUSTER_GATEWAY_PREVIOUS=$(PREVIOUS) WHAT=./test/e2e/rollout hack/test.sh e2e
+
 .PHONY: fuzz
 fuzz: ## Run a fuzz test: FUZZ=FuzzName WHAT=./pkg/name TIME=30s; without FUZZ, list them
 ifeq ($(FUZZ),)
