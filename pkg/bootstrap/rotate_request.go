@@ -116,10 +116,10 @@ func (r *rotateRun) awaitRequest(ctx context.Context, what string, done func(clu
 			return nil, notRegistered(r.name)
 		case err == nil:
 			request := cluster.ParseRotationRequest(secret.Annotations)
-			if request.ID != r.request.ID {
+			if request.ID != "" && request.ID != r.request.ID {
 				return nil, fmt.Errorf("somebody else has asked for another rotation of cluster %q, which the gateway carries out instead of this one", r.name)
 			}
-			if done(request) {
+			if request.ID == r.request.ID && done(request) {
 				return secret, nil
 			}
 			if failure := request.Failure(); failure != "" {
