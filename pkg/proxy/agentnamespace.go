@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
-	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 )
 
 // The agent's namespace holds what is more powerful than a caller with limited access: the agent's
@@ -22,10 +21,17 @@ import (
 // where the account for callers has rights in that namespace, and for a ClusterRole that grants
 // more than it seems (the ClusterRole edit allows serviceaccounts/token).
 
-// refusedInAgentNamespace returns an error if a caller of the cluster must not send this request. u
-// is the URL of the request on the cluster.
-func (c classifier) refusedInAgentNamespace(on *cluster.Cluster, req *http.Request, u *url.URL) *apierrors.StatusError {
-	if on.AllowsAgentNamespace() || !namesAgentNamespace(u) || c.readsAgentNamespace(req, u) {
+// refusedInAgentNamespace returns an error if a caller must not send this request.
+func (x *exchange) refusedInAgentNamespace(req *http.Request) *apierrors.StatusError {
+	if !namesAgentNamespace(x.target.rawPath) {
+		return nil
+	}
+	// The transport may be of an earlier version of the Secret: it does not depend on the access.
+	on, known := x.handler.cfg.Clusters.Get(x.target.cluster)
+	if !known {
+		on = x.lease.cluster
+	}
+	if on.AllowsAgentNamespace() || x.handler.classifier.readsAgentNamespace(req, x.target.onEndpoint(&url.URL{}, req.URL)) {
 		return nil
 	}
 	return newStatus(http.StatusForbidden, metav1.StatusReasonForbidden, on.Name, CauseRequest, fmt.Sprintf(
@@ -58,11 +64,10 @@ func (c classifier) readsAgentNamespace(req *http.Request, u *url.URL) bool {
 	}
 }
 
-// namesAgentNamespace reports whether the path of a URL could lead to the agent's namespace:
+// namesAgentNamespace reports whether an escaped path could lead to the agent's namespace:
 // whether its segment "namespaces" is followed by that name, in any spelling that a server might
 // read like this. With dot segments, any segment of that name counts.
-func namesAgentNamespace(u *url.URL) bool {
-	path := escapedPath(u)
+func namesAgentNamespace(path string) bool {
 	if !strings.Contains(path, v1alpha1.AgentNamespace) && !strings.Contains(path, "%") {
 		return false
 	}

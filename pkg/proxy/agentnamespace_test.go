@@ -84,6 +84,18 @@ func TestAgentNamespaceIsProtected(t *testing.T) {
 			}
 		}
 	}
+	// Another access counts at once, although the transport stays.
+	raised := s.secret("limited")
+	raised.Labels[v1alpha1.LabelManagedBy], raised.Annotations[v1alpha1.AnnotationAccess] = v1alpha1.ManagedByAgentBootstrap, "admin"
+	g.set(raised)
+	if resp, body := g.get("limited", ns+"/secrets"); resp.StatusCode != http.StatusOK {
+		t.Errorf("after the access was raised: got %d: %s", resp.StatusCode, body)
+	}
+	raised.Annotations[v1alpha1.AnnotationAccess] = "view"
+	g.set(raised)
+	if resp, _ := g.get("limited", ns+"/secrets"); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("after the access was limited: got %d", resp.StatusCode)
+	}
 	// An upgrade is refused whatever its subresource is.
 	resp, body := g.get("limited", ns+"/pods/konnectivity-agent-0/log", "Connection", "Upgrade", "Upgrade", "websocket")
 	if resp.ProtoMajor == 1 && resp.StatusCode != http.StatusForbidden {

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
-	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -70,7 +69,7 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 			x.lease.cluster.Name)))
 		return
 	}
-	if err := x.handler.classifier.refusedInAgentNamespace(x.lease.cluster, req, x.target.onEndpoint(&url.URL{}, req.URL)); err != nil {
+	if err := x.refusedInAgentNamespace(req); err != nil {
 		x.code = x.handler.refuse(w, req, err)
 		return
 	}
