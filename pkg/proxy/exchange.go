@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
@@ -45,8 +46,10 @@ type exchange struct {
 	body *keptBody
 	// code is the HTTP status of the answer, for metrics.
 	code int
-	// upgraded is the connection to the cluster after it has left HTTP.
+	// upgraded is the connection to the cluster after it has left HTTP, and client the connection to
+	// the client then.
 	upgraded io.Closer
+	client   net.Conn
 }
 
 var _ http.RoundTripper = (*exchange)(nil)
@@ -99,6 +102,9 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 			x.code = x.abortedCode()
 		}
 	}()
+	if x.attributes.upgrade {
+		w = &hijackedWriter{ResponseWriter: w, exchange: x}
+	}
 	x.proxy.ServeHTTP(w, req)
 	complete = true
 }

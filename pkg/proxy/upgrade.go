@@ -4,10 +4,15 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"time"
 )
 
 // isUpgrade reports whether a message asks to leave HTTP, or does so.
@@ -37,7 +42,82 @@ func (x *exchange) switchProtocols(resp *http.Response) error {
 		return errUnexpectedUpgrade
 	}
 	context.AfterFunc(x.ctx, x.closeUpgraded)
+	if conn, ok := resp.Body.(io.ReadWriteCloser); ok {
+		resp.Body = &upgradedConn{ReadWriteCloser: conn, ended: x.limitClient}
+	}
 	return nil
+}
+
+// lingerTimeout is how long a client may take to read the rest after the cluster has closed an
+// upgraded connection, and to close it.
+const lingerTimeout = 30 * time.Second
+
+// limitClient limits how long a client can keep a connection that the cluster has closed.
+func (x *exchange) limitClient() {
+	if x.client != nil {
+		_ = x.client.SetReadDeadline(time.Now().Add(lingerTimeout)) // it has deadlines
+	}
+}
+
+// hijackedWriter is the ResponseWriter of an upgrade. It keeps the client's connection.
+type hijackedWriter struct {
+	http.ResponseWriter
+	exchange *exchange
+}
+
+var _ http.Hijacker = (*hijackedWriter)(nil)
+
+// Unwrap implements what http.ResponseController requires.
+func (w *hijackedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// Hijack implements http.Hijacker.
+func (w *hijackedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		x := w.exchange
+		x.client = conn
+		// ReverseProxy waits for the client after the cluster has closed its connection.
+		context.AfterFunc(x.ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	}
+	return conn, rw, err
+}
+
+// upgradedConn is the connection to the cluster of an exchange that has left HTTP. A slow client
+// may have much left to read when the cluster closes it. If the client sends something meanwhile,
+// such as a ping, that cannot be delivered, but it must not end the exchange: ReverseProxy would
+// close both connections, and the client would lose the rest. (Also, a connection that is closed
+// while something arrives is reset, and what is still in its send buffer is lost.)
+type upgradedConn struct {
+	io.ReadWriteCloser
+	// ended is called when nothing more can be read.
+	ended func()
+	once  sync.Once
+}
+
+// Read implements io.Reader.
+func (c *upgradedConn) Read(p []byte) (int, error) {
+	n, err := c.ReadWriteCloser.Read(p)
+	if err != nil {
+		c.once.Do(c.ended)
+	}
+	return n, err
+}
+
+// Write implements io.Writer. It discards what cannot be written: reading tells whether the
+// connection is at its end.
+func (c *upgradedConn) Write(p []byte) (int, error) {
+	if n, err := c.ReadWriteCloser.Write(p); err == nil {
+		return n, nil
+	}
+	return len(p), nil
+}
+
+// CloseWrite closes the writing side.
+func (c *upgradedConn) CloseWrite() error {
+	if half, ok := c.ReadWriteCloser.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported // then the exchange ends
 }
 
 // becomeStream lifts the deadline of an upgrade that the cluster has answered, and counts it among

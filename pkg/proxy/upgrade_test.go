@@ -14,7 +14,12 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
 // echoUpgrade switches to a protocol that echoes; "/refuse" does not.
@@ -157,4 +162,102 @@ func TestUpgradeEnds(t *testing.T) {
 			eventually(t, "nothing in flight", func() bool { return g.handler.streams.Load() == 0 })
 		})
 	}
+}
+
+// closedForWriting is the connection to a cluster that has closed it: what was received before can
+// be read, and nothing can be written.
+type closedForWriting struct{ io.Reader }
+
+func (closedForWriting) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+func (closedForWriting) Close() error              { return nil }
+
+// TestUpgradeEndsWhenAllIsRead shows that what a client sends after the cluster has closed the
+// connection does not end the exchange: a slow client still gets the rest.
+func TestUpgradeEndsWhenAllIsRead(t *testing.T) {
+	rest := bytes.Repeat([]byte("x"), 1<<20)
+	ended := 0
+	conn := &upgradedConn{ReadWriteCloser: closedForWriting{bytes.NewReader(rest)}, ended: func() { ended++ }}
+	if n, err := conn.Write([]byte("ping")); n != 4 || err != nil || ended != 0 {
+		t.Errorf("a write: %d, %v, ended %d times", n, err, ended)
+	}
+	got, err := io.ReadAll(conn)
+	if err != nil || len(got) != len(rest) || ended != 1 {
+		t.Errorf("got %d bytes, %v, ended %d times", len(got), err, ended)
+	}
+}
+
+// halfBroken is a connection that cannot be written to once broken is set, and can still be read.
+type halfBroken struct {
+	net.Conn
+	broken *atomic.Bool
+}
+
+func (c halfBroken) Write(p []byte) (int, error) {
+	if c.broken.Load() {
+		return 0, io.ErrClosedPipe
+	}
+	return c.Conn.Write(p)
+}
+
+// TestSlowClientGetsTheRest lets a cluster close a connection, as through a tunnel: the gateway
+// cannot write to it any more, and has much left to deliver. The client is slow, and goes on
+// sending.
+func TestSlowClientGetsTheRest(t *testing.T) {
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<18) // 4 MiB
+	var broken atomic.Bool
+	s := newAPIServer(t, func(w http.ResponseWriter, _ *http.Request) {
+		conn, brw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(brw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\n")
+		_ = brw.Flush()
+		broken.Store(true)
+		_, _ = conn.Write(sent)
+		_ = conn.Close()
+	})
+	g := newGateway(t, func(cfg *Config) {
+		cfg.Dialers = func(c *cluster.Cluster, _ dialer.Purpose) (dialer.Dialer, error) {
+			var d net.Dialer
+			return dialer.New(c.Name, func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := d.DialContext(ctx, network, address)
+				return halfBroken{conn, &broken}, err
+			}), nil
+		}
+	})
+	g.set(s.secret("a"))
+	conn, br, resp := g.upgrade("a", "/")
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(resp.Status)
+	}
+	done := make(chan struct{})
+	go func() { // pings, until the client has read all
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Millisecond):
+				_, _ = conn.Write([]byte("ping"))
+			}
+		}
+	}()
+	got := make([]byte, 0, len(sent))
+	buffer := make([]byte, 64<<10)
+	for {
+		n, err := br.Read(buffer)
+		got = append(got, buffer[:n]...)
+		if err != nil {
+			if err != io.EOF {
+				t.Errorf("after %d bytes: %v", len(got), err)
+			}
+			break
+		}
+		time.Sleep(time.Millisecond) // the client is slow
+	}
+	close(done)
+	if !bytes.Equal(got, sent) {
+		t.Errorf("got %d of %d bytes", len(got), len(sent))
+	}
+	_ = conn.Close()
+	eventually(t, "the end of the exchange", func() bool { return strings.Contains(g.metrics(), "connections{cluster=a,route=direct} 0\n") })
 }
