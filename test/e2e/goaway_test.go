@@ -20,9 +20,9 @@ import (
 )
 
 // TestWritesWhileConnectionsEnd writes to a cluster whose API server ends its connections all the
-// time (--goaway-chance, which is at most 0.02). Without the gateway no write fails, so none fails on
-// the gateway's own endpoint. None is carried out twice. Through the hub, the aggregation layer's own
-// connection to the gateway is not affected.
+// time (--goaway-chance, which is at most 0.02). Without the gateway no write fails, so none fails
+// on the gateway's own endpoint. None is carried out twice. Through the hub, the aggregation
+// layer's own connection to the gateway is not affected.
 func TestWritesWhileConnectionsEnd(t *testing.T) {
 	ctx := bounded(t, caseTimeout)
 	c, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{

@@ -15,9 +15,9 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// ShareCredential makes a registration what versions before v0.1.0 left: the gateway has one account
-// in the cluster, for callers, which has the rights for maintenance as well. namespace is the one
-// of the cluster's Secret on the hub. It may be called again.
+// ShareCredential makes a registration what versions before v0.1.0 left: the gateway has one
+// account in the cluster, for callers, which has the rights for maintenance as well. namespace is
+// the one of the cluster's Secret on the hub. It may be called again.
 func ShareCredential(ctx context.Context, t *testing.T, hub, cluster *lab.Cluster, namespace, name string) {
 	t.Helper()
 	// The hub first: from then on the gateway does not use the account for maintenance.
