@@ -476,8 +476,8 @@ func enrollUntilSecret(ctx context.Context, t *testing.T, file string) {
 	}
 }
 
-// TestEarlierInvitation shows that an invitation that an earlier version made, with one account, still
-// works. The cluster then shares one credential.
+// TestEarlierInvitation shows that an invitation that an earlier version made, with one account,
+// still works. The cluster then shares one credential.
 func TestEarlierInvitation(t *testing.T) {
 	ctx := site.Begin(t)
 	file := site.Invite(ctx, t)
