@@ -85,7 +85,7 @@ func NewAgents(cfg AgentsConfig) *Agents {
 		cfg.Lifetime = pki.DefaultAgentLifetime
 	}
 	a := &Agents{cfg: cfg, known: map[string]knownAgent{}}
-	a.renewals = newRenewals(a, cfg.Clusters, cfg.Logger, cfg.Now)
+	a.renewals = newRenewals(a, "renew the certificate of the agent", cfg.Clusters, cfg.Logger, cfg.Now)
 	return a
 }
 

@@ -56,8 +56,8 @@ type renewals struct {
 	failed map[string]failure
 }
 
-func newRenewals(r renewer, clusters Clusters, logger klog.Logger, now func() time.Time) renewals {
-	return renewals{renewer: r, clusters: clusters, logger: logger, now: now, failed: map[string]failure{}}
+func newRenewals(r renewer, task string, clusters Clusters, logger klog.Logger, now func() time.Time) renewals {
+	return renewals{renewer: r, clusters: clusters, logger: logger.WithValues("task", task), now: now, failed: map[string]failure{}}
 }
 
 // subscribe calls f for clusters whose renewal fails for the first time, or succeeds again.
@@ -196,7 +196,7 @@ func (r *renewals) record(c *cluster.Cluster, err error) {
 	}
 	r.mu.Unlock()
 	if err != nil {
-		r.logger.Info("A credential could not be renewed", "cluster", c.Name, "err", err)
+		r.logger.Info("A task for a cluster failed, and is tried again", "cluster", c.Name, "err", err)
 	}
 	if before != (err != nil) {
 		for _, f := range r.subscribers {

@@ -54,7 +54,7 @@ func NewTokens(cfg TokensConfig) *Tokens {
 		cfg.Now = time.Now
 	}
 	t := &Tokens{cfg: cfg}
-	t.renewals = newRenewals(t, cfg.Clusters, cfg.Logger, cfg.Now)
+	t.renewals = newRenewals(t, "renew tokens", cfg.Clusters, cfg.Logger, cfg.Now)
 	return t
 }
 

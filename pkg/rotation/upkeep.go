@@ -75,7 +75,7 @@ func NewUpkeep(cfg UpkeepConfig) *Upkeep {
 		cfg.Interval = DefaultUpkeepInterval
 	}
 	u := &Upkeep{cfg: cfg, next: map[types.UID]nextUpkeep{}}
-	u.renewals = newRenewals(u, cfg.Clusters, cfg.Logger, cfg.Now)
+	u.renewals = newRenewals(u, "check the registration", cfg.Clusters, cfg.Logger, cfg.Now)
 	return u
 }
 
