@@ -5,15 +5,18 @@ package bootstrap
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 func hubSecret(ctx context.Context, t *testing.T, name string) *corev1.Secret {
@@ -73,6 +76,14 @@ func TestInvalidSecretEndsWait(t *testing.T) {
 	spoil := bootstrap.Config{AfterStep: func(step string) error {
 		if step == "secret" {
 			bootstraptest.PatchSecret(ctx, t, shared.hub, "near-1", `{"stringData":{"endpoint":"http://a"}}`)
+			// Until the gateway has seen that, it may answer with the Secret that register wrote.
+			labtest.Within(t, labtest.Timeout, "the gateway to refuse the Secret", func() error {
+				path := "/apis/cluster.core.oam.dev/v1alpha1/clustergateways/near-1/proxy/version"
+				if err := shared.hub.Client().Discovery().RESTClient().Get().AbsPath(path).MaxRetries(0).Do(ctx).Error(); !apierrors.IsServiceUnavailable(err) {
+					return fmt.Errorf("it answers %v", err)
+				}
+				return nil
+			})
 		}
 		return nil
 	}}
