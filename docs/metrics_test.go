@@ -40,7 +40,7 @@ func gatewayMetrics(t *testing.T) []metric {
 		kind := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%T", m), "*metrics."), "Vec"))
 		all = append(all, metric{match[1], kind, strings.ReplaceAll(match[4], ",", ", "), strings.TrimPrefix(match[2], "[ALPHA] ")})
 	}
-	return slices.Concat(all, memoryMetrics, certificateMetrics)
+	return slices.Concat(all, memoryMetrics, identityMetrics, certificateMetrics)
 }
 
 // memoryMetrics are those of pkg/internal/memory, which are computed when they are read.
@@ -48,6 +48,11 @@ var memoryMetrics = []metric{
 	{"cluster_gateway_memory_budget_bytes", "gauge", "", "Memory that clients and clusters can make the gateway hold (`--memory-budget`)."},
 	{"cluster_gateway_memory_used_bytes", "gauge", "use", "Memory that is taken from the budget, by use (requests, streams, bodies, tunnels, unauthenticated)."},
 	{"cluster_gateway_memory_refusals_total", "counter", "use", "How often there was not enough left in the budget, by use."},
+}
+
+// identityMetrics are those of pkg/server/identities.go.
+var identityMetrics = []metric{
+	{"cluster_gateway_identity_rules_valid", "gauge", "", "1 if the file of `--cluster-gateway-proxy-config` can be used or is not set, and 0 while requests are refused because it is invalid."},
 }
 
 // certificateMetrics are those of pkg/server, which makes them only for a server that runs.
@@ -81,6 +86,7 @@ func TestMetricsAreKnown(t *testing.T) {
 	for path, n := range found {
 		switch {
 		case path == "pkg/internal/memory/metrics.go" && n == len(memoryMetrics):
+		case path == "pkg/server/identities.go" && n == len(identityMetrics):
 		case path == "pkg/proxy/metrics.go", path == "pkg/health/metrics.go", path == "pkg/server/metrics.go" && n == 1:
 		default:
 			t.Errorf("%s makes %d metrics that docs/reference/metrics.md does not have: add them to gatewayMetrics", path, n)

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/identity"
 )
 
 // Route is how requests reach a cluster. The zero value means that the value of the Secret's label
@@ -76,6 +77,9 @@ type Cluster struct {
 	// Access is what callers may do in the cluster, according to the registration: the value of
 	// --access. It is empty if agent-bootstrap did not register the cluster.
 	Access string
+	// Identity is who the cluster sees when the gateway passes on the request of a caller. It
+	// refuses every caller if the Secret does not say clearly.
+	Identity identity.Policy
 	// FollowsCA is true if the gateway replaces CAData when the cluster's own CA changes.
 	FollowsCA bool
 
@@ -90,9 +94,9 @@ type Cluster struct {
 	roots       *x509.CertPool // nil means the CAs of the operating system
 }
 
-// Fingerprint is a hash of everything that a transport to a cluster depends on, and of nothing
-// else. Two Clusters with the same fingerprint can share a transport. Two Clusters with different
-// fingerprints must not.
+// Fingerprint is a hash of everything that a transport to a cluster depends on, and of what may be
+// sent over it, and of nothing else. Two Clusters with the same fingerprint can share a transport.
+// Two Clusters with different fingerprints must not.
 type Fingerprint [32]byte
 
 // String returns the first bytes of the hash, for log lines.
@@ -106,8 +110,8 @@ func (c *Cluster) Err() error { return c.err }
 func (c *Cluster) Faults() []*InvalidSecretError { return slices.Clone(c.faults) }
 
 // Fingerprint returns the fingerprint of the cluster. It depends on the Secret's name, UID,
-// endpoint, CAs and credential. It does not depend on other labels and on the annotations that
-// contain the state.
+// endpoint, CAs, credential and identity. It does not depend on other labels and on the annotations
+// that contain the state.
 func (c *Cluster) Fingerprint() Fingerprint { return c.fingerprint }
 
 // Maintenance returns the credential with which the gateway renews the credentials of the cluster.
@@ -127,9 +131,13 @@ func (c *Cluster) SharesCredential() bool { return c.IsRegistered() && c.mainten
 
 // AllowsAgentNamespace reports whether callers may do with the agent's namespace whatever the
 // cluster allows them. That is not so if the cluster was registered with less access than that of
-// an administrator: what the gateway keeps there is more powerful than the callers are.
+// an administrator: what the gateway keeps there is more powerful than the callers are. It is not
+// so either if the cluster sees its callers, since they have different rights.
 func (c *Cluster) AllowsAgentNamespace() bool {
-	return !c.IsRegistered() || c.Access == v1alpha1.AccessAdmin || c.Access == v1alpha1.ClusterRoleAdmin
+	if !c.IsRegistered() {
+		return true
+	}
+	return c.Identity.Mode == identity.ModeCredential && (c.Access == v1alpha1.AccessAdmin || c.Access == v1alpha1.ClusterRoleAdmin)
 }
 
 // TLSConfig returns a new configuration for connections to the API server. The caller may change

@@ -41,6 +41,9 @@ func (p *parser) hashValid(h fields) {
 	if c.ProxyURL != nil {
 		h.text(c.ProxyURL.String())
 	}
+	// A request is sent as the account of the gateway or as somebody else. So no request may be sent
+	// by the rule of one version over a transport with the credential of another one.
+	h.bytes(c.Identity.Key())
 	s := c.Credential.secrets()
 	h.text(s.token)
 	h.bytes(s.certPEM) // only one key belongs to it

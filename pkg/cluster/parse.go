@@ -14,6 +14,8 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/execplugin"
+	"github.com/oam-dev/cluster-gateway/pkg/identity"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 )
 
 // DataKeys returns all keys that the data of a Secret can have.
@@ -50,6 +52,11 @@ type ParseOptions struct {
 	// gateway that these programs get.
 	ExecCredentialDir string
 	ExecCredentialEnv []string
+	// DefaultIdentity is who a cluster sees whose Secret does not say. Empty means
+	// identity.ModeCredential.
+	DefaultIdentity identity.Mode
+	// IdentityWebhooks are the URLs of webhooks that the rules in Secrets may name.
+	IdentityWebhooks []string
 }
 
 // IsCluster reports whether the Secret is that of a cluster: whether it has the label with the
@@ -81,7 +88,7 @@ func Parse(secret *corev1.Secret, opts ParseOptions) *Cluster {
 	p.health()
 	p.route()
 	p.insecure()
-	p.proxyConfiguration()
+	p.identity()
 	p.endpoint()
 	p.serverName()
 	p.caBundle()
@@ -199,13 +206,40 @@ func (p *parser) insecure() {
 	}
 }
 
+const identityKey = "annotation " + v1alpha1.AnnotationIdentity
+
 const proxyConfigurationKey = "annotation " + v1alpha1.AnnotationProxyConfiguration
 
-// proxyConfiguration rejects the predecessor's annotation that makes requests run as the caller. If
-// it were ignored, every caller would act with the rights of the gateway's credential.
-func (p *parser) proxyConfiguration() {
-	if strings.TrimSpace(p.secret.Annotations[v1alpha1.AnnotationProxyConfiguration]) != "" {
-		p.fault(proxyConfigurationKey, "is not supported: it asks the gateway to act as the caller, which this version cannot do; "+
-			"remove the annotation to let all callers act with the gateway's credential, or wait for a version that supports it")
+// identity parses who the cluster sees. Nothing here may end in a policy that gives callers more
+// than the Secret says: a value that is not understood is a fault.
+func (p *parser) identity() {
+	text := p.secret.Annotations[v1alpha1.AnnotationProxyConfiguration]
+	hasRules := strings.TrimSpace(text) != ""
+	value, given := p.secret.Annotations[v1alpha1.AnnotationIdentity]
+	mode := identity.Mode(value)
+	switch {
+	case !given && hasRules:
+		mode = identity.ModeRules
+	case !given:
+		mode = p.opts.DefaultIdentity
+		if mode == "" {
+			mode = identity.ModeCredential
+		}
+	case mode != identity.ModeCredential && mode != identity.ModeImpersonate && mode != identity.ModeRules:
+		p.fault(identityKey, "is %s; it must be %q, %q or %q", quote(value), identity.ModeCredential, identity.ModeImpersonate, identity.ModeRules)
+		return
+	case mode != identity.ModeRules && hasRules:
+		p.fault(identityKey, "is %q, but the annotation %s has rules: remove one of them", value, v1alpha1.AnnotationProxyConfiguration)
+		return
 	}
+	policy := identity.Policy{Mode: mode}
+	if hasRules {
+		rules, err := identity.ParseRules([]byte(text), identity.RuleOptions{Cluster: p.secret.Name, URLs: p.opts.IdentityWebhooks})
+		if err != nil {
+			p.fault(proxyConfigurationKey, "%s", untrusted.Text(err.Error()))
+			return
+		}
+		policy.Rules = rules
+	}
+	p.cluster.Identity = policy
 }

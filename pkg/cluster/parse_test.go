@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -22,6 +23,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/identity"
 )
 
 const (
@@ -671,31 +673,87 @@ func TestParseSkipsUnusableCACertificates(t *testing.T) {
 	}
 }
 
-// The predecessor's annotation restricts what callers may do. It must not be ignored.
-func TestParseRejectsProxyConfiguration(t *testing.T) {
-	for value, rejected := range map[string]bool{
-		"apiVersion: cluster.core.oam.dev/v1alpha1\nkind: ClusterGatewayProxyConfiguration\nspec: {}\n": true,
-		"not YAML": true, "": false, " \n": false,
+// TestParseIdentity checks who a cluster sees, and that nothing that is not understood ends in the
+// account of the gateway.
+func TestParseIdentity(t *testing.T) {
+	const rules = "apiVersion: cluster.core.oam.dev/v1alpha1\nkind: ClusterGatewayProxyConfiguration\nspec: {clientIdentityExchanger: {rules: [%s]}}\n"
+	good := fmt.Sprintf(rules, "{name: a, type: PrivilegedIdentityExchanger, source: {user: jane}}")
+	webhook := fmt.Sprintf(rules, "{name: a, type: ExternalIdentityExchanger, source: {user: jane}, url: 'https://hook.example.com/exchange'}")
+	for name, test := range map[string]struct {
+		identity, rules string
+		opts            ParseOptions
+		want            identity.Mode
+		hasRules        bool
+		reason, problem string
+	}{
+		"nothing":                        {want: identity.ModeCredential},
+		"nothing, with rules for all":    {opts: ParseOptions{DefaultIdentity: identity.ModeRules}, want: identity.ModeRules},
+		"credential":                     {identity: "credential", opts: ParseOptions{DefaultIdentity: identity.ModeRules}, want: identity.ModeCredential},
+		"impersonate":                    {identity: "impersonate", opts: ParseOptions{DefaultIdentity: identity.ModeRules}, want: identity.ModeImpersonate},
+		"rules without rules of its own": {identity: "rules", want: identity.ModeRules},
+		"rules":                          {rules: good, want: identity.ModeRules, hasRules: true},
+		"rules, said twice":              {identity: "rules", rules: good, want: identity.ModeRules, hasRules: true},
+		"a document without rules":       {rules: "spec: {}", want: identity.ModeRules, hasRules: true},
+		"white space":                    {rules: " \n", want: identity.ModeCredential},
+		"a webhook that is allowed":      {rules: webhook, opts: ParseOptions{IdentityWebhooks: []string{"https://hook.example.com/exchange"}}, want: identity.ModeRules, hasRules: true},
+		"a webhook that is not allowed":  {rules: webhook, reason: "UnsupportedProxyConfiguration", problem: "--identity-webhook-url"},
+		"text":                           {rules: "not rules", reason: "UnsupportedProxyConfiguration", problem: "is not a ClusterGatewayProxyConfiguration"},
+		"another cluster's rule":         {rules: strings.Replace(good, "{user: jane}", "{user: jane, cluster: other}", 1), reason: "UnsupportedProxyConfiguration", problem: "applies to no other"},
+		"an unknown mode":                {identity: "Impersonate", reason: "InvalidSecret", problem: "\"Impersonate\""},
+		"credential, and rules":          {identity: "credential", rules: good, reason: "InvalidSecret", problem: "remove one of them"},
+		"impersonate, and rules":         {identity: "impersonate", rules: good, reason: "InvalidSecret", problem: "remove one of them"},
+		"credential, and a broken rule":  {identity: "credential", rules: "x", reason: "InvalidSecret", problem: "remove one of them"},
 	} {
-		secret := tokenSecret(nil)
-		secret.Annotations = map[string]string{"cluster.core.oam.dev/cluster-gateway-proxy-configuration": value, v1alpha1.AnnotationHealthy: "true"}
-		c := Parse(secret, ParseOptions{})
-		_, err := c.TLSConfig()
-		ready := Render(secret, ParseOptions{}).Status.Conditions[0]
-		if !rejected {
-			if err != nil || ready.Status != "True" {
-				t.Errorf("%q: %v, %+v", value, err, ready)
+		t.Run(name, func(t *testing.T) {
+			secret := tokenSecret(nil)
+			secret.Annotations = map[string]string{v1alpha1.AnnotationHealthy: "true"}
+			if test.identity != "" {
+				secret.Annotations["cluster.core.oam.dev/identity"] = test.identity
 			}
-			continue
-		}
-		if err == nil || ready.Status != "False" || ready.Reason != "UnsupportedProxyConfiguration" || !strings.Contains(ready.Message, "remove the annotation") {
-			t.Errorf("%q: %v, %+v", value, err, ready)
-		}
+			if test.rules != "" {
+				secret.Annotations["cluster.core.oam.dev/cluster-gateway-proxy-configuration"] = test.rules
+			}
+			c := Parse(secret, test.opts)
+			rendered := Render(secret, test.opts)
+			if test.reason != "" {
+				ready := rendered.Status.Conditions[0]
+				if c.Err() == nil || c.Identity.Mode != "" || ready.Status != "False" || ready.Reason != test.reason || !strings.Contains(ready.Message, test.problem) {
+					t.Errorf("%v, %+v, %+v", c.Err(), c.Identity, ready)
+				}
+				return
+			}
+			if c.Err() != nil || c.Identity.Mode != test.want || (c.Identity.Rules != nil) != test.hasRules || rendered.Status.Identity != string(test.want) {
+				t.Errorf("%v, %+v, %q", c.Err(), c.Identity, rendered.Status.Identity)
+			}
+		})
+	}
+	// An annotation that is there and empty is not understood.
+	secret := tokenSecret(nil)
+	secret.Annotations = map[string]string{v1alpha1.AnnotationIdentity: ""}
+	if c := Parse(secret, ParseOptions{}); c.Err() == nil || c.Identity.Mode != "" {
+		t.Errorf("%+v", c.Identity)
 	}
 	// With another fault, the reason is that of an invalid Secret.
-	secret := tokenSecret(data{"token": ""})
+	secret = tokenSecret(data{"token": ""})
 	secret.Annotations = map[string]string{v1alpha1.AnnotationProxyConfiguration: "x"}
 	if c := Parse(secret, ParseOptions{}); c.Reason() != "InvalidSecret" || len(c.Faults()) != 2 {
 		t.Errorf("%s: %s", c.Reason(), c.Message())
+	}
+}
+
+// TestIdentityIsPartOfTheFingerprint checks that a change of the identity replaces the transports.
+func TestIdentityIsPartOfTheFingerprint(t *testing.T) {
+	seen := map[Fingerprint]string{}
+	for _, annotations := range []map[string]string{
+		nil, {v1alpha1.AnnotationIdentity: "impersonate"}, {v1alpha1.AnnotationIdentity: "rules"},
+		{v1alpha1.AnnotationProxyConfiguration: "spec: {}"}, {v1alpha1.AnnotationProxyConfiguration: "spec: {clientIdentityExchanger: {}}"},
+	} {
+		secret := tokenSecret(nil)
+		secret.Annotations = annotations
+		f := Parse(secret, ParseOptions{}).Fingerprint()
+		if other, same := seen[f]; same {
+			t.Errorf("%v and %s have the same fingerprint", annotations, other)
+		}
+		seen[f] = fmt.Sprint(annotations)
 	}
 }

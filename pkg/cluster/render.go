@@ -166,6 +166,7 @@ func (c *Cluster) serveHealth(secret *corev1.Secret, status *v1alpha1.ClusterGat
 	}
 	status.Version = h.Version
 	status.Route = string(c.Route)
+	status.Identity = string(c.Identity.Mode)
 	if !h.Time.IsZero() {
 		status.LastProbeTime = ptr.To(metav1.NewTime(h.Time))
 	}

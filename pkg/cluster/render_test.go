@@ -60,7 +60,7 @@ func TestRender(t *testing.T) {
 			Credential: &v1alpha1.ClusterAccessCredential{Type: "X509Certificate", X509: &v1alpha1.X509{Certificate: client.cert}},
 		}},
 		Status: v1alpha1.ClusterGatewayStatus{
-			Healthy: true, HealthyReason: "Probed", Version: "v1.37.2", Route: "direct", LastProbeTime: &probed,
+			Healthy: true, HealthyReason: "Probed", Version: "v1.37.2", Route: "direct", Identity: "credential", LastProbeTime: &probed,
 			Latency: &metav1.Duration{Duration: 12500 * time.Microsecond}, CredentialExpirationTime: ptr.To(metav1.NewTime(client.notAfter)),
 			Conditions: []metav1.Condition{{
 				Type: "Ready", Status: "True", Reason: "Probed", LastTransitionTime: probed, Message: "as found by the last probe or set by an operator",

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/identity"
 )
 
 // The agent's namespace holds what is more powerful than a caller with limited access: the agent's
@@ -34,9 +35,13 @@ func (x *exchange) refusedInAgentNamespace(req *http.Request) *apierrors.StatusE
 	if on.AllowsAgentNamespace() || x.handler.classifier.readsAgentNamespace(req, x.target.onEndpoint(&url.URL{}, req.URL)) {
 		return nil
 	}
+	why := fmt.Sprintf("was registered with limited access (%q)", on.Access)
+	if on.Identity.Mode != identity.ModeCredential {
+		why = "sees its users, who have different rights"
+	}
 	return newStatus(http.StatusForbidden, metav1.StatusReasonForbidden, on.Name, CauseRequest, fmt.Sprintf(
-		"cluster %q was registered with limited access (%q), so its users may only look at the namespace %s, where the gateway's own accounts and agent are, and not at Secrets there",
-		on.Name, on.Access, v1alpha1.AgentNamespace))
+		"cluster %q %s, so its users may only look at the namespace %s through the gateway, where the gateway's own accounts and agent are, and not at Secrets there",
+		on.Name, why, v1alpha1.AgentNamespace))
 }
 
 // readsAgentNamespace reports whether a request only looks at the agent's namespace, and at nothing

@@ -26,6 +26,8 @@ type attributes struct {
 	// relayed requests are for an application behind the API server, which returns the
 	// application's answer.
 	relayed bool
+	// info is what the API server will read from the request. It is empty if it cannot be read.
+	info *request.RequestInfo
 }
 
 // isKnownVerb bounds the verb label of metrics.
@@ -73,6 +75,7 @@ func (c classifier) classify(req *http.Request, u *url.URL) attributes {
 		info = &request.RequestInfo{}
 	}
 	a := attributes{
+		info:        info,
 		verb:        info.Verb,
 		longRunning: c.longRunning(onCluster, info),
 		relayed: info.IsResourceRequest && info.APIGroup == "" && info.Subresource == "proxy" &&

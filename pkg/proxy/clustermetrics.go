@@ -47,6 +47,11 @@ func (c *clusterMetrics) requestRefused(route string, a attributes, code int) {
 	c.record(func(m *Metrics) { m.requests.WithLabelValues(c.cluster, route, a.verb, strconv.Itoa(code)).Inc() })
 }
 
+// identityRefused counts a request whose caller's identity is not carried to the cluster.
+func (c *clusterMetrics) identityRefused(reason string) {
+	c.record(func(m *Metrics) { m.identityRefused.WithLabelValues(c.cluster, reason).Inc() })
+}
+
 func (c *clusterMetrics) dialEnded(route, stage, result string, elapsed time.Duration) {
 	c.record(func(m *Metrics) {
 		m.dials.WithLabelValues(c.cluster, route, stage, result).Inc()
@@ -71,4 +76,5 @@ func (c *clusterMetrics) delete() {
 	c.metrics.dialDuration.DeletePartialMatch(match)
 	c.metrics.connections.DeletePartialMatch(match)
 	c.metrics.agentsRefused.DeletePartialMatch(match)
+	c.metrics.identityRefused.DeletePartialMatch(match)
 }

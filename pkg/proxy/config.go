@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/oam-dev/cluster-gateway/pkg/identity"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
 )
 
@@ -60,6 +61,9 @@ type Config struct {
 	// ApplicationCookies lets applications behind the proxy subresources of Pods, Services and Nodes
 	// set cookies, and get them back. Otherwise no cookie is passed on, in either direction.
 	ApplicationCookies bool
+	// Identities decides who a cluster sees. nil means that there are no global rules and no
+	// webhooks.
+	Identities *identity.Resolver
 	// Logger receives failures. Its zero value logs nothing.
 	Logger klog.Logger
 }
@@ -79,5 +83,8 @@ func (c *Config) setDefaults() {
 	}
 	if c.KeptBodyBytes == 0 {
 		c.KeptBodyBytes = DefaultKeptBodyBytes
+	}
+	if c.Identities == nil {
+		c.Identities = identity.NewResolver(identity.Config{})
 	}
 }

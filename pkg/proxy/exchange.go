@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -18,6 +19,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/audit"
+
+	"github.com/oam-dev/cluster-gateway/pkg/identity"
 )
 
 // exchange is one request to a managed cluster and its answer. It lives as long as the request.
@@ -30,6 +33,9 @@ type exchange struct {
 	application *application
 	proxy       httputil.ReverseProxy
 	progress    progress
+	// seen is who the cluster sees. seenHeaders are the headers that ask it to.
+	seen        identity.Seen
+	seenHeaders http.Header
 
 	// ctx ends when the request has to end; cancel ends it.
 	ctx    context.Context
@@ -62,6 +68,7 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 	metrics.requestStarted(route)
 	defer func() { metrics.requestEnded(route, x, time.Since(began)) }()
 
+	x.annotateRequest(req.Context())
 	if x.lease.err != nil {
 		x.code = x.handler.refuse(w, req, unusable(&x.lease))
 		return
@@ -76,6 +83,11 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 		x.code = x.handler.refuse(w, req, err)
 		return
 	}
+	if err := x.identify(req); err != nil {
+		x.code = x.handler.refuse(w, req, err)
+		return
+	}
+	defer x.annotateEnd(req.Context())
 	if a, ok := newApplication(x.lease.cluster.Endpoint, x.target); ok && x.attributes.relayed {
 		x.application = &a
 	}
@@ -177,6 +189,8 @@ func (x *exchange) rewrite(r *httputil.ProxyRequest) {
 			r.Out.Header.Set("Cookie", cookies)
 		}
 	}
+	// The caller's own headers of these names were removed above.
+	maps.Copy(r.Out.Header, x.seenHeaders)
 	// The audit logs of the cluster and of the gateway then use the same ID for the request.
 	if id, ok := audit.AuditIDFrom(r.In.Context()); ok {
 		r.Out.Header.Set(auditinternal.HeaderAuditID, string(id))

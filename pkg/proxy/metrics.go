@@ -18,6 +18,7 @@ type Metrics struct {
 	agents          *metrics.GaugeVec
 	agentsRefused   *metrics.CounterVec
 	transports      *metrics.Gauge
+	identityRefused *metrics.CounterVec
 }
 
 const metricsNamespace = "cluster_gateway"
@@ -67,6 +68,9 @@ func NewMetrics() *Metrics {
 		agentsRefused: counter("tunnel_agents_refused_total",
 			"Streams and connections of agents that were refused because of --tunnel-max-agents.",
 			"cluster"),
+		identityRefused: counter("identity_refusals_total",
+			"Requests that were refused because the identity of their caller is not carried to the cluster, by reason.",
+			"cluster", "reason"),
 		transports: metrics.NewGauge(&metrics.GaugeOpts{
 			Namespace: metricsNamespace, Name: "transports", StabilityLevel: metrics.ALPHA,
 			Help: "Cached transports, including those that still serve requests after their cluster has changed.",
@@ -78,6 +82,7 @@ func NewMetrics() *Metrics {
 func (m *Metrics) All() []metrics.Registerable {
 	return []metrics.Registerable{
 		m.requests, m.requestDuration, m.inFlight, m.dials, m.dialDuration, m.connections, m.agents, m.agentsRefused, m.transports,
+		m.identityRefused,
 	}
 }
 

@@ -29,6 +29,7 @@ const (
 	CauseEndpoint      = v1alpha1.CauseEndpoint
 	CauseTLS           = v1alpha1.CauseTLS
 	CauseCredential    = v1alpha1.CauseCredential
+	CauseIdentity      = v1alpha1.CauseIdentity
 	CauseRequest       = v1alpha1.CauseRequest
 	CauseResponse      = v1alpha1.CauseResponse
 )

@@ -338,7 +338,7 @@ func TestTable(t *testing.T) {
 			Credential: &v1alpha1.ClusterAccessCredential{Type: "X509Certificate"},
 		}},
 		Status: v1alpha1.ClusterGatewayStatus{
-			Route: "direct", Version: "v1.37.2", Conditions: ready("True", "Healthy"), Latency: &metav1.Duration{Duration: 12345678},
+			Route: "direct", Version: "v1.37.2", Conditions: ready("True", "Healthy"), Latency: &metav1.Duration{Duration: 12345678}, Identity: "impersonate",
 			CredentialExpirationTime: ptr.To(metav1.NewTime(now.Add(30 * 24 * time.Hour))),
 		},
 	}
@@ -364,13 +364,13 @@ func TestTable(t *testing.T) {
 			wide = append(wide, c.Name)
 		}
 	}
-	if strings.Join(narrow, " ") != "Name Route Healthy Version Endpoint Age" || strings.Join(wide, " ") != "Credential Expires Reason Latency" {
+	if strings.Join(narrow, " ") != "Name Route Healthy Version Endpoint Age" || strings.Join(wide, " ") != "Credential Expires Reason Latency Identity" {
 		t.Errorf("columns %q and %q", narrow, wide)
 	}
 	want := [][]any{
-		{"east", "direct", "True", "v1.37.2", "https://h:443", "10d", "X509Certificate", "30d", "Healthy", "12.3ms"},
-		{"old", "direct", "False", "v1.37.2", "https://h:443", "10d", "X509Certificate", "<expired>", "InvalidSecret", "12.3ms"},
-		{"", "<none>", "Unknown", "<unknown>", "<none>", "<unknown>", "<none>", "<unknown>", "<none>", "<none>"},
+		{"east", "direct", "True", "v1.37.2", "https://h:443", "10d", "X509Certificate", "30d", "Healthy", "12.3ms", "impersonate"},
+		{"old", "direct", "False", "v1.37.2", "https://h:443", "10d", "X509Certificate", "<expired>", "InvalidSecret", "12.3ms", "impersonate"},
+		{"", "<none>", "Unknown", "<unknown>", "<none>", "<unknown>", "<none>", "<unknown>", "<none>", "<none>", "<none>"},
 	}
 	for i, row := range got.Rows {
 		if !reflect.DeepEqual(row.Cells, want[i]) {

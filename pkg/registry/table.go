@@ -36,6 +36,7 @@ func columns() []metav1.TableColumnDefinition {
 		{Name: "Expires", Type: "string", Priority: 1, Description: "The time until the credential expires, if it is known."},
 		{Name: "Reason", Type: "string", Priority: 1, Description: "The reason of the condition Ready."},
 		{Name: "Latency", Type: "string", Priority: 1, Description: "The response time of the API server in the last probe."},
+		{Name: "Identity", Type: "string", Priority: 1, Description: "Who the cluster sees: credential, impersonate or rules."},
 	}
 }
 
@@ -88,6 +89,7 @@ func (t table) row(gateway *v1alpha1.ClusterGateway) metav1.TableRow {
 			t.until(gateway.Status.CredentialExpirationTime),
 			or(reason, "<none>"),
 			or(latency, "<none>"),
+			or(gateway.Status.Identity, "<none>"),
 		},
 		Object: runtime.RawExtension{Object: gateway},
 	}

@@ -128,7 +128,7 @@ func (s *Server) applyOptions(config *genericapiserver.RecommendedConfig) error 
 
 // installPaths adds what is not part of the API group.
 func (s *Server) installPaths() error {
-	handler, err := metricsHandler(append(s.certificateMetrics(), s.memory), s.proxyMetrics.All(), s.healthMetrics.All())
+	handler, err := metricsHandler(append(s.certificateMetrics(), s.memory, s.identity.metric()), s.proxyMetrics.All(), s.healthMetrics.All())
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,8 @@ type Config struct {
 	// Proxy and Health contain limits and times. New sets the parts that they need.
 	Proxy  proxy.Config
 	Health health.Config
+	// Identity is how callers are carried to clusters.
+	Identity IdentityConfig
 	// MemoryBudget is the memory that clients and clusters can make the gateway hold, in bytes.
 	MemoryBudget int64
 	// ShutdownGrace is how long long-running requests can continue when the gateway stops.
@@ -58,6 +60,9 @@ func (o *Options) Config() (*Config, error) {
 		return nil, err
 	}
 	c.Parse.TunnelMode = cluster.TunnelMode(o.Tunnel.Mode)
+	if c.Identity, err = o.Identity.config(&c.Parse); err != nil {
+		return nil, err
+	}
 	if c.Hub, err = o.Hub.config(); err != nil {
 		return nil, err
 	}

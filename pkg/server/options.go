@@ -16,6 +16,7 @@ type Options struct {
 	Hub                *HubOptions
 	Tunnel             *TunnelOptions
 	Proxy              *ProxyOptions
+	Identity           *IdentityOptions
 	Memory             *MemoryOptions
 	Health             *HealthOptions
 	ServingCertificate *ServingCertificateOptions
@@ -29,6 +30,7 @@ func NewOptions() *Options {
 		Hub:                NewHubOptions(),
 		Tunnel:             NewTunnelOptions(),
 		Proxy:              NewProxyOptions(),
+		Identity:           NewIdentityOptions(),
 		Memory:             NewMemoryOptions(),
 		Health:             NewHealthOptions(),
 		ServingCertificate: NewServingCertificateOptions(),
@@ -43,6 +45,7 @@ func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	o.Hub.AddFlags(groups.FlagSet("hub"))
 	o.Tunnel.AddFlags(groups.FlagSet("tunnel"))
 	o.Proxy.AddFlags(groups.FlagSet("proxy"))
+	o.Identity.AddFlags(groups.FlagSet("identity"))
 	o.Memory.AddFlags(groups.FlagSet("memory"))
 	o.Health.AddFlags(groups.FlagSet("health"))
 	o.ServingCertificate.AddFlags(groups.FlagSet("serving"))
@@ -66,6 +69,7 @@ func (o *Options) Validate() []error {
 	errs = append(errs, o.Hub.Validate()...)
 	errs = append(errs, o.Tunnel.Validate()...)
 	errs = append(errs, o.Proxy.Validate()...)
+	errs = append(errs, o.Identity.Validate()...)
 	errs = append(errs, o.Memory.Validate()...)
 	errs = append(errs, o.Health.Validate()...)
 	errs = append(errs, o.ServingCertificate.Validate()...)

@@ -30,6 +30,7 @@ type Server struct {
 	tunnel   tunnelRoute
 	// embedded is the same as tunnel if the tunnel server is embedded, and nil otherwise.
 	embedded *embeddedTunnel
+	identity *identities
 	proxy    *proxy.Handler
 	renewals *renewals
 	health   *health.Monitor
@@ -63,6 +64,9 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 		s.tunnel = nil
 		return nil, err
 	}
+	if s.identity, err = newIdentities(c.Identity); err != nil {
+		return nil, err
+	}
 	s.proxy = s.newProxy()
 	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, dialers{s.tunnel}, s.embedded)
 	s.health = s.newHealth()
@@ -87,12 +91,15 @@ func (s *Server) close() {
 	if s.tunnel != nil {
 		s.tunnel.close()
 	}
+	if s.identity != nil {
+		s.identity.close()
+	}
 	s.config.Generic.close()
 }
 
 func (s *Server) newProxy() *proxy.Handler {
 	config := s.config.Proxy
-	config.Memory = s.memory
+	config.Memory, config.Identities = s.memory, s.identity.resolver
 	config.Clusters, config.Dialers, config.Metrics = s.clusters, dialers{s.tunnel}.dialer, s.proxyMetrics
 	config.Logger = klog.Background().WithName("proxy")
 	return proxy.NewHandler(config)
@@ -212,6 +219,7 @@ func (s *Server) parts() []task {
 		{"the store of clusters", s.clusters.Run},
 		{"the tunnel", s.tunnel.run},
 		{"the leader's tasks", s.leader.run},
+		{"the rules for identities", s.identity.run},
 	}
 	if s.certificate != nil {
 		parts = append(parts, task{"the serving certificate", s.certificate.keeper.Follow})

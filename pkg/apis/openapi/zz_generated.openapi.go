@@ -434,6 +434,13 @@ func schema_pkg_apis_cluster_v1alpha1_ClusterGatewayStatus(ref common.ReferenceC
 							Format:      "",
 						},
 					},
+					"identity": {
+						SchemaProps: spec.SchemaProps{
+							Description: "identity is who the cluster sees: credential (the account of the gateway), impersonate (the caller) or rules (rules decide).",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
 					"lastProbeTime": {
 						SchemaProps: spec.SchemaProps{
 							Description: "lastProbeTime is the time of the last probe that changed the status.",

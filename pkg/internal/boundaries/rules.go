@@ -15,6 +15,7 @@ const (
 	dialer       = "pkg/dialer"
 	events       = "pkg/internal/events"
 	execplugin   = "pkg/execplugin"
+	identity     = "pkg/identity"
 	memory       = "pkg/internal/memory"
 	pki          = "pkg/pki"
 	proxy        = "pkg/proxy"
@@ -38,20 +39,21 @@ func MayImport() map[string][]string {
 		"pkg/apis/openapi":        {apis},
 		client:                    {apis},
 		pki:                       {apis, cabundle},
-		cluster:                   {apis, cabundle, execplugin},
+		cluster:                   {apis, cabundle, execplugin, identity, untrusted},
 		cabundle:                  {untrusted},
 		execplugin:                {untrusted},
+		identity:                  {apis, untrusted},
 		dialer:                    {},
 		"pkg/dialer/dialertest":   {dialer},
 		registry:                  {apis, cluster},
-		proxy:                     {apis, cluster, dialer, execplugin, memory, untrusted},
+		proxy:                     {apis, cluster, dialer, execplugin, identity, memory, untrusted},
 		"pkg/health":              {apis, cluster, dialer, events, pki, proxy, untrusted},
 		tunnel:                    {apis, dialer},
 		registration:              {apis, cluster, pki, "manifests"},
 		"pkg/rotation":            {apis, cabundle, cluster, dialer, pki, registration, untrusted},
 		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
 		"pkg/bootstrap":           {apis, client, cluster, pki, registration, untrusted},
-		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", memory, pki, proxy, registry, "pkg/rotation", tunnel, untrusted},
+		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", identity, memory, pki, proxy, registry, "pkg/rotation", tunnel, untrusted},
 		"pkg/internal/boundaries": {},
 		events:                    {apis, untrusted},
 		memory:                    {},
@@ -83,7 +85,7 @@ func Bans() []Ban {
 			"API types are data; the importer chooses the client to use them with",
 		},
 		{
-			[]string{cluster, registration}, []string{"k8s.io/apiserver", "sigs.k8s.io/apiserver-network-proxy"},
+			[]string{cluster, identity, registration}, []string{"k8s.io/apiserver", "sigs.k8s.io/apiserver-network-proxy"},
 			"agent-bootstrap uses these too, and it serves nothing",
 		},
 		{

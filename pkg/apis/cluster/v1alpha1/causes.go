@@ -25,6 +25,8 @@ const (
 	CauseTLS metav1.CauseType = "TLS"
 	// CauseCredential: there is no credential, or the cluster rejected it.
 	CauseCredential metav1.CauseType = "Credential"
+	// CauseIdentity: the identity of the caller is not carried to the cluster.
+	CauseIdentity metav1.CauseType = "Identity"
 	// CauseRequest: the request was not sent to the API server.
 	CauseRequest metav1.CauseType = "Request"
 	// CauseResponse: the request was sent, but the response is missing or incomplete.

@@ -153,8 +153,8 @@ const (
 const (
 	// ReasonInvalidSecret: the Secret is invalid. The message lists what is wrong with which key.
 	ReasonInvalidSecret = "InvalidSecret"
-	// ReasonUnsupportedProxyConfiguration: the Secret has AnnotationProxyConfiguration, which is
-	// not supported.
+	// ReasonUnsupportedProxyConfiguration: the gateway cannot use the rules in
+	// AnnotationProxyConfiguration. The message lists what is wrong with them.
 	ReasonUnsupportedProxyConfiguration = "UnsupportedProxyConfiguration"
 	// ReasonNotProbed: the cluster has not been probed yet.
 	ReasonNotProbed = "NotProbed"
@@ -240,6 +240,10 @@ type ClusterGatewayStatus struct {
 	// route is the route of requests to the cluster: direct or tunnel.
 	// +optional
 	Route string `json:"route,omitempty"`
+	// identity is who the cluster sees: credential (the account of the gateway), impersonate (the
+	// caller) or rules (rules decide).
+	// +optional
+	Identity string `json:"identity,omitempty"`
 	// lastProbeTime is the time of the last probe that changed the status.
 	// +optional
 	LastProbeTime *metav1.Time `json:"lastProbeTime,omitempty"`

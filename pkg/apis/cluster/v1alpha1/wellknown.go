@@ -17,8 +17,12 @@ const (
 	// managed API server's certificate. There is no other way to disable it.
 	AnnotationInsecureSkipTLSVerify = GroupName + "/insecure-skip-tls-verify"
 
-	// AnnotationProxyConfiguration makes requests run as the caller in the predecessor of this
-	// gateway. It is not supported, and the gateway does not serve a cluster that has it.
+	// AnnotationIdentity is who the cluster sees when the gateway passes on a request:
+	// IdentityCredential, IdentityImpersonate or IdentityRules. If it is missing, it is
+	// IdentityRules if the Secret or the gateway has rules, and IdentityCredential otherwise.
+	AnnotationIdentity = GroupName + "/identity"
+	// AnnotationProxyConfiguration contains the rules of the cluster for IdentityRules, in the
+	// format of oam-dev/cluster-gateway.
 	AnnotationProxyConfiguration = GroupName + "/cluster-gateway-proxy-configuration"
 
 	// AnnotationHealthy is the outcome of the last probe or an operator's override, "true" or
@@ -38,6 +42,16 @@ const (
 	// AnnotationOverride is the time at which an operator set AnnotationHealthy and
 	// AnnotationHealthyReason, in RFC 3339. If it is missing, probes set them.
 	AnnotationOverride = "status." + GroupName + "/override"
+)
+
+// Values of AnnotationIdentity.
+const (
+	// IdentityCredential means that the cluster sees the account of the gateway.
+	IdentityCredential = "credential"
+	// IdentityImpersonate means that the cluster sees the caller.
+	IdentityImpersonate = "impersonate"
+	// IdentityRules means that rules decide. A caller that no rule matches is impersonated.
+	IdentityRules = "rules"
 )
 
 // Fields that a field selector can use.
