@@ -72,6 +72,8 @@ type Cluster struct {
 	Credential Credential
 	// Health is the state of the cluster that the annotations of the Secret contain.
 	Health Health
+	// Labels are the labels of the Secret. They must not be changed.
+	Labels map[string]string
 	// ManagedBy is the value of the label app.kubernetes.io/managed-by of the Secret.
 	ManagedBy string
 	// Access is what callers may do in the cluster, according to the registration: the value of

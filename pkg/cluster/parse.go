@@ -5,6 +5,7 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -80,6 +81,7 @@ func Parse(secret *corev1.Secret, opts ParseOptions) *Cluster {
 		Namespace:       secret.Namespace,
 		UID:             secret.UID,
 		ResourceVersion: secret.ResourceVersion,
+		Labels:          maps.Clone(secret.Labels),
 		ManagedBy:       secret.Labels[labelManagedBy],
 		Access:          secret.Annotations[v1alpha1.AnnotationAccess],
 		Rotation:        ParseRotationRequest(secret.Annotations),

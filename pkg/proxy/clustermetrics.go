@@ -52,6 +52,11 @@ func (c *clusterMetrics) identityRefused(reason string) {
 	c.record(func(m *Metrics) { m.identityRefused.WithLabelValues(c.cluster, reason).Inc() })
 }
 
+// streamRevoked counts a stream that ended because its caller has lost the permission.
+func (c *clusterMetrics) streamRevoked(route string) {
+	c.record(func(m *Metrics) { m.streamsRevoked.WithLabelValues(c.cluster, route).Inc() })
+}
+
 func (c *clusterMetrics) dialEnded(route, stage, result string, elapsed time.Duration) {
 	c.record(func(m *Metrics) {
 		m.dials.WithLabelValues(c.cluster, route, stage, result).Inc()

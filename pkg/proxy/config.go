@@ -64,6 +64,15 @@ type Config struct {
 	// Identities decides who a cluster sees. nil means that there are no global rules and no
 	// webhooks.
 	Identities *identity.Resolver
+	// Authorizer decides what callers may do in clusters. nil means that whoever may use a cluster
+	// may do everything there that the cluster allows.
+	Authorizer Authorizer
+	// AuthorizeRequests is whether the Authorizer is asked before a request is sent. Otherwise, it is
+	// only asked whether long-running requests may stay open.
+	AuthorizeRequests bool
+	// RecheckInterval is how often the Authorizer is asked whether long-running requests may stay
+	// open. 0 or less means never.
+	RecheckInterval time.Duration
 	// Logger receives failures. Its zero value logs nothing.
 	Logger klog.Logger
 }

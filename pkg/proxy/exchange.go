@@ -21,6 +21,7 @@ import (
 	"k8s.io/apiserver/pkg/audit"
 
 	"github.com/oam-dev/cluster-gateway/pkg/identity"
+	"github.com/oam-dev/cluster-gateway/pkg/policy"
 )
 
 // exchange is one request to a managed cluster and its answer. It lives as long as the request.
@@ -36,6 +37,8 @@ type exchange struct {
 	// seen is who the cluster sees. seenHeaders are the headers that ask it to.
 	seen        identity.Seen
 	seenHeaders http.Header
+	// permission is what the Authorizer is asked. It is nil if there is none.
+	permission *policy.Request
 
 	// ctx ends when the request has to end; cancel ends it.
 	ctx    context.Context
@@ -80,6 +83,10 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if err := x.refusedInAgentNamespace(req); err != nil {
+		x.code = x.handler.refuse(w, req, err)
+		return
+	}
+	if err := x.authorize(req); err != nil {
 		x.code = x.handler.refuse(w, req, err)
 		return
 	}
@@ -162,12 +169,16 @@ func (x *exchange) startStream() {
 	x.streaming = true
 	x.handler.streams.Add(1)
 	x.stopWaiting = context.AfterFunc(x.handler.streamsCtx, func() { x.cancel(errShuttingDown) })
+	if x.permission != nil {
+		x.handler.rechecked.add(x)
+	}
 }
 
 // end releases what start and becomeStream acquired.
 func (x *exchange) end() {
 	if x.streaming {
 		x.stopWaiting()
+		x.handler.rechecked.remove(x)
 		x.handler.streams.Add(-1)
 	} else {
 		x.deadline.Stop()

@@ -28,6 +28,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/filters"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/component-base/metrics"
@@ -101,7 +102,7 @@ func newGateway(t testing.TB, configure func(*Config)) *gateway {
 	}
 	g.handler = NewHandler(cfg)
 	info := &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
-	g.server = httptest.NewUnstartedServer(withThroughHubHeader(filters.WithRequestInfo(g.handler, info)))
+	g.server = httptest.NewUnstartedServer(withUserHeader(withThroughHubHeader(filters.WithRequestInfo(g.handler, info))))
 	g.server.EnableHTTP2 = true
 	g.server.Config.ErrorLog = nolog
 	g.server.StartTLS()
@@ -114,6 +115,19 @@ func newGateway(t testing.TB, configure func(*Config)) *gateway {
 		g.server.Close()
 	})
 	return g
+}
+
+// userHeader stands for authentication.
+const userHeader = "X-Test-User"
+
+func withUserHeader(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if name := r.Header.Get(userHeader); name != "" {
+			r.Header.Del(userHeader)
+			r = r.WithContext(request.WithUser(r.Context(), &user.DefaultInfo{Name: name}))
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // throughHubHeader stands for the client certificate of the hub's front proxy.

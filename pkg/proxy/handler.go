@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,12 @@ type Handler struct {
 	streams    atomic.Int64
 	streamsCtx context.Context
 	endStreams context.CancelFunc
+
+	// rechecked are the long-running requests whose permission is checked again. stopRechecks ends
+	// the goroutine that does it, and rechecks waits for it.
+	rechecked    openStreams
+	stopRechecks context.CancelFunc
+	rechecks     sync.WaitGroup
 }
 
 var _ http.Handler = (*Handler)(nil)
@@ -62,6 +69,12 @@ func NewHandler(cfg Config) *Handler {
 		serializer: serializer.NewCodecFactory(scheme).WithoutConversion(),
 	}
 	h.streamsCtx, h.endStreams = context.WithCancel(context.Background())
+	h.rechecked.open = map[*exchange]struct{}{}
+	recheckCtx, stopRechecks := context.WithCancel(context.Background())
+	h.stopRechecks = stopRechecks
+	if cfg.Authorizer != nil && cfg.RecheckInterval > 0 {
+		h.rechecks.Go(func() { h.recheckStreams(recheckCtx) })
+	}
 	h.table = &table{
 		clusters: cfg.Clusters, metrics: cfg.Metrics, logger: cfg.Logger, slots: map[string]*slot{},
 		limits: limits{requests: cfg.MaxInFlight, streams: cfg.MaxStreams},
@@ -101,8 +114,10 @@ func (h *Handler) EndStreams(ctx context.Context) {
 
 // Close ends all requests in flight and closes all connections.
 func (h *Handler) Close() {
+	h.stopRechecks()
 	h.endStreams()
 	h.table.closeAll()
+	h.rechecks.Wait()
 }
 
 // ServeHTTP implements http.Handler.

@@ -19,6 +19,7 @@ type Metrics struct {
 	agentsRefused   *metrics.CounterVec
 	transports      *metrics.Gauge
 	identityRefused *metrics.CounterVec
+	streamsRevoked  *metrics.CounterVec
 }
 
 const metricsNamespace = "cluster_gateway"
@@ -71,6 +72,9 @@ func NewMetrics() *Metrics {
 		identityRefused: counter("identity_refusals_total",
 			"Requests that were refused because the identity of their caller is not carried to the cluster, by reason.",
 			"cluster", "reason"),
+		streamsRevoked: counter("streams_revoked_total",
+			"Long-running requests that the gateway ended because their caller has lost the permission.",
+			"cluster", "route"),
 		transports: metrics.NewGauge(&metrics.GaugeOpts{
 			Namespace: metricsNamespace, Name: "transports", StabilityLevel: metrics.ALPHA,
 			Help: "Cached transports, including those that still serve requests after their cluster has changed.",
@@ -83,6 +87,7 @@ func (m *Metrics) All() []metrics.Registerable {
 	return []metrics.Registerable{
 		m.requests, m.requestDuration, m.inFlight, m.dials, m.dialDuration, m.connections, m.agents, m.agentsRefused, m.transports,
 		m.identityRefused,
+		m.streamsRevoked,
 	}
 }
 

@@ -138,6 +138,8 @@ func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, err 
 		return rejectedCredential(c)
 	case h.streamsCtx.Err() != nil && (l.gone() || errors.Is(context.Cause(ctx), errShuttingDown)):
 		return shuttingDown(c.Name)
+	case errors.Is(context.Cause(ctx), errPermissionLost):
+		return lostPermission(c)
 	case !known:
 		// The connections were closed because the cluster was deleted.
 		return notFound(c.Name)

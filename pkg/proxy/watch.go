@@ -17,9 +17,9 @@ const watchEndSpread = 10 * time.Second
 
 var errConnectionClosing = errors.New("the connection to the cluster is about to be closed")
 
-// watchBody is the body of a watch. When the gateway shuts down, or the connection is about to be
-// closed, it ends without an error, as it does when an API server ends a watch: the client starts a
-// new one. Any other end is an error.
+// watchBody is the body of a watch. When the gateway shuts down, the connection is about to be
+// closed, or the caller has lost the permission, it ends without an error, as it does when an API
+// server ends a watch: the client starts a new one. Any other end is an error.
 type watchBody struct {
 	io.ReadCloser
 	ctx context.Context
@@ -42,7 +42,7 @@ func (x *exchange) newWatchBody(body io.ReadCloser) *watchBody {
 
 func (b *watchBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if cause := context.Cause(b.ctx); err != nil && (errors.Is(cause, errShuttingDown) || errors.Is(cause, errConnectionClosing)) {
+	if cause := context.Cause(b.ctx); err != nil && (errors.Is(cause, errShuttingDown) || errors.Is(cause, errConnectionClosing) || errors.Is(cause, errPermissionLost)) {
 		err = io.EOF
 	}
 	return n, err

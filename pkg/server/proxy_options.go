@@ -20,6 +20,11 @@ type ProxyOptions struct {
 	// ApplicationCookies passes on the cookies of applications behind the proxy subresources of Pods,
 	// Services and Nodes.
 	ApplicationCookies bool
+	// AuthorizeRequests is whether callers need a rule of the hub for what they do in a cluster.
+	AuthorizeRequests bool
+	// RecheckInterval is how often the callers of long-running requests are authorized again. 0 means
+	// never.
+	RecheckInterval time.Duration
 	// ShutdownGrace is how long long-running requests can continue when the gateway stops.
 	ShutdownGrace time.Duration
 }
@@ -32,6 +37,9 @@ func NewProxyOptions() *ProxyOptions {
 		MaxInFlight:    proxy.DefaultMaxInFlight,
 		MaxStreams:     proxy.DefaultMaxStreams,
 		ShutdownGrace:  5 * time.Second,
+		// With the cache of decisions (10 s), a caller who loses the permission loses open streams
+		// within 30 s.
+		RecheckInterval: 20 * time.Second,
 	}
 }
 
@@ -47,6 +55,10 @@ func (o *ProxyOptions) AddFlags(fs *pflag.FlagSet) {
 		"Maximum number of long-running requests to one cluster: watches, logs (whether followed or not), exec, attach, port-forward, and the proxy subresources of Pods, Services and Nodes. When it is reached, the gateway answers 429 (Too Many Requests). A negative value means no limit.")
 	fs.BoolVar(&o.ApplicationCookies, "proxy-application-cookies", o.ApplicationCookies,
 		"Pass on cookies of web applications behind the proxy subresources of Pods, Services and Nodes. Each cookie is limited to the path of the application that set it, but all applications of all clusters share the origin of the gateway or the hub, so a script of one can act as the user in another. Enable it only if you trust all applications.")
+	fs.BoolVar(&o.AuthorizeRequests, "authorize-proxied-requests", o.AuthorizeRequests,
+		"Check in the hub not only whether a caller may use a cluster (clustergateways/proxy), but also what the caller does there: verb, resource, namespace and name. The rules are plain RBAC of the hub, and can select clusters by label. Without a rule, only discovery is allowed. To try rules, use agent-bootstrap can-i.")
+	fs.DurationVar(&o.RecheckInterval, "proxy-reauthorization-interval", o.RecheckInterval,
+		"How often the gateway checks in the hub whether the caller of a long-running request, such as a watch or an exec, still has the permission. If not, it ends the request. A lost permission takes effect after at most this interval plus --authorization-webhook-cache-authorized-ttl. 0 means that permissions are checked only at the start.")
 	fs.DurationVar(&o.ShutdownGrace, "proxy-shutdown-grace-period", o.ShutdownGrace,
 		"How long proxied long-running requests, such as watches, logs, exec, attach and port-forward, can continue when the gateway stops, after --shutdown-delay-duration.")
 }
@@ -70,6 +82,9 @@ func (o *ProxyOptions) Validate() []error {
 			errs = append(errs, invalid(limit.flag, limit.value, "must not be 0; a negative value means no limit"))
 		}
 	}
+	if o.RecheckInterval < 0 {
+		errs = append(errs, invalid("proxy-reauthorization-interval", o.RecheckInterval, "must not be negative"))
+	}
 	if o.ShutdownGrace < 0 {
 		errs = append(errs, invalid("proxy-shutdown-grace-period", o.ShutdownGrace, "must not be negative"))
 	}
@@ -80,6 +95,6 @@ func (o *ProxyOptions) Validate() []error {
 func (o *ProxyOptions) config() proxy.Config {
 	return proxy.Config{
 		RequestTimeout: o.RequestTimeout, DialTimeout: o.DialTimeout, MaxInFlight: o.MaxInFlight, MaxStreams: o.MaxStreams,
-		ApplicationCookies: o.ApplicationCookies,
+		ApplicationCookies: o.ApplicationCookies, AuthorizeRequests: o.AuthorizeRequests, RecheckInterval: o.RecheckInterval,
 	}
 }

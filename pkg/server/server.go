@@ -17,6 +17,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
+	"github.com/oam-dev/cluster-gateway/pkg/policy"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
 )
@@ -29,11 +30,12 @@ type Server struct {
 	clusters *registry.Store
 	tunnel   tunnelRoute
 	// embedded is the same as tunnel if the tunnel server is embedded, and nil otherwise.
-	embedded *embeddedTunnel
-	identity *identities
-	proxy    *proxy.Handler
-	renewals *renewals
-	health   *health.Monitor
+	embedded    *embeddedTunnel
+	identity    *identities
+	permissions *policy.Authorizer
+	proxy       *proxy.Handler
+	renewals    *renewals
+	health      *health.Monitor
 	// certificate is nil if the flags name a serving certificate, apiService also if the gateway
 	// must not keep the APIService.
 	certificate *servingCertificate
@@ -62,6 +64,9 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	s.clusters = registry.NewStore(c.Hub.Client, c.Hub.SecretNamespace, c.Parse)
 	if s.tunnel, s.embedded, err = newTunnelRoute(ctx, c.Tunnel, c.Hub, s.memory.Part(memory.Tunnels)); err != nil {
 		s.tunnel = nil
+		return nil, err
+	}
+	if s.permissions, err = newPermissions(config.Generic, c.Proxy.AuthorizeRequests); err != nil {
 		return nil, err
 	}
 	if s.identity, err = newIdentities(c.Identity); err != nil {
@@ -99,7 +104,7 @@ func (s *Server) close() {
 
 func (s *Server) newProxy() *proxy.Handler {
 	config := s.config.Proxy
-	config.Memory, config.Identities = s.memory, s.identity.resolver
+	config.Memory, config.Identities, config.Authorizer = s.memory, s.identity.resolver, s.permissions
 	config.Clusters, config.Dialers, config.Metrics = s.clusters, dialers{s.tunnel}.dialer, s.proxyMetrics
 	config.Logger = klog.Background().WithName("proxy")
 	return proxy.NewHandler(config)

@@ -17,6 +17,7 @@ const (
 	execplugin   = "pkg/execplugin"
 	identity     = "pkg/identity"
 	memory       = "pkg/internal/memory"
+	policy       = "pkg/policy"
 	pki          = "pkg/pki"
 	proxy        = "pkg/proxy"
 	registration = "pkg/registration"
@@ -46,14 +47,15 @@ func MayImport() map[string][]string {
 		dialer:                    {},
 		"pkg/dialer/dialertest":   {dialer},
 		registry:                  {apis, cluster},
-		proxy:                     {apis, cluster, dialer, execplugin, identity, memory, untrusted},
+		proxy:                     {apis, cluster, dialer, execplugin, identity, memory, policy, untrusted},
+		policy:                    {},
 		"pkg/health":              {apis, cluster, dialer, events, pki, proxy, untrusted},
 		tunnel:                    {apis, dialer},
 		registration:              {apis, cluster, pki, "manifests"},
 		"pkg/rotation":            {apis, cabundle, cluster, dialer, pki, registration, untrusted},
 		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
-		"pkg/bootstrap":           {apis, client, cluster, pki, registration, untrusted},
-		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", identity, memory, pki, proxy, registry, "pkg/rotation", tunnel, untrusted},
+		"pkg/bootstrap":           {apis, client, cluster, pki, policy, registration, untrusted},
+		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", identity, memory, pki, policy, proxy, registry, "pkg/rotation", tunnel, untrusted},
 		"pkg/internal/boundaries": {},
 		events:                    {apis, untrusted},
 		memory:                    {},
