@@ -93,7 +93,8 @@ already right.`,
 	cmd.SetOut(a.Out)
 	cmd.SetErr(a.ErrOut)
 	a.hub.addFlags(cmd.PersistentFlags())
-	cmd.AddCommand(a.registerCommand(), a.inviteCommand(), a.unregisterCommand(), a.listCommand(), a.statusCommand(), a.doctorCommand(), a.kubeconfigCommand(), a.rotateCommand())
+	cmd.AddCommand(a.registerCommand(), a.inviteCommand(), a.unregisterCommand(), a.listCommand(), a.statusCommand(), a.doctorCommand(), a.kubeconfigCommand(), a.rotateCommand(),
+		a.canICommand())
 	return cmd
 }
 
