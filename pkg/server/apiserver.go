@@ -43,7 +43,11 @@ func (s *Server) newAPIServer(clientCALoaded healthz.HealthChecker) error {
 	if err := s.applyOptions(config); err != nil {
 		return err
 	}
-	config.Authentication.Authenticator = releasingAuthenticator{config.Authentication.Authenticator}
+	authenticated, err := s.config.Generic.withAudiences(config.Authentication.Authenticator)
+	if err != nil {
+		return err
+	}
+	config.Authentication.Authenticator = releasingAuthenticator{authenticated}
 	s.shutdown = &shutdown{grace: s.config.ShutdownGrace}
 	s.shutdown.prepare(&config.Config)
 	if s.generic, err = config.Complete().New("cluster-gateway", genericapiserver.NewEmptyDelegate()); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -46,6 +47,8 @@ type GenericOptions struct {
 	Features       *genericoptions.FeatureOptions
 	Tracing        *genericoptions.TracingOptions
 
+	// APIAudiences are the audiences of tokens that are accepted, in addition to those of the hub.
+	APIAudiences []string
 	// GoawayChance is the fraction of HTTP/2 requests that close their connection. ShutdownDelay is
 	// how long the gateway serves on after it stops being ready. k8s.io/apiserver has flags for both
 	// in ServerRunOptions, among many that do not apply here.
@@ -83,7 +86,10 @@ func (o *GenericOptions) AddFlags(groups *cliflag.NamedFlagSets) {
 		"Fraction of HTTP/2 requests to the gateway's own endpoint after which the gateway closes the connection (GOAWAY). Requests in flight are not affected, and the client connects again, perhaps to another replica behind the load balancer. Applies to the connections of the hub's aggregation layer, too. Keep 0 if there is only one replica or no load balancer. Must be between 0 and 0.02; 0.001 is a good start.")
 	serving.DurationVar(&o.ShutdownDelay, "shutdown-delay-duration", o.ShutdownDelay,
 		"How long the gateway continues to serve after it is told to stop. During this time /readyz fails, so that load balancers send no more requests, while /livez succeeds and requests are served as usual. Graceful termination starts after this delay.")
-	o.Authentication.AddFlags(groups.FlagSet("authentication"))
+	authentication := groups.FlagSet("authentication")
+	o.Authentication.AddFlags(authentication)
+	authentication.StringSliceVar(&o.APIAudiences, "api-audiences", o.APIAudiences,
+		"Audiences of tokens for the gateway's own endpoint, such as cluster-gateway. A token with one of them (kubectl create token --audience) is accepted there, and the hub itself does not accept it. Tokens that the hub accepts for itself are always accepted.")
 	o.Authorization.AddFlags(groups.FlagSet("authorization"))
 	o.Audit.AddFlags(groups.FlagSet("audit"))
 	o.addFeatureFlags(groups.FlagSet("features"))
@@ -114,6 +120,11 @@ func (o *GenericOptions) Validate() []error {
 	}
 	if o.ShutdownDelay < 0 {
 		errs = append(errs, invalid("shutdown-delay-duration", o.ShutdownDelay, "must not be negative"))
+	}
+	for _, audience := range o.APIAudiences {
+		if strings.TrimSpace(audience) != audience || audience == "" {
+			errs = append(errs, invalid("api-audiences", audience, "must not be empty, and have no white space around it"))
+		}
 	}
 	errs = append(errs, o.Authentication.Validate()...)
 	errs = append(errs, o.Authorization.Validate()...)
