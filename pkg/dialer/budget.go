@@ -15,6 +15,9 @@ const (
 	budgetBuffers = 4
 	// MinReceiveBuffer is how many bytes each connection may hold when the Budget is used up.
 	MinReceiveBuffer = 1 << 20
+	// minWindow is the same for a connection whose carrier can wait (see Accept). Such a connection
+	// works with little, so what it holds beyond that is taken from the Budget.
+	minWindow = 64 << 10
 )
 
 // Memory is memory that several Budgets share. Take takes n bytes for a cluster, or returns false
@@ -49,34 +52,62 @@ func NewBudget(receiveBuffer int, blocks *Blocks) *Budget {
 	return &Budget{limit: int64(receiveBuffer) * budgetBuffers, blocks: blocks}
 }
 
-// take accounts for n bytes more of a connection that holds held bytes. It returns false, and does
-// nothing, if the connection may not have them.
-func (b *Budget) take(held, n int) bool {
+// account is what one connection holds of a Budget. The connection guards it. An account without a
+// budget has no bound.
+type account struct {
+	budget *Budget
+	// charged is what the connection has taken from Budget.memory. free is how many bytes it could
+	// hold without that when it last took some.
+	charged int64
+	free    int
+}
+
+// take accounts for n bytes more of a connection that holds held bytes, of which the first free
+// cost nothing. It returns false, and does nothing, if the connection may not have them.
+func (a *account) take(held, n, free int) bool {
+	b := a.budget
 	if b == nil {
 		return true
 	}
-	if held+n > MinReceiveBuffer {
-		if b.used.Load()+int64(n) > b.limit || b.memory != nil && !b.memory.Take(b.cluster, beyondMin(held+n)-beyondMin(held)) {
+	a.free = free
+	if held+n > free {
+		if b.used.Load()+int64(n) > b.limit {
 			return false
+		}
+		more := a.beyondFree(held+n) - a.charged
+		if more > 0 && b.memory != nil {
+			if !b.memory.Take(b.cluster, more) {
+				return false
+			}
+			a.charged += more
 		}
 	}
 	b.used.Add(int64(n))
 	return true
 }
 
+// add accounts for n bytes more that the connection has in any case.
+func (a *account) add(n int) {
+	if a.budget != nil {
+		a.budget.used.Add(int64(n))
+	}
+}
+
 // give accounts for n bytes less of a connection that holds held bytes.
-func (b *Budget) give(held, n int) {
+func (a *account) give(held, n int) {
+	b := a.budget
 	if b == nil {
 		return
 	}
 	b.used.Add(-int64(n))
-	if more := beyondMin(held) - beyondMin(held-n); more > 0 && b.memory != nil {
-		b.memory.Give(b.cluster, more)
+	if less := a.charged - a.beyondFree(held-n); less > 0 {
+		b.memory.Give(b.cluster, less)
+		a.charged -= less
 	}
 }
 
-// beyondMin returns how much of held is beyond what each connection may hold.
-func beyondMin(held int) int64 { return int64(max(0, held-MinReceiveBuffer)) }
+// beyondFree returns how much of held is beyond what the connection may hold for nothing.
+func (a *account) beyondFree(held int) int64 { return int64(max(0, held-a.free)) }
 
 func (b *Budget) blockPool() *Blocks {
 	if b == nil {

@@ -22,6 +22,9 @@ const (
 	// the next one is always ready.
 	sendBuffer = 128 << 10
 
+	// acceptWindow is how many bytes a BufferedConn holds before Accept asks its carrier to wait.
+	acceptWindow = 1 << 20
+
 	// defaultLinger was found by trying: on a busy machine a quarter of a second was too short.
 	defaultLinger = time.Second
 )
@@ -50,7 +53,8 @@ type BufferedConnConfig struct {
 // The other end is the carrier: the code that moves the bytes through the tunnel. The carrier calls
 // Deliver and CloseRemote for what comes in, and TakeOutgoing for what goes out, each time that
 // Ready has been called. None of these three blocks. A slow client therefore never blocks a carrier
-// that serves other connections, too.
+// that serves other connections, too. A carrier that serves nobody else calls Accept instead of
+// Deliver, and waits when Accept asks for it: then the other end notices that the client is slow.
 //
 // All methods are safe for concurrent use. Use NewBufferedConn.
 type BufferedConn struct {
@@ -60,12 +64,15 @@ type BufferedConn struct {
 	// readable and writable wake Read and Write. Both use mu.
 	readable, writable sync.Cond
 
-	received  backlog   // not read yet
-	outgoing  outgoing  // not taken by the carrier yet
-	remoteErr error     // Read returns it after received is empty; set by CloseRemote or a full buffer
-	closed    bool      // Close was called
-	finished  bool      // nothing more goes out: TakeOutgoing has returned the end, or the remote closed
-	lastTaken time.Time // when the carrier last took bytes; zero before the first time
+	received  backlog       // not read yet
+	account   account       // of received
+	resume    chan struct{} // closed when the carrier of Accept can go on; nil if it does not wait
+	resumeAt  int           // the number of bytes in received at which it can go on
+	outgoing  outgoing      // not taken by the carrier yet
+	remoteErr error         // Read returns it after received is empty; set by CloseRemote or a full buffer
+	closed    bool          // Close was called
+	finished  bool          // nothing more goes out: TakeOutgoing has returned the end, or the remote closed
+	lastTaken time.Time     // when the carrier last took bytes; zero before the first time
 	// writing is true during a Write. Other Writes wait, so that their bytes never mix, as on a
 	// socket.
 	writing bool
@@ -79,7 +86,7 @@ var _ net.Conn = (*BufferedConn)(nil)
 func NewBufferedConn(cfg BufferedConnConfig) *BufferedConn {
 	cfg.ReceiveBuffer = cmp.Or(max(cfg.ReceiveBuffer, 0), DefaultReceiveBuffer)
 	cfg.Linger = cmp.Or(cfg.Linger, defaultLinger)
-	c := &BufferedConn{cfg: cfg, received: backlog{blocks: cfg.Budget.blockPool()}}
+	c := &BufferedConn{cfg: cfg, received: backlog{blocks: cfg.Budget.blockPool()}, account: account{budget: cfg.Budget}}
 	c.readable.L, c.writable.L = &c.mu, &c.mu
 	c.readDeadline.cond, c.writeDeadline.cond = &c.readable, &c.writable
 	return c
@@ -111,7 +118,10 @@ func (c *BufferedConn) Read(p []byte) (int, error) {
 func (c *BufferedConn) readLocked(p []byte) int {
 	held := c.received.bytes
 	n := c.received.read(p)
-	c.cfg.Budget.give(held, n)
+	c.account.give(held, n)
+	if c.received.bytes <= c.resumeAt {
+		c.resumeLocked()
+	}
 	if c.received.bytes > 0 {
 		c.readable.Signal() // another reader may be waiting for the rest
 	}
@@ -187,7 +197,16 @@ func (c *BufferedConn) Close() error {
 
 func (c *BufferedConn) dropReceivedLocked() {
 	held := c.received.bytes
-	c.cfg.Budget.give(held, c.received.drop())
+	c.account.give(held, c.received.drop())
+	c.resumeLocked()
+}
+
+// resumeLocked lets the carrier of Accept go on.
+func (c *BufferedConn) resumeLocked() {
+	if c.resume != nil {
+		close(c.resume)
+		c.resume = nil
+	}
 }
 
 // wakeAllLocked wakes everything that waits in Read or Write.

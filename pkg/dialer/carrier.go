@@ -22,13 +22,14 @@ func (c *BufferedConn) Deliver(p []byte) error {
 		c.mu.Unlock()
 		return nil
 	}
-	if c.received.bytes+len(p) <= c.cfg.ReceiveBuffer && c.cfg.Budget.take(c.received.bytes, len(p)) {
+	if c.received.bytes+len(p) <= c.cfg.ReceiveBuffer && c.account.take(c.received.bytes, len(p), MinReceiveBuffer) {
 		c.received.write(p)
 		c.readable.Signal()
 		c.mu.Unlock()
 		return nil
 	}
-	// The backlog is dropped as well: the stream is truncated in any case, and the memory is needed.
+	// The backlog is dropped as well: the stream is truncated in any case, and the memory is
+	// needed.
 	c.dropReceivedLocked()
 	c.outgoing.drop()
 	c.remoteErr = ErrBufferFull
@@ -36,6 +37,36 @@ func (c *BufferedConn) Deliver(p []byte) error {
 	c.mu.Unlock()
 	c.cfg.Ready()
 	return ErrBufferFull
+}
+
+// Accept is Deliver for a carrier that can wait. It never ends the connection: it takes p in any
+// case. If the connection then holds as much as it should, Accept returns a channel, and the
+// carrier must not call Accept again until the channel is closed: the client has read about half of
+// it, or the connection has ended. A carrier that cannot wait any longer calls Deliver.
+func (c *BufferedConn) Accept(p []byte) (resume <-chan struct{}) {
+	if len(p) == 0 {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.remoteErr != nil {
+		return nil
+	}
+	held, n := c.received.bytes, len(p)
+	fits := held+n < min(acceptWindow, c.cfg.ReceiveBuffer) && c.account.take(held, n, minWindow)
+	if !fits {
+		c.account.add(n)
+	}
+	c.received.write(p)
+	c.readable.Signal()
+	if fits {
+		return nil
+	}
+	c.resumeAt = c.received.bytes / 2
+	if c.resume == nil {
+		c.resume = make(chan struct{})
+	}
+	return c.resume
 }
 
 // CloseRemote reports that the other end has closed the connection. The reader gets what is
@@ -50,6 +81,7 @@ func (c *BufferedConn) CloseRemote(err error) {
 	}
 	c.outgoing.drop()
 	c.finished = true
+	c.resumeLocked()
 	c.wakeAllLocked()
 	c.mu.Unlock()
 }

@@ -81,5 +81,6 @@ func (c *clusterMetrics) delete() {
 	c.metrics.dialDuration.DeletePartialMatch(match)
 	c.metrics.connections.DeletePartialMatch(match)
 	c.metrics.agentsRefused.DeletePartialMatch(match)
+	c.metrics.tunnelUpgrades.DeletePartialMatch(match)
 	c.metrics.identityRefused.DeletePartialMatch(match)
 }

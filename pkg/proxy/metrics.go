@@ -17,6 +17,8 @@ type Metrics struct {
 	connections     *metrics.GaugeVec
 	agents          *metrics.GaugeVec
 	agentsRefused   *metrics.CounterVec
+	tunnelStreams   *metrics.GaugeVec
+	tunnelUpgrades  *metrics.CounterVec
 	transports      *metrics.Gauge
 	identityRefused *metrics.CounterVec
 	streamsRevoked  *metrics.CounterVec
@@ -69,6 +71,14 @@ func NewMetrics() *Metrics {
 		agentsRefused: counter("tunnel_agents_refused_total",
 			"Streams and connections of agents that were refused because of --tunnel-max-agents.",
 			"cluster"),
+		tunnelStreams: gauge("tunnel_streams",
+			"Streams of agents at the embedded tunnel server, by state "+
+				"(requests, upgrades; parked: open, and not used yet).",
+			"cluster", "state"),
+		tunnelUpgrades: counter("tunnel_upgrades_total",
+			"Upgraded connections through the embedded tunnel server, by stream "+
+				"(own: with flow control up to the endpoint; shared: more upgrades started at the same time than the agents had streams for).",
+			"cluster", "stream"),
 		identityRefused: counter("identity_refusals_total",
 			"Requests that were refused because the identity of their caller is not carried to the cluster, by reason.",
 			"cluster", "reason"),
@@ -85,7 +95,8 @@ func NewMetrics() *Metrics {
 // All returns the metrics, to register them.
 func (m *Metrics) All() []metrics.Registerable {
 	return []metrics.Registerable{
-		m.requests, m.requestDuration, m.inFlight, m.dials, m.dialDuration, m.connections, m.agents, m.agentsRefused, m.transports,
+		m.requests, m.requestDuration, m.inFlight, m.dials, m.dialDuration, m.connections, m.agents, m.agentsRefused,
+		m.tunnelStreams, m.tunnelUpgrades, m.transports,
 		m.identityRefused,
 		m.streamsRevoked,
 	}
@@ -93,6 +104,27 @@ func (m *Metrics) All() []metrics.Registerable {
 
 // AgentRefused records that an agent of a cluster was refused because of the limit of agents.
 func (m *Metrics) AgentRefused(cluster string) { m.agentsRefused.WithLabelValues(cluster).Inc() }
+
+// SetTunnelStreams records how many streams the agents of a cluster have.
+func (m *Metrics) SetTunnelStreams(cluster string, requests, upgrades, parked int) {
+	if requests+upgrades+parked == 0 {
+		m.tunnelStreams.DeletePartialMatch(map[string]string{"cluster": cluster})
+		return
+	}
+	m.tunnelStreams.WithLabelValues(cluster, "requests").Set(float64(requests))
+	m.tunnelStreams.WithLabelValues(cluster, "upgrades").Set(float64(upgrades))
+	m.tunnelStreams.WithLabelValues(cluster, "parked").Set(float64(parked))
+}
+
+// TunnelUpgrade records an upgraded connection through the tunnel. own reports whether it has a
+// stream to itself.
+func (m *Metrics) TunnelUpgrade(cluster string, own bool) {
+	stream := "shared"
+	if own {
+		stream = "own"
+	}
+	m.tunnelUpgrades.WithLabelValues(cluster, stream).Inc()
+}
 
 // SetAgents records how many agents of a cluster are connected.
 func (m *Metrics) SetAgents(cluster string, n int) {

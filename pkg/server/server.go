@@ -20,6 +20,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/policy"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
+	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
 
 // Server is a gateway that is ready to run. Its fields are in the order in which they are made:
@@ -181,6 +182,10 @@ func (s *Server) subscribe() {
 		s.embedded.server.OnAgentsChange(func(name string, _ int) { s.health.AgentsChanged(name) })
 		s.embedded.server.OnAgentLeaving(s.proxy.Reconnect)
 		s.embedded.server.OnRefusal(s.proxyMetrics.AgentRefused)
+		s.embedded.server.OnUpgrade(s.proxyMetrics.TunnelUpgrade)
+		s.embedded.server.OnStreamsChange(func(name string, n tunnel.Streams) {
+			s.proxyMetrics.SetTunnelStreams(name, n.Requests, n.Upgrades, n.Parked)
+		})
 	}
 	if s.apiService != nil {
 		s.certificate.keeper.OnPublish(s.apiService.publish)

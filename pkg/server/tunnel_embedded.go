@@ -96,7 +96,7 @@ func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig, m dialer.Memory) 
 	}
 	server := tunnel.New(tunnel.Config{
 		ServerID: uuid.NewString(), ServerCount: c.ServerCount, TLS: certificates.tlsConfig(), ReceiveBuffer: c.ReceiveBuffer, Memory: m,
-		MaxStreams: c.MaxAgents * int(dialer.Purposes), Enroller: newEnroller(hub), Logger: klog.Background().WithName("tunnel"),
+		MaxAgents: c.MaxAgents, Enroller: newEnroller(hub), Logger: klog.Background().WithName("tunnel"),
 	})
 	certificates.onTrustChange(server.Reverify)
 	return &embeddedTunnel{server: server, listener: lis, certificates: certificates}, nil

@@ -60,7 +60,7 @@ func NewTunnelOptions() *TunnelOptions {
 		BindAddress:      net.IPv4zero,
 		Port:             8132,
 		ServerCount:      1,
-		MaxAgents:        tunnel.DefaultMaxStreams / int(dialer.Purposes),
+		MaxAgents:        tunnel.DefaultMaxAgents,
 	}
 }
 

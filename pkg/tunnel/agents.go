@@ -8,22 +8,41 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
-// clusterAgents has the sessions of one cluster's agents. It stays when the last of them has ended,
-// for lastSeen.
+// clusterAgents has the agents of one cluster. It stays when the last of them has gone, for
+// lastSeen. Server.mu guards it.
 type clusterAgents struct {
+	agents map[string]*agentState // by the ID that the agent claims
+	// sessions are the streams in use, of all agents.
 	sessions []*session
-	next     int // rotates among sessions that are equally good
-	// nextPurpose is the last purpose that purposeFor gave out in turn.
-	nextPurpose dialer.Purpose
-	lastSeen    time.Time
+	// waiters are dials that wait for a stream of their own, the first one first. Each channel has
+	// room for one session, on which a place is reserved.
+	waiters  []chan *session
+	next     int // rotates among streams that are equally good
+	lastSeen time.Time
 }
 
-// admit creates a session and adds it to the table.
+// agentState is one agent of a cluster, as long as it has a stream.
+type agentState struct {
+	id string // as the agent claims it, quoted
+	// parked are the streams that the agent has opened and that have not been answered, the newest
+	// last. They are in no other list.
+	parked []*session
+	// answered is when the last stream of the agent was answered. A stock agent opens the next one
+	// one sync interval later. It is zero if no stream has been parked yet.
+	answered time.Time
+	freed    int  // how many parked streams have been freed since the agent connected
+	draining bool // for the streams that are still parked
+	record   record
+}
+
+// admit creates a session and adds it to the table. Unless the stream is needed at once, it is
+// parked: see park.go.
 func (s *Server) admit(peer *peerIdentity, agentID string, stream packetStream) (*session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,70 +51,77 @@ func (s *Server) admit(peer *peerIdentity, agentID string, stream packetStream) 
 	}
 	c := s.clusters[peer.cluster]
 	if c == nil {
-		c = &clusterAgents{}
+		c = &clusterAgents{agents: map[string]*agentState{}}
 		s.clusters[peer.cluster] = c
 	}
-	if len(c.sessions) >= s.cfg.MaxStreams {
-		err := fmt.Errorf("cluster %q already has %d streams of %d agents at this replica of the gateway, which is the limit",
-			peer.cluster, len(c.sessions), c.agents())
+	a := c.agents[agentID]
+	if err := s.admissible(peer.cluster, c, a); err != nil {
 		s.refuse(peer.cluster, err.Error())
 		return nil, err
 	}
-	purpose := c.purposeFor(agentID)
-	se := newSession(&s.cfg, peer, agentID, purpose, stream,
-		s.cfg.Logger.WithValues("cluster", peer.cluster, "agent", agentID, "purpose", purpose.String()))
+	if a == nil {
+		a = &agentState{id: agentID}
+		c.agents[agentID] = a
+	}
+	s.streamCount++
+	se := newSession(&s.cfg, peer, agentID, dialer.ForRequests, stream, s.cfg.Logger.WithValues("cluster", peer.cluster, "agent", agentID))
+	se.agent, se.serverID, se.activated = a, s.cfg.ServerID+"/"+strconv.FormatInt(s.streamCount, 10), make(chan struct{})
 	se.onDrain = func() { s.drain(se) }
-	c.sessions = append(c.sessions, se)
+	se.onIdle = func() { s.offer(se) }
 	s.running.Add(2)
+	a.parked = append(a.parked, se)
+	s.activateNeeded(c, a)
 	return se, nil
 }
 
-// purposeFor returns the purpose for which the agent has the fewest streams, the first one if
-// equal.
-//
-// An agent may already have a stream for each purpose, because one that has broken has not been
-// noticed yet. If it then gets another stream for the wrong purpose, it drops the stream and tries
-// again. So the purposes are given out in turn in that case.
-func (c *clusterAgents) purposeFor(agentID string) dialer.Purpose {
-	var have [dialer.Purposes]int
-	for _, se := range c.sessions {
-		if se.agentID == agentID {
-			have[se.purpose]++
-		}
+// admissible returns why another stream of an agent is refused. a is nil if it is its first.
+func (s *Server) admissible(cluster string, c *clusterAgents, a *agentState) error {
+	switch {
+	case a == nil && len(c.agents) >= s.cfg.MaxAgents:
+		return fmt.Errorf("cluster %q already has %d agents at this replica of the gateway, which is the limit", cluster, len(c.agents))
+	case a != nil && len(a.parked) >= maxParked:
+		return fmt.Errorf("agent %s of cluster %q already has %d streams that the gateway does not need yet", a.id, cluster, len(a.parked))
 	}
-	var best dialer.Purpose
-	if !slices.Contains(have[:], 0) {
-		c.nextPurpose = (c.nextPurpose + 1) % dialer.Purposes
-		best = c.nextPurpose
-	}
-	for purpose := range dialer.Purposes {
-		if have[purpose] < have[best] {
-			best = purpose
-		}
-	}
-	return best
+	return nil
 }
 
 // remove ends a session and removes it from the table.
 func (s *Server) remove(se *session) {
 	se.end(errAgentGone)
 	s.mu.Lock()
-	c := s.clusters[se.peer.cluster]
+	c, a := s.clusters[se.peer.cluster], se.agent
+	if i := slices.Index(a.parked, se); i >= 0 {
+		a.parked = slices.Delete(a.parked, i, i+1)
+	}
 	if i := slices.Index(c.sessions, se); i >= 0 {
 		c.sessions = slices.Delete(c.sessions, i, i+1)
 		c.lastSeen = time.Now()
 	}
+	if len(a.parked) == 0 && !slices.ContainsFunc(c.sessions, func(other *session) bool { return other.agent == a }) {
+		delete(c.agents, a.id)
+	}
+	s.activateNeeded(c, a)
 	s.mu.Unlock()
 	s.reportAgents(se.peer.cluster)
 }
 
-// agents returns the number of distinct agents. Each has a stream for every purpose.
-func (c *clusterAgents) agents() int {
-	ids := map[string]struct{}{}
+// count returns how many streams in use the agent has for the purpose.
+func (c *clusterAgents) count(a *agentState, purpose dialer.Purpose) (n int) {
 	for _, se := range c.sessions {
-		ids[se.agentID] = struct{}{}
+		if se.agent == a && se.purpose == purpose {
+			n++
+		}
 	}
-	return len(ids)
+	return n
+}
+
+// connected returns the number of distinct agents with a stream in use.
+func (c *clusterAgents) connected() int {
+	agents := map[*agentState]struct{}{}
+	for _, se := range c.sessions {
+		agents[se.agent] = struct{}{}
+	}
+	return len(agents)
 }
 
 // Agents returns how many agents of the cluster are connected, and when the last stream of one of
@@ -107,7 +133,7 @@ func (s *Server) Agents(cluster string) (connected int, lastSeen time.Time) {
 	if c == nil {
 		return 0, time.Time{}
 	}
-	return c.agents(), c.lastSeen
+	return c.connected(), c.lastSeen
 }
 
 // AgentCertificate returns the certificate that expires first among those of the cluster's

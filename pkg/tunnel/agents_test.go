@@ -15,19 +15,18 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// A cluster can have MaxStreams streams. An agent that is refused learns why, and the refusal is
+// A cluster can have MaxAgents agents. An agent that is refused learns why, and the refusal is
 // logged and counted. Other clusters are not affected.
-func TestMaxStreams(t *testing.T) {
+func TestMaxAgents(t *testing.T) {
 	t.Parallel()
-	const limit = 6
+	const limit = 3
 	logged := make(chan string, 100)
 	var refused atomic.Int64
 	g := startGateway(t, func(c *Config) {
-		c.MaxStreams = limit
+		c.MaxAgents = limit
 		c.Logger = funcr.New(func(_, args string) { logged <- args }, funcr.Options{})
 	}, func(s *Server) {
 		s.OnRefusal(func(cluster string) {
@@ -37,9 +36,9 @@ func TestMaxStreams(t *testing.T) {
 		})
 	})
 	for i := range limit {
-		g.connect(t, "east", fmt.Sprint(i/2))
+		g.connect(t, "east", fmt.Sprint(i))
 	}
-	const reason = `cluster "east" already has 6 streams of 3 agents at this replica of the gateway, which is the limit`
+	const reason = `cluster "east" already has 3 agents at this replica of the gateway, which is the limit`
 	if err := g.RecentRefusal("east"); err != nil {
 		t.Errorf("nobody has been refused, and yet: %v", err)
 	}
@@ -69,8 +68,8 @@ func TestMaxStreams(t *testing.T) {
 		t.Errorf("another cluster's agents have been refused: %v", err)
 	}
 	g.connect(t, "west", "another cluster's")
-	if n, _ := g.Agents("east"); n != limit/2 {
-		t.Errorf("%d agents, want %d", n, limit/2)
+	if n, _ := g.Agents("east"); n != limit {
+		t.Errorf("%d agents, want %d", n, limit)
 	}
 }
 
@@ -122,13 +121,10 @@ func TestAgentsChanged(t *testing.T) {
 	// waits for the call of the previous one.
 	a1 := g.connect(t, "east", "a")
 	expect(1)
-	a2 := g.connect(t, "east", "a")
+	a2 := g.park(t, "east", "a")
 	b := g.connect(t, "east", "b")
 	expect(2)
-	if a1.purpose == a2.purpose {
-		t.Errorf("both streams of an agent are for %s", a1.purpose)
-	}
-	kill(a1)
+	kill(a1) // the other stream takes over
 	kill(b)
 	expect(1)
 	kill(a2)
@@ -143,29 +139,4 @@ func (g *gateway) sessionCount() int {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	return len(g.sessionsLocked())
-}
-
-// An agent with a broken stream that has not been noticed yet gets a stream for the missing purpose
-// after a few attempts.
-func TestPurposesTakeTurns(t *testing.T) {
-	t.Parallel()
-	c := &clusterAgents{}
-	add := func(id string) dialer.Purpose {
-		purpose := c.purposeFor(id)
-		c.sessions = append(c.sessions, &session{agentID: id, purpose: purpose})
-		return purpose
-	}
-	if a, b := add("a"), add("a"); a != dialer.ForRequests || b != dialer.ForUpgrades {
-		t.Errorf("purposes %s and %s, want each once", a, b)
-	}
-	seen := map[dialer.Purpose]bool{}
-	for range dialer.Purposes {
-		seen[c.purposeFor("a")] = true
-	}
-	if len(seen) != int(dialer.Purposes) {
-		t.Errorf("only %v are given out in turn", seen)
-	}
-	if got := add("b"); got != dialer.ForRequests {
-		t.Errorf("purpose %s, want another agent to begin with requests", got)
-	}
 }

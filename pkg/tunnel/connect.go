@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -15,15 +14,13 @@ import (
 	"google.golang.org/grpc/status"
 	"sigs.k8s.io/apiserver-network-proxy/proto/agent"
 	"sigs.k8s.io/apiserver-network-proxy/proto/header"
-
-	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 )
 
 // Connect implements the AgentService of the Konnectivity protocol. gRPC calls it once for each
 // stream of an agent. The status with which the stream ends is the reason for the agent:
 //
 //   - PermissionDenied: its certificate, or its invitation, is not accepted.
-//   - ResourceExhausted: its cluster already has as many streams as it may have.
+//   - ResourceExhausted: its cluster already has as many agents as it may have.
 //   - InvalidArgument: it broke the protocol.
 //   - Unavailable: everything else, for example a shutdown of the gateway.
 func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
@@ -42,19 +39,25 @@ func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 		s.cfg.Logger.Info("Refused an agent", "cluster", peer.cluster, "address", peer.address, "reason", err.Error())
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
+	if peer.invited {
+		s.running.Go(func() { s.checkInvitation(stream.Context(), se) })
+	}
 	s.reportAgents(peer.cluster)
-	// The header goes first, because the agent serves nothing before it. Dials that already find the
-	// session wait in its queue.
-	if err := stream.SendHeader(s.headerFor(se.purpose)); err != nil {
+	if err := s.awaitActivation(se, stream); err != nil {
+		s.running.Add(-2)
+		s.remove(se)
+		return err
+	}
+	s.reportAgents(peer.cluster)
+	// The header goes first, because the agent serves nothing before it. Dials that already find
+	// the session wait in its queue.
+	if err := stream.SendHeader(s.header(se.serverID)); err != nil {
 		s.running.Add(-2)
 		s.remove(se)
 		return err
 	}
 	go func() { defer s.running.Done(); se.sendLoop() }()
 	go func() { defer s.running.Done(); se.receiveLoop() }()
-	if peer.invited {
-		s.running.Go(func() { s.checkInvitation(stream.Context(), se) })
-	}
 	se.logger.Info("An agent connected", "address", peer.address)
 
 	// Returning ends the stream, and with it a Send or Recv in the two loops that is still blocked.
@@ -62,6 +65,8 @@ func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 	s.remove(se)
 	se.logger.Info("The stream of an agent ended", "reason", se.ended.Error(), "after", time.Since(se.since).Round(time.Second))
 	switch {
+	case errors.Is(se.ended, errUnused):
+		return nil // the agent takes it for a normal end
 	case errors.Is(se.ended, errStalled):
 		// The agent does not read, so it would not read the status either.
 		return errors.Join(se.ended, peer.hangUp())
@@ -78,12 +83,4 @@ func claimedID(ctx context.Context) string {
 		return fmt.Sprintf("%.64q", ids[0])
 	}
 	return `""`
-}
-
-// headerFor presents each purpose as a server of its own, and counts the servers accordingly. A
-// stock agent connects until it has a stream to as many servers as the header reports.
-func (s *Server) headerFor(purpose dialer.Purpose) metadata.MD {
-	return metadata.Pairs(
-		header.ServerID, s.cfg.ServerID+"/"+strconv.Itoa(int(purpose)),
-		header.ServerCount, strconv.Itoa(s.cfg.ServerCount*int(dialer.Purposes)))
 }

@@ -45,8 +45,8 @@ func (g *gateway) connectOnly(t *testing.T, cfg *tls.Config) (*tls.Conn, error) 
 // there is room again.
 func TestMaxConnections(t *testing.T) {
 	t.Parallel()
-	const limit = 2 * 8
-	g := startGateway(t, func(c *Config) { c.MaxStreams = limit / 2 })
+	const limit = 8 * 2
+	g := startGateway(t, func(c *Config) { c.MaxAgents = limit / 8 })
 	g.connect(t, "east", "before").goEcho(nil)
 	cfg := g.tls(t, "east")
 	var open []*tls.Conn
@@ -57,7 +57,8 @@ func TestMaxConnections(t *testing.T) {
 		}
 		open = append(open, conn)
 	}
-	// The bound is for a subject, not for a certificate: another certificate of the same name counts.
+	// The bound is for a subject, not for a certificate: another certificate of the same name
+	// counts.
 	if _, err := g.connectOnly(t, g.tls(t, "east")); err == nil {
 		t.Error("the server accepted one connection too many")
 	}
@@ -90,8 +91,8 @@ func TestIdleConnections(t *testing.T) {
 	if err := answerPings(conn); err != io.EOF {
 		t.Errorf("the connection ended with %v, want io.EOF", err)
 	}
-	if n := g.streams("east", "a"); n != int(dialer.Purposes) {
-		t.Errorf("the agent has %d streams, want %d", n, dialer.Purposes)
+	if used, parked := g.streams("east", "a"), g.parked("east", "a"); used != 1 || parked != 1 {
+		t.Errorf("the agent has %d streams in use and %d parked ones, want one each", used, parked)
 	}
 	// Closed connections are neither counted nor kept.
 	g.stop()

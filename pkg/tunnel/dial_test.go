@@ -33,8 +33,8 @@ func TestAgentDiesMidDial(t *testing.T) {
 	}
 	dialertest.Eventually(t, "the table", func() bool { return g.streams("east", "a") == 0 })
 
-	// With another agent, the caller does not notice. The two take turns, so one of two dials reaches
-	// the dying one.
+	// With another agent, the caller does not notice. The two take turns, so one of two dials
+	// reaches the dying one.
 	dying := g.connect(t, "east", "dying")
 	asked := packetFor(dying)
 	g.connect(t, "east", "alive").goEcho(nil)
@@ -123,8 +123,7 @@ func TestCallerGivesUpEarly(t *testing.T) {
 	if r := dialertest.Within(t, got, "the dial"); !errors.Is(r.err, context.Canceled) {
 		t.Errorf("%v, want the end of the context", r.err)
 	}
-	candidates, _ := g.candidates("east", dialer.ForRequests)
-	if _, _, unanswered := candidates[0].load(); unanswered {
+	if g.candidates("east", dialer.ForRequests)[0].unanswered.Load() {
 		t.Error("the agent counts as one that does not answer")
 	}
 	// The answer is too late, so the connection is closed.
@@ -162,7 +161,11 @@ func TestEndpointFailure(t *testing.T) {
 	var refusals sync.WaitGroup
 	var asked [4]int
 	for i := range asked {
-		a := g.connect(t, "east", fmt.Sprint("agent-", i/2))
+		open := g.connect
+		if i%2 == 1 {
+			open = g.park
+		}
+		a := open(t, "east", fmt.Sprint("agent-", i/2))
 		refusals.Add(1)
 		go func() {
 			defer refusals.Done()

@@ -14,17 +14,32 @@
 //   - Connection and dial IDs belong to the one stream that they arrived on. No table is shared by
 //     two agents, so no agent can speak for another one or listen to its connections.
 //   - Only the address that a [Server.Dialer] was made for is ever sent to an agent.
-//   - No connection waits for another one. What arrives goes into the connection's own buffer
-//     without blocking (dialer.BufferedConn); what leaves is taken from the connections in turn.
+//   - No connection waits for another one. What arrives on a stream that connections share goes
+//     into the connection's own buffer without blocking (dialer.BufferedConn); what leaves is taken
+//     from the connections in turn.
+//   - An agent whose connections carry nothing is avoided while another one works (record.go).
 //   - When a stream ends, its pending dials and open connections fail at that moment.
 //
-// # Two streams for each agent
+// # A stream for each upgrade
 //
-// An agent writes what it receives to its API server connections one packet after the other. If the
-// API server has stopped reading one of them (an exec whose process ignores its standard input),
-// the agent stops reading the whole stream. Nothing on this side can prevent that. So each agent
-// gets two streams, one for each [dialer.Purpose]: ordinary requests, and upgraded connections. To
-// the agent they look like two servers, because that is how the protocol lets a server ask for
-// several connections. If a stream stays blocked, the server ends it, and the agent opens a new
-// one.
+// The protocol has no flow control for a connection, but each stream of an agent is an HTTP/2
+// stream and has it. An agent writes what it receives to its API server connections one packet
+// after the other. If the API server has stopped reading one of them (an exec whose process ignores
+// its standard input), the agent stops reading the whole stream. Ordinary requests share one stream
+// of each agent, and bring the flow control of HTTP/2 with them. An upgraded connection gets a
+// stream to itself. When its client lags, the server stops reading that stream, and everything
+// behind it waits, down to the process in the Pod. Upwards it is the same. Such a stream may stand
+// still forever: it delays nobody.
+//
+// Streams come from the unmodified agent. It connects until it has as many servers as the header of
+// its last stream reported, and waits for that header without a timeout. So the server always
+// reports more servers, and leaves the last stream of each agent without a header: it is parked. A
+// dial for an upgrade activates it, with the ID of a server that is new to the agent, and the agent
+// parks the next one about a second later. A dial that finds none waits for it. If too many wait,
+// they share a stream, and the buffer of each connection is bounded as for requests. park.go and
+// wait.go have the details; choose.go chooses among streams and agents.
+//
+// A stream that has become free is kept for a while. While an agent has a stream parked at one
+// replica, it looks for no other one. So with several replicas, a parked stream is freed again and
+// again, and each replica keeps one stream for upgrades beside it.
 package tunnel

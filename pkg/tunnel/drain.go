@@ -7,14 +7,15 @@ import "slices"
 
 // drain marks all streams of an agent as draining when the agent has reported it on one of them.
 func (s *Server) drain(reporter *session) {
-	s.mu.RLock()
+	s.mu.Lock()
+	reporter.agent.draining = true // for the streams that are still parked
 	var streams []*session
 	for _, se := range s.clusters[reporter.peer.cluster].sessions {
-		if se.agentID == reporter.agentID {
+		if se.agent == reporter.agent {
 			streams = append(streams, se)
 		}
 	}
-	s.mu.RUnlock()
+	s.mu.Unlock()
 	for _, se := range streams {
 		se.drain()
 	}

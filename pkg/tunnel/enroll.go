@@ -34,8 +34,8 @@ type enrollment struct {
 	server *Server
 	budget *dialer.Budget // of all its connections
 	// start begins to serve the stream, at the first dial. Until then the agent has no header, and
-	// takes a refusal as a failed attempt, after which it backs off. A refusal after the header is a
-	// stream that has ended, after which the agent connects again at once.
+	// takes a refusal as a failed attempt, after which it backs off. A refusal after the header is
+	// a stream that has ended, after which the agent connects again at once.
 	start func() error
 }
 
@@ -52,8 +52,8 @@ func (s *Server) enroll(peer *peerIdentity, stream agent.AgentService_ConnectSer
 	ctx, cancel := context.WithTimeoutCause(stream.Context(), s.cfg.enrollmentTimeout, errors.New("the enrollment took too long"))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { e.end(context.Cause(ctx)) })()
-	// The session may end first: the agent breaks the protocol or does not read, or the gateway shuts
-	// down.
+	// The session may end first: the agent breaks the protocol or does not read, or the gateway
+	// shuts down.
 	go func() {
 		defer s.running.Done()
 		<-e.done
@@ -163,7 +163,11 @@ func (e *enrollment) dialAddress(ctx context.Context, address string) (net.Conn,
 	if err := e.start(); err != nil {
 		return nil, e.agentError(address, err)
 	}
-	return e.dial(ctx, address, e.budget)
+	conn, err := e.dial(ctx, address, e.budget)
+	if err != nil {
+		return nil, err // not a nil *tunnelConn
+	}
+	return conn, nil
 }
 
 // bearerToken returns the token that the agent has read from its --service-account-token-path.

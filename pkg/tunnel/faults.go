@@ -20,7 +20,9 @@ func (s *Server) endFaulty(now time.Time) {
 	all := s.sessionsLocked()
 	s.mu.RUnlock()
 	for _, se := range all {
-		if se.stalled(now, s.cfg.stallTimeout) {
+		// A connection that has a stream to itself may stand still for as long as both of its ends
+		// like it. Only keepalive ends such a stream.
+		if se.stalled(now, s.cfg.stallTimeout) && !se.carriesOne() {
 			se.end(errStalled)
 		}
 		if end := se.peer.certificates[0].NotAfter; now.After(end.Add(expiryGrace)) {

@@ -40,7 +40,6 @@ type gateway struct {
 }
 
 // startGateway starts a Server. change, if not nil, changes its configuration.
-// startGateway starts a Server. change, if not nil, changes its configuration.
 func startGateway(t testing.TB, change func(*Config), subscribe ...func(*Server)) *gateway {
 	t.Helper()
 	g := &gateway{ca: dialertest.NewCA(t, "tunnel")}
@@ -76,13 +75,12 @@ func (g *gateway) tls(t testing.TB, cluster string) *tls.Config {
 }
 
 // startStockAgent starts a real agent and waits for its streams.
-// startStockAgent starts a real agent and waits for its streams.
 func (g *gateway) startStockAgent(t testing.TB, cluster, id string) *dialertest.Agent {
 	t.Helper()
 	a := dialertest.StartAgent(t, dialertest.AgentConfig{
 		Address: g.address, CA: g.ca, Pair: g.ca.Client(t, cluster, v1alpha1.AgentOrganization), ID: id,
 	})
-	g.awaitStreams(t, cluster, id, int(dialer.Purposes))
+	g.awaitParked(t, cluster, id)
 	return a
 }
 
@@ -92,8 +90,37 @@ func (g *gateway) awaitStreams(t testing.TB, cluster, id string, n int) {
 	dialertest.Eventually(t, "the agent's streams", func() bool { return g.streams(cluster, id) == n })
 }
 
-// streams returns the number of the agent's streams.
-// streams returns the number of the agent's streams.
+// awaitParked waits until the agent has a parked stream.
+func (g *gateway) awaitParked(t testing.TB, cluster, id string) {
+	t.Helper()
+	dialertest.Eventually(t, "a parked stream", func() bool { return g.parked(cluster, id) == 1 })
+}
+
+// parked returns the number of the agent's parked streams.
+func (g *gateway) parked(cluster, id string) (n int) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if c := g.clusters[cluster]; c != nil {
+		for _, a := range c.agents {
+			if strings.Trim(a.id, `"`) == id {
+				n += len(a.parked)
+			}
+		}
+	}
+	return n
+}
+
+// candidates returns the streams for a dial, the best one first.
+func (g *gateway) candidates(cluster string, purpose dialer.Purpose) (all []*session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, o := range g.clusters[cluster].options(time.Now(), purpose, false, func(*session) bool { return false }) {
+		all = append(all, o.se)
+	}
+	return all
+}
+
+// streams returns the number of the agent's streams in use.
 func (g *gateway) streams(cluster, id string) (n int) {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
@@ -134,19 +161,22 @@ func (g *gateway) connect(t testing.TB, cluster, id string) *fakeAgent {
 	return a
 }
 
-// tryConnect is connect with an error.
+// park opens a stream, and returns when it is parked.
+func (g *gateway) park(t testing.TB, cluster, id string) *fakeAgent {
+	t.Helper()
+	a, err := g.open(t, g.tls(t, cluster), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.awaitParked(t, cluster, id)
+	return a
+}
+
 // tryConnect is connect with an error.
 func (g *gateway) tryConnect(t testing.TB, cfg *tls.Config, id string) (*fakeAgent, error) {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+g.address, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	a, err := g.open(t, cfg, id)
 	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(),
-		header.AgentID, id, header.AgentIdentifiers, "host="+id+"&host=127.0.0.1"))
-	a := &fakeAgent{t: t, conn: conn, cancel: cancel}
-	t.Cleanup(a.kill)
-	if a.stream, err = agent.NewAgentServiceClient(conn).Connect(ctx); err != nil {
 		return nil, err
 	}
 	md, err := a.stream.Header()
@@ -157,12 +187,32 @@ func (g *gateway) tryConnect(t testing.TB, cfg *tls.Config, id string) (*fakeAge
 	if len(ids) == 0 {
 		return nil, a.end()
 	}
-	a.purpose = dialer.Purpose(ids[0][len(ids[0])-1] - '0')
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	for _, se := range g.sessionsLocked() {
+		if se.serverID == ids[0] {
+			a.purpose = se.purpose
+		}
+	}
 	return a, nil
 }
 
-// kill cuts the agent's connection. It may be called more than once. It may be called more than
-// once.
+// open opens a stream, and does not wait for the header.
+func (g *gateway) open(t testing.TB, cfg *tls.Config, id string) (*fakeAgent, error) {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+g.address, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(),
+		header.AgentID, id, header.AgentIdentifiers, "host="+id+"&host=127.0.0.1"))
+	a := &fakeAgent{t: t, conn: conn, cancel: cancel}
+	t.Cleanup(a.kill)
+	a.stream, err = agent.NewAgentServiceClient(conn).Connect(ctx)
+	return a, err
+}
+
+// kill cuts the agent's connection. It may be called more than once.
 func (a *fakeAgent) kill() {
 	a.cancel()
 	_ = a.conn.Close() // fails the second time
@@ -177,7 +227,6 @@ func (a *fakeAgent) end() error {
 	}
 }
 
-// send sends packets to the gateway.
 // send sends packets to the gateway.
 func (a *fakeAgent) send(packets ...*client.Packet) {
 	a.t.Helper()

@@ -13,7 +13,7 @@ import (
 // within 30 s.
 const refusalsReportedFor = 2 * time.Minute
 
-// refusals are the agents that were refused because their cluster had as many as Config.MaxStreams
+// refusals are the agents that were refused because their cluster had as many as Config.MaxAgents
 // allows. The zero value is ready to use.
 type refusals struct {
 	mu   sync.Mutex
@@ -56,7 +56,7 @@ func (r *refusals) removeOld(now time.Time) {
 }
 
 // RecentRefusal returns why an agent of the cluster was refused recently although its certificate
-// is accepted: the cluster already has as many streams or connections as Config.MaxStreams allows.
+// is accepted: the cluster already has as many agents or connections as Config.MaxAgents allows.
 // It returns nil if none was.
 func (s *Server) RecentRefusal(cluster string) error { return s.refusals.recent(cluster, time.Now()) }
 

@@ -24,6 +24,10 @@ import (
 // time.
 const maxPacket = 1 << 20
 
+// receiveWindow is how many bytes an agent may send on a stream before they are read. With a
+// round-trip time of 50 ms, this limits a stream to 80 MiB/s.
+const receiveWindow = 4 << 20
+
 // Server is the embedded Konnectivity server. It is safe for concurrent use. Use New.
 type Server struct {
 	agent.UnimplementedAgentServiceServer
@@ -32,7 +36,7 @@ type Server struct {
 
 	connections connections
 	budgets     *dialer.Budgets
-	// refusals are what MaxStreams has refused.
+	// refusals are what MaxAgents has refused.
 	refusals refusals
 
 	mu       sync.RWMutex
@@ -40,17 +44,22 @@ type Server struct {
 	// enrolling holds the streams that enroll, by the name in their invitation: one for each name.
 	enrolling map[string]*enrollment
 	closed    bool
+	// streamCount numbers the streams, for their server IDs.
+	streamCount int64
 	// running counts the goroutines of sessions. Add is called only under mu and while not closed.
 	running sync.WaitGroup
 
-	// onAgentsChange, onAgentLeaving and onRefusal do not change after Serve has started.
-	onAgentsChange []func(cluster string, agents int)
-	onAgentLeaving []func(cluster string)
-	onRefusal      []func(cluster string)
-	// reporting orders the calls of onAgentsChange, which are made without mu held. reported has
-	// the last count of each cluster.
-	reporting sync.Mutex
-	reported  map[string]int
+	// The subscribers do not change after Serve has started.
+	onAgentsChange  []func(cluster string, agents int)
+	onStreamsChange []func(cluster string, streams Streams)
+	onAgentLeaving  []func(cluster string)
+	onRefusal       []func(cluster string)
+	onUpgrade       []func(cluster string, own bool)
+	// reporting orders the calls of onAgentsChange and onStreamsChange, which are made without mu
+	// held. reported and reportedStreams have the last count of each cluster.
+	reporting       sync.Mutex
+	reported        map[string]int
+	reportedStreams map[string]Streams
 }
 
 // New returns a Server. Serve starts it.
@@ -58,8 +67,8 @@ func New(cfg Config) *Server {
 	cfg = cfg.withDefaults()
 	return &Server{
 		cfg: cfg, started: time.Now(), budgets: dialer.NewBudgets(cfg.ReceiveBuffer, cfg.Memory),
-		connections: connections{limit: 2 * cfg.MaxStreams},
-		clusters:    map[string]*clusterAgents{}, enrolling: map[string]*enrollment{}, reported: map[string]int{},
+		connections: connections{limit: 8 * cfg.MaxAgents},
+		clusters:    map[string]*clusterAgents{}, enrolling: map[string]*enrollment{}, reported: map[string]int{}, reportedStreams: map[string]Streams{},
 	}
 }
 
@@ -79,6 +88,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		select {
 		case now := <-ticker.C:
 			s.endFaulty(now)
+			s.retireIdle(now)
 			s.reportLeaving()
 			s.connections.removeClosed()
 			s.refusals.removeOld(time.Now())
@@ -108,9 +118,13 @@ func (s *Server) grpcServer() (*grpc.Server, error) {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		experimental.BufferPool(&buffers{}),
 		grpc.ForceServerCodecV2(newPacketCodec()),
-		// This buffer is for frame headers and small frames; the content of a larger frame is read past
-		// it. Each connection has one, and each agent has two connections.
+		// This buffer is for frame headers and small frames; the content of a larger frame is read
+		// past it. Each connection has one, and each agent has at least two connections.
 		grpc.ReadBufferSize(4<<10),
+		// gRPC's own windows grow up to 16 MiB. What a stream has received and nobody reads counts
+		// against no budget.
+		grpc.StaticStreamWindowSize(receiveWindow),
+		grpc.StaticConnWindowSize(receiveWindow),
 		grpc.MaxRecvMsgSize(maxPacket),
 		grpc.MaxConcurrentStreams(4),
 		grpc.ConnectionTimeout(20*time.Second),
@@ -131,11 +145,14 @@ func (s *Server) shutDown() {
 	}
 }
 
-// sessionsLocked returns all sessions, also those that enroll.
+// sessionsLocked returns all sessions, also those that are parked or enroll.
 func (s *Server) sessionsLocked() []*session {
 	var all []*session
 	for _, c := range s.clusters {
 		all = append(all, c.sessions...)
+		for _, a := range c.agents {
+			all = append(all, a.parked...)
+		}
 	}
 	for _, e := range s.enrolling {
 		all = append(all, e.session)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"time"
 
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
@@ -33,19 +32,10 @@ type dialAnswer struct {
 	err  error
 }
 
-// result returns the outcome of the dial. It keeps a nil *tunnelConn from becoming a non-nil
-// net.Conn.
-func (a dialAnswer) result() (net.Conn, error) {
-	if a.err != nil {
-		return nil, a.err
-	}
-	return a.conn, nil
-}
-
 // dial asks the agent to connect to address. The bytes that the connection buffers count against
 // budget. When dial returns a connection, isDraining reports whether the agent was draining when it
 // was asked.
-func (s *session) dial(ctx context.Context, address string, budget *dialer.Budget) (net.Conn, error) {
+func (s *session) dial(ctx context.Context, address string, budget *dialer.Budget) (*tunnelConn, error) {
 	if ctx.Err() != nil { // otherwise a quick answer could win over the end of ctx
 		return nil, s.agentError(address, fmt.Errorf("%w: %w", errNoAnswer, context.Cause(ctx)))
 	}
@@ -69,7 +59,7 @@ func (s *session) dial(ctx context.Context, address string, budget *dialer.Budge
 
 	select {
 	case a := <-d.answer:
-		return a.result()
+		return a.conn, a.err
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
@@ -84,6 +74,7 @@ func (s *session) dial(ctx context.Context, address string, budget *dialer.Budge
 	// A caller that gives up early says nothing about the agent.
 	if pending && time.Since(began) >= s.cfg.attemptTimeout {
 		s.unanswered.Store(true)
+		s.agent.failed(errNoAnswer, 1)
 	}
 	return nil, s.agentError(address, fmt.Errorf("%w: %w", errNoAnswer, context.Cause(ctx)))
 }
@@ -130,7 +121,7 @@ func (s *session) answerDial(r *client.DialResponse) error {
 }
 
 func (s *session) newConnLocked(id int64, d *pendingDial) *tunnelConn {
-	c := &tunnelConn{id: id}
+	c := &tunnelConn{id: id, session: s}
 	c.BufferedConn = dialer.NewBufferedConn(dialer.BufferedConnConfig{
 		Local: dialer.Addr{Name: "tunnel"}, Remote: dialer.Addr{Name: s.peer.cluster + "/" + d.address},
 		ReceiveBuffer: s.cfg.ReceiveBuffer, Budget: d.budget, Ready: func() { s.enqueue(c) },

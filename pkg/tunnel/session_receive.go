@@ -7,12 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 )
 
 // receiveLoop handles the agent's packets until the stream or the session ends. Nothing in it
-// blocks except Recv.
+// blocks except Recv, as long as the stream has more than one connection.
 func (s *session) receiveLoop() {
 	var in inbound
 	defer in.release()
@@ -59,13 +60,20 @@ func (s *session) handle(p *client.Packet) error {
 // deliver gives data to its connection, which copies it.
 func (s *session) deliver(id int64, data []byte) {
 	s.mu.Lock()
-	c := s.conns[id]
+	c, alone := s.conns[id], s.aloneLocked()
 	if c == nil && s.ended == nil && id != 0 {
 		s.closeLocked(id)
 	}
 	s.mu.Unlock()
 	if c == nil {
 		s.wakeSender()
+		return
+	}
+	c.received.Store(time.Now().UnixNano())
+	if alone {
+		if resume := c.Accept(data); resume != nil {
+			s.awaitReader(resume)
+		}
 		return
 	}
 	if err := c.Deliver(data); err != nil {
@@ -81,10 +89,18 @@ func (s *session) closeConn(r *client.CloseResponse) {
 	if c != nil && c.closing {
 		s.closing--
 	}
+	idle := s.idleLocked()
+	if idle {
+		s.idleSince = time.Now()
+	}
 	s.mu.Unlock()
+	if idle {
+		s.onIdle()
+	}
 	if c == nil {
 		return
 	}
+	c.ended.Do(c.judgeEnd)
 	var err error
 	if r.GetError() != "" {
 		err = fmt.Errorf("closed by the agent: %.300s", r.GetError())

@@ -105,6 +105,7 @@ func (s *session) sendTurn(c *tunnelConn, packet *client.Packet, data *client.Da
 	}
 	if len(p) > 0 {
 		data.ConnectID, data.Data = c.id, p
+		c.sent.Store(time.Now().UnixNano())
 		err := s.send(packet)
 		data.Data = nil
 		if err != nil {

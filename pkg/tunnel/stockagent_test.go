@@ -15,11 +15,12 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
-// An upgraded connection whose API server never reads blocks the real agent's stream for upgrades.
-// Ordinary requests continue meanwhile, and the agent opens a new stream.
-func TestBlockedUpgrade(t *testing.T) {
+// If upgraded connections have to share a stream, one whose API server never reads blocks the
+// others. Ordinary requests continue meanwhile, and the agent opens a new stream.
+func TestBlockedSharedStream(t *testing.T) {
 	t.Parallel()
 	g := startGateway(t, func(c *Config) {
+		c.maxUpgrades = 1
 		c.stallTimeout = 2 * time.Second
 		c.checkInterval = 20 * time.Millisecond
 	})
@@ -44,8 +45,7 @@ func TestBlockedUpgrade(t *testing.T) {
 		written <- err
 	}()
 	blocked := func() bool {
-		candidates, _ := g.candidates("east", dialer.ForUpgrades)
-		for _, se := range candidates {
+		for _, se := range g.candidates("east", dialer.ForUpgrades) {
 			if se.purpose == dialer.ForUpgrades && se.stalled(time.Now(), 100*time.Millisecond) {
 				return true
 			}
@@ -64,7 +64,7 @@ func TestBlockedUpgrade(t *testing.T) {
 	if err := dialertest.Within(t, readError(neighbor), "the other upgrade"); !errors.Is(err, errStalled) {
 		t.Errorf("Read of the other connection of the stream: %v, want %v", err, errStalled)
 	}
-	g.awaitStreams(t, "east", "a", int(dialer.Purposes))
+	g.awaitParked(t, "east", "a")
 	mustEcho(t, mustDialAddress(t, g, endpoint, dialer.ForUpgrades), "the agent is back, though the endpoint still does not read")
 	mustEcho(t, requests, "and the requests were not affected")
 }
@@ -81,10 +81,9 @@ func TestStockAgentDrains(t *testing.T) {
 	mustEcho(t, c, "the agent looks at the signal between two packets")
 	mustEcho(t, c, "and reports it on this one of its streams")
 	for purpose := range dialer.Purposes {
-		candidates, _ := g.candidates("east", purpose)
-		for i, se := range candidates {
-			if going := se.agentID == `"going"`; se.isDraining() != going || going != (i >= int(dialer.Purposes)) {
-				t.Errorf("candidate %d for %s is a stream of agent %s; draining: %t", i, purpose, se.agentID, se.isDraining())
+		for i, se := range g.candidates("east", purpose) {
+			if going := se.agentID == `"going"`; going != (i >= 2) {
+				t.Errorf("candidate %d for %s is a stream of agent %s", i, purpose, se.agentID)
 			}
 		}
 	}
@@ -111,10 +110,8 @@ func TestQuietAgentDrains(t *testing.T) {
 				mustEcho(t, mustDialAddress(t, g, endpoint, purpose), "another agent")
 			}
 			open := map[string]int{}
-			candidates, _ := g.candidates("east", purpose)
-			for _, se := range candidates {
-				n, _, _ := se.load()
-				open[se.agentID] += n
+			for _, se := range g.candidates("east", purpose) {
+				open[se.agentID] += se.open()
 			}
 			if want := map[string]int{`"going"`: 1, `"staying"`: dials}; !maps.Equal(open, want) {
 				t.Errorf("connections by agent: %v, want %v", open, want)

@@ -22,9 +22,61 @@ func (s *Server) OnAgentLeaving(f func(cluster string)) {
 // called after Serve.
 func (s *Server) OnRefusal(f func(cluster string)) { s.onRefusal = append(s.onRefusal, f) }
 
+// OnUpgrade subscribes f to upgraded connections that are established. own reports whether the
+// connection has a stream to itself. f must not block, and can be called concurrently. OnUpgrade
+// must not be called after Serve.
+func (s *Server) OnUpgrade(f func(cluster string, own bool)) { s.onUpgrade = append(s.onUpgrade, f) }
+
+func (s *Server) reportUpgrade(cluster string, own bool) {
+	for _, f := range s.onUpgrade {
+		f(cluster, own)
+	}
+}
+
+// Streams are the streams of one cluster's agents: those in use for requests and for upgrades, and
+// those that are parked, which means that they wait for the next upgrade.
+type Streams struct{ Requests, Upgrades, Parked int }
+
+// OnStreamsChange subscribes f to the number of streams of each cluster. f is called each time that
+// it changes, without overlap, and must not block. OnStreamsChange must not be called after Serve.
+func (s *Server) OnStreamsChange(f func(cluster string, streams Streams)) {
+	s.onStreamsChange = append(s.onStreamsChange, f)
+}
+
+// Streams returns the streams of one cluster's agents.
+func (s *Server) Streams(cluster string) (n Streams) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	c := s.clusters[cluster]
+	if c == nil {
+		return n
+	}
+	n.Upgrades = c.upgrades()
+	n.Requests = len(c.sessions) - n.Upgrades
+	for _, a := range c.agents {
+		n.Parked += len(a.parked)
+	}
+	return n
+}
+
+// reportStreams calls the subscribers of OnStreamsChange. It counts while it holds reporting.
+func (s *Server) reportStreams(cluster string) {
+	s.reporting.Lock()
+	defer s.reporting.Unlock()
+	n := s.Streams(cluster)
+	if n == s.reportedStreams[cluster] {
+		return
+	}
+	s.reportedStreams[cluster] = n
+	for _, f := range s.onStreamsChange {
+		f(cluster, n)
+	}
+}
+
 // reportAgents calls the subscribers of OnAgentsChange. It counts while it holds reporting, so the
 // last call always reports the last state.
 func (s *Server) reportAgents(cluster string) {
+	s.reportStreams(cluster)
 	if len(s.onAgentsChange) == 0 {
 		return
 	}

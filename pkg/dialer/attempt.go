@@ -1,0 +1,43 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package dialer
+
+import "context"
+
+// Attempt is one attempt to establish a connection, including what follows the dial (TLS). A tunnel
+// judges its agents by the outcome, and knows whether another agent could be tried. Put it into the
+// context of the dial with WithAttempt. It is not safe for concurrent use.
+type Attempt struct {
+	report      func(error)
+	alternative bool
+}
+
+type attemptKey struct{}
+
+// WithAttempt returns a context for one dial, and the Attempt that the dial fills in.
+func WithAttempt(ctx context.Context) (context.Context, *Attempt) {
+	a := &Attempt{}
+	return context.WithValue(ctx, attemptKey{}, a), a
+}
+
+// SetCarrier is for dial functions. report gets the outcome of the attempt for which ctx was made,
+// at most once. alternative reports whether another dial could take another way to the same API
+// server. It does nothing if the caller of the dial does not want to know.
+func SetCarrier(ctx context.Context, report func(error), alternative bool) {
+	if a, ok := ctx.Value(attemptKey{}).(*Attempt); ok {
+		a.report, a.alternative = report, alternative
+	}
+}
+
+// HasAlternative reports whether another dial, after this attempt has been reported as a failure,
+// takes another way.
+func (a *Attempt) HasAlternative() bool { return a.alternative }
+
+// Report reports the outcome: nil if the connection works.
+func (a *Attempt) Report(err error) {
+	if a.report != nil {
+		a.report(err)
+		a.report = nil
+	}
+}
