@@ -21,9 +21,13 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// connections is the number of connections of an agent to one gateway: one for ordinary requests
-// and one for upgrades.
-const connections = 2
+// connections is the number of connections of an agent to one gateway: one for ordinary requests,
+// and one that waits for an upgrade. answered is how many of them the agent itself counts: the
+// other one has not been answered yet.
+const (
+	connections = 2
+	answered    = 1
+)
 
 // Times used by the scale test.
 const (
@@ -153,7 +157,7 @@ func (s *session) connected(ctx context.Context, fleet *testbed.Fleet) error {
 	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
 	defer cancel()
 	return until(ctx, func() error {
-		if fleet.AgentsReady(connections) {
+		if fleet.AgentsReady(answered) {
 			return nil
 		}
 		return errors.New("not all agents are connected")

@@ -123,10 +123,10 @@ func (f *Fleet) Dials() []time.Time {
 	return dials
 }
 
-// AgentsReady reports whether every agent has as many connections as the gateway requested.
-func (f *Fleet) AgentsReady(connections int) bool {
+// AgentsReady reports whether every agent has as many connections that the gateway has answered.
+func (f *Fleet) AgentsReady(answered int) bool {
 	for _, a := range f.agents {
-		if a.HealthyClientsCount() < connections {
+		if a.HealthyClientsCount() < answered {
 			return false
 		}
 	}
