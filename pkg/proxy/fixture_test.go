@@ -117,14 +117,18 @@ func newGateway(t testing.TB, configure func(*Config)) *gateway {
 	return g
 }
 
-// userHeader stands for authentication.
+// userHeader stands for authentication: its value is the name of the caller, or the caller in JSON.
 const userHeader = "X-Test-User"
 
 func withUserHeader(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if name := r.Header.Get(userHeader); name != "" {
 			r.Header.Del(userHeader)
-			r = r.WithContext(request.WithUser(r.Context(), &user.DefaultInfo{Name: name}))
+			caller := &user.DefaultInfo{}
+			if err := json.Unmarshal([]byte(name), caller); err != nil {
+				caller.Name = name
+			}
+			r = r.WithContext(request.WithUser(r.Context(), caller))
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,43 +16,12 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/user"
-	"k8s.io/apiserver/pkg/endpoints/filters"
-	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/klog/v2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/identity"
 )
-
-// callerHeader stands for authentication: its value is the caller in JSON.
-const callerHeader = "X-Test-Caller"
-
-// newIdentityGateway is a gateway that knows its callers.
-func newIdentityGateway(t testing.TB, configure func(*Config)) *gateway {
-	t.Helper()
-	g := newGateway(t, configure)
-	g.server.Close() // this one replaces it
-	info := &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
-	chain := withThroughHubHeader(filters.WithRequestInfo(g.handler, info))
-	g.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if text := r.Header.Get(callerHeader); text != "" {
-			r.Header.Del(callerHeader)
-			var u user.DefaultInfo
-			if err := json.Unmarshal([]byte(text), &u); err != nil {
-				t.Error(err)
-			}
-			r = r.WithContext(request.WithUser(r.Context(), &u))
-		}
-		chain.ServeHTTP(w, r)
-	}))
-	g.server.EnableHTTP2 = true
-	g.server.Config.ErrorLog = nolog
-	g.server.StartTLS()
-	g.client = g.server.Client()
-	return g
-}
 
 // seesIdentity annotates the Secret of a cluster.
 func seesIdentity(secret *corev1.Secret, mode, rules string) *corev1.Secret {
@@ -108,7 +76,7 @@ func TestClusterSeesTheCaller(t *testing.T) {
 		}
 		ok(w, r)
 	})
-	g := newIdentityGateway(t, func(c *Config) {
+	g := newGateway(t, func(c *Config) {
 		c.Identities = identity.NewResolver(identity.Config{HubName: "prod", Extras: []string{"example.com/team"}})
 	})
 	g.set(s.secret("credential"))
@@ -142,7 +110,7 @@ func TestClusterSeesTheCaller(t *testing.T) {
 				for _, door := range []string{"", throughHubHeader + ": yes\r\n"} {
 					text := fmt.Sprintf(test.request, basePath+cluster+"/proxy") + "Host: gateway\r\nUser-Agent: t\r\n" + smuggled + door
 					if caller != "" {
-						text += callerHeader + ": " + caller + "\r\n"
+						text += userHeader + ": " + caller + "\r\n"
 					}
 					text += "\r\n"
 					if kind == "create" {
@@ -178,7 +146,7 @@ func TestIdentityIsRefused(t *testing.T) {
 		}
 		ok(w, r)
 	})
-	g := newIdentityGateway(t, nil)
+	g := newGateway(t, nil)
 	g.set(seesIdentity(s.secret("impersonate"), "impersonate", ""))
 	g.set(s.secret("credential"))
 	var groups []string
@@ -194,7 +162,7 @@ func TestIdentityIsRefused(t *testing.T) {
 		for _, upgrade := range []string{"", "Connection: Upgrade\r\nUpgrade: websocket\r\n"} {
 			text := "GET " + basePath + "%s/proxy/refused HTTP/1.1\r\nHost: gateway\r\nContent-Length: 0\r\n" + upgrade
 			if caller != "" {
-				text += callerHeader + ": " + caller + "\r\n"
+				text += userHeader + ": " + caller + "\r\n"
 			}
 			resp, _ := g.ask(fmt.Sprintf(text, "impersonate") + "\r\n")
 			var status struct {
@@ -212,7 +180,7 @@ func TestIdentityIsRefused(t *testing.T) {
 		}
 		header := []string{}
 		if caller != "" {
-			header = append(header, callerHeader, caller)
+			header = append(header, userHeader, caller)
 		}
 		resp, body := g.get("credential", "/ok", header...)
 		wantCode(t, resp, body, 200)
@@ -233,7 +201,7 @@ func TestInvalidRulesRefuse(t *testing.T) {
 		t.Errorf("arrived with %v", r.Header)
 		ok(w, r)
 	})
-	g := newIdentityGateway(t, nil)
+	g := newGateway(t, nil)
 	const rule = "spec: {clientIdentityExchanger: {rules: [{type: PrivilegedIdentityExchanger, source: {user: jane}}]}}"
 	for name, annotations := range map[string][2]string{
 		"broken rules": {"", "spec: {clientIdentityExchanger: {rules: [{type: PrivilegedIdentityExchanger, source: {userPattern: '('}}]}}"},
@@ -241,7 +209,7 @@ func TestInvalidRulesRefuse(t *testing.T) {
 		"credential and rules": {"credential", rule}, "impersonate and rules": {"impersonate", rule},
 	} {
 		g.set(seesIdentity(s.secret("a"), annotations[0], annotations[1]))
-		resp, body := g.get("a", "/", callerHeader, callerJane)
+		resp, body := g.get("a", "/", userHeader, callerJane)
 		if resp.StatusCode != 503 || !strings.Contains(body, "its Secret is invalid: annotation cluster.core.oam.dev/") {
 			t.Errorf("%s: %s: %s", name, resp.Status, body)
 		}
@@ -258,12 +226,12 @@ func TestInvalidRulesRefuse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g = newIdentityGateway(t, func(c *Config) { c.Identities = identity.NewResolver(identity.Config{Global: file}) })
+	g = newGateway(t, func(c *Config) { c.Identities = identity.NewResolver(identity.Config{Global: file}) })
 	g.parse.DefaultIdentity = identity.ModeRules
 	g.set(s.secret("a"))
 	write(rule + "]")
 	file.Reload()
-	resp, body := g.get("a", "/", callerHeader, callerJane)
+	resp, body := g.get("a", "/", userHeader, callerJane)
 	if resp.StatusCode != 503 || !strings.Contains(body, "--cluster-gateway-proxy-config") || strings.Contains(body, path) {
 		t.Errorf("%s: %s", resp.Status, body)
 	}
@@ -284,7 +252,7 @@ func TestIdentityChangesWithTheCredential(t *testing.T) {
 		}
 		ok(w, r)
 	})
-	g := newIdentityGateway(t, nil)
+	g := newGateway(t, nil)
 	versions := []*corev1.Secret{s.secret("a"), seesIdentity(s.secret("a", "token", other), "impersonate", "")}
 	g.set(versions[0])
 	done := make(chan struct{})
@@ -297,7 +265,7 @@ func TestIdentityChangesWithTheCredential(t *testing.T) {
 					return
 				default:
 				}
-				resp, body := g.get("a", "/x", callerHeader, callerJane)
+				resp, body := g.get("a", "/x", userHeader, callerJane)
 				if resp.StatusCode != 200 {
 					t.Errorf("%s: %s", resp.Status, body)
 				}
