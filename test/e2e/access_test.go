@@ -126,7 +126,13 @@ func TestExecNeedsCreate(t *testing.T) {
 // grant binds a ClusterRole to a user of the hub until the test ends.
 func grant(ctx context.Context, t *testing.T, user string, rules ...rbacv1.PolicyRule) {
 	t.Helper()
-	rbac := shared.embeddedHub.Client().RbacV1()
+	grantOn(ctx, t, shared.embeddedHub, user, rules...)
+}
+
+// grantOn is grant on one of the hubs.
+func grantOn(ctx context.Context, t *testing.T, hub *lab.Cluster, user string, rules ...rbacv1.PolicyRule) {
+	t.Helper()
+	rbac := hub.Client().RbacV1()
 	meta := metav1.ObjectMeta{Name: user}
 	if _, err := rbac.ClusterRoles().Create(ctx, &rbacv1.ClusterRole{ObjectMeta: meta, Rules: rules}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
