@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
@@ -66,6 +68,9 @@ func (e *examination) passed(last Stage) {
 	agent := "connected"
 	if e.route() == "" {
 		agent = "connected, or not needed: the route to the cluster is not known"
+	} else if tunnel := meta.FindStatusCondition(e.gateway.Status.Conditions, v1alpha1.ConditionTunnelConnected); tunnel != nil &&
+		tunnel.Status == metav1.ConditionTrue && tunnel.Reason != v1alpha1.ReasonConnected {
+		agent = tunnel.Message // an agent is connected, and there is a problem with another one
 	}
 	for _, s := range []struct {
 		stage   Stage

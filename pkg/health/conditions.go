@@ -33,6 +33,8 @@ type observation struct {
 	certificate, agent *x509.Certificate
 	// refusal is why an agent was refused although others are connected.
 	refusal error
+	// failing names agents whose connections fail although others work.
+	failing error
 	// renewal holds the errors of failed renewals, by the type of the condition that reports them.
 	renewal map[string]error
 }
@@ -151,6 +153,9 @@ func (o *observation) tunnel() metav1.Condition {
 	case o.refusal != nil:
 		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonAgentsRefused,
 			"an agent is connected, and others are refused: "+message(o.refusal)+". Run fewer agents, or raise --tunnel-max-agents of the gateway")
+	case o.failing != nil:
+		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonAgentFailing,
+			"an agent works, and connections through others fail, so they are avoided: "+message(o.failing))
 	default:
 		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonConnected, "an agent is connected")
 	}

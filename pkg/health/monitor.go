@@ -78,6 +78,9 @@ type Config struct {
 	// AgentRefusal, if set, returns why an agent of a cluster was refused recently although its
 	// certificate is accepted. It returns nil if none was.
 	AgentRefusal func(cluster string) error
+	// FailingAgents, if set, returns an error that names the agents of a cluster whose connections
+	// fail while another agent works. It returns nil if there are none.
+	FailingAgents func(cluster string) error
 	// Secrets is the client for the clusters' Secrets. If it is nil, nothing is written.
 	Secrets corev1client.SecretInterface
 	// Events is the client for Events. If it is nil, no Events are recorded.

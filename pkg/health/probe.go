@@ -34,6 +34,9 @@ func (r *run) probe(ctx context.Context, k *tracked) time.Duration {
 	if r.cfg.AgentRefusal != nil && c.Route == cluster.RouteTunnel {
 		o.refusal = r.cfg.AgentRefusal(k.name)
 	}
+	if r.cfg.FailingAgents != nil && c.Route == cluster.RouteTunnel {
+		o.failing = r.cfg.FailingAgents(k.name)
+	}
 	if r.cfg.Renewal != nil {
 		o.renewal = r.cfg.Renewal(k.name)
 	}

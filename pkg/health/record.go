@@ -149,6 +149,6 @@ func eventFor(c *cluster.Cluster, condition metav1.Condition, now time.Time) eve
 		Cluster: c.Name, UID: c.UID, Time: now, Reason: condition.Reason,
 		Message: fmt.Sprintf("%s=%s: %s", condition.Type, condition.Status, condition.Message),
 		Warning: condition.Status == metav1.ConditionFalse || condition.Reason == v1alpha1.ReasonExpiresSoon || condition.Reason == v1alpha1.ReasonRenewalFailed ||
-			condition.Reason == v1alpha1.ReasonAgentsRefused,
+			condition.Reason == v1alpha1.ReasonAgentsRefused || condition.Reason == v1alpha1.ReasonAgentFailing,
 	}
 }

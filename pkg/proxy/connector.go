@@ -4,9 +4,11 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -63,17 +65,49 @@ func (c *connector) dialTLS(ctx context.Context, network, address string) (net.C
 	return conn, nil
 }
 
+// maxAttempts is how many agents are tried for one connection, if TLS fails or hangs.
+const maxAttempts = 3
+
+// connect dials and negotiates TLS. If there is another way to the cluster, such as another agent,
+// it tries that one, too.
 func (c *connector) connect(ctx context.Context, network, address string) (*tls.Conn, error) {
-	raw, err := c.dial(ctx, network, address)
-	if err != nil {
-		return nil, err
+	var failure error
+	for attempt := 1; ; attempt++ {
+		dialCtx, outcome := dialer.WithAttempt(ctx)
+		raw, err := c.dial(dialCtx, network, address)
+		if err != nil {
+			return nil, cmp.Or(failure, err) // TLS comes later than the dial, so its failure says more
+		}
+		last := attempt == maxAttempts || !outcome.HasAlternative()
+		conn, err := c.handshake(ctx, raw, address, outcome, last)
+		if err == nil {
+			return conn, nil
+		}
+		failure = err
+		if last || ctx.Err() != nil {
+			return nil, failure
+		}
+	}
+}
+
+// handshake negotiates TLS, and reports the outcome. It closes raw if it fails. Unless this is the
+// last attempt, a part of the time is left for others.
+func (c *connector) handshake(ctx context.Context, raw net.Conn, address string, outcome *dialer.Attempt, last bool) (*tls.Conn, error) {
+	if !last {
+		limited, cancel := context.WithTimeout(ctx, c.timeout/maxAttempts)
+		defer cancel()
+		ctx = limited
 	}
 	counted := c.count(raw)
 	conn := tls.Client(counted, c.tls)
 	if err := conn.HandshakeContext(ctx); err != nil {
+		if !errors.Is(ctx.Err(), context.Canceled) { // a canceled request says nothing about the agent
+			outcome.Report(fmt.Errorf("the TLS handshake failed: %w", err))
+		}
 		_ = counted.Close() // the error of the handshake is the one to report
 		return nil, &dialer.Error{Cluster: c.cluster.Name, Stage: dialer.StageTLS, Address: address, Err: err}
 	}
+	outcome.Report(nil)
 	counted.setEstablished()
 	return conn, nil
 }

@@ -19,6 +19,7 @@ type Metrics struct {
 	agentsRefused   *metrics.CounterVec
 	tunnelStreams   *metrics.GaugeVec
 	tunnelUpgrades  *metrics.CounterVec
+	agentsFailing   *metrics.GaugeVec
 	transports      *metrics.Gauge
 	identityRefused *metrics.CounterVec
 	streamsRevoked  *metrics.CounterVec
@@ -85,6 +86,9 @@ func NewMetrics() *Metrics {
 		streamsRevoked: counter("streams_revoked_total",
 			"Long-running requests that the gateway ended because their caller has lost the permission.",
 			"cluster", "route"),
+		agentsFailing: gauge("tunnel_agent_failing",
+			"1 for each agent whose connections fail while another agent of the cluster works. The label agent is the ID that the agent claims.",
+			"cluster", "agent"),
 		transports: metrics.NewGauge(&metrics.GaugeOpts{
 			Namespace: metricsNamespace, Name: "transports", StabilityLevel: metrics.ALPHA,
 			Help: "Cached transports, including those that still serve requests after their cluster has changed.",
@@ -96,7 +100,7 @@ func NewMetrics() *Metrics {
 func (m *Metrics) All() []metrics.Registerable {
 	return []metrics.Registerable{
 		m.requests, m.requestDuration, m.inFlight, m.dials, m.dialDuration, m.connections, m.agents, m.agentsRefused,
-		m.tunnelStreams, m.tunnelUpgrades, m.transports,
+		m.tunnelStreams, m.tunnelUpgrades, m.agentsFailing, m.transports,
 		m.identityRefused,
 		m.streamsRevoked,
 	}
@@ -124,6 +128,15 @@ func (m *Metrics) TunnelUpgrade(cluster string, own bool) {
 		stream = "own"
 	}
 	m.tunnelUpgrades.WithLabelValues(cluster, stream).Inc()
+}
+
+// SetAgentFailing records whether the connections of an agent fail.
+func (m *Metrics) SetAgentFailing(cluster, agent string, failing bool) {
+	if !failing {
+		m.agentsFailing.Delete(map[string]string{"cluster": cluster, "agent": agent})
+		return
+	}
+	m.agentsFailing.WithLabelValues(cluster, agent).Set(1)
 }
 
 // SetAgents records how many agents of a cluster are connected.

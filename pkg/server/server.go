@@ -117,6 +117,7 @@ func (s *Server) newHealth() *health.Monitor {
 	config.Clusters, config.Prober, config.Metrics = s.clusters, s.proxy, s.healthMetrics
 	if s.embedded != nil {
 		config.Agents, config.AgentRefusal = s.embedded.server, s.embedded.server.RecentRefusal
+		config.FailingAgents = s.embedded.server.FailingAgents
 	}
 	config.AgentCertificate, config.Renewal = s.renewals.agentCertificate, s.renewals.failures
 	config.Secrets, config.Events = hub.Client.CoreV1().Secrets(hub.SecretNamespace), hub.Client.CoreV1().Events(events.Namespace)
@@ -182,6 +183,8 @@ func (s *Server) subscribe() {
 		s.embedded.server.OnAgentsChange(func(name string, _ int) { s.health.AgentsChanged(name) })
 		s.embedded.server.OnAgentLeaving(s.proxy.Reconnect)
 		s.embedded.server.OnRefusal(s.proxyMetrics.AgentRefused)
+		s.embedded.server.OnFailingAgent(s.proxyMetrics.SetAgentFailing)
+		s.embedded.server.OnFailingAgent(func(name, _ string, _ bool) { s.health.Trigger(name) })
 		s.embedded.server.OnUpgrade(s.proxyMetrics.TunnelUpgrade)
 		s.embedded.server.OnStreamsChange(func(name string, n tunnel.Streams) {
 			s.proxyMetrics.SetTunnelStreams(name, n.Requests, n.Upgrades, n.Parked)

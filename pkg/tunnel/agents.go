@@ -39,6 +39,7 @@ type agentState struct {
 	freed    int  // how many parked streams have been freed since the agent connected
 	draining bool // for the streams that are still parked
 	record   record
+	failing  bool // what was last reported to the subscribers of OnFailingAgent
 }
 
 // admit creates a session and adds it to the table. Unless the stream is needed at once, it is
@@ -88,6 +89,7 @@ func (s *Server) admissible(cluster string, c *clusterAgents, a *agentState) err
 // remove ends a session and removes it from the table.
 func (s *Server) remove(se *session) {
 	se.end(errAgentGone)
+	failing := false // it has gone, and was reported as failing
 	s.mu.Lock()
 	c, a := s.clusters[se.peer.cluster], se.agent
 	if i := slices.Index(a.parked, se); i >= 0 {
@@ -99,9 +101,13 @@ func (s *Server) remove(se *session) {
 	}
 	if len(a.parked) == 0 && !slices.ContainsFunc(c.sessions, func(other *session) bool { return other.agent == a }) {
 		delete(c.agents, a.id)
+		failing = a.failing
 	}
 	s.activateNeeded(c, a)
 	s.mu.Unlock()
+	if failing {
+		s.reportFailingAgent(se.peer.cluster, a.name(), false)
+	}
 	s.reportAgents(se.peer.cluster)
 }
 

@@ -73,9 +73,25 @@ func (r *record) failing(now time.Time) error {
 	return r.last
 }
 
+// failing returns the agents whose connections keep failing, while another agent works. If all
+// fail, the cause is not an agent.
+func (c *clusterAgents) failing(now time.Time) map[*agentState]error {
+	failing, working := map[*agentState]error{}, false
+	for _, a := range c.agents {
+		if err := a.record.failing(now); err != nil {
+			failing[a] = err
+		} else if !a.record.suspect(now) {
+			working = true
+		}
+	}
+	if !working {
+		return nil
+	}
+	return failing
+}
+
 // FailingAgents returns an error that names the agents of the cluster whose connections keep
-// failing, while another agent of the cluster works. It returns nil if there are none. If all fail,
-// the cause is not an agent.
+// failing, while another agent of the cluster works. It returns nil if there are none.
 func (s *Server) FailingAgents(cluster string) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -84,17 +100,47 @@ func (s *Server) FailingAgents(cluster string) error {
 		return nil
 	}
 	var failing []string
-	working, now := false, time.Now()
-	for _, a := range c.agents {
-		if err := a.record.failing(now); err != nil {
-			failing = append(failing, fmt.Sprintf("agent %s: %v", a.id, err))
-		} else if !a.record.suspect(now) {
-			working = true
-		}
+	for a, err := range c.failing(time.Now()) {
+		failing = append(failing, fmt.Sprintf("agent %s: %.300v", a.id, err))
 	}
-	if !working || len(failing) == 0 {
+	if len(failing) == 0 {
 		return nil
 	}
 	slices.Sort(failing)
 	return errors.New(strings.Join(failing, "; "))
 }
+
+// reportFailing reports the agents that FailingAgents has begun or ceased to name.
+func (s *Server) reportFailing(now time.Time) {
+	type change struct {
+		cluster, agent string
+		err            error
+	}
+	var changes []change
+	s.mu.Lock()
+	for name, c := range s.clusters {
+		failing := c.failing(now)
+		for _, a := range c.agents {
+			if err := failing[a]; (err != nil) != a.failing {
+				a.failing = err != nil
+				changes = append(changes, change{name, a.name(), err})
+			}
+		}
+	}
+	s.mu.Unlock()
+	for _, it := range changes {
+		if it.err != nil {
+			s.cfg.Logger.Info("Connections through an agent fail, and other agents are used", "cluster", it.cluster, "agent", it.agent, "reason", it.err.Error())
+		}
+		s.reportFailingAgent(it.cluster, it.agent, it.err != nil)
+	}
+}
+
+func (s *Server) reportFailingAgent(cluster, agent string, failing bool) {
+	for _, f := range s.onFailing {
+		f(cluster, agent, failing)
+	}
+}
+
+// name returns the ID that the agent claims.
+func (a *agentState) name() string { return strings.Trim(a.id, `"`) }

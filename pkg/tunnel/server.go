@@ -55,6 +55,7 @@ type Server struct {
 	onAgentLeaving  []func(cluster string)
 	onRefusal       []func(cluster string)
 	onUpgrade       []func(cluster string, own bool)
+	onFailing       []func(cluster, agent string, failing bool)
 	// reporting orders the calls of onAgentsChange and onStreamsChange, which are made without mu
 	// held. reported and reportedStreams have the last count of each cluster.
 	reporting       sync.Mutex
@@ -89,6 +90,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 		case now := <-ticker.C:
 			s.endFaulty(now)
 			s.retireIdle(now)
+			s.reportFailing(now)
 			s.reportLeaving()
 			s.connections.removeClosed()
 			s.refusals.removeOld(time.Now())

@@ -27,6 +27,13 @@ func (s *Server) OnRefusal(f func(cluster string)) { s.onRefusal = append(s.onRe
 // must not be called after Serve.
 func (s *Server) OnUpgrade(f func(cluster string, own bool)) { s.onUpgrade = append(s.onUpgrade, f) }
 
+// OnFailingAgent subscribes f to agents whose connections begin to fail, or no longer do, while
+// another agent of their cluster works. agent is the ID that the agent claims, made printable. f
+// must not block, and can be called concurrently. OnFailingAgent must not be called after Serve.
+func (s *Server) OnFailingAgent(f func(cluster, agent string, failing bool)) {
+	s.onFailing = append(s.onFailing, f)
+}
+
 func (s *Server) reportUpgrade(cluster string, own bool) {
 	for _, f := range s.onUpgrade {
 		f(cluster, own)

@@ -176,6 +176,8 @@ const (
 	// ReasonAgentsRefused: an agent is connected, and others are refused because of the limit of
 	// agents.
 	ReasonAgentsRefused = "AgentsRefused"
+	// ReasonAgentFailing: an agent works, and connections through another one fail.
+	ReasonAgentFailing = "AgentFailing"
 	// ReasonAPIServerUnreachable: the endpoint cannot be reached.
 	ReasonAPIServerUnreachable = "APIServerUnreachable"
 	// ReasonAPIServerTimeout: the API server did not answer in time.
