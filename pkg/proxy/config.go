@@ -26,6 +26,8 @@ const (
 	// DefaultMaxStreams is half of the streams that the hub's one connection has by default
 	// (--http2-max-streams-per-connection), so that no single cluster can use them all.
 	DefaultMaxStreams = 4000
+	// DefaultMaxDials is what 16 clusters that do not answer can use up.
+	DefaultMaxDials = 1024
 	// DefaultKeptBodyBytes is enough for the largest bodies that are kept of 64 requests at a time,
 	// or for some thousand of ordinary size.
 	DefaultKeptBodyBytes = 64 << 20
@@ -51,6 +53,9 @@ type Config struct {
 	// port-forward) one cluster may have, including upgrades that it has not answered yet. 0 means
 	// DefaultMaxStreams; less than 0 means no limit.
 	MaxStreams int
+	// MaxDials is how many connections may be in the making at a time, to all clusters together, and
+	// in addition to one for each cluster. 0 means DefaultMaxDials; less than 0 means no limit.
+	MaxDials int
 	// Memory is the memory that clients and clusters can make the Handler hold. Requests for which
 	// nothing is left are refused. nil means no limit.
 	Memory *memory.Budget
@@ -89,6 +94,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxStreams == 0 {
 		c.MaxStreams = DefaultMaxStreams
+	}
+	if c.MaxDials == 0 {
+		c.MaxDials = DefaultMaxDials
 	}
 	if c.KeptBodyBytes == 0 {
 		c.KeptBodyBytes = DefaultKeptBodyBytes

@@ -39,10 +39,11 @@ type connector struct {
 // dialTLS is an http.Transport's DialTLSContext.
 func (c *connector) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
 	request := requestContextOf(ctx)
-	if err := c.gate.enter(request, c.timeout); err != nil {
+	leave, err := c.gate.enter(request, c.timeout)
+	if err != nil {
 		return nil, err
 	}
-	defer c.gate.leave()
+	defer leave()
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()

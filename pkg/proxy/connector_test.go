@@ -112,7 +112,7 @@ func TestTLSFailsOverEveryAgent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := &connector{cluster: c, dial: failing, tls: config, timeout: 10 * time.Second, metrics: &clusterMetrics{metrics: NewMetrics(), cluster: "east"}, gate: newDialGate()}
+	conn := &connector{cluster: c, dial: failing, tls: config, timeout: 10 * time.Second, metrics: &clusterMetrics{metrics: NewMetrics(), cluster: "east"}, gate: newDialGate(nil)}
 	var de *dialer.Error
 	_, err = conn.dialTLS(t.Context(), "tcp", s.Listener.Addr().String())
 	if !errors.As(err, &de) || de.Stage != dialer.StageTLS || ways.attempts != maxAttempts {

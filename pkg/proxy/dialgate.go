@@ -14,36 +14,67 @@ import (
 // and through a tunnel a dial of the agent.
 const maxDials = 64
 
-// dialGate limits the dials to one cluster, over all its versions. The dial of a canceled request
-// counts until it has ended: http.Transport does not cancel it.
-type dialGate chan struct{}
+// dialGate limits the dials to one cluster, over all its versions, and with those to others. The
+// dial of a canceled request counts until it has ended: http.Transport does not cancel it.
+type dialGate struct {
+	// own has a place for each dial to the cluster.
+	own chan struct{}
+	// first has a place for one dial that does not need a place in all, so that clusters that do not
+	// answer cannot keep others from connecting.
+	first chan struct{}
+	// all has a place for each other dial, to any cluster. It is nil if there is no limit.
+	all chan struct{}
+}
 
-func newDialGate() dialGate { return make(dialGate, maxDials) }
+// newDialGate returns the gate of a cluster. all is that of all clusters.
+func newDialGate(all chan struct{}) dialGate {
+	return dialGate{own: make(chan struct{}, maxDials), first: make(chan struct{}, 1), all: all}
+}
+
+// newDialLimit returns the places for the dials to all clusters. It is nil if there is no limit.
+func newDialLimit(limit int) chan struct{} {
+	if limit < 0 {
+		return nil
+	}
+	return make(chan struct{}, limit)
+}
 
 // errTooManyDials reports that no dial ended for as long as one may take.
 var errTooManyDials = errors.New("too many connections are being established")
 
-// enter waits for a place, for as long as the request lasts and at most for limit. The caller
-// leaves the gate after the dial.
-func (g dialGate) enter(request context.Context, limit time.Duration) error {
-	select {
-	case g <- struct{}{}:
-		return nil
-	default:
-	}
+// enter waits for a place, for as long as the request lasts and at most for limit. The caller calls
+// leave after the dial.
+func (g dialGate) enter(request context.Context, limit time.Duration) (leave func(), err error) {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
-	case g <- struct{}{}:
-		return nil
+	case g.own <- struct{}{}:
 	case <-timer.C:
-		return errTooManyDials
+		return nil, errTooManyDials
 	case <-request.Done():
-		return context.Cause(request)
+		return nil, context.Cause(request)
 	}
+	if g.all == nil {
+		return func() { <-g.own }, nil
+	}
+	select {
+	case g.first <- struct{}{}:
+		return func() { <-g.first; <-g.own }, nil
+	default:
+	}
+	select {
+	case g.all <- struct{}{}:
+		return func() { <-g.all; <-g.own }, nil
+	case g.first <- struct{}{}:
+		return func() { <-g.first; <-g.own }, nil
+	case <-timer.C:
+		err = errTooManyDials
+	case <-request.Done():
+		err = context.Cause(request)
+	}
+	<-g.own
+	return nil, err
 }
-
-func (g dialGate) leave() { <-g }
 
 // requestContext is the context of a request, which it makes available to the dial that is made for
 // the request. http.Transport dials with a context that has the values of the request's, but does

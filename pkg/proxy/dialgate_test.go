@@ -87,17 +87,53 @@ func TestTooManyDials(t *testing.T) {
 	}
 	eventually(t, "the limit is reached", func() bool { return dials.Load() == maxDials })
 	slot := g.handler.table.slot("a")
-	if err := slot.gate.enter(t.Context(), time.Millisecond); err != errTooManyDials {
+	if _, err := slot.gate.enter(t.Context(), time.Millisecond); err != errTooManyDials {
 		t.Errorf("got %v, want %v", err, errTooManyDials)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := slot.gate.enter(ctx, time.Hour); err != context.Canceled {
+	if _, err := slot.gate.enter(ctx, time.Hour); err != context.Canceled {
 		t.Errorf("a canceled request: got %v, want %v", err, context.Canceled)
 	}
 	status := tooManyDials(slot.current.cluster).ErrStatus
-	if status.Code != http.StatusTooManyRequests || !strings.Contains(status.Message, `cluster "a" already has 64 connections being established`) {
+	if status.Code != http.StatusTooManyRequests || !strings.Contains(status.Message, `too many connections to cluster "a" are being established`) {
 		t.Errorf("%+v", status)
+	}
+}
+
+// TestDialsOfAllClustersAreLimited: clusters that do not answer can use up the places for all, and
+// each cluster still has one.
+func TestDialsOfAllClustersAreLimited(t *testing.T) {
+	t.Parallel()
+	const limit = 3
+	all := newDialLimit(limit)
+	stuck, good := newDialGate(all), newDialGate(all)
+	var leaves []func()
+	for range limit + 1 {
+		leave, err := stuck.enter(t.Context(), time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaves = append(leaves, leave)
+	}
+	if _, err := stuck.enter(t.Context(), time.Millisecond); err != errTooManyDials {
+		t.Errorf("one more dial to the stuck cluster: %v", err)
+	}
+	for range 3 {
+		leave, err := good.enter(t.Context(), maxWait)
+		if err != nil {
+			t.Fatalf("the only dial to another cluster: %v", err)
+		}
+		if _, err := good.enter(t.Context(), time.Millisecond); err != errTooManyDials {
+			t.Errorf("a second dial to another cluster: %v", err)
+		}
+		leave()
+	}
+	for _, leave := range leaves {
+		leave()
+	}
+	if n := len(all) + len(stuck.own) + len(good.own) + len(stuck.first) + len(good.first); n != 0 {
+		t.Errorf("%d places are taken after all dials", n)
 	}
 }
 

@@ -78,6 +78,7 @@ func NewHandler(cfg Config) *Handler {
 	h.table = &table{
 		clusters: cfg.Clusters, metrics: cfg.Metrics, logger: cfg.Logger, slots: map[string]*slot{},
 		limits: limits{requests: cfg.MaxInFlight, streams: cfg.MaxStreams},
+		dials:  newDialLimit(cfg.MaxDials),
 		build: func(c *cluster.Cluster, m *clusterMetrics, gate dialGate) (*transports, error) {
 			return newTransports(c, cfg.Dialers, cfg.DialTimeout, m, gate, cfg.Logger)
 		},

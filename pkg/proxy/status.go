@@ -86,7 +86,7 @@ func tooManyRequests(e *limitError) *apierrors.StatusError {
 
 func tooManyDials(c *cluster.Cluster) *apierrors.StatusError {
 	return newStatus(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, c.Name, CauseRequest,
-		fmt.Sprintf("cluster %q already has %d connections being established through this gateway, which is the limit; try again later",
+		fmt.Sprintf("too many connections to cluster %q are being established through this gateway (at most %d to one cluster, and --proxy-max-dials to all); try again later",
 			c.Name, maxDials))
 }
 

@@ -25,9 +25,11 @@ var errNoCluster = errors.New("there is no such cluster")
 type table struct {
 	clusters ClusterGetter
 	build    func(*cluster.Cluster, *clusterMetrics, dialGate) (*transports, error)
-	limits   limits
-	metrics  *Metrics
-	logger   klog.Logger
+	// dials has the places for dials to all clusters; see dialGate.
+	dials   chan struct{}
+	limits  limits
+	metrics *Metrics
+	logger  klog.Logger
 
 	// A slot's lock may be taken while mu is held, but not the other way round.
 	mu     sync.RWMutex
@@ -86,7 +88,7 @@ func (t *table) slot(name string) *slot {
 		return nil
 	}
 	if s = t.slots[name]; s == nil {
-		s = &slot{metrics: &clusterMetrics{metrics: t.metrics, cluster: name}, gate: newDialGate()}
+		s = &slot{metrics: &clusterMetrics{metrics: t.metrics, cluster: name}, gate: newDialGate(t.dials)}
 		t.slots[name] = s
 	}
 	return s

@@ -17,6 +17,8 @@ type ProxyOptions struct {
 	DialTimeout    time.Duration
 	MaxInFlight    int
 	MaxStreams     int
+	MaxDials       int
+	KeptBodyBytes  int64
 	// ApplicationCookies passes on the cookies of applications behind the proxy subresources of Pods,
 	// Services and Nodes.
 	ApplicationCookies bool
@@ -36,6 +38,8 @@ func NewProxyOptions() *ProxyOptions {
 		DialTimeout:    proxy.DefaultDialTimeout,
 		MaxInFlight:    proxy.DefaultMaxInFlight,
 		MaxStreams:     proxy.DefaultMaxStreams,
+		MaxDials:       proxy.DefaultMaxDials,
+		KeptBodyBytes:  proxy.DefaultKeptBodyBytes,
 		ShutdownGrace:  5 * time.Second,
 		// With the cache of decisions (10 s), a caller who loses the permission loses open streams
 		// within 30 s.
@@ -53,6 +57,10 @@ func (o *ProxyOptions) AddFlags(fs *pflag.FlagSet) {
 		"Maximum number of requests in flight to one cluster. When it is reached, the gateway answers 429 (Too Many Requests). Long-running requests do not count. A negative value means no limit.")
 	fs.IntVar(&o.MaxStreams, "proxy-max-streams", o.MaxStreams,
 		"Maximum number of long-running requests to one cluster: watches, logs (whether followed or not), exec, attach, port-forward, and the proxy subresources of Pods, Services and Nodes. When it is reached, the gateway answers 429 (Too Many Requests). A negative value means no limit.")
+	fs.IntVar(&o.MaxDials, "proxy-max-dials", o.MaxDials,
+		"Maximum number of connections to managed API servers that are being established at a time, in addition to one for each cluster. No cluster can have more than 64. When it is reached, requests that need a new connection wait, and fail with 429 (Too Many Requests) after --proxy-dial-timeout. A negative value means no limit.")
+	fs.Int64Var(&o.KeptBodyBytes, "proxy-kept-body-bytes", o.KeptBodyBytes,
+		"Maximum memory for request bodies that are kept in case a cluster closes the connection before it has processed the request, so that the gateway can send the request again. Bodies of more than 1 MiB are not kept. When it is used up, bodies are passed on without being kept. A negative value means that none is kept.")
 	fs.BoolVar(&o.ApplicationCookies, "proxy-application-cookies", o.ApplicationCookies,
 		"Pass on cookies of web applications behind the proxy subresources of Pods, Services and Nodes. Each cookie is limited to the path of the application that set it, but all applications of all clusters share the origin of the gateway or the hub, so a script of one can act as the user in another. Enable it only if you trust all applications.")
 	fs.BoolVar(&o.AuthorizeRequests, "authorize-proxied-requests", o.AuthorizeRequests,
@@ -77,7 +85,7 @@ func (o *ProxyOptions) Validate() []error {
 	for _, limit := range []struct {
 		flag  string
 		value int
-	}{{"proxy-max-requests-inflight", o.MaxInFlight}, {"proxy-max-streams", o.MaxStreams}} {
+	}{{"proxy-max-requests-inflight", o.MaxInFlight}, {"proxy-max-streams", o.MaxStreams}, {"proxy-max-dials", o.MaxDials}, {"proxy-kept-body-bytes", int(o.KeptBodyBytes)}} {
 		if limit.value == 0 {
 			errs = append(errs, invalid(limit.flag, limit.value, "must not be 0; a negative value means no limit"))
 		}
@@ -95,6 +103,7 @@ func (o *ProxyOptions) Validate() []error {
 func (o *ProxyOptions) config() proxy.Config {
 	return proxy.Config{
 		RequestTimeout: o.RequestTimeout, DialTimeout: o.DialTimeout, MaxInFlight: o.MaxInFlight, MaxStreams: o.MaxStreams,
+		MaxDials: o.MaxDials, KeptBodyBytes: o.KeptBodyBytes,
 		ApplicationCookies: o.ApplicationCookies, AuthorizeRequests: o.AuthorizeRequests, RecheckInterval: o.RecheckInterval,
 	}
 }
