@@ -139,12 +139,11 @@ func TestPausedReaderDelaysNobody(t *testing.T) {
 			// While the bytes arrive, they compete for the processors like any download. The test
 			// measures after that.
 			t.Logf("while the bytes arrive: %s", client.medianGet(t, namespacePath, 50))
-			eventually(t, labtest.Timeout, func(ctx context.Context) error {
-				if now := metric(t, r.gateway, "cluster_gateway_connections", label); now > open {
-					return fmt.Errorf("the connection of the paused reader has not reached its limit yet: %v connections, and %v without it", now, open)
-				}
-				return nil
-			})
+			// Only the embedded server can slow the sender down. With a stock server, the connection is
+			// closed when its buffer is full.
+			if r.gateway == shared.external {
+				awaitFullBuffer(t, r, label, open)
+			}
 			// A reader that blocks others does so permanently. A machine that is busy with
 			// something else does not.
 			labtest.Within(t, labtest.Timeout, "GETs beside a paused reader to be as fast as without it", func() error {
@@ -161,6 +160,18 @@ func TestPausedReaderDelaysNobody(t *testing.T) {
 			_ = cmd.Wait() // killed
 		})
 	}
+}
+
+// awaitFullBuffer waits until the connection of a client that does not read has been closed: until
+// no more connections than before are open.
+func awaitFullBuffer(t *testing.T, r route, label string, before float64) {
+	t.Helper()
+	eventually(t, labtest.Timeout, func(context.Context) error {
+		if now := metric(t, r.gateway, "cluster_gateway_connections", label); now > before {
+			return fmt.Errorf("the connection of the paused reader has not reached its limit yet: %v connections, and %v without it", now, before)
+		}
+		return nil
+	})
 }
 
 // TestAgentCannotClaimAnotherCluster checks that an agent with a certificate for one cluster gets
