@@ -139,7 +139,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	// The attributes do not depend on the path of the cluster's endpoint, so the cluster need not
 	// be known yet.
 	a := h.classifier.classify(req, t.onEndpoint(&url.URL{}, req.URL))
-	l, err := h.table.acquire(t.cluster, a.class())
+	l, err := h.table.acquire(t.cluster, callerName(req.Context()), a.class())
 	var reserved reservation
 	if err == nil {
 		if reserved, err = h.reserve(&l, req); err != nil {
@@ -160,6 +160,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		x := &exchange{handler: h, lease: l, target: t, attributes: a}
 		x.serve(w, req)
 	}
+}
+
+// callerName returns the name of the user who sends a request. It is empty if nobody has
+// authenticated it.
+func callerName(ctx context.Context) string {
+	if u, ok := request.UserFrom(ctx); ok && u != nil {
+		return u.GetName()
+	}
+	return ""
 }
 
 // refuse writes a Status in the format that the client accepts, and returns its code.

@@ -55,11 +55,35 @@ func (l limits) exceeded(n counts, as class) (limited class, limit int, exceeded
 	}
 }
 
+// shareFactor decides how much of a cluster's places one caller can have: at most this many times
+// the places that are free. So one caller alone gets two thirds of them, and two get two fifths
+// each: there are always some left for somebody new (a dynamic threshold, as switches use it for
+// their buffers: Choudhury and Hahne, 1998).
+const shareFactor = 2
+
+// exceedsShare returns how many requests the caller has, if one more of the class would be more
+// than the caller's share.
+func (l limits) exceedsShare(all, caller counts, as class) (limited class, had int, exceeded bool) {
+	requests, streams := caller[classRequest]+caller[classUpgrade], caller[classStream]+caller[classUpgrade]
+	freeRequests := l.requests - all[classRequest] - all[classUpgrade]
+	freeStreams := l.streams - all[classStream] - all[classUpgrade]
+	switch {
+	case (as == classRequest || as == classUpgrade) && l.requests > 0 && requests >= shareFactor*freeRequests:
+		return classRequest, requests, true
+	case (as == classStream || as == classUpgrade) && l.streams > 0 && streams >= shareFactor*freeStreams:
+		return classStream, streams, true
+	default:
+		return 0, 0, false
+	}
+}
+
 // limitError is a request that was refused because its cluster has too many like it.
 type limitError struct {
 	cluster *cluster.Cluster
 	class   class
 	limit   int
+	// caller is set if the limit is the share of one caller, who has limit requests.
+	caller bool
 	// memory is not 0 if the limit is the memory for such requests, of all clusters together.
 	memory int64
 	// metrics are the cluster's, to count the refusal.
@@ -70,6 +94,9 @@ func (e *limitError) Error() string {
 	if e.memory != 0 {
 		return fmt.Sprintf("the gateway has no memory for more %s to cluster %q: all clusters together can use %d MiB for them, and no cluster more than is left "+
 			"for the others (--memory-budget)", e.class, e.cluster.Name, e.memory>>20)
+	}
+	if e.caller {
+		return fmt.Sprintf("you already have %d %s to cluster %q through this gateway, which is your share of what is left", e.limit, e.class, e.cluster.Name)
 	}
 	return fmt.Sprintf("cluster %q already has %d %s through this gateway, which is the limit", e.cluster.Name, e.limit, e.class)
 }

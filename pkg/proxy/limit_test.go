@@ -7,6 +7,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -198,4 +199,68 @@ func TestAcceptedUpgradeIsStream(t *testing.T) {
 		resp, _ := g.get("a", "/refused")
 		return resp.StatusCode == http.StatusForbidden
 	})
+}
+
+// TestCallersShareLimits: one caller cannot have all places of a cluster, several share them, and
+// somebody new always finds one. The gateway's own requests do not count.
+func TestCallersShareLimits(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t, ok)
+	for name, class := range map[string]class{"requests": classRequest, "streams": classStream, "upgrades": classUpgrade} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGateway(t, func(c *Config) { c.MaxInFlight, c.MaxStreams = 100, 100 })
+			g.set(s.secret("a"))
+			table := g.handler.table
+			var leases []lease
+			// take acquires places for a caller until it gets no more.
+			take := func(caller string) (got int, err error) {
+				for {
+					l, err := table.acquire("a", caller, class)
+					if err != nil {
+						return got, err
+					}
+					leases, got = append(leases, l), got+1
+				}
+			}
+			greedy, err := take("greedy")
+			var limit *limitError
+			if greedy != 67 || !errors.As(err, &limit) || !strings.Contains(err.Error(), "you already have 67 ") || tooManyRequests(limit).ErrStatus.Code != http.StatusTooManyRequests {
+				t.Errorf("a caller alone got %d places: %v", greedy, err)
+			}
+			for n := range 4 {
+				if got, _ := take("user-" + itoa(n)); got == 0 {
+					t.Errorf("caller %d got no place", n)
+				}
+			}
+			if _, err := table.acquire("a", "", classInternal); err != nil {
+				t.Errorf("a request of the gateway: %v", err)
+			}
+			for i := range leases {
+				leases[i].release()
+			}
+			if n := len(table.slot("a").callers); n != 0 {
+				t.Errorf("%d callers are left", n)
+			}
+			if got, _ := take("greedy"); got != 67 {
+				t.Errorf("a caller got %d places after all were released", got)
+			}
+		})
+	}
+}
+
+// TestAcceptedUpgradeKeepsItsCaller: an upgrade that becomes a stream is counted for its caller
+// until it ends.
+func TestAcceptedUpgradeKeepsItsCaller(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t, func(c *Config) { c.MaxInFlight, c.MaxStreams = 10, 10 })
+	g.set(newAPIServer(t, ok).secret("a"))
+	l, err := g.handler.table.acquire("a", "jane", classUpgrade)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.becomeStream()
+	diff(t, "places", map[string]counts{"jane": {classStream: 1}}, l.slot.callers)
+	l.release()
+	diff(t, "places", map[string]counts{}, l.slot.callers)
 }

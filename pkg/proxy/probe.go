@@ -118,7 +118,7 @@ func (e *answerError) Error() string { return e.problem }
 
 // ask sends a GET and passes the answer to check.
 func (h *Handler) ask(ctx context.Context, name, path string, check func(*http.Response, []byte) error) error {
-	l, err := h.table.acquire(name, classInternal)
+	l, err := h.table.acquire(name, "", classInternal)
 	switch {
 	case errors.Is(err, errNoCluster):
 		return probeError(notFound(name), nil)

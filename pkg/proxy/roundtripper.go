@@ -23,7 +23,7 @@ type internalRequests struct {
 }
 
 func (r internalRequests) RoundTrip(req *http.Request) (*http.Response, error) {
-	l, err := r.handler.table.acquire(r.cluster, classInternal)
+	l, err := r.handler.table.acquire(r.cluster, "", classInternal)
 	if err == nil && l.err != nil {
 		err = l.err
 		l.release()

@@ -24,8 +24,9 @@ type slot struct {
 	gone bool
 	// draining are the entries that were replaced and still serve requests.
 	draining map[*entry]struct{}
-	// inFlight counts the requests of each class.
+	// inFlight counts the requests of each class, and callers those of each caller who has any.
 	inFlight counts
+	callers  map[string]counts
 }
 
 // retireLocked takes the current entry out of use. It returns the entry if no request uses it any
@@ -77,6 +78,27 @@ type lease struct {
 	table *table
 	slot  *slot
 	class class
+	// caller is the name of the user, or empty for the gateway itself.
+	caller string
+}
+
+// countLocked adds n requests of the lease's class. It is called with slot.mu held.
+func (l *lease) countLocked(n int) {
+	s := l.slot
+	s.inFlight[l.class] += n
+	if l.caller == "" {
+		return
+	}
+	has := s.callers[l.caller]
+	has[l.class] += n
+	if has == (counts{}) {
+		delete(s.callers, l.caller)
+		return
+	}
+	if s.callers == nil {
+		s.callers = map[string]counts{}
+	}
+	s.callers[l.caller] = has
 }
 
 // gone reports whether the cluster was deleted since. It may be registered again.
@@ -90,16 +112,16 @@ func (l *lease) gone() bool {
 func (l *lease) becomeStream() {
 	l.slot.mu.Lock()
 	defer l.slot.mu.Unlock()
-	l.slot.inFlight[l.class]--
+	l.countLocked(-1)
 	l.class = classStream
-	l.slot.inFlight[l.class]++
+	l.countLocked(1)
 }
 
 // release returns the entry.
 func (l *lease) release() {
 	l.slot.mu.Lock()
 	l.refs--
-	l.slot.inFlight[l.class]--
+	l.countLocked(-1)
 	var idle *entry
 	if l.refs == 0 && l.retired {
 		idle = l.entry

@@ -56,7 +56,7 @@ func (z *zeros) Read(p []byte) (int, error) {
 }
 
 func TestLargeBodies(t *testing.T) {
-	const size = 64 << 20
+	const size = 128 << 20
 	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(io.Discard, r.Body)
 		if err != nil || n != size {

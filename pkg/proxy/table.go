@@ -37,9 +37,10 @@ type table struct {
 	closed bool
 }
 
-// acquire returns a lease of a cluster's current entry. It fails with errNoCluster,
-// errShuttingDown, or a *limitError if the cluster has too many requests of the class.
-func (t *table) acquire(name string, as class) (lease, error) {
+// acquire returns a lease of a cluster's current entry for a caller, who is empty for the gateway
+// itself. It fails with errNoCluster, errShuttingDown, or a *limitError if the cluster or the
+// caller has too many requests of the class.
+func (t *table) acquire(name, caller string, as class) (lease, error) {
 	for {
 		if _, known := t.clusters.Get(name); !known {
 			return lease{}, errNoCluster
@@ -64,13 +65,18 @@ func (t *table) acquire(name string, as class) (lease, error) {
 			s.mu.Unlock()
 			return lease{}, &limitError{cluster: c, class: limited, limit: limit, metrics: s.metrics}
 		}
+		if limited, had, exceeded := t.limits.exceedsShare(s.inFlight, s.callers[caller], as); exceeded && caller != "" {
+			s.mu.Unlock()
+			return lease{}, &limitError{cluster: c, class: limited, limit: had, caller: true, metrics: s.metrics}
+		}
 		idle := t.updateLocked(s, c)
 		e := s.current
 		e.refs++
-		s.inFlight[as]++
+		l := lease{entry: e, table: t, slot: s, class: as, caller: caller}
+		l.countLocked(1)
 		s.mu.Unlock()
 		t.dispose(idle)
-		return lease{entry: e, table: t, slot: s, class: as}, nil
+		return l, nil
 	}
 }
 

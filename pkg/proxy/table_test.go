@@ -371,7 +371,7 @@ func TestNoSlotForVanishedCluster(t *testing.T) {
 	c := cluster.Parse(secretWith("a", "endpoint", "https://127.0.0.1:1", "token", "x"), cluster.ParseOptions{})
 	h := NewHandler(Config{Metrics: NewMetrics(), Clusters: vanishing(func() (*cluster.Cluster, bool) { return c, calls.Add(1) == 1 })})
 	defer h.Close()
-	if _, err := h.table.acquire("a", classRequest); err != errNoCluster {
+	if _, err := h.table.acquire("a", "", classRequest); err != errNoCluster {
 		t.Error(err)
 	}
 	if len(h.table.slots) != 0 {

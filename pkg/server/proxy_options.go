@@ -54,9 +54,9 @@ func (o *ProxyOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.DialTimeout, "proxy-dial-timeout", o.DialTimeout,
 		"Maximum duration of a new connection to a managed API server, including TLS.")
 	fs.IntVar(&o.MaxInFlight, "proxy-max-requests-inflight", o.MaxInFlight,
-		"Maximum number of requests in flight to one cluster. When it is reached, the gateway answers 429 (Too Many Requests). Long-running requests do not count. A negative value means no limit.")
+		"Maximum number of requests in flight to one cluster. When it is reached, the gateway answers 429 (Too Many Requests). One user can have at most twice as many as are free, so two thirds if nobody else uses the cluster. Long-running requests do not count. A negative value means no limit.")
 	fs.IntVar(&o.MaxStreams, "proxy-max-streams", o.MaxStreams,
-		"Maximum number of long-running requests to one cluster: watches, logs (whether followed or not), exec, attach, port-forward, and the proxy subresources of Pods, Services and Nodes. When it is reached, the gateway answers 429 (Too Many Requests). A negative value means no limit.")
+		"Maximum number of long-running requests to one cluster: watches, logs (whether followed or not), exec, attach, port-forward, and the proxy subresources of Pods, Services and Nodes. When it is reached, the gateway answers 429 (Too Many Requests). Users share it as they share --proxy-max-requests-inflight. A negative value means no limit.")
 	fs.IntVar(&o.MaxDials, "proxy-max-dials", o.MaxDials,
 		"Maximum number of connections to managed API servers that are being established at a time, in addition to one for each cluster. No cluster can have more than 64. When it is reached, requests that need a new connection wait, and fail with 429 (Too Many Requests) after --proxy-dial-timeout. A negative value means no limit.")
 	fs.Int64Var(&o.KeptBodyBytes, "proxy-kept-body-bytes", o.KeptBodyBytes,
