@@ -25,7 +25,7 @@ const (
 // Helps of flags that several commands have.
 const (
 	accessHelp = "What the gateway may do in the cluster, and so everyone who may use the cluster through the hub. One of: admin, view, the name of a ClusterRole in the cluster, " +
-		"or impersonate (only the right to act as other users, for programs that do so; the gateway itself does not)."
+		"or impersonate (only the right to act as any user, for clusters that are to see their callers: see docs/identity.md)."
 	tunnelAddressHelp       = "Address (host:port) of the tunnel server that agents connect to. Default: the address that the gateway publishes on the hub."
 	tokenLifetimeHelp       = "Lifetime of the gateway's token. The cluster can issue a token with a shorter lifetime."
 	certificateLifetimeHelp = "Lifetime of the agent's certificate."

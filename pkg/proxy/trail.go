@@ -121,6 +121,8 @@ func (x *exchange) annotateEnd(ctx context.Context) {
 	switch cause := context.Cause(x.ctx); {
 	case errors.Is(cause, errShuttingDown):
 		end = "shutdown"
+	case errors.Is(cause, errPermissionLost):
+		end = "permission-lost"
 	case ctx.Err() != nil:
 		end = "client"
 	case x.lease.gone():
