@@ -30,7 +30,7 @@ demo: ## Start a hub, a reachable and a firewalled cluster, and use kubectl on b
 
 .PHONY: clean
 clean: ## Remove what was built here; the lab's components stay in the user's cache folder
-	rm -rf bin
+	rm -rf bin dist
 
 ##@ Before each commit
 
@@ -93,6 +93,31 @@ e2e-benchmark-binary: ## Build the end-to-end benchmark into bin/
 .PHONY: e2e-benchmark
 e2e-benchmark: e2e-benchmark-binary ## Run it on the lab, reports in benchmark-report/; QUICK=1 for 3 minutes; ARGS= for its flags
 	bin/e2e-benchmark $(if $(QUICK),--quick) $(ARGS)
+
+##@ Release
+
+RELEASE := $(GO) run -C hack/tools/release .
+DIST ?= dist
+# The repository of the image, as the manifests and the chart name it.
+IMAGE ?= cluster-gateway
+
+.PHONY: release
+release: ## Build a release into dist/: VERSION=v0.1.0; IMAGE=, PLATFORMS=, SIGNING_KEY=, DOWNLOAD_URL=
+	@$(RELEASE) build --source '$(CURDIR)' --dist '$(abspath $(DIST))' --version '$(if $(filter-out file default,$(origin VERSION)),$(VERSION))' --image '$(IMAGE)' \
+		$(if $(PLATFORMS),--platforms '$(PLATFORMS)') $(if $(SIGNING_KEY),--signing-key '$(abspath $(SIGNING_KEY))') $(if $(DOWNLOAD_URL),--download-url '$(DOWNLOAD_URL)')
+
+.PHONY: release-check
+release-check: ## Check the files of the release in dist/; KEY=public.pem checks its signature, too
+	@$(RELEASE) verify --dist '$(abspath $(DIST))' $(if $(KEY),--key '$(abspath $(KEY))')
+
+.PHONY: release-verify
+release-verify: ## Build VERSION again from a copy of the commit, without caches, and compare it with dist/
+	@VERSION='$(VERSION)' IMAGE='$(IMAGE)' PLATFORMS='$(PLATFORMS)' SIGNING_KEY='$(if $(SIGNING_KEY),$(abspath $(SIGNING_KEY)))' DOWNLOAD_URL='$(DOWNLOAD_URL)' \
+		hack/verify-release.sh '$(abspath $(DIST))'
+
+.PHONY: image-push
+image-push: ## Copy the image of the release in dist/ to a registry: REF=registry.example.com/name:tag
+	@$(RELEASE) push --dist '$(abspath $(DIST))' --ref '$(REF)'
 
 ##@ Static checks and generated code
 

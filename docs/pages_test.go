@@ -48,7 +48,7 @@ func pages(t *testing.T) []page {
 		if err != nil {
 			return err
 		}
-		if name := entry.Name(); entry.IsDir() && (name == ".git" || name == "bin" || name == "_output" || name == "benchmark-report") {
+		if name := entry.Name(); entry.IsDir() && (name == ".git" || name == "bin" || name == "dist" || name == "_output" || name == "benchmark-report") {
 			return fs.SkipDir
 		}
 		if filepath.Ext(path) != ".md" {

@@ -81,9 +81,18 @@ prepare() {
 	export CLUSTER_GATEWAY_LAB_GATEWAY=$results/gateway
 }
 
+# The tests of the tools that are written here. Each is a module of its own.
+run_tools() {
+	if [ ${#what[@]} -gt 0 ]; then return; fi
+	echo '== Unit tests of the tools'
+	(cd hack/tools/release && "$GO" tool -modfile=../gotestsum/go.mod gotestsum --format pkgname --jsonfile "$results/release.json" \
+		-- ${flags[@]+"${flags[@]}"} ${RUN:+-run "$RUN"} ./...) || code=1
+}
+
 for tier in "$@"; do
 	case $tier in
-	unit | integration | e2e) "run_$tier" ;;
+	unit) run_unit; run_tools ;;
+	integration | e2e) "run_$tier" ;;
 	*) echo "unknown tier: $tier" >&2; exit 2 ;;
 	esac
 done
