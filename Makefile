@@ -98,13 +98,17 @@ e2e-benchmark: e2e-benchmark-binary ## Run it on the lab, reports in benchmark-r
 
 RELEASE := $(GO) run -C hack/tools/release .
 DIST ?= dist
-# The repository of the image, as the manifests and the chart name it.
+# The repository of the image, as the manifests name it.
 IMAGE ?= cluster-gateway
 
 .PHONY: release
 release: ## Build a release into dist/: VERSION=v0.1.0; IMAGE=, PLATFORMS=, SIGNING_KEY=, DOWNLOAD_URL=
 	@$(RELEASE) build --source '$(CURDIR)' --dist '$(abspath $(DIST))' --version '$(if $(filter-out file default,$(origin VERSION)),$(VERSION))' --image '$(IMAGE)' \
 		$(if $(PLATFORMS),--platforms '$(PLATFORMS)') $(if $(SIGNING_KEY),--signing-key '$(abspath $(SIGNING_KEY))') $(if $(DOWNLOAD_URL),--download-url '$(DOWNLOAD_URL)')
+
+.PHONY: test-release
+test-release: ## Test the program that builds a release; make test-unit does this, too
+	$(GO) test -C hack/tools/release $(TESTFLAGS) $(if $(RUN),-run '$(RUN)') ./...
 
 .PHONY: release-check
 release-check: ## Check the files of the release in dist/; KEY=public.pem checks its signature, too

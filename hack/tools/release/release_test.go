@@ -34,8 +34,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// source returns a copy of the files of this repository that a release needs, and a chart. Their
-// modes and times are those of this moment.
+// source returns a copy of the files of this repository that a release needs. Their modes and
+// times are those of this moment.
 func source(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -50,10 +50,6 @@ func source(t *testing.T) string {
 	if err := os.CopyFS(filepath.Join(dir, "manifests", "gateway"), os.DirFS(filepath.Join(root, "manifests", "gateway"))); err != nil {
 		t.Fatal(err)
 	}
-	chart := filepath.Join(dir, "charts", "example")
-	write(t, filepath.Join(chart, "Chart.yaml"), []byte("name: example\nversion: 0.0.0\nappVersion: v0.0.0\n"))
-	write(t, filepath.Join(chart, "values.yaml"), []byte("image:\n  repository: cluster-gateway\n"))
-	write(t, filepath.Join(chart, "templates", "a.yaml"), []byte("kind: ConfigMap\n"))
 	return dir
 }
 
@@ -105,7 +101,7 @@ func TestTwoBuildsAreEqual(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.signer, b.signer = key, key
-	old := filepath.Join(b.source, "charts", "example", "values.yaml")
+	old := filepath.Join(b.source, "LICENSE")
 	if err := errors.Join(os.Chmod(old, 0o600), os.Chtimes(old, time.Unix(1, 0), time.Unix(1, 0))); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +144,7 @@ func testFiles(t *testing.T, dist string) {
 		"agent-bootstrap_v0.1.0_darwin_arm64.tar.gz", "agent-bootstrap_v0.1.0_linux_amd64.tar.gz",
 		"agent-bootstrap_v0.1.0_linux_arm64.tar.gz", "agent-bootstrap_v0.1.0_windows_amd64.zip",
 		"completions/agent-bootstrap.bash", "completions/agent-bootstrap.fish", "completions/agent-bootstrap.ps1", "completions/agent-bootstrap.zsh",
-		"example-0.1.0.tgz", "gateway_v0.1.0_darwin_arm64.tar.gz", "gateway_v0.1.0_linux_amd64.tar.gz", "gateway_v0.1.0_linux_arm64.tar.gz",
+		"gateway_v0.1.0_darwin_arm64.tar.gz", "gateway_v0.1.0_linux_amd64.tar.gz", "gateway_v0.1.0_linux_arm64.tar.gz",
 		"image/index.json", "image/oci-layout", "install.yaml", "krew/cg.yaml", "release-notes.md",
 		"sbom/agent-bootstrap_v0.1.0_darwin_arm64.cdx.json", "sbom/agent-bootstrap_v0.1.0_linux_amd64.cdx.json",
 		"sbom/agent-bootstrap_v0.1.0_linux_arm64.cdx.json", "sbom/agent-bootstrap_v0.1.0_windows_amd64.cdx.json",
@@ -156,17 +152,6 @@ func testFiles(t *testing.T, dist string) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the release has the files\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-	data, err := os.ReadFile(filepath.Join(dist, "example-0.1.0.tgz"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	chart := untar(t, data)
-	if got, want := string(chart["example/Chart.yaml"].data), "name: example\nversion: 0.1.0\nappVersion: v0.1.0\n"; got != want {
-		t.Errorf("Chart.yaml is %q, want %q", got, want)
-	}
-	if got, want := string(chart["example/values.yaml"].data), "image:\n  repository: registry.example.com/cluster-gateway\n"; got != want {
-		t.Errorf("values.yaml is %q, want %q", got, want)
 	}
 }
 
@@ -359,6 +344,18 @@ func testVerify(t *testing.T, dist string) {
 	if err := verify(dist, ""); err != nil {
 		t.Fatal(err)
 	}
+	install := filepath.Join(dist, "install.yaml")
+	data, err := os.ReadFile(install)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := bytes.Clone(data)
+	changed[0]++
+	write(t, install, changed)
+	if err := verify(dist, ""); err == nil || !strings.Contains(err.Error(), "install.yaml: SHA-256") {
+		t.Errorf("a file with a changed byte: %v", err)
+	}
+	write(t, install, data)
 	added := filepath.Join(dist, "added")
 	write(t, added, nil)
 	if err := verify(dist, ""); err == nil || !strings.Contains(err.Error(), "added: missing in the checksums") {
@@ -367,7 +364,7 @@ func testVerify(t *testing.T, dist string) {
 	if err := os.Remove(added); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(dist, "install.yaml")); err != nil {
+	if err := os.Remove(install); err != nil {
 		t.Fatal(err)
 	}
 	if err := verify(dist, ""); err == nil || !strings.Contains(err.Error(), "install.yaml: missing in "+dist) {
