@@ -64,6 +64,14 @@ func followNamespaces(ctx context.Context, c *lab.Cluster) error {
 }
 
 func removeNamespace(ctx context.Context, c *lab.Cluster, namespace *corev1.Namespace) error {
+	// An event can be about a namespace that has been removed, and created again, since.
+	current, err := c.Client().CoreV1().Namespaces().Get(ctx, namespace.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && current.UID != namespace.UID {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	lists, err := c.Client().Discovery().ServerPreferredNamespacedResources()
 	if err != nil && len(lists) == 0 { // ignore a group that an aggregated server does not serve at the moment
 		return err
