@@ -38,6 +38,8 @@ func (r *registerRun) applyStep(ctx context.Context, applier *registration.Appli
 	switch step.Name {
 	case registration.StepSecret:
 		return r.applySecret(ctx)
+	case registration.StepProbe:
+		return r.probeImpersonation(ctx, applier, step)
 	case registration.StepCertificate:
 		return r.provideCertificate(ctx)
 	case registration.StepWait:
@@ -87,8 +89,11 @@ func (r *registerRun) stepText(name registration.StepName, result registration.R
 	case registration.StepAccount:
 		return accountText(result, r.o.dryRun)
 	case registration.StepAccess:
-		access := registration.AccessOf(r.o.access)
+		access := registration.AccessOf(r.spec.Access)
 		text := fmt.Sprintf("%s (ClusterRole %s): %s", access.Name, access.Role, outcome)
+		if r.spec.Impersonation != nil {
+			text = fmt.Sprintf("the gateway may %s (ClusterRole %s): %s", r.plan.Spec.Impersonation.Describe(), access.Role, outcome)
+		}
 		if len(result.Removed) > 0 {
 			text += fmt.Sprintf("; previous access %s: %s", pastTense("removed", r.o.dryRun), objectNames(result.Removed))
 		}

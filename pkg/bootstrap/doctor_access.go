@@ -24,6 +24,10 @@ func (e *examination) checkAccess(ctx context.Context) {
 		e.unknown(StageRBAC, "%v", err)
 		return
 	}
+	if mode := e.gateway.Status.Identity; mode == v1alpha1.IdentityImpersonate || mode == v1alpha1.IdentityRules {
+		e.checkIdentity(ctx, target, mode)
+		return
+	}
 	account := "the gateway's account"
 	if name := target.whoami(ctx); name != "" {
 		account = strconv.Quote(name)
@@ -49,6 +53,30 @@ func (e *examination) checkAccess(ctx context.Context) {
 	}
 }
 
+// checkIdentity reports who the cluster sees, if that is not the gateway's account: then the rights
+// of that account cannot be asked for through the gateway, and the caller's own are not the
+// gateway's business.
+func (e *examination) checkIdentity(ctx context.Context, target *clusterClient, mode string) {
+	you := ""
+	if name := target.whoami(ctx); name != "" {
+		you = fmt.Sprintf(": it knows you as %q", name)
+	}
+	text := "the cluster sees the callers themselves"
+	if mode == v1alpha1.IdentityRules {
+		text = "rules say who the cluster sees"
+	}
+	bounds := ""
+	if recorded, has := e.gateway.Annotations[v1alpha1.AnnotationImpersonation]; has {
+		impersonation, err := registration.ParseImpersonation(recorded)
+		if err != nil {
+			e.unknown(StageRBAC, "%v", err)
+			return
+		}
+		bounds = ". The gateway may " + impersonation.Describe()
+	}
+	e.ok(StageRBAC, "%s%s%s%s", text, you, bounds, e.sharedCredential())
+}
+
 // sharedCredential says that a cluster has only one credential, for its users and for the gateway
 // itself, and what to do. It is empty if the cluster has two, or needs only one.
 func (e *examination) sharedCredential() string {
@@ -62,8 +90,11 @@ func (e *examination) sharedCredential() string {
 // accessAdvice says how to restore the gateway's rights in the cluster.
 func (e *examination) accessAdvice() string {
 	access := e.gateway.Annotations[v1alpha1.AnnotationAccess]
-	if access == "" {
+	switch access {
+	case "":
 		access = "ROLE"
+	case registration.AccessImpersonate:
+		return "give the gateway the right to impersonate again. To do so, " + e.registerAgain() + " --identity impersonate"
 	}
 	return "bind the role again. To do so, " + e.registerAgain() + " --access " + access
 }

@@ -51,6 +51,13 @@ func TestDoctorStages(t *testing.T) {
 		advice  string   // in the advice
 	}{
 		{name: "nothing", route: "direct", ok: []Stage{StageHub, StageSecret, StageDial, StageTLS, StageCredential, StageRBAC}, message: []string{`"gateway" has --access=admin`}},
+		{name: "the callers are seen", route: "direct", change: func(h *fakeHub) {
+			c := testCluster("edge-1", "direct")
+			c.Status.Identity = v1alpha1.IdentityImpersonate
+			c.Annotations[v1alpha1.AnnotationImpersonation] = `{"groups":["a","b"],"readOnly":true}`
+			h.add(c)
+		}, ok: []Stage{StageHub, StageSecret, StageDial, StageTLS, StageCredential, StageRBAC},
+			message: []string{"sees the callers themselves: it knows you as", "act as any user and 2 groups, only to read"}},
 		{name: "nothing, with an agent that runs as a process", route: "tunnel",
 			ok: []Stage{StageHub, StageSecret, StageAgent, StageDial, StageTLS, StageCredential, StageRBAC}, message: []string{"set --out-dir DIR"}},
 		{name: "no gateway on the hub", change: func(h *fakeHub) { delete(h.answers, "GET "+gatewayPath) },

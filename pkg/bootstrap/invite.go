@@ -28,14 +28,15 @@ const (
 
 type inviteOptions struct {
 	credentialOptions
-	access, endpoint string
-	agentValues      agentValuesFlag
-	ttl              time.Duration
-	revoke           bool
+	identityOptions
+	endpoint    string
+	agentValues agentValuesFlag
+	ttl         time.Duration
+	revoke      bool
 }
 
 func (a *app) inviteCommand() *cobra.Command {
-	o := &inviteOptions{credentialOptions: newCredentialOptions(), access: registration.AccessAdmin, ttl: 24 * time.Hour}
+	o := &inviteOptions{credentialOptions: newCredentialOptions(), identityOptions: identityOptions{forInvitation: true}, ttl: 24 * time.Hour}
 	cmd := &cobra.Command{
 		Use:   "invite NAME [flags] > invite.yaml",
 		Short: "Create a file that registers the cluster to which it is applied",
@@ -72,7 +73,7 @@ remove the cluster. "rotate NAME --out-dir" replaces it with an agent's certific
 	fs := cmd.Flags()
 	fs.DurationVar(&o.ttl, "ttl", o.ttl, "How long a cluster can be registered with the invitation, from 1m to 720h.")
 	fs.BoolVar(&o.revoke, "revoke", o.revoke, "Revoke the invitation for NAME. A cluster that was registered with it stays registered.")
-	fs.StringVar(&o.access, "access", o.access, accessHelp)
+	o.identityOptions.addFlags(fs)
 	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process. Requires --endpoint. The file to apply then contains no agent.")
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "With --out-dir: URL of the cluster's API server, as the agent reaches it.")
 	o.agentValues.addFlag(fs, "They also apply to the Job that registers the cluster.")
@@ -82,7 +83,7 @@ remove the cluster. "rotate NAME --out-dir" replaces it with an agent's certific
 
 func (o *inviteOptions) validate(name string) error {
 	errs := append(o.credentialOptions.validate(), validateAccess(o.access, o.endpoint)...)
-	errs = append(errs, registration.ValidateInvitationName(name))
+	errs = append(errs, registration.ValidateInvitationName(name), o.identityOptions.validate())
 	if o.ttl < minTTL || o.ttl > maxTTL {
 		errs = append(errs, fmt.Errorf("invalid --ttl %q: must be between %s and %s", o.ttl, minTTL, maxTTL))
 	}
@@ -175,8 +176,13 @@ func (r *inviteRun) read(ctx context.Context) (err error) {
 
 // invite creates the invitation, and returns the objects for the cluster.
 func (r *inviteRun) invite(ctx context.Context, values registration.AgentValues) ([]*unstructured.Unstructured, error) {
+	given, err := r.o.into(registration.Spec{}).WithIdentity(nil)
+	if err != nil {
+		return nil, err
+	}
+	r.reportIdentity(&r.o.identityOptions, given)
 	spec := registration.InvitationSpec{
-		Name: r.name, Access: r.o.access, Process: r.o.outDir != "", Endpoint: r.o.endpoint, TTL: r.o.ttl,
+		Name: r.name, Access: given.Access, Impersonation: given.Impersonation, Process: r.o.outDir != "", Endpoint: r.o.endpoint, TTL: r.o.ttl,
 		TokenLifetime: r.o.tokenLifetime, CertificateLifetime: r.o.agentLifetime, AgentValues: values, Now: r.Now(),
 	}
 	cert, key, err := r.authority.IssueInvitation(r.name, spec.CertificateTTL())

@@ -41,6 +41,9 @@ func (r *registerRun) readHub(ctx context.Context) (err error) {
 		return err
 	}
 	r.state.Hub.Namespace = r.app.hub.namespace
+	if err := r.makeSpec(); err != nil {
+		return err
+	}
 	return r.step(ctx, "hub", "%s (%s)", r.hub.config.Host, r.hub.version)
 }
 
@@ -87,7 +90,7 @@ func (r *registerRun) readCluster(ctx context.Context) (err error) {
 	}
 	r.state.Hub.UID = r.hub.uid
 	// Before anything else is read, or waited for: whether the name and the cluster are free.
-	if err := registration.CheckTaken(r.spec(), r.state.Hub.Secret, r.cluster.uid); err != nil {
+	if err := registration.CheckTaken(r.spec, r.state.Hub.Secret, r.cluster.uid); err != nil {
 		return err
 	}
 	namespace, err := r.readNamespace(ctx)
@@ -98,7 +101,7 @@ func (r *registerRun) readCluster(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	state, err := registration.ReadCluster(ctx, r.cluster.kube, r.cluster.dyn, r.spec(), server)
+	state, err := registration.ReadCluster(ctx, r.cluster.kube, r.cluster.dyn, r.spec, server)
 	if err != nil {
 		return r.cluster.explain(err)
 	}
@@ -132,7 +135,7 @@ func (r *registerRun) readNamespace(ctx context.Context) (*corev1.Namespace, err
 	case err != nil:
 		return nil, r.cluster.explain(err)
 	case namespace.DeletionTimestamp == nil:
-		return namespace, registration.CheckRegistered(r.spec(), namespace, r.hub.uid)
+		return namespace, registration.CheckRegistered(r.spec, namespace, r.hub.uid)
 	case r.o.dryRun:
 		return nil, fmt.Errorf("the cluster's namespace %s is still being deleted: try again in a moment", registration.AgentNamespace)
 	}

@@ -24,8 +24,8 @@ const (
 
 // Helps of flags that several commands have.
 const (
-	accessHelp = "What the gateway may do in the cluster, and so everyone who may use the cluster through the hub. One of: admin, view, the name of a ClusterRole in the cluster, " +
-		"or impersonate (only the right to act as any user, for clusters that are to see their callers: see docs/identity.md)."
+	accessHelp = "What the gateway may do in the cluster, and so everyone who may use the cluster through the hub. One of: admin, view, or the name of a ClusterRole in the cluster. " +
+		"With --identity=impersonate, the most that callers may do: admin (what the cluster's RBAC allows them) or view (only reading)."
 	tunnelAddressHelp       = "Address (host:port) of the tunnel server that agents connect to. Default: the address that the gateway publishes on the hub."
 	tokenLifetimeHelp       = "Lifetime of the gateway's token. The cluster can issue a token with a shorter lifetime."
 	certificateLifetimeHelp = "Lifetime of the agent's certificate."
@@ -71,7 +71,7 @@ func (o *credentialOptions) validate() []error {
 func validateAccess(access, endpoint string) []error {
 	var errs []error
 	if access == "" {
-		errs = append(errs, errors.New(`invalid --access "": must be admin, view, impersonate or the name of a ClusterRole`))
+		errs = append(errs, errors.New(`invalid --access "": must be admin, view or the name of a ClusterRole`))
 	}
 	if endpoint != "" {
 		if err := cluster.CheckEndpoint(endpoint); err != nil { // the value is not shown: it may hold a password
@@ -83,18 +83,17 @@ func validateAccess(access, endpoint string) []error {
 
 type registerOptions struct {
 	credentialOptions
-	cluster                 clusterOptions
-	route, access, endpoint string
-	serverName, proxyURL    string
-	// given is the flags that were set.
-	given           *pflag.FlagSet
-	agentValues     agentValuesFlag
-	wait            time.Duration
-	adopt, takeOver bool
+	identityOptions
+	cluster              clusterOptions
+	route, endpoint      string
+	serverName, proxyURL string
+	agentValues          agentValuesFlag
+	wait                 time.Duration
+	adopt, takeOver      bool
 }
 
 func (a *app) registerCommand() *cobra.Command {
-	o := &registerOptions{credentialOptions: newCredentialOptions(), route: routeTunnel, access: registration.AccessAdmin, wait: 2 * time.Minute}
+	o := &registerOptions{credentialOptions: newCredentialOptions(), route: routeTunnel, wait: 2 * time.Minute}
 	cmd := &cobra.Command{
 		Use:   "register NAME --cluster-kubeconfig FILE",
 		Short: "Register a cluster, and wait until it can be reached",
@@ -121,6 +120,9 @@ For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.
   # The kubeconfig's server is an address that only your machine can reach.
   agent-bootstrap register nearby --cluster-kubeconfig nearby.kubeconfig --route direct --endpoint https://nearby.example.com:6443
 
+  # The cluster sees the callers themselves. Members of the group platform are administrators there.
+  agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --identity impersonate --admin-group platform
+
   # Print what the command would apply, and change nothing.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --dry-run -o yaml`,
 		Args: oneName,
@@ -132,14 +134,13 @@ For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.
 	fs := cmd.Flags()
 	o.cluster.addFlags(fs, ". Required")
 	fs.StringVar(&o.route, "route", o.route, "How the gateway reaches the cluster. tunnel: an agent in the cluster connects to the gateway. direct: the gateway connects to the cluster.")
-	fs.StringVar(&o.access, "access", o.access, accessHelp)
+	o.identityOptions.addFlags(fs)
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint,
 		"URL of the cluster's API server, as the agent (tunnel) or the gateway (direct) reaches it. Default: https://kubernetes.default.svc:443 for an agent in Pods, otherwise the server in --cluster-kubeconfig.")
 	fs.StringVar(&o.serverName, "tls-server-name", o.serverName,
 		"Name in the API server's certificate. Default: tls-server-name in --cluster-kubeconfig, or none for an agent in Pods. '': the host of the endpoint.")
 	fs.StringVar(&o.proxyURL, "proxy-url", o.proxyURL,
 		"With --route=direct: proxy between the gateway and the API server. Default: proxy-url in --cluster-kubeconfig. '': none.")
-	o.given = fs
 	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process: certificate, key, flags and a systemd unit. No agent is installed in the cluster.")
 	o.agentValues.addFlag(fs, "Default: the values of the earlier registration; '' removes them.")
 	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers through the gateway. 0: do not wait.")
@@ -151,7 +152,7 @@ For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.
 
 func (o *registerOptions) validate(name string) error {
 	errs := append(o.credentialOptions.validate(), validateAccess(o.access, o.endpoint)...)
-	errs = append(errs, checkName(name))
+	errs = append(errs, checkName(name), o.identityOptions.validate())
 	if o.cluster.kubeconfig == "" {
 		errs = append(errs, errors.New("--cluster-kubeconfig is required: the kubeconfig of the cluster to register"))
 	}
@@ -193,7 +194,9 @@ type registerRun struct {
 	authority    *pki.Authority
 	agentValues  *registration.AgentValues
 	state        registration.State
-	plan         *registration.Plan
+	// spec is complete once the hub has been read.
+	spec registration.Spec
+	plan *registration.Plan
 }
 
 func (r *registerRun) run(ctx context.Context) (err error) {
@@ -224,10 +227,11 @@ func (r *registerRun) run(ctx context.Context) (err error) {
 
 // makePlan refuses what cannot work before anything is changed.
 func (r *registerRun) makePlan(context.Context) (err error) {
-	r.plan, err = registration.NewPlan(r.spec(), r.state)
+	r.plan, err = registration.NewPlan(r.spec, r.state)
 	if err != nil {
 		return err
 	}
+	r.reportIdentity(&r.o.identityOptions, r.spec)
 	for _, note := range r.plan.Notes {
 		r.say("  %-12s %s", "note", note)
 	}
@@ -242,12 +246,13 @@ func (o *registerOptions) ifGiven(name, value string) *string {
 	return &value
 }
 
-func (r *registerRun) spec() registration.Spec {
-	return registration.Spec{
-		Name: r.name, Form: r.o.form(), Access: r.o.access, Endpoint: r.o.endpoint,
+func (r *registerRun) makeSpec() (err error) {
+	r.spec, err = r.o.into(registration.Spec{
+		Name: r.name, Form: r.o.form(), Endpoint: r.o.endpoint,
 		ServerName: r.o.ifGiven("tls-server-name", r.o.serverName), ProxyURL: r.o.ifGiven("proxy-url", r.o.proxyURL),
 		Adopt: r.o.adopt, TakeOver: r.o.takeOver, AgentValues: r.agentValues, Now: r.Now(),
-	}
+	}).WithIdentity(r.state.Hub.Secret)
+	return err
 }
 
 // printNext prints what to do next.

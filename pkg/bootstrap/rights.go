@@ -65,7 +65,7 @@ func (r *registerRun) tryGrants(ctx context.Context) error {
 			switch {
 			case err == nil:
 			case o.GetNamespace() == "":
-				return fmt.Errorf("--access %s: %w", r.o.access, err)
+				return fmt.Errorf("--access %s: %w", r.spec.Access, err)
 			default:
 				return fmt.Errorf("a dry run of %s %s failed, and nothing was changed: %w", o.GetKind(), o.GetName(), err)
 			}

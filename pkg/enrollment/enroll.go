@@ -435,6 +435,7 @@ func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
 	}
 	wanted := registration.ClusterSecret{
 		Name: a.invited.Name, Namespace: a.cfg.Namespace, Tunnel: true, UID: a.target.uid, Access: a.record.Access,
+		Identity: a.record.Identity(), Impersonation: a.record.Impersonation,
 		Endpoint: a.record.Endpoint, CA: a.ca, FollowCA: true, Token: a.token, MaintenanceToken: a.maintenanceToken, AgentValues: values,
 	}
 	current, err := a.registered(ctx)

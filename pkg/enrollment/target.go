@@ -157,8 +157,7 @@ func (t *target) setOwners(ctx context.Context, record *registration.Invitation,
 	if err != nil {
 		return err
 	}
-	access := registration.AccessOf(record.Access)
-	bound, err := access.Objects("")
+	bound, err := record.AccessObjects()
 	if err != nil {
 		return err
 	}

@@ -17,9 +17,12 @@ import (
 type Access struct {
 	// Name is the value of --access. Role is the ClusterRole that it stands for.
 	Name, Role string
+	// Impersonation is used if Name is AccessImpersonate.
+	Impersonation Impersonation
 }
 
 // The values of --access with a meaning of their own. Any other value is the name of a ClusterRole.
+// AccessImpersonate is the access of --identity=impersonate.
 const (
 	AccessAdmin       = v1alpha1.AccessAdmin
 	AccessView        = "view"
@@ -30,12 +33,21 @@ const (
 func AccessOf(name string) Access {
 	switch name {
 	case AccessAdmin:
-		return Access{name, v1alpha1.ClusterRoleAdmin}
+		return Access{Name: name, Role: v1alpha1.ClusterRoleAdmin}
 	case AccessImpersonate:
-		return Access{name, AccessPrefix + "impersonate"}
+		return Access{Name: name, Role: impersonateRole}
 	default: // Kubernetes has a ClusterRole view
-		return Access{name, name}
+		return Access{Name: name, Role: name}
 	}
+}
+
+// accessOf is AccessOf with an impersonation, which may be nil.
+func accessOf(name string, impersonation *Impersonation) Access {
+	access := AccessOf(name)
+	if impersonation != nil {
+		access.Impersonation = *impersonation
+	}
+	return access
 }
 
 // Objects returns the objects that bind the access to the account for callers. The namespace with
@@ -45,10 +57,9 @@ func (a Access) Objects(namespace types.UID) ([]*unstructured.Unstructured, erro
 	if a.Name == AccessImpersonate {
 		typed = append(typed, &rbacv1.ClusterRole{
 			ObjectMeta: metav1.ObjectMeta{Name: a.Role, Labels: ManagedLabels(nil)},
-			Rules: []rbacv1.PolicyRule{
-				{APIGroups: []string{""}, Resources: []string{"users", "groups", "serviceaccounts"}, Verbs: []string{"impersonate"}},
-			},
+			Rules:      a.Impersonation.rules(),
 		})
+		typed = append(typed, a.Impersonation.bindings()...)
 	}
 	typed = append(typed, &rbacv1.ClusterRoleBinding{
 		// The role of a binding cannot be changed: each role has a binding of its own, and earlier

@@ -46,10 +46,11 @@ type Invitation struct {
 	Chain       int
 	Expires     time.Time
 	// Address is the address that agents connect to, HubUID identifies the hub, and Access is the
-	// value of --access.
-	Address string
-	HubUID  types.UID
-	Access  string
+	// value of --access. Impersonation is that of --identity=impersonate, or nil.
+	Address       string
+	HubUID        types.UID
+	Access        string
+	Impersonation *Impersonation
 	// Endpoint is the URL of the cluster's API server as the agent sees it. With Process, the agent
 	// does not run as Pods: the gateway cannot replace its certificate, so that the certificate of the
 	// invitation remains the agent's once the cluster is registered.
@@ -82,6 +83,7 @@ const (
 	recordTokenLifetime       = "token-lifetime"
 	recordCertificateLifetime = "certificate-lifetime"
 	recordAgentValues         = "agent-values"
+	recordImpersonation       = "impersonation"
 )
 
 // InvitationSecret returns the name of the Secret that is the record of an invitation.
@@ -123,6 +125,9 @@ func (i *Invitation) Secret(namespace string) (*corev1.Secret, error) {
 	if len(values) > 0 {
 		secret.Data[recordAgentValues] = values
 	}
+	if i.Impersonation != nil {
+		secret.Data[recordImpersonation] = []byte(i.Impersonation.text())
+	}
 	return secret, nil
 }
 
@@ -148,13 +153,18 @@ func ReadInvitation(secret *corev1.Secret) (*Invitation, error) {
 		State: InvitationState(a[v1alpha1.AnnotationInvitationState]), ClusterUID: types.UID(a[v1alpha1.AnnotationClusterUID]),
 		Message: a[v1alpha1.AnnotationInvitationMessage],
 	}
-	var errs [7]error
+	var errs [8]error
 	i.Chain, errs[0] = strconv.Atoi(text(recordChain))
 	i.Expires, errs[1] = time.Parse(time.RFC3339, text(recordExpires))
 	i.TokenLifetime, errs[2] = time.ParseDuration(text(recordTokenLifetime))
 	i.CertificateLifetime, errs[3] = time.ParseDuration(text(recordCertificateLifetime))
 	i.Process, errs[5] = strconv.ParseBool(text(recordProcess))
 	i.AgentValues, errs[6] = ParseAgentValues(secret.Data[recordAgentValues])
+	if recorded, has := secret.Data[recordImpersonation]; has {
+		var impersonation Impersonation
+		impersonation, errs[7] = ParseImpersonation(string(recorded))
+		i.Impersonation = &impersonation
+	}
 	if at := a[v1alpha1.AnnotationInvitationUsedAt]; at != "" {
 		i.UsedAt, errs[4] = time.Parse(time.RFC3339, at)
 	}

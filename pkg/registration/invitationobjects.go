@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/oam-dev/cluster-gateway/manifests"
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 )
 
 // Objects returns the objects of the invitation that are applied to the cluster: the objects that
@@ -28,7 +29,7 @@ func (i *Invitation) Objects(pair AgentPair, lifetime time.Duration) ([]*unstruc
 	if err != nil {
 		return nil, err
 	}
-	access, err := AccessOf(i.Access).Objects("")
+	access, err := i.AccessObjects()
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +55,20 @@ func (i *Invitation) Objects(pair AgentPair, lifetime time.Duration) ([]*unstruc
 		all = append(all, o)
 	}
 	return i.AgentValues.applyTo(all)
+}
+
+// AccessObjects returns the objects that bind the access to the account for callers, without an
+// owner.
+func (i *Invitation) AccessObjects() ([]*unstructured.Unstructured, error) {
+	return accessOf(i.Access, i.Impersonation).Objects("")
+}
+
+// Identity is who the cluster will see, as the cluster's Secret says it. Empty means the default.
+func (i *Invitation) Identity() string {
+	if i.Impersonation == nil {
+		return ""
+	}
+	return v1alpha1.IdentityImpersonate
 }
 
 // JobName returns the name of the invitation's Job. A Job cannot be changed, so each invitation has

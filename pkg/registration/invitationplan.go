@@ -17,6 +17,8 @@ import (
 // InvitationSpec describes an invitation.
 type InvitationSpec struct {
 	Name, Access string
+	// Impersonation is that of --identity=impersonate, and nil otherwise.
+	Impersonation *Impersonation
 	// Process means that the agent runs as a process. Endpoint is then required.
 	Process  bool
 	Endpoint string
@@ -61,7 +63,7 @@ func NewInvitationPlan(spec InvitationSpec, hub HubState, pair AgentPair) (*Plan
 		Name: spec.Name, Fingerprint: Fingerprint(chain[0].Raw), Chain: len(chain), Expires: spec.Now.Add(spec.TTL),
 		Address: hub.TunnelAddress, HubUID: hub.UID, Endpoint: cmp.Or(spec.Endpoint, DefaultTunnelEndpoint), Process: spec.Process,
 		Access: spec.Access, TokenLifetime: spec.TokenLifetime, CertificateLifetime: spec.CertificateLifetime, State: InvitationOpen,
-		AgentValues: spec.AgentValues,
+		AgentValues: spec.AgentValues, Impersonation: spec.Impersonation,
 	}
 	secret, err := record.Secret(hub.Namespace)
 	if err != nil {

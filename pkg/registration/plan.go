@@ -25,8 +25,13 @@ type Spec struct {
 	// Name is the name of the cluster.
 	Name string
 	Form Form
-	// Access is the value of --access.
+	// Access is the value of --access. Empty means the default.
 	Access string
+	// Identity is who the cluster sees: v1alpha1.IdentityCredential or v1alpha1.IdentityImpersonate.
+	// Empty keeps what the Secret says. Impersonation is for v1alpha1.IdentityImpersonate. Nil, and a
+	// nil list, keep what the Secret says. See [Spec.WithIdentity].
+	Identity      string
+	Impersonation *Impersonation
 	// Endpoint is the URL of the API server, as the agent or, for FormDirect, the gateway sees it.
 	// Empty means the default of the form.
 	Endpoint string
@@ -58,8 +63,10 @@ type StepName string
 
 // The steps of plans.
 const (
-	StepNamespace   StepName = "namespace"
-	StepAccount     StepName = "account"
+	StepNamespace StepName = "namespace"
+	StepAccount   StepName = "account"
+	// StepProbe finds out whether the cluster has constrained impersonation.
+	StepProbe       StepName = "probe"
 	StepAccess      StepName = "access"
 	StepSecret      StepName = "secret"
 	StepCertificate StepName = "certificate"
@@ -111,6 +118,8 @@ const placeholder = "dry-run"
 
 // NewPlan plans a registration. It refuses what cannot work: a name or a cluster that is registered
 // already, a ClusterRole that does not exist, and a Secret that the gateway could not use.
+//
+// The spec must be complete: see [Spec.WithIdentity].
 func NewPlan(spec Spec, state State) (*Plan, error) {
 	if err := checkState(spec, state); err != nil {
 		return nil, err
@@ -124,7 +133,7 @@ func NewPlan(spec Spec, state State) (*Plan, error) {
 	}
 	p.planCertificate(state)
 	p.planReads(state)
-	for _, plan := range []func(State) error{p.planNamespace, p.planAccount, p.planAccess, p.planSecretStep, p.planAgent, p.planRemoval} {
+	for _, plan := range []func(State) error{p.planNamespace, p.planAccount, p.planProbe, p.planAccess, p.planSecretStep, p.planAgent, p.planRemoval} {
 		if err := plan(state); err != nil {
 			return nil, err
 		}
@@ -142,7 +151,7 @@ func checkState(spec Spec, state State) error {
 		return err
 	}
 	if state.Cluster.AccessRoleMissing {
-		return fmt.Errorf("invalid --access %q: the cluster has no ClusterRole of that name. Use admin, view, impersonate or a name from: kubectl get clusterroles", spec.Access)
+		return fmt.Errorf("invalid --access %q: the cluster has no ClusterRole of that name. Use admin, view or a name from: kubectl get clusterroles", spec.Access)
 	}
 	return nil
 }
@@ -178,7 +187,7 @@ func (p *Plan) planSecret(state State) error {
 	server := state.Cluster.Server
 	p.Secret = ClusterSecret{
 		Name: p.Spec.Name, Namespace: state.Hub.Namespace, Tunnel: p.Spec.Form != FormDirect, UID: state.Cluster.UID,
-		Access: p.Spec.Access, Endpoint: p.Spec.Endpoint, CA: server.CA, // without a CA: the roots of the system
+		Access: p.Spec.Access, Identity: p.Spec.Identity, Impersonation: p.Spec.Impersonation, Endpoint: p.Spec.Endpoint, CA: server.CA, // without a CA: the roots of the system
 	}
 	switch {
 	case p.Secret.Endpoint != "":
@@ -336,9 +345,39 @@ func (p *Plan) planAccount(state State) error {
 	return nil
 }
 
+// planProbe finds out in which form the cluster has to be given the right to impersonate. The
+// objects are removed at once.
+func (p *Plan) planProbe(State) error {
+	if p.Spec.Impersonation == nil {
+		return nil
+	}
+	objects, err := ProbeObjects()
+	if err != nil {
+		return err
+	}
+	p.add(Step{Name: StepProbe, Side: SideCluster, Apply: objects, Remove: objects})
+	return nil
+}
+
+// SetUnconstrained sets what the probe has found out: whether the cluster lacks constrained
+// impersonation.
+func (p *Plan) SetUnconstrained(unconstrained bool) error {
+	p.Spec.Impersonation.Unconstrained = unconstrained
+	objects, err := accessOf(p.Spec.Access, p.Spec.Impersonation).Objects("")
+	if err != nil {
+		return err
+	}
+	for i := range p.Steps {
+		if p.Steps[i].Name == StepAccess {
+			p.Steps[i].Apply = objects
+		}
+	}
+	return nil
+}
+
 // planAccess binds --access, and removes what an earlier --access bound.
 func (p *Plan) planAccess(state State) error {
-	objects, err := AccessOf(p.Spec.Access).Objects("")
+	objects, err := accessOf(p.Spec.Access, p.Spec.Impersonation).Objects("")
 	if err != nil {
 		return err
 	}

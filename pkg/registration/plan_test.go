@@ -136,11 +136,19 @@ func newPlanFixture(t *testing.T) *planFixture {
 	return f
 }
 
+// plan completes a spec and plans it.
+func (f *planFixture) plan(spec Spec) (*Plan, error) {
+	spec, err := spec.WithIdentity(f.state.Hub.Secret)
+	if err != nil {
+		return nil, err
+	}
+	return NewPlan(spec, f.state)
+}
+
 // registered adds what an earlier registration of this form left.
 func (f *planFixture) registered(t *testing.T, form Form, access string) {
 	t.Helper()
-	spec := Spec{Name: "edge", Form: form, Access: access, Now: f.now}
-	p, err := NewPlan(spec, f.state)
+	p, err := f.plan(Spec{Name: "edge", Form: form, Access: access, Now: f.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,6 +183,12 @@ func TestPlan(t *testing.T) {
 		{"pods-values", Spec{Form: FormPods, Access: AccessAdmin, AgentValues: ptr.To(parseValues(t, allValues))}, nil},
 		{"process", Spec{Form: FormProcess, Access: AccessView}, nil},
 		{"direct", Spec{Form: FormDirect, Access: AccessImpersonate}, nil},
+		{"impersonate", Spec{Form: FormPods, Access: AccessView, Identity: v1alpha1.IdentityImpersonate, Impersonation: &Impersonation{
+			Users: []string{"jane"}, Groups: []string{"dev", "ops"}, ExtraKeys: []string{"example.com/team"}, AdminGroups: []string{"ops"}, ViewGroups: []string{"dev"},
+		}}, nil},
+		{"credential-again", Spec{Form: FormDirect, Identity: v1alpha1.IdentityCredential}, func(t *testing.T, f *planFixture) {
+			f.registered(t, FormDirect, AccessImpersonate)
+		}},
 		{"adopt", Spec{Form: FormDirect, Access: AccessAdmin, Adopt: true}, func(_ *testing.T, f *planFixture) {
 			f.state.Hub.Secret = &corev1.Secret{
 				ObjectMeta: metav1.ObjectMeta{Namespace: "hub-namespace", Name: "edge", UID: "secret-uid", ResourceVersion: "7", Labels: map[string]string{v1alpha1.LabelCredentialType: "X509Certificate"}},
@@ -209,7 +223,7 @@ func TestPlan(t *testing.T) {
 				test.state(t, f)
 			}
 			test.spec.Name, test.spec.Now = "edge", f.now
-			p, err := NewPlan(test.spec, f.state)
+			p, err := f.plan(test.spec)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -219,7 +233,10 @@ func TestPlan(t *testing.T) {
 	for name, change := range map[string]func(spec *InvitationSpec){
 		"invitation":         func(*InvitationSpec) {},
 		"invitation-process": func(spec *InvitationSpec) { spec.Process, spec.Endpoint = true, "https://10.0.0.1:6443" },
-		"invitation-values":  func(spec *InvitationSpec) { spec.AgentValues = parseValues(t, allValues) },
+		"invitation-impersonate": func(spec *InvitationSpec) {
+			spec.Access, spec.Impersonation = AccessImpersonate, &Impersonation{Groups: []string{"ops"}, AdminGroups: []string{"ops"}, Unconstrained: true}
+		},
+		"invitation-values": func(spec *InvitationSpec) { spec.AgentValues = parseValues(t, allValues) },
 	} {
 		spec := InvitationSpec{Name: "edge", Access: AccessAdmin, TTL: time.Hour, TokenLifetime: time.Hour, CertificateLifetime: 2 * time.Hour}
 		change(&spec)
@@ -311,6 +328,8 @@ func TestPlanRefuses(t *testing.T) {
 			s.Hub.Secret, spec.TakeOver = secret("other", corev1.SecretTypeOpaque), true
 		}, "is taken: it is registered to another cluster"},
 		{"no ClusterRole", func(spec *Spec, s *State) { spec.Access, s.Cluster.AccessRoleMissing = "nothing", true }, `no ClusterRole of that name`},
+		{"a role with impersonation", func(spec *Spec, _ *State) { spec.Identity, spec.Access = v1alpha1.IdentityImpersonate, "edit" }, `with --identity=impersonate it must be admin or view`},
+		{"bounds without impersonation", func(spec *Spec, _ *State) { spec.Impersonation = &Impersonation{Users: []string{"jane"}} }, "are for --identity=impersonate"},
 		{"no CA", func(_ *Spec, s *State) { s.Cluster.RootCA, s.Cluster.Server.CA = nil, nil }, "the cluster's CA is not known"},
 		{"an endpoint that the gateway cannot use", func(spec *Spec, _ *State) { spec.Endpoint = "http://a" }, "only https is allowed"},
 	} {
@@ -319,7 +338,7 @@ func TestPlanRefuses(t *testing.T) {
 			f := newPlanFixture(t)
 			spec := Spec{Name: "edge", Form: FormPods, Access: AccessAdmin, Now: f.now}
 			test.change(&spec, &f.state)
-			if _, err := NewPlan(spec, f.state); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := f.plan(spec); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})

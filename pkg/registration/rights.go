@@ -117,6 +117,9 @@ func (p *Plan) Rights() (Rights, error) {
 		}
 	}
 	cluster.add(p.readRights...)
+	if p.Spec.Impersonation != nil {
+		cluster.add(createToken(ProbeAccount))
+	}
 	if p.NewToken {
 		cluster.add(createToken(GatewayAccount))
 	}

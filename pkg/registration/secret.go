@@ -25,11 +25,15 @@ type ClusterSecret struct {
 	// UID identifies the cluster: the UID of its namespace kube-system.
 	UID types.UID
 	// Access is the value of --access.
-	Access     string
-	Endpoint   string
-	CA         []byte
-	ServerName string
-	ProxyURL   string
+	Access string
+	// Identity is who the cluster sees. Empty leaves what the Secret says. Impersonation is for
+	// v1alpha1.IdentityImpersonate.
+	Identity      string
+	Impersonation *Impersonation
+	Endpoint      string
+	CA            []byte
+	ServerName    string
+	ProxyURL      string
 	// AgentValues are the values of the agent as [AgentValues.Encode] returns them, or empty.
 	AgentValues []byte
 	// Token is that of the account for callers, MaintenanceToken that of the account for maintenance.
@@ -58,6 +62,12 @@ func (c ClusterSecret) Secret() *corev1.Secret {
 		}
 	}
 	annotations := map[string]string{v1alpha1.AnnotationClusterUID: string(c.UID), v1alpha1.AnnotationAccess: c.Access}
+	if c.Identity != "" {
+		annotations[v1alpha1.AnnotationIdentity] = c.Identity
+	}
+	if c.Impersonation != nil {
+		annotations[v1alpha1.AnnotationImpersonation] = c.Impersonation.text()
+	}
 	if c.FollowCA {
 		annotations[v1alpha1.AnnotationCASource] = v1alpha1.CASourceCluster
 	}
@@ -98,8 +108,10 @@ func (c ClusterSecret) Patch(current *corev1.Secret) (patch []byte, removed []st
 	if _, has := current.Data[v1alpha1.SecretKeyAgentValues]; has && data[v1alpha1.SecretKeyAgentValues] == nil {
 		data[v1alpha1.SecretKeyAgentValues] = nil
 	}
-	if _, has := current.Annotations[v1alpha1.AnnotationCASource]; has && annotations[v1alpha1.AnnotationCASource] == nil {
-		annotations[v1alpha1.AnnotationCASource] = nil
+	for _, key := range []string{v1alpha1.AnnotationCASource, v1alpha1.AnnotationImpersonation} {
+		if _, has := current.Annotations[key]; has && annotations[key] == nil {
+			annotations[key] = nil
+		}
 	}
 	// With this annotation the gateway would verify nothing. (Its other annotations are the cluster's
 	// health.)

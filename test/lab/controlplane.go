@@ -10,11 +10,13 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 )
 
 const (
@@ -73,8 +75,8 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 
 // StartAPIServer starts the API server again, on the same port, after
 // [Cluster.StopAPIServer] or [Cluster.KillAPIServer], and returns when it is
-// ready.
-func (c *Cluster) StartAPIServer(ctx context.Context) error {
+// ready. extra are more arguments, until its next start.
+func (c *Cluster) StartAPIServer(ctx context.Context, extra ...string) error {
 	audit, err := c.auditArgs()
 	if err != nil {
 		return err
@@ -82,7 +84,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	p, err := c.startProcess(ctx, ProcessOptions{
 		Name:      "kube-apiserver",
 		Path:      c.lab.binaries.KubeAPIServer,
-		Args:      append(c.apiServerArgs(), audit...),
+		Args:      slices.Concat(c.apiServerArgs(), audit, extra),
 		ReadyFunc: c.apiServerReady,
 		// After the first signal it waits for watches, which need not end.
 		repeatSignal: apiServerGrace,
@@ -94,6 +96,56 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	defer c.mu.Unlock()
 	c.apiserver = p
 	return nil
+}
+
+// SecondAPIServer is another API server of a cluster, with the same etcd and certificates.
+type SecondAPIServer struct {
+	*Process
+	cluster *Cluster
+	port    int
+}
+
+// StartSecondAPIServer starts another API server of this cluster and returns when it is ready.
+func (c *Cluster) StartSecondAPIServer(ctx context.Context) (*SecondAPIServer, error) {
+	port, err := c.lab.ports.free(c.ns)
+	if err != nil {
+		return nil, err
+	}
+	s := &SecondAPIServer{cluster: c, port: port}
+	return s, s.start(ctx)
+}
+
+// Address returns its host and port.
+func (s *SecondAPIServer) Address() string {
+	return net.JoinHostPort(s.cluster.address, strconv.Itoa(s.port))
+}
+
+// Restart stops it gracefully and starts it again on the same port.
+func (s *SecondAPIServer) Restart(ctx context.Context) error {
+	if err := s.Stop(); err != nil {
+		return err
+	}
+	return s.start(ctx)
+}
+
+func (s *SecondAPIServer) start(ctx context.Context) error {
+	config := s.cluster.RESTConfig()
+	config.Host = "https://" + s.Address()
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	s.Process, err = s.cluster.startProcess(ctx, ProcessOptions{
+		Name: "kube-apiserver-2",
+		Path: s.cluster.lab.binaries.KubeAPIServer,
+		Args: append(s.cluster.apiServerArgs(), "--secure-port="+strconv.Itoa(s.port)),
+		ReadyFunc: func(ctx context.Context) error {
+			_, err := client.RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+			return err
+		},
+		repeatSignal: apiServerGrace,
+	})
+	return err
 }
 
 // StopAPIServer stops the API server gracefully.

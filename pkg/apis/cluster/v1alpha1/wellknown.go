@@ -21,6 +21,9 @@ const (
 	// IdentityCredential, IdentityImpersonate or IdentityRules. If it is missing, it is
 	// IdentityRules if the Secret or the gateway has rules, and IdentityCredential otherwise.
 	AnnotationIdentity = GroupName + "/identity"
+	// AnnotationImpersonation records the bounds of IdentityImpersonate with which agent-bootstrap
+	// has registered the cluster, as JSON. The gateway does not read it.
+	AnnotationImpersonation = GroupName + "/impersonation"
 	// AnnotationProxyConfiguration contains the rules of the cluster for IdentityRules, in the
 	// format of oam-dev/cluster-gateway.
 	AnnotationProxyConfiguration = GroupName + "/cluster-gateway-proxy-configuration"
