@@ -68,6 +68,10 @@ test-e2e: ## End-to-end tests on the lab; the firewalled cluster requires root
 test-rollout: ## Run an earlier version beside this one, forward, back and forward: PREVIOUS=revision
 	CLUSTER_GATEWAY_PREVIOUS=$(PREVIOUS) WHAT=./test/e2e/rollout hack/test.sh e2e
 
+.PHONY: test-long
+test-long: ## Long forms of tests: readers of 90 s, a minute of restarts, 2,000 unread logs; about ten minutes
+	E2E_LONG=1 TESTFLAGS='-count=1 -v' WHAT=./test/e2e RUN='$(or $(RUN),TestSlowLog|TestLongProfile|TestWritesWhile|TestUnreadStreams)' hack/test.sh e2e
+
 .PHONY: fuzz
 fuzz: ## Run a fuzz test: FUZZ=FuzzName WHAT=./pkg/name TIME=30s; without FUZZ, list them
 ifeq ($(FUZZ),)

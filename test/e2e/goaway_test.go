@@ -5,12 +5,15 @@ package e2e
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"io"
+	"net"
+	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -49,7 +52,10 @@ func TestWritesWhileConnectionsEnd(t *testing.T) {
 			_ = shared.embeddedHub.DeleteSecret(context.Background(), name) // with the lab at the latest
 		}
 	})
-	const writers, duration = 20, 5 * time.Second
+	duration := 5 * time.Second
+	if long() {
+		duration = time.Minute
+	}
 	for _, route := range []struct {
 		name   string
 		config *rest.Config
@@ -61,48 +67,193 @@ func TestWritesWhileConnectionsEnd(t *testing.T) {
 		{"tunnel-hub", g.ClusterRESTConfig("goaway-tunnel", lab.ViaHub)},
 	} {
 		t.Run(route.name, func(t *testing.T) {
-			config := rest.CopyConfig(route.config)
-			config.QPS = -1
-			client, err := kubernetes.NewForConfig(config)
-			if err != nil {
-				t.Fatal(err)
+			r := write(ctx, t, c, route.config, "goaway-"+route.name, 20, duration)
+			if r.failed > 0 {
+				t.Errorf("%d of %d writes failed: %v", r.failed, r.written+r.failed, r.first)
 			}
-			namespace := "goaway-" + route.name
-			if _, err := c.Client().CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
-				t.Fatal(err)
-			}
-			var written, failed atomic.Int64
-			var first atomic.Value
-			var group sync.WaitGroup
-			end := time.Now().Add(duration)
-			for range writers {
-				group.Go(func() {
-					for time.Now().Before(end) {
-						o := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "write-"}, Data: map[string]string{"key": "value"}}
-						if _, err := client.CoreV1().ConfigMaps(namespace).Create(ctx, o, metav1.CreateOptions{}); err != nil {
-							failed.Add(1)
-							first.CompareAndSwap(nil, fmt.Sprint(err))
-							continue
-						}
-						written.Add(1)
-					}
-				})
-			}
-			group.Wait()
-			list, err := c.Client().CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("%d writes, %d failed, %d objects; first failure: %v", written.Load(), failed.Load(), len(list.Items), first.Load())
-			if failed.Load() > 0 {
-				t.Errorf("%d of %d writes failed: %v", failed.Load(), written.Load()+failed.Load(), first.Load())
-			}
-			if n := int64(len(list.Items)); n != written.Load() {
-				t.Errorf("%d writes succeeded, and there are %d objects", written.Load(), n)
-			}
-			if written.Load() < 200 {
-				t.Errorf("only %d writes: too few to meet the end of connections", written.Load())
+			if r.written < 200 {
+				t.Errorf("only %d writes: too few to meet the end of connections", r.written)
 			}
 		})
 	}
+}
+
+// TestWritesWhileAPIServersRestart writes to a cluster with two API servers behind one address, one
+// of which is always about to be restarted gracefully. What a client without the gateway loses in
+// the same run is the measure for all routes.
+func TestWritesWhileAPIServersRestart(t *testing.T) {
+	duration, writers := 15*time.Second, 4
+	if long() {
+		duration, writers = time.Minute, 20
+	}
+	const every = 10 * time.Second
+	ctx := bounded(t, caseTimeout+duration)
+	c, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{Name: "restarts", NoControllerManager: true, NoKwok: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Stop() })
+	second, err := c.StartSecondAPIServer(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	balancer := newBalancer(t, net.JoinHostPort(c.Address(), strconv.Itoa(c.Port())), second.Address())
+	g := shared.embedded
+	direct := lab.SecretOptions{Name: "restarts-direct", Data: map[string][]byte{
+		"endpoint": []byte("https://" + balancer), "ca.crt": c.CAPEM(), "token": token(t, c, "cluster-gateway"),
+	}}
+	tunnel := direct
+	tunnel.Name, tunnel.Tunnel = "restarts-tunnel", true
+	register(ctx, t, shared.embeddedHub, direct)
+	register(ctx, t, shared.embeddedHub, tunnel)
+	waitKnown(t, g, direct.Name)
+	waitKnown(t, g, tunnel.Name)
+	agent, err := g.StartAgent(ctx, tunnel.Name, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = agent.Kill() })
+	straight := c.RESTConfig()
+	straight.Host = "https://" + balancer
+
+	var writing, restarting errgroup.Group
+	results := map[string]*written{}
+	for name, config := range map[string]*rest.Config{
+		"without-gateway":     straight,
+		"direct-own-endpoint": g.ClusterRESTConfig(direct.Name, lab.ViaOwnEndpoint),
+		"tunnel-own-endpoint": g.ClusterRESTConfig(tunnel.Name, lab.ViaOwnEndpoint),
+		"direct-hub":          g.ClusterRESTConfig(direct.Name, lab.ViaHub),
+		"tunnel-hub":          g.ClusterRESTConfig(tunnel.Name, lab.ViaHub),
+	} {
+		r := &written{}
+		results[name] = r
+		writing.Go(func() error {
+			*r = write(ctx, t, c, config, "restarts-"+name, writers, duration)
+			return nil
+		})
+	}
+	restarts, end := 0, time.Now().Add(duration)
+	restarting.Go(func() error {
+		for next := time.Now().Add(every / 2); next.Before(end); next = next.Add(every) {
+			time.Sleep(time.Until(next)) // the rhythm itself is tested
+			var err error
+			if restarts++; restarts%2 == 1 {
+				err = second.Restart(ctx)
+			} else if err = c.StopAPIServer(); err == nil {
+				err = c.StartAPIServer(ctx)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := errors.Join(restarting.Wait(), writing.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	allowed := results["without-gateway"].failed
+	t.Logf("%d restarts", restarts)
+	for name, r := range results {
+		if r.failed > allowed {
+			t.Errorf("%s: %d of %d writes failed, and %d without the gateway: %v", name, r.failed, r.written+r.failed, allowed, r.first)
+		}
+		if r.written < 100 {
+			t.Errorf("%s: only %d writes", name, r.written)
+		}
+	}
+}
+
+// written is what came of some writes.
+type written struct {
+	written, failed int64
+	first           error // of the failures
+}
+
+// write creates objects with generated names, by some workers. It fails the test if a write was
+// carried out twice, or if one was reported as done and was not.
+func write(ctx context.Context, t *testing.T, c *lab.Cluster, config *rest.Config, namespace string, workers int, duration time.Duration) (result written) {
+	config = rest.CopyConfig(config)
+	config.QPS = -1
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Error(err)
+		return result
+	}
+	if err := c.EnsureNamespace(ctx, namespace); err != nil {
+		t.Error(err)
+		return result
+	}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	end := time.Now().Add(duration)
+	for range workers {
+		group.Go(func() {
+			for time.Now().Before(end) {
+				o := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "write-"}, Data: map[string]string{"key": "value"}}
+				_, err := client.CoreV1().ConfigMaps(namespace).Create(ctx, o, metav1.CreateOptions{})
+				mu.Lock()
+				if err == nil {
+					result.written++
+				} else if result.failed++; result.first == nil {
+					result.first = err
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	group.Wait()
+	list, err := c.Client().CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Error(err)
+		return result
+	}
+	t.Logf("%s: %d writes, %d failed, %d objects; first failure: %v", namespace, result.written, result.failed, len(list.Items), result.first)
+	if n := int64(len(list.Items)); n < result.written || n > result.written+result.failed {
+		t.Errorf("%s: %d writes succeeded, %d failed, and there are %d objects", namespace, result.written, result.failed, n)
+	}
+	return result
+}
+
+// newBalancer returns the address of a TCP load balancer that sends each connection to one of the
+// servers, in turn, and to another one if that server does not accept it. It is closed when the
+// test ends.
+func newBalancer(t *testing.T, servers ...string) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var group sync.WaitGroup
+	t.Cleanup(func() { _ = listener.Close(); group.Wait() })
+	group.Go(func() {
+		for turn := 0; ; turn++ {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			group.Go(func() {
+				defer client.Close()
+				stop := context.AfterFunc(t.Context(), func() { _ = client.Close() })
+				defer stop()
+				for i := range servers {
+					server, err := net.Dial("tcp", servers[(turn+i)%len(servers)])
+					if err != nil {
+						continue
+					}
+					defer server.Close()
+					var both sync.WaitGroup
+					for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
+						both.Go(func() {
+							_, _ = io.Copy(way[0], way[1]) // its end is the end of this connection
+							_ = way[0].Close()
+							_ = way[1].Close()
+						})
+					}
+					both.Wait()
+					return
+				}
+			})
+		}
+	})
+	return listener.Addr().String()
 }

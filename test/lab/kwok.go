@@ -4,15 +4,19 @@
 package lab
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"text/template"
 	"time"
 
@@ -82,10 +86,12 @@ func (c *Cluster) writeKwokConfig() (string, error) {
 	}
 	var config bytes.Buffer
 	err = parsed.Execute(&config, map[string]any{
-		"WorkDir":  strconv.Quote(workDir),
-		"LogFile":  strconv.Quote(c.containerLog()),
-		"HTTPPort": c.targets.httpPort(),
-		"EchoPort": c.targets.echoPort(),
+		"WorkDir":      strconv.Quote(workDir),
+		"LogFile":      strconv.Quote(c.containerLog()),
+		"LargeLogPod":  LargeLogPod,
+		"LargeLogFile": strconv.Quote(c.largeLog()),
+		"HTTPPort":     c.targets.httpPort(),
+		"EchoPort":     c.targets.echoPort(),
 	})
 	if err != nil {
 		return "", err
@@ -131,6 +137,32 @@ func nodeIsReady(node *corev1.Node) bool {
 
 // containerLog is the log file of every container of the cluster.
 func (c *Cluster) containerLog() string { return filepath.Join(c.dataDir(), "container.log") }
+
+// LargeLogPod is the name of a Pod in the namespace "default" that does not share the log of the
+// other Pods. [Cluster.WriteLargeLog] writes its log, [Cluster.RunPod] creates it.
+const LargeLogPod = "large-log"
+
+func (c *Cluster) largeLog() string { return filepath.Join(c.dataDir(), LargeLogPod+".log") }
+
+// WriteLargeLog replaces the log of the Pod [LargeLogPod] by n different lines of 1000 bytes each,
+// and returns what kubectl logs must print.
+func (c *Cluster) WriteLargeLog(n int) (size int64, sum [sha256.Size]byte, err error) {
+	f, err := os.Create(c.largeLog())
+	if err != nil {
+		return 0, sum, err
+	}
+	printed, filling := sha256.New(), strings.Repeat("x", 990)
+	buffered := bufio.NewWriter(f)
+	for i := range n {
+		line := fmt.Sprintf("%08d %s\n", i, filling)
+		size += int64(len(line))
+		_, _ = io.WriteString(printed, line) // a hash never fails
+		if _, err := fmt.Fprintf(buffered, "2026-01-01T00:00:00.000000000Z stdout F %s", line); err != nil {
+			return 0, sum, errors.Join(err, f.Close())
+		}
+	}
+	return size, [sha256.Size]byte(printed.Sum(nil)), errors.Join(buffered.Flush(), f.Close())
+}
 
 // AppendLog adds lines to the output of kubectl logs and attach, for every Pod of the cluster.
 func (c *Cluster) AppendLog(lines ...string) error {
