@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -11,10 +12,12 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -30,12 +33,13 @@ import (
 // TestUnreadStreams opens many logs and execs through the tunnel that nobody reads, and sends many
 // requests without a credential, all at once, to a gateway in little memory. The gateway must keep
 // within it, and answer all GETs of another user, on the same cluster and on another one. In the
-// long form, the 99th percentile of their times must not grow to more than three times what it was.
+// long form, the 99th percentile of their times must not grow to more than three times what it was,
+// or than it does without the gateway.
 func TestUnreadStreams(t *testing.T) {
 	const limitMiB = 512
 	logs, execs, unauthenticated, gets := 300, 40, 200, 200
 	if long() {
-		logs, execs, unauthenticated, gets = 2000, 200, 1000, 1000
+		logs, execs, unauthenticated, gets = 2000, 200, 1000, 2000
 	}
 	ctx := bounded(t, 2*caseTimeout)
 	binary, err := lab.BuildGateway(ctx, shared.lab.Dir(), false) // the race detector requires several times the memory
@@ -76,10 +80,9 @@ func TestUnreadStreams(t *testing.T) {
 			return nil
 		})
 	}
-	before := map[string]time.Duration{}
-	for cluster, client := range measured {
-		before[cluster] = client.slowestOfHundred(t, namespacePath, gets)
-	}
+	const straight = "edge without the gateway"
+	measured[straight] = newRawClient(t, shared.edge.RESTConfig())
+	before := slowestOfHundred(t, measured, gets)
 
 	config := callerOf(t, g, greedy)
 	config.Host += gatewayPath + "/edge/proxy"
@@ -102,22 +105,26 @@ func TestUnreadStreams(t *testing.T) {
 		}
 		return nil
 	})
-	for range unauthenticated {
-		group.Go(func() { opened.unauthenticated(load, g.Endpoint()) })
-	}
-	for cluster, client := range measured {
-		during := client.slowestOfHundred(t, namespacePath, gets)
-		t.Logf("%s: the 99th percentile of %d GETs was %s before, and is %s: %.1f×", cluster, gets, before[cluster], during, float64(during)/float64(before[cluster]))
-		if long() && during > 3*before[cluster] {
-			t.Errorf("%s: more than three times as much", cluster)
+	strangers := startStrangers(ctx, t, g.Endpoint()+gatewayPath+"/edge/proxy"+namespacePath, unauthenticated)
+	during := slowestOfHundred(t, measured, gets)
+	ratio := func(cluster string) float64 { return float64(during[cluster]) / float64(before[cluster]) }
+	for cluster := range measured {
+		t.Logf("%s: the 99th percentile of %d GETs was %s before, and is %s: %.1f×", cluster, gets, before[cluster], during[cluster], ratio(cluster))
+		// The API server of the cluster has the load, too, and the gateway cannot be faster than it.
+		if long() && cluster != straight && ratio(cluster) > max(3, ratio(straight)) {
+			t.Errorf("%s: more than three times as much, and more than without the gateway", cluster)
 		}
 	}
-	t.Logf("%d logs and %d execs are open, %d are refused; %d of %d requests without a credential are answered; at most %d MiB of memory",
-		opened.logs.Load(), opened.execs.Load(), opened.refused.Load(), opened.denied.Load(), unauthenticated, peakMiB(t, g.Process))
+	t.Logf("%d logs and %d execs are open, %d are refused; at most %d MiB of memory", opened.logs.Load(), opened.execs.Load(), opened.refused.Load(), peakMiB(t, g.Process))
+	if out, err := strangers(); err != nil {
+		t.Errorf("requests without a credential: %v: %s", err, out)
+	} else {
+		t.Logf("requests without a credential: %s", out)
+	}
 	if peak := peakMiB(t, g.Process); peak > limitMiB {
 		t.Errorf("the gateway required %d MiB of memory", peak)
 	}
-	if opened.logs.Load() < 100 || opened.execs.Load() < 10 {
+	if opened.logs.Load()+opened.execs.Load() < 60 {
 		t.Error("too few streams are open")
 	}
 	if n := opened.wrong.Load(); n != nil {
@@ -130,8 +137,8 @@ func TestUnreadStreams(t *testing.T) {
 
 // outcomes counts what came of the requests of a load.
 type outcomes struct {
-	logs, execs, refused, denied atomic.Int64
-	wrong                        atomic.Value
+	logs, execs, refused atomic.Int64
+	wrong                atomic.Value
 }
 
 func (o *outcomes) all() int64 { return o.logs.Load() + o.execs.Load() + o.refused.Load() }
@@ -186,27 +193,66 @@ func (o *outcomes) exec(ctx context.Context, config *rest.Config, path string) {
 	}
 }
 
-// unauthenticated sends one request without a credential, on a connection of its own.
-func (o *outcomes) unauthenticated(ctx context.Context, endpoint string) {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
-		InsecureSkipVerify: true, //nolint:gosec // nothing is sent that anybody could use
-	}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint+gatewayPath+"/edge/proxy"+namespacePath, nil)
+// The requests without a credential are sent by a child process: the handshakes of its clients must
+// not delay the clients that are measured.
+const (
+	strangersVariable      = "E2E_STRANGERS"
+	strangersCountVariable = "E2E_STRANGERS_COUNT"
+)
+
+// startStrangers sends n requests without a credential at once. The result waits for them.
+func startStrangers(ctx context.Context, t *testing.T, url string, n int) (wait func() (string, error)) {
+	t.Helper()
+	binary, err := os.Executable()
 	if err != nil {
-		o.wrong.Store(err.Error())
-		return
+		t.Fatal(err)
 	}
-	resp, err := client.Do(req)
+	cmd := exec.CommandContext(ctx, binary)
+	cmd.Env = append(os.Environ(), strangersVariable+"="+url, strangersCountVariable+"="+strconv.Itoa(n))
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return func() (string, error) {
+		err := cmd.Wait()
+		return strings.TrimSpace(out.String()), err
+	}
+}
+
+// sendAsStrangers sends the requests, each on a connection of its own, and prints how many were
+// denied. It returns the exit code: 1 if an answer was anything else.
+func sendAsStrangers() (code int) {
+	n, err := strconv.Atoi(os.Getenv(strangersCountVariable))
 	if err != nil {
-		return // a refused connection is not wrong
+		fmt.Println(err)
+		return 1
 	}
-	_ = resp.Body.Close()
-	o.denied.Add(1)
-	switch resp.StatusCode {
-	case http.StatusUnauthorized, http.StatusForbidden, http.StatusTooManyRequests:
-	default:
-		o.wrong.Store("without a credential: " + resp.Status)
+	answers := map[string]int{}
+	var mu sync.Mutex
+	var group sync.WaitGroup
+	for range n {
+		group.Go(func() {
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
+				InsecureSkipVerify: true, //nolint:gosec // nothing is sent that anybody could use
+			}}}
+			answer := "no answer" // a refused connection is not wrong
+			resp, err := client.Get(os.Getenv(strangersVariable))
+			if err == nil {
+				answer = resp.Status
+				_ = resp.Body.Close()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			answers[answer]++
+			if err == nil && resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusForbidden && resp.StatusCode != http.StatusTooManyRequests {
+				code = 1
+			}
+		})
 	}
+	group.Wait()
+	fmt.Println(answers)
+	return code
 }
 
 type writerFunc func([]byte) (int, error)
@@ -225,17 +271,24 @@ func unreadClient(t *testing.T, config *rest.Config) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// slowestOfHundred returns the 99th percentile of the time of n sequential requests.
-func (c *rawClient) slowestOfHundred(t *testing.T, path string, n int) time.Duration {
+// slowestOfHundred returns the 99th percentile of the times of n GETs for each client. They take
+// turns, so that what happens on the machine meanwhile affects all of them.
+func slowestOfHundred(t *testing.T, clients map[string]*rawClient, n int) map[string]time.Duration {
 	t.Helper()
-	times := make([]time.Duration, n)
-	for i := range times {
-		began := time.Now()
-		c.mustGet(t, path)
-		times[i] = time.Since(began)
+	times := map[string][]time.Duration{}
+	for range n {
+		for name, client := range clients {
+			began := time.Now()
+			client.mustGet(t, namespacePath)
+			times[name] = append(times[name], time.Since(began))
+		}
 	}
-	slices.Sort(times)
-	return times[n*99/100]
+	slowest := map[string]time.Duration{}
+	for name, all := range times {
+		slices.Sort(all)
+		slowest[name] = all[n*99/100]
+	}
+	return slowest
 }
 
 // peakMiB returns the most memory that a process has had.
