@@ -93,6 +93,10 @@ func NewAgents(cfg AgentsConfig) *Agents {
 // must not block. OnChange must not be called after Run.
 func (a *Agents) OnChange(f func(name string)) { a.renewals.subscribe(f) }
 
+// Retry tries again what has failed for a cluster, without the usual wait. Call it when the cluster
+// can be reached again, such as when an agent has connected. It does not block.
+func (a *Agents) Retry(name string) { a.renewals.retry(name) }
+
 // Run renews until ctx is done, and waits for renewals in progress. Only one Run may be active at a
 // time.
 func (a *Agents) Run(ctx context.Context) error {

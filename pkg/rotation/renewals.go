@@ -157,6 +157,16 @@ func (r *renewals) forget(clusters []*cluster.Cluster) {
 	r.failed = still
 }
 
+// retry makes what has failed for a cluster due now.
+func (r *renewals) retry(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f, failed := r.failed[name]; failed {
+		f.again = time.Time{}
+		r.failed[name] = f
+	}
+}
+
 // waits is whether a renewal has failed and must not be tried again yet.
 func (r *renewals) waits(c *cluster.Cluster) bool {
 	r.mu.Lock()

@@ -62,6 +62,10 @@ func NewTokens(cfg TokensConfig) *Tokens {
 // must not block. OnChange must not be called after Run.
 func (t *Tokens) OnChange(f func(name string)) { t.renewals.subscribe(f) }
 
+// Retry tries again what has failed for a cluster, without the usual wait. Call it when the cluster
+// can be reached again, such as when an agent has connected. It does not block.
+func (t *Tokens) Retry(name string) { t.renewals.retry(name) }
+
 // Run renews until ctx is done, and waits for renewals in progress. Only one Run may be active at a
 // time.
 func (t *Tokens) Run(ctx context.Context) error {

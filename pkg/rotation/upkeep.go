@@ -83,6 +83,10 @@ func NewUpkeep(cfg UpkeepConfig) *Upkeep {
 // must not block. OnChange must not be called after Run.
 func (u *Upkeep) OnChange(f func(name string)) { u.renewals.subscribe(f) }
 
+// Retry tries again what has failed for a cluster, without the usual wait. Call it when the cluster
+// can be reached again, such as when an agent has connected. It does not block.
+func (u *Upkeep) Retry(name string) { u.renewals.retry(name) }
+
 // Run looks at all clusters until ctx is done. Only one Run may be active at a time.
 func (u *Upkeep) Run(ctx context.Context) error {
 	u.renewals.run(ctx)

@@ -78,6 +78,17 @@ func (r *renewals) failures(name string) map[string]error {
 	return failures
 }
 
+// agentsChanged tries again what has failed because a cluster had no agent, such as right after the
+// start.
+func (r *renewals) agentsChanged(name string, agents int) {
+	if agents == 0 {
+		return
+	}
+	r.tokens.Retry(name)
+	r.agents.Retry(name)
+	r.upkeep.Retry(name)
+}
+
 // agentCertificate returns the certificate of a cluster's agents. It is nil if it is not known.
 func (r *renewals) agentCertificate(name string) *x509.Certificate {
 	if r.tunnel != nil {

@@ -181,6 +181,7 @@ func (s *Server) subscribe() {
 	if s.embedded != nil {
 		s.embedded.server.OnAgentsChange(s.proxyMetrics.SetAgents)
 		s.embedded.server.OnAgentsChange(func(name string, _ int) { s.health.AgentsChanged(name) })
+		s.embedded.server.OnAgentsChange(s.renewals.agentsChanged)
 		s.embedded.server.OnAgentLeaving(s.proxy.Reconnect)
 		s.embedded.server.OnRefusal(s.proxyMetrics.AgentRefused)
 		s.embedded.server.OnFailingAgent(s.proxyMetrics.SetAgentFailing)
