@@ -11,10 +11,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,12 +46,14 @@ const (
 )
 
 // site is the API servers. admin and viewed are clusters, named for the access that their users
-// have.
+// have. tunneled has an agent.
 type site struct {
-	lab                *lab.Lab
-	hub, admin, viewed *lab.Cluster
-	old, now           string // the gateways
-	oldCommand         string // agent-bootstrap
+	lab                          *lab.Lab
+	hub, admin, viewed, tunneled *lab.Cluster
+	old, now                     string // the gateways
+	oldCommand                   string // agent-bootstrap
+	// tunnel is what the agent connects to.
+	tunnel *balancer
 }
 
 var shared site
@@ -58,7 +64,9 @@ func TestMain(m *testing.M) {
 	}
 	labtest.Main(m, func(ctx context.Context, l *lab.Lab) (err error) {
 		shared.lab = l
-		for name, into := range map[string]**lab.Cluster{"hub": &shared.hub, "admin": &shared.admin, "viewed": &shared.viewed} {
+		for name, into := range map[string]**lab.Cluster{
+			"hub": &shared.hub, "admin": &shared.admin, "viewed": &shared.viewed, "tunneled": &shared.tunneled,
+		} {
 			if *into, err = l.StartCluster(ctx, lab.ClusterOptions{Name: name, NoKwok: true}); err != nil {
 				return err
 			}
@@ -113,7 +121,7 @@ type traffic struct {
 func (tr *traffic) run(ctx context.Context) {
 	for n := 0; ctx.Err() == nil; n++ {
 		g := tr.gateway.Load()
-		name := []string{"admin", "viewed"}[n%2]
+		name := []string{"admin", "viewed", "tunneled"}[n%3]
 		if err := get(ctx, g, name); err != nil && ctx.Err() == nil {
 			tr.mu.Lock()
 			tr.failed = append(tr.failed, fmt.Sprintf("%s: %v", name, err))
@@ -151,14 +159,117 @@ func get(ctx context.Context, g *lab.Gateway, name string) error {
 // start starts a gateway beside the one that runs, and sends commands and traffic to it.
 func (s *site) start(ctx context.Context, t *testing.T, tr *traffic, name, binary string) *lab.Gateway {
 	t.Helper()
-	g, err := s.lab.StartGateway(ctx, lab.GatewayOptions{Name: name, Hub: s.hub, Binary: binary, ExtraArgs: []string{"--health-probe-interval=2s"}})
+	g, err := s.lab.StartGateway(ctx, lab.GatewayOptions{Name: name, Hub: s.hub, Binary: binary, ExtraArgs: []string{
+		"--health-probe-interval=2s", "--tunnel-server-count=2",
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = g.Kill() })
 	s.aggregate(ctx, t, g)
+	s.tunnel.add(g)
+	if tr.gateway.Load() != nil { // then there is an agent, which finds the new gateway
+		labtest.Within(t, labtest.Timeout, "the agent to connect to "+name, func() error { return get(ctx, g, "tunneled") })
+	}
 	tr.gateway.Store(g)
 	return g
+}
+
+// balancer is a TCP load balancer in front of the tunnel ports of the gateways that run. It sends
+// each connection to one of them, in turn.
+type balancer struct {
+	listener net.Listener
+
+	mu       sync.Mutex
+	turn     int
+	gateways []*lab.Gateway
+}
+
+func newBalancer(t *testing.T) *balancer {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &balancer{listener: listener}
+	var group sync.WaitGroup
+	t.Cleanup(func() { _ = listener.Close(); group.Wait() })
+	group.Go(func() {
+		for {
+			agent, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			group.Go(func() { b.carry(agent) })
+		}
+	})
+	return b
+}
+
+func (b *balancer) address() string { return b.listener.Addr().String() }
+
+func (b *balancer) add(g *lab.Gateway) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.gateways = append(b.gateways, g)
+}
+
+func (b *balancer) remove(g *lab.Gateway) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.gateways = slices.DeleteFunc(b.gateways, func(other *lab.Gateway) bool { return other == g })
+}
+
+func (b *balancer) next() *lab.Gateway {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.gateways) == 0 {
+		return nil
+	}
+	b.turn++
+	return b.gateways[b.turn%len(b.gateways)]
+}
+
+// carry copies both ways until one end closes.
+func (b *balancer) carry(agent net.Conn) {
+	defer agent.Close()
+	g := b.next()
+	if g == nil {
+		return
+	}
+	server, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(g.TunnelPort())))
+	if err != nil {
+		return
+	}
+	var both sync.WaitGroup
+	for _, way := range [][2]net.Conn{{agent, server}, {server, agent}} {
+		both.Go(func() {
+			_, _ = io.Copy(way[0], way[1]) // its end is the end of this connection
+			_ = way[0].Close()
+			_ = way[1].Close()
+		})
+	}
+	both.Wait()
+}
+
+// runAgent registers a cluster with an agent that runs as a process, with the previous version's
+// command, and starts the agent. It returns the arguments that register it again.
+func (s *site) runAgent(ctx context.Context, t *testing.T) (register []string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "agent")
+	args := []string{"register", "tunneled", "--cluster-kubeconfig", s.tunneled.Kubeconfig(), "--out-dir", dir, "--endpoint", s.tunneled.Endpoint(), "--wait", "0",
+		"--tunnel-address", s.tunnel.address()}
+	s.previously(ctx, t, args...)
+	flags, err := os.ReadFile(filepath.Join(dir, "agent.flags"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent, err := s.lab.StartAgent(ctx, lab.AgentOptions{Name: "agent", Cluster: s.tunneled, Args: strings.Fields(string(flags))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = agent.Kill() })
+	return args
 }
 
 // aggregate sends what the hub proxies to a gateway.
@@ -239,9 +350,12 @@ func TestRollout(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	s, tr := &shared, &traffic{}
+	s.tunnel = newBalancer(t)
 	old := s.start(ctx, t, tr, "old-1", s.old)
 	s.previously(ctx, t, s.register(s.admin, "admin", "admin")...)
 	s.previously(ctx, t, s.register(s.viewed, "viewed", "view")...)
+	registerTunneled := s.runAgent(ctx, t)
+	labtest.Within(t, labtest.Timeout, "the agent to connect", func() error { return get(ctx, old, "tunneled") })
 	trafficCtx, stop := context.WithCancel(ctx)
 	var sending sync.WaitGroup
 	sending.Go(func() { tr.run(trafficCtx) })
@@ -249,6 +363,7 @@ func TestRollout(t *testing.T) {
 	defer stop()
 	leave := func(g *lab.Gateway) {
 		t.Helper()
+		s.tunnel.remove(g)
 		time.Sleep(time.Second) // what is in flight ends
 		if err := g.Stop(); err != nil {
 			t.Fatal(err)
@@ -258,7 +373,7 @@ func TestRollout(t *testing.T) {
 	// Forward. Both serve for a while.
 	now := s.start(ctx, t, tr, "new-1", s.now)
 	s.shares(ctx, t, s.admin, "admin", true)
-	for _, name := range []string{"admin", "viewed"} {
+	for _, name := range []string{"admin", "viewed", "tunneled"} {
 		if err := get(ctx, old, name); err != nil {
 			t.Errorf("%s through the previous version: %v", name, err)
 		}
@@ -266,6 +381,8 @@ func TestRollout(t *testing.T) {
 	leave(old)
 	s.run(ctx, t, "rotate", "admin", "--wait", "1m")
 	s.shares(ctx, t, s.admin, "admin", false)
+	s.run(ctx, t, registerTunneled...)
+	s.shares(ctx, t, s.tunneled, "tunneled", false)
 	s.run(ctx, t, "rotate", "viewed", "--wait", "1m")
 	s.shares(ctx, t, s.viewed, "viewed", true) // the previous account may not create another one
 	s.run(ctx, t, s.register(s.viewed, "viewed", "view")...)
@@ -277,13 +394,18 @@ func TestRollout(t *testing.T) {
 	s.previously(ctx, t, "doctor", "admin")
 	s.previously(ctx, t, "rotate", "admin", "--wait", "1m")
 	s.previously(ctx, t, s.register(s.viewed, "viewed", "view")...)
+	s.previously(ctx, t, registerTunneled...)
 
 	// Forward again. What the previous commands gave back is taken away.
 	now = s.start(ctx, t, tr, "new-2", s.now)
 	leave(old)
-	for name, c := range map[string]*lab.Cluster{"admin": s.admin, "viewed": s.viewed} {
+	for name, c := range map[string]*lab.Cluster{"admin": s.admin, "viewed": s.viewed, "tunneled": s.tunneled} {
 		s.shares(ctx, t, c, name, false)
-		s.run(ctx, t, "rotate", name, "--wait", "1m")
+		if name == "tunneled" {
+			s.run(ctx, t, registerTunneled...)
+		} else {
+			s.run(ctx, t, "rotate", name, "--wait", "1m")
+		}
 		if err := get(ctx, now, name); err != nil {
 			t.Error(err)
 		}
