@@ -20,8 +20,10 @@ help: ## Show this help
 ##@ Build and try
 
 .PHONY: build
-build: ## Build the gateway and agent-bootstrap into bin/
+build: ## Build the gateway and agent-bootstrap, which is also kubectl-cg, into bin/
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	@ln -sf agent-bootstrap bin/kubectl-cg
+	@ln -sf agent-bootstrap bin/kubectl_complete-cg
 
 .PHONY: demo
 demo: ## Start a hub, a reachable and a firewalled cluster, and use kubectl on both through the gateway

@@ -1,8 +1,8 @@
 // Copyright The Cluster Gateway Authors.
 // SPDX-License-Identifier: Apache-2.0
 
-// Command agent-bootstrap registers clusters with a Cluster Gateway, and finds out why a cluster
-// cannot be reached.
+// Command agent-bootstrap registers clusters with a Cluster Gateway, uses them, and finds out why a
+// cluster cannot be reached. Started as kubectl-cg, it is the kubectl plugin "kubectl cg".
 package main
 
 import (
@@ -20,13 +20,18 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
+		signals = append(signals, syscall.SIGHUP) // the terminal was closed
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
 	context.AfterFunc(ctx, stop) // after the first signal, so that a second one ends the process at once
-	cmd := bootstrap.NewCommand(bootstrap.Config{Out: os.Stdout, ErrOut: os.Stderr})
-	if err := cmd.ExecuteContext(ctx); err != nil {
+	cmd := bootstrap.NewCommand(bootstrap.Config{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr, Program: os.Args[0]})
+	cmd.SetArgs(bootstrap.Arguments(os.Args))
+	err := cmd.ExecuteContext(ctx)
+	if err != nil && err.Error() != "" {
 		fmt.Fprintln(os.Stderr, "error:", err)
-		return 1
 	}
-	return 0
+	return bootstrap.ExitCode(err)
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +23,11 @@ import (
 
 // Config configures the commands. The zero value works: its output is discarded.
 type Config struct {
+	// Program is the path that the program was started with. If its name is kubectl-cg, texts say
+	// "kubectl cg". Otherwise, they say agent-bootstrap.
+	Program string
+	// In is the input of the programs that the commands start. Nil means no input.
+	In io.Reader
 	// Out receives results, such as tables and YAML. ErrOut receives progress and hints. Nil means
 	// that the output is discarded.
 	Out, ErrOut io.Writer
@@ -38,6 +44,8 @@ type app struct {
 	hub hubOptions
 	// output is -o: "", yaml or json.
 	output string
+	// ownCommand matches commands to run in texts. It is nil if the texts name the right program.
+	ownCommand *regexp.Regexp
 }
 
 // hubOptions are the flags that say where the hub is.
@@ -65,7 +73,6 @@ func NewCommand(config Config) *cobra.Command {
 	}
 	a := &app{Config: config, hub: hubOptions{namespace: v1alpha1.DefaultNamespace}}
 	cmd := &cobra.Command{
-		Use:   "agent-bootstrap",
 		Short: "Register clusters with a Cluster Gateway",
 		Long: `agent-bootstrap registers clusters with a Cluster Gateway. The gateway runs in the hub, which is a Kubernetes
 cluster too. A registered cluster can be reached through the hub, even if it is behind a firewall.
@@ -82,6 +89,10 @@ already right.`,
   agent-bootstrap kubeconfig edge-1 --merge
   kubectl --context edge-1 get nodes
 
+  # Run kubectl in several clusters, or any program with one.
+  agent-bootstrap each -l env=prod -- get pods -A
+  agent-bootstrap with edge-1 -- helm list
+
   # Find out why a cluster cannot be reached.
   agent-bootstrap doctor edge-1`,
 		SilenceUsage:  true,
@@ -90,11 +101,13 @@ already right.`,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	a.nameRoot(cmd)
 	cmd.SetOut(a.Out)
 	cmd.SetErr(a.ErrOut)
 	a.hub.addFlags(cmd.PersistentFlags())
 	cmd.AddCommand(a.registerCommand(), a.inviteCommand(), a.unregisterCommand(), a.listCommand(), a.statusCommand(), a.doctorCommand(), a.kubeconfigCommand(), a.rotateCommand(),
-		a.canICommand())
+		a.canICommand(), a.eachCommand(), a.withCommand())
+	a.useProgramName(cmd)
 	return cmd
 }
 
@@ -137,7 +150,9 @@ func (a *app) print(documents ...any) error {
 }
 
 // say writes a line for the person who runs the command.
-func (a *app) say(format string, args ...any) { fmt.Fprintf(a.ErrOut, format+"\n", args...) }
+func (a *app) say(format string, args ...any) {
+	fmt.Fprintln(a.ErrOut, a.named(fmt.Sprintf(format, args...)))
+}
 
 // step reports a step that is done. It returns an error if the command is to end here.
 func (a *app) step(ctx context.Context, name, format string, args ...any) error {

@@ -127,7 +127,7 @@ func (e *examination) unknown(stage Stage, format string, args ...any) {
 
 // broken records what is wrong at a stage, and what to do next.
 func (e *examination) broken(stage Stage, message, advice string) {
-	e.findings = append(e.findings, Finding{Stage: stage, State: Broken, Message: untrusted.Text(message), Advice: advice})
+	e.findings = append(e.findings, Finding{Stage: stage, State: Broken, Message: e.named(untrusted.Text(message)), Advice: e.named(advice)})
 }
 
 // registerAgain is the advice to repeat the registration.

@@ -34,6 +34,8 @@ type fakeHub struct {
 	kubeconfig string
 	// now is the time of the hub and of the commands.
 	now time.Time
+	// program is the name of the commands.
+	program string
 
 	mu sync.Mutex
 	// answers has what is answered, by method and path: an object, a *metav1.Status, or a func(path
@@ -159,8 +161,8 @@ func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *fakeHub) run(t *testing.T, args ...string) (out, errOut string, err error) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	cmd := NewCommand(Config{Out: &stdout, ErrOut: &stderr, Now: func() time.Time { return h.now }})
-	cmd.SetArgs(append(args, "--kubeconfig", h.kubeconfig))
+	cmd := NewCommand(Config{Program: h.program, Out: &stdout, ErrOut: &stderr, Now: func() time.Time { return h.now }})
+	cmd.SetArgs(append([]string{"--kubeconfig", h.kubeconfig}, args...))
 	err = cmd.ExecuteContext(t.Context())
 	return stdout.String(), stderr.String(), err
 }

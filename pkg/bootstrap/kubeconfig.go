@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -38,13 +39,36 @@ const (
 // stdout is the name of a file that means the standard output.
 const stdout = "-"
 
+// endpointOptions are the flags that say by which server a cluster is reached.
+type endpointOptions struct{ endpoint, address, caFile string }
+
+func (o *endpointOptions) addFlags(fs *pflag.FlagSet) {
+	o.endpoint = endpointHub
+	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "Where requests are sent: hub for the hub's API server, gateway for the gateway's own endpoint.")
+	fs.StringVar(&o.address, "gateway-address", o.address, "host:port of the gateway's own endpoint. Only for --endpoint=gateway.")
+	fs.StringVar(&o.caFile, "gateway-ca-file", o.caFile, "File with the CA of the gateway's own endpoint, in PEM. Default: the CA in the gateway's APIService on the hub.")
+}
+
+func (o *endpointOptions) validate() error {
+	switch {
+	case o.endpoint != endpointHub && o.endpoint != endpointGateway:
+		return fmt.Errorf("invalid --endpoint %q: must be hub or gateway", o.endpoint)
+	case o.endpoint == endpointGateway && o.address == "":
+		return errors.New("--endpoint=gateway requires --gateway-address HOST:PORT, the address of the gateway's own endpoint as you reach it")
+	case o.endpoint == endpointHub && (o.address != "" || o.caFile != ""):
+		return errors.New("--gateway-address and --gateway-ca-file require --endpoint=gateway")
+	}
+	return nil
+}
+
 type kubeconfigOptions struct {
-	endpoint, address, caFile, file, entry string
-	merge, force, dryRun                   bool
+	endpointOptions
+	file, entry          string
+	merge, force, dryRun bool
 }
 
 func (a *app) kubeconfigCommand() *cobra.Command {
-	o := &kubeconfigOptions{endpoint: endpointHub}
+	o := &kubeconfigOptions{}
 	cmd := &cobra.Command{
 		Use:   "kubeconfig NAME",
 		Short: "Print a kubeconfig for a cluster, or add the cluster to yours",
@@ -84,9 +108,7 @@ those of the cluster.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.kubeconfig(cmd.Context(), args[0], o) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "Where requests are sent: hub for the hub's API server, gateway for the gateway's own endpoint.")
-	fs.StringVar(&o.address, "gateway-address", o.address, "host:port of the gateway's own endpoint. Only for --endpoint=gateway.")
-	fs.StringVar(&o.caFile, "gateway-ca-file", o.caFile, "File with the CA of the gateway's own endpoint, in PEM. Default: the CA in the gateway's APIService on the hub.")
+	o.endpointOptions.addFlags(fs)
 	fs.StringVarP(&o.file, "output", "o", o.file, "File to write to, or - for the standard output. Default: the standard output; with --merge, your own kubeconfig.")
 	fs.BoolVar(&o.merge, "merge", o.merge, "Add the entries to a kubeconfig, and keep what it has.")
 	fs.StringVar(&o.entry, "name", o.entry, "Name of the entries (cluster, user and context) in the kubeconfig. Default: NAME.")
@@ -101,13 +123,8 @@ func (o *kubeconfigOptions) validate(name string) error {
 	if err := registration.ValidateName(name); err != nil {
 		errs = append(errs, err)
 	}
-	switch {
-	case o.endpoint != endpointHub && o.endpoint != endpointGateway:
-		add("invalid --endpoint %q: must be hub or gateway", o.endpoint)
-	case o.endpoint == endpointGateway && o.address == "":
-		add("--endpoint=gateway requires --gateway-address HOST:PORT, the address of the gateway's own endpoint as you reach it")
-	case o.endpoint == endpointHub && (o.address != "" || o.caFile != ""):
-		add("--gateway-address and --gateway-ca-file require --endpoint=gateway")
+	if err := o.endpointOptions.validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if o.merge && o.file == stdout {
 		add("invalid --output %q: --merge needs a file. Leave -o out to use your own kubeconfig", o.file)
@@ -133,14 +150,13 @@ func (a *app) kubeconfig(ctx context.Context, name string, o *kubeconfigOptions)
 	if err := a.checkExists(ctx, hub, name); err != nil {
 		return err
 	}
-	entries, err := newClusterEntries(config, raw, name, cmp.Or(o.entry, name))
+	to, err := newGatewayTarget(ctx, hub, &o.endpointOptions)
 	if err != nil {
-		return fmt.Errorf("--kubeconfig: %w", err)
+		return err
 	}
-	if o.endpoint == endpointGateway {
-		if err := useGatewayEndpoint(ctx, hub, entries.cluster, name, o); err != nil {
-			return err
-		}
+	entries, err := to.entries(name, cmp.Or(o.entry, name))
+	if err != nil {
+		return err
 	}
 	return a.writeKubeconfig(ctx, entries, o)
 }
@@ -183,31 +199,52 @@ func newClusterEntries(config *rest.Config, raw *clientcmdapi.Config, name, entr
 	return entries, nil
 }
 
-// useGatewayEndpoint makes a cluster entry for the hub one for the gateway's own endpoint. What
-// does not depend on the server stays: the proxy, compression, and the extensions with the settings
-// of an exec plugin.
-func useGatewayEndpoint(ctx context.Context, hub *clusterClient, cluster *clientcmdapi.Cluster, name string, o *kubeconfigOptions) error {
-	address := strings.TrimSuffix(o.address, "/")
-	if !strings.Contains(address, "://") {
-		address = "https://" + address
+// gatewayTarget makes kubeconfig entries that reach clusters through the gateway.
+type gatewayTarget struct {
+	hub *clusterClient
+	// server, serverName and ca are those of the gateway's own endpoint. server is empty if clusters
+	// are reached through the hub's API server.
+	server, serverName string
+	ca                 []byte
+}
+
+// newGatewayTarget finds out how to reach the endpoint that the flags name.
+func newGatewayTarget(ctx context.Context, hub *clusterClient, o *endpointOptions) (*gatewayTarget, error) {
+	to := &gatewayTarget{hub: hub}
+	if o.endpoint != endpointGateway {
+		return to, nil
 	}
-	if u, err := url.Parse(address); err != nil || u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("invalid --gateway-address %q: must be host:port", o.address)
+	to.server = strings.TrimSuffix(o.address, "/")
+	if !strings.Contains(to.server, "://") {
+		to.server = "https://" + to.server
 	}
-	var serverName string
-	var ca []byte
+	if u, err := url.Parse(to.server); err != nil || u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("invalid --gateway-address %q: must be host:port", o.address)
+	}
 	var err error
 	if o.caFile == "" {
-		serverName, ca, err = gatewayTrust(ctx, hub)
+		to.serverName, to.ca, err = gatewayTrust(ctx, hub)
 	} else {
-		ca, err = readCAFile(o.caFile)
+		to.ca, err = readCAFile(o.caFile)
 	}
+	return to, err
+}
+
+// entries returns the entries for a cluster, with the caller's own credential.
+func (to *gatewayTarget) entries(name, entry string) (*clusterEntries, error) {
+	entries, err := newClusterEntries(to.hub.config, to.hub.raw, name, entry)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("--kubeconfig: %w", err)
 	}
-	cluster.Server, cluster.TLSServerName = address+v1alpha1.ProxyPath(name), serverName
-	cluster.CertificateAuthority, cluster.CertificateAuthorityData, cluster.InsecureSkipTLSVerify = "", ca, false
-	return nil
+	if to.server == "" {
+		return entries, nil
+	}
+	// What does not depend on the server stays: the proxy, compression, and the extensions with the
+	// settings of an exec plugin.
+	cluster := entries.cluster
+	cluster.Server, cluster.TLSServerName = to.server+v1alpha1.ProxyPath(name), to.serverName
+	cluster.CertificateAuthority, cluster.CertificateAuthorityData, cluster.InsecureSkipTLSVerify = "", to.ca, false
+	return entries, nil
 }
 
 func readCAFile(file string) ([]byte, error) {

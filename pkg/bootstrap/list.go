@@ -107,7 +107,7 @@ func (a *app) printInvitations(ctx context.Context, hub *clusterClient) error {
 			fmt.Fprintln(table, header)
 			header = ""
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", i.Name, orDash(i.Access), a.invitationText(i))
+		fmt.Fprintf(table, "%s\t%s\t%s\n", i.Name, orDash(i.Access), a.named(a.invitationText(i)))
 	}
 	return table.Flush()
 }

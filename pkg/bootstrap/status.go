@@ -104,7 +104,7 @@ func (a *app) invitedStatus(ctx context.Context, hub *clusterClient, name string
 	table := statusTable{tabwriter.NewWriter(a.Out, 0, 8, 2, ' ', 0)}
 	table.row("Name", "%s", name)
 	table.row("Ready", "not registered yet")
-	table.row("Invitation", "%s", a.invitationText(record))
+	table.row("Invitation", "%s", a.named(a.invitationText(record)))
 	return table.Flush()
 }
 
@@ -135,7 +135,7 @@ func (a *app) printStatus(ctx context.Context, hub *clusterClient, c *v1alpha1.C
 		a.printAgent(ctx, hub, c.Name, o, table)
 	}
 	for _, condition := range c.Status.Conditions {
-		table.row("Condition "+condition.Type, "%s", strings.TrimSpace(string(condition.Status)+" "+condition.Reason+" "+condition.Message))
+		table.row("Condition "+condition.Type, "%s", a.named(strings.TrimSpace(string(condition.Status)+" "+condition.Reason+" "+condition.Message)))
 	}
 	return table.Flush()
 }
