@@ -125,7 +125,7 @@ func TestIdentifiersInPagesExist(t *testing.T) {
 	}
 	fileExtensions := map[string]bool{"go": true, "md": true, "yaml": true, "yml": true, "sh": true, "json": true, "txt": true, "svg": true, "html": true, "kubeconfig": true, "crt": true, "key": true}
 	for _, p := range pages(t) {
-		if historic(p) {
+		if historic(p) || strings.HasPrefix(p.path, "charts/") { // values of a chart look alike
 			continue
 		}
 		for _, l := range p.lines {

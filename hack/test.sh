@@ -85,8 +85,10 @@ prepare() {
 run_tools() {
 	if [ ${#what[@]} -gt 0 ]; then return; fi
 	echo '== Unit tests of the tools'
-	(cd hack/tools/release && "$GO" tool -modfile=../gotestsum/go.mod gotestsum --format pkgname --jsonfile "$results/release.json" \
-		-- ${flags[@]+"${flags[@]}"} ${RUN:+-run "$RUN"} ./...) || code=1
+	for tool in release charts; do
+		(cd "hack/tools/$tool" && "$GO" tool -modfile=../gotestsum/go.mod gotestsum --format pkgname --jsonfile "$results/$tool.json" \
+			-- ${flags[@]+"${flags[@]}"} ${RUN:+-run "$RUN"} ./...) || code=1
+	done
 }
 
 for tier in "$@"; do

@@ -116,6 +116,7 @@ func (r *release) fill(ctx context.Context, dir string) error {
 	var files []file
 	for _, part := range []func() ([]file, error){
 		func() ([]file, error) { return r.sboms(binaries) },
+		r.charts,
 		func() ([]file, error) { return r.install(digest.String()) },
 		func() ([]file, error) { return r.krew(archives) },
 		func() ([]file, error) { return r.notes(digest.String()) },

@@ -47,8 +47,10 @@ func source(t *testing.T) string {
 		}
 		write(t, filepath.Join(dir, name), data)
 	}
-	if err := os.CopyFS(filepath.Join(dir, "manifests", "gateway"), os.DirFS(filepath.Join(root, "manifests", "gateway"))); err != nil {
-		t.Fatal(err)
+	for _, folder := range []string{"manifests/gateway", "charts"} {
+		if err := os.CopyFS(filepath.Join(dir, folder), os.DirFS(filepath.Join(root, folder))); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return dir
 }
@@ -101,7 +103,7 @@ func TestTwoBuildsAreEqual(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.signer, b.signer = key, key
-	old := filepath.Join(b.source, "LICENSE")
+	old := filepath.Join(b.source, "charts", "cluster-gateway", "values.yaml")
 	if err := errors.Join(os.Chmod(old, 0o600), os.Chtimes(old, time.Unix(1, 0), time.Unix(1, 0))); err != nil {
 		t.Fatal(err)
 	}
@@ -143,6 +145,7 @@ func testFiles(t *testing.T, dist string) {
 	want := []string{
 		"agent-bootstrap_v0.1.0_darwin_arm64.tar.gz", "agent-bootstrap_v0.1.0_linux_amd64.tar.gz",
 		"agent-bootstrap_v0.1.0_linux_arm64.tar.gz", "agent-bootstrap_v0.1.0_windows_amd64.zip",
+		"cluster-gateway-0.1.0.tgz",
 		"completions/agent-bootstrap.bash", "completions/agent-bootstrap.fish", "completions/agent-bootstrap.ps1", "completions/agent-bootstrap.zsh",
 		"gateway_v0.1.0_darwin_arm64.tar.gz", "gateway_v0.1.0_linux_amd64.tar.gz", "gateway_v0.1.0_linux_arm64.tar.gz",
 		"image/index.json", "image/oci-layout", "install.yaml", "krew/cg.yaml", "release-notes.md",
@@ -152,6 +155,24 @@ func testFiles(t *testing.T, dist string) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the release has the files\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	data, err := os.ReadFile(filepath.Join(dist, "cluster-gateway-0.1.0.tgz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chart := untar(t, data)
+	for name, lines := range map[string][]string{
+		"cluster-gateway/Chart.yaml":  {"version: 0.1.0", "appVersion: v0.1.0"},
+		"cluster-gateway/values.yaml": {"  repository: registry.example.com/cluster-gateway"},
+	} {
+		for _, line := range lines {
+			if !slices.Contains(strings.Split(string(chart[name].data), "\n"), line) {
+				t.Errorf("%s has no line %q:\n%s", name, line, chart[name].data)
+			}
+		}
+	}
+	if chart["cluster-gateway/templates/deployment.yaml"].data == nil {
+		t.Error("the chart has no templates")
 	}
 }
 

@@ -1,0 +1,46 @@
+{{/* The labels of all objects. */}}
+{{- define "cluster-gateway.labels" -}}
+app.kubernetes.io/part-of: cluster-gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* The labels that select the Pods. They never change. */}}
+{{- define "cluster-gateway.selector" -}}
+app.kubernetes.io/name: cluster-gateway
+{{- end }}
+
+{{- define "cluster-gateway.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* The port is the one of the Service, unless the address has one. */}}
+{{- define "cluster-gateway.tunnelAddress" -}}
+{{- with .Values.tunnel -}}
+{{- if regexMatch "^(\\[[^]]+\\]|[^:]+):[0-9]+$" .advertiseAddress -}}
+{{ .advertiseAddress }}
+{{- else if and (contains ":" .advertiseAddress) (not (hasPrefix "[" .advertiseAddress)) -}}
+[{{ .advertiseAddress }}]:{{ .service.port }}
+{{- else -}}
+{{ .advertiseAddress }}:{{ .service.port }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "cluster-gateway.serverCount" -}}
+{{- if .Values.tunnel.serverCount -}}
+{{ .Values.tunnel.serverCount }}
+{{- else if .Values.autoscaling.enabled -}}
+{{ .Values.autoscaling.maxReplicas }}
+{{- else -}}
+{{ max 1 .Values.replicas }}
+{{- end -}}
+{{- end }}

@@ -1,0 +1,7 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+// Package charts tests the charts of this repository with Helm's own code: it renders them and
+// compares the result with the kustomize bases. It is a module of its own, because the gateway does
+// not need Helm.
+package charts

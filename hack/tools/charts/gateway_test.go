@@ -1,0 +1,359 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package charts
+
+import (
+	"errors"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/common/util"
+	"helm.sh/helm/v4/pkg/chart/v2/lint"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/engine"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	sigsyaml "sigs.k8s.io/yaml"
+)
+
+const (
+	gatewayChart = "../../../charts/cluster-gateway"
+	namespace    = "cluster-gateway-system"
+)
+
+// objects are objects by kind, namespace and name.
+type objects map[string]*unstructured.Unstructured
+
+// decode adds the objects of a file with YAML documents.
+func (o objects) decode(t *testing.T, name, text string) {
+	t.Helper()
+	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
+	for {
+		u := &unstructured.Unstructured{}
+		if err := decoder.Decode(&u.Object); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, text)
+		}
+		if len(u.Object) == 0 {
+			continue
+		}
+		key := strings.Join([]string{u.GetKind(), u.GetNamespace(), u.GetName()}, " ")
+		if o[key] != nil {
+			t.Errorf("%s: %s is there twice", name, key)
+		}
+		o[key] = u
+	}
+}
+
+// values parses values that a user sets.
+func values(t *testing.T, text string) map[string]any {
+	t.Helper()
+	parsed := map[string]any{}
+	if err := sigsyaml.Unmarshal([]byte(text), &parsed); err != nil {
+		t.Fatal(err)
+	}
+	return parsed
+}
+
+// render renders a chart as `helm install` does. notes are what it then prints.
+func render(t *testing.T, path, set string) (rendered objects, notes string, err error) {
+	t.Helper()
+	chart, err := loader.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := common.ReleaseOptions{Name: "gateway", Namespace: namespace, Revision: 1, IsInstall: true}
+	all, err := util.ToRenderValues(chart, values(t, set), options, common.DefaultCapabilities)
+	if err != nil {
+		return nil, "", err
+	}
+	files, err := engine.Engine{Strict: true}.Render(chart, all)
+	if err != nil {
+		return nil, "", err
+	}
+	rendered = objects{}
+	for name, text := range files {
+		switch {
+		case strings.HasSuffix(name, "NOTES.txt"):
+			notes = text
+		case strings.HasSuffix(name, ".yaml"):
+			rendered.decode(t, name, text)
+		}
+	}
+	return rendered, notes, nil
+}
+
+// base returns the objects of a kustomize base.
+func base(t *testing.T, dir string) objects {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files in %s: %v", dir, err)
+	}
+	all := objects{}
+	for _, file := range files {
+		if filepath.Base(file) == "kustomization.yaml" {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.decode(t, file, string(text))
+	}
+	return all
+}
+
+// helmLabels are the labels that Helm's users expect, besides those of the base.
+var helmLabels = []string{"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "app.kubernetes.io/version", "helm.sh/chart", "app.kubernetes.io/part-of"}
+
+// withoutHelmLabels removes these labels from an object and its Pod template. A label of the base
+// stays.
+func withoutHelmLabels(o, like *unstructured.Unstructured) {
+	for _, path := range [][]string{{"metadata", "labels"}, {"spec", "template", "metadata", "labels"}} {
+		labels, found, _ := unstructured.NestedStringMap(o.Object, path...)
+		if !found {
+			continue
+		}
+		wanted, _, _ := unstructured.NestedStringMap(like.Object, path...)
+		for _, label := range helmLabels {
+			if _, has := wanted[label]; !has {
+				delete(labels, label)
+			}
+		}
+		if len(labels) == 0 {
+			unstructured.RemoveNestedField(o.Object, path...)
+		} else if err := unstructured.SetNestedStringMap(o.Object, labels, path...); err != nil {
+			panic(err) // the path is there
+		}
+	}
+}
+
+// TestGatewayChartIsTheBase compares the chart with its default values to manifests/gateway, object
+// by object and field by field.
+func TestGatewayChartIsTheBase(t *testing.T) {
+	t.Parallel()
+	got, _, err := render(t, gatewayChart, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := base(t, "../../../manifests/gateway")
+	// Helm creates the namespace with --create-namespace.
+	delete(want, "Namespace  "+namespace)
+	// The base leaves the tag of the image to an overlay.
+	containers := func(o objects) []any {
+		list, _, _ := unstructured.NestedSlice(o["Deployment "+namespace+" cluster-gateway"].Object, "spec", "template", "spec", "containers")
+		return list
+	}
+	list := containers(got)
+	container := list[0].(map[string]any)
+	if container["image"] != "cluster-gateway:v0.0.0" {
+		t.Errorf("the image is %v", container["image"])
+	}
+	container["image"] = "cluster-gateway"
+	if err := unstructured.SetNestedSlice(got["Deployment "+namespace+" cluster-gateway"].Object, list, "spec", "template", "spec", "containers"); err != nil {
+		t.Fatal(err)
+	}
+	if a, b := slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)); !slices.Equal(a, b) {
+		t.Fatalf("the chart has the objects\n%s\nand the base has\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
+	}
+	for key, w := range want {
+		g := got[key]
+		withoutHelmLabels(g, w)
+		if !reflect.DeepEqual(g.Object, w.Object) {
+			a, _ := sigsyaml.Marshal(g.Object)
+			b, _ := sigsyaml.Marshal(w.Object)
+			t.Errorf("%s: the chart has\n%s\nand the base has\n%s", key, a, b)
+		}
+	}
+}
+
+// TestGatewayChartLint runs helm lint.
+func TestGatewayChartLint(t *testing.T) {
+	t.Parallel()
+	for _, set := range []string{"", everything} {
+		if problems := lint.RunAll(gatewayChart, values(t, set), namespace).Messages; len(problems) > 0 {
+			for _, p := range problems {
+				if p.Severity > 1 { // an icon is only recommended
+					t.Errorf("helm lint: %s: %v", p.Path, p.Err)
+				}
+			}
+		}
+	}
+}
+
+// everything sets every value.
+const everything = `
+image: {repository: registry.example.com/gateway, tag: v1, digest: "", pullPolicy: Always, pullSecrets: [registry]}
+replicas: 3
+autoscaling: {enabled: true, minReplicas: 2, maxReplicas: 5, targetCPUUtilizationPercentage: 60}
+tunnel:
+  serverCount: 4
+  advertiseAddress: tunnel.example.com
+  service: {type: NodePort, port: 9132, nodePort: 30132, annotations: {a: b}, loadBalancerSourceRanges: [10.0.0.0/8]}
+service: {type: LoadBalancer, annotations: {c: d}}
+servingHosts: [gateway.example.com]
+shutdownDelay: 10s
+terminationGracePeriodSeconds: 100
+extraArgs: [--v=2, "--identity-extra=example.com/team"]
+extraEnv: [{name: GOMEMLIMIT, value: 1GiB}]
+extraVolumes: [{name: rules, configMap: {name: rules}}]
+extraVolumeMounts: [{name: rules, mountPath: /etc/rules}]
+resources: {limits: {memory: 4Gi}}
+priorityClass: {create: false, name: mine}
+nodeSelector: {disk: ssd}
+tolerations: [{operator: Exists}]
+affinity: {podAntiAffinity: {}}
+topologySpread: false
+podAnnotations: {e: f}
+podLabels: {g: h}
+serviceAccount: {annotations: {i: j}}
+podDisruptionBudget: {enabled: false, maxUnavailable: 50%}
+networkPolicy: {enabled: false}
+serviceMonitor: {enabled: true, interval: 15s, labels: {release: prometheus}}
+`
+
+// TestGatewayChartValues checks that each value has its effect, and that everything above is
+// every value there is.
+func TestGatewayChartValues(t *testing.T) {
+	t.Parallel()
+	got, _, err := render(t, gatewayChart, everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, absent := range []string{"PriorityClass  cluster-gateway", "PodDisruptionBudget " + namespace + " cluster-gateway", "NetworkPolicy " + namespace + " cluster-gateway"} {
+		if got[absent] != nil {
+			t.Errorf("%s is there", absent)
+		}
+	}
+	for key, wants := range map[string][]string{
+		"Deployment": {"registry.example.com/gateway:v1", "imagePullPolicy: Always", "- name: registry", "--tunnel-server-count=4", "--tunnel-advertise-address=tunnel.example.com:9132",
+			"--serving-host=gateway.example.com", "--shutdown-delay-duration=10s", "terminationGracePeriodSeconds: 100", "- --v=2", "- --identity-extra=example.com/team", "GOMEMLIMIT",
+			"mountPath: /etc/rules", "memory: 4Gi", "priorityClassName: mine", "disk: ssd", "operator: Exists", "podAntiAffinity", "e: f", "g: h"},
+		"Service":                 {"type: NodePort", "port: 9132", "nodePort: 30132", "a: b", "10.0.0.0/8", "type: LoadBalancer", "c: d"},
+		"HorizontalPodAutoscaler": {"minReplicas: 2", "maxReplicas: 5", "averageUtilization: 60"},
+		"ServiceAccount":          {"i: j"},
+		"ServiceMonitor":          {"interval: 15s", "release: prometheus"},
+	} {
+		text := ""
+		for name, o := range got {
+			if strings.HasPrefix(name, key+" ") {
+				data, _ := sigsyaml.Marshal(o.Object)
+				text += string(data)
+			}
+		}
+		for _, want := range wants {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: no %q in\n%s", key, want, text)
+			}
+		}
+	}
+	deployment, _ := sigsyaml.Marshal(got["Deployment "+namespace+" cluster-gateway"].Object)
+	for _, absent := range []string{"replicas:", "topologySpread"} {
+		if strings.Contains(string(deployment), absent) {
+			t.Errorf("the Deployment has %s", absent)
+		}
+	}
+
+	defaults, err := os.ReadFile(filepath.Join(gatewayChart, "values.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := paths(values(t, everything), ""), paths(values(t, string(defaults)), ""); !slices.Equal(a, b) {
+		t.Errorf("this test sets\n%v\nand values.yaml has\n%v", a, b)
+	}
+	readme, err := os.ReadFile(filepath.Join(gatewayChart, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths(values(t, string(defaults)), "") {
+		if !strings.Contains(string(readme), "`"+path+"`") {
+			t.Errorf("README.md does not describe the value %s", path)
+		}
+	}
+}
+
+// open are values whose content is the user's.
+var open = regexp.MustCompile(`(?i)(annotations|labels|resources|nodeSelector|affinity)$`)
+
+// paths lists the values that a user can set.
+func paths(in map[string]any, prefix string) []string {
+	var all []string
+	for key, value := range in {
+		if nested, ok := value.(map[string]any); ok && !open.MatchString(key) {
+			all = append(all, paths(nested, prefix+key+".")...)
+			continue
+		}
+		all = append(all, prefix+key)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// TestGatewayChartRefuses checks that wrong values are refused, and named.
+func TestGatewayChartRefuses(t *testing.T) {
+	t.Parallel()
+	for set, want := range map[string]string{
+		"replica: 3":                                   "replica",
+		"replicas: many":                               "replicas",
+		"replicas: -1":                                 "replicas",
+		"image: {digest: sha256:abc}":                  "image",
+		"image: {repository: ''}":                      "repository",
+		"tunnel: {advertiseAddress: 'https://a'}":      "advertiseAddress",
+		"tunnel: {service: {type: External}}":          "type",
+		"extraArgs: [v=2]":                             "extraArgs",
+		"shutdownDelay: 5":                             "shutdownDelay",
+		"podAnnotations: {a: 1}":                       "podAnnotations",
+		"autoscaling: {enabled: true, minReplicas: 9}": "autoscaling.minReplicas must not be greater",
+		"priorityClass: {name: mine}":                  "priorityClass.create must be false",
+	} {
+		if _, _, err := render(t, gatewayChart, set); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want that it names %q", set, err, want)
+		}
+	}
+}
+
+// TestGatewayChartDetails checks what depends on several values.
+func TestGatewayChartDetails(t *testing.T) {
+	t.Parallel()
+	for set, want := range map[string]string{
+		"":                             "--tunnel-server-count=2",
+		"replicas: 5":                  "--tunnel-server-count=5",
+		"replicas: 0":                  "--tunnel-server-count=1",
+		"autoscaling: {enabled: true}": "--tunnel-server-count=6",
+		"tunnel: {advertiseAddress: 'a.example.com:443'}":           "--tunnel-advertise-address=a.example.com:443",
+		"tunnel: {advertiseAddress: '10.0.0.1'}":                    "--tunnel-advertise-address=10.0.0.1:8132",
+		"tunnel: {advertiseAddress: '::1'}":                         "--tunnel-advertise-address=[::1]:8132",
+		"tunnel: {advertiseAddress: '[::1]:9'}":                     "--tunnel-advertise-address=[::1]:9",
+		"image: {digest: 'sha256:" + strings.Repeat("a", 64) + "'}": "image: cluster-gateway@sha256:aaaa",
+	} {
+		got, notes, err := render(t, gatewayChart, set)
+		if err != nil {
+			t.Errorf("%s: %v", set, err)
+			continue
+		}
+		text, _ := sigsyaml.Marshal(got["Deployment "+namespace+" cluster-gateway"].Object)
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%s: no %q in\n%s", set, want, text)
+		}
+		advertised := strings.Contains(set, "advertiseAddress")
+		if strings.Contains(notes, "tunnel.advertiseAddress=HOST") == advertised {
+			t.Errorf("%s: the notes are\n%s", set, notes)
+		}
+	}
+	if got, _, err := render(t, gatewayChart, ""); err != nil {
+		t.Error(err)
+	} else if _, has, _ := unstructured.NestedFieldNoCopy(got["APIService  v1alpha1.cluster.core.oam.dev"].Object, "spec", "caBundle"); has {
+		t.Error("the chart sets caBundle, which the gateway writes")
+	}
+}
