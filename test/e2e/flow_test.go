@@ -17,6 +17,7 @@ import (
 // TestUploadIntoSleepingPod checks that an upload which its process does not read for longer than
 // any timeout arrives, and that another exec of the same cluster lives on.
 func TestUploadIntoSleepingPod(t *testing.T) {
+	besideOthers(t)
 	const total = 60_000_000
 	for _, r := range shared.routes() {
 		if r.gateway == shared.external {

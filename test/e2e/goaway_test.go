@@ -27,6 +27,7 @@ import (
 // on the gateway's own endpoint. None is carried out twice. Through the hub, the aggregation
 // layer's own connection to the gateway is not affected.
 func TestWritesWhileConnectionsEnd(t *testing.T) {
+	besideOthers(t)
 	ctx := bounded(t, caseTimeout)
 	c, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{
 		Name: "goaway", NoControllerManager: true, NoKwok: true, ExtraAPIServerArgs: []string{"--goaway-chance=0.02"},
@@ -82,6 +83,7 @@ func TestWritesWhileConnectionsEnd(t *testing.T) {
 // of which is always about to be restarted gracefully. What a client without the gateway loses in
 // the same run is the measure for all routes.
 func TestWritesWhileAPIServersRestart(t *testing.T) {
+	besideOthers(t)
 	duration, writers := 15*time.Second, 4
 	if long() {
 		duration, writers = time.Minute, 20

@@ -279,6 +279,7 @@ func TestHealthReasons(t *testing.T) {
 
 // TestHealthAcrossLeaders kills the leader. The other replica takes over.
 func TestHealthAcrossLeaders(t *testing.T) {
+	besideOthers(t)
 	ctx := bounded(t, 2*caseTimeout)
 	hub, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{Name: "hub-leaders", NoControllerManager: true, NoKwok: true})
 	if err != nil {

@@ -71,6 +71,7 @@ func seenCluster(ctx context.Context, t *testing.T) (*lab.Cluster, string) {
 // TestClusterSeesTheCaller checks in the audit log of the managed API server who called, as whom,
 // and with which audit ID: route, door, and ordinary request and upgrades.
 func TestClusterSeesTheCaller(t *testing.T) {
+	besideOthers(t)
 	ctx := bounded(t, caseTimeout)
 	c, stolen := seenCluster(ctx, t)
 	g := shared.embedded

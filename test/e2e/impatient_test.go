@@ -4,6 +4,7 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ func (e *env) impatientRoutes(t *testing.T, limit time.Duration) []route {
 	t.Helper()
 	ctx := bounded(t, caseTimeout)
 	start := func(o lab.GatewayOptions) *lab.Gateway {
+		o.Name += "-" + strings.ToLower(t.Name())
 		o.Binary, o.Verbosity = e.binary, verbosity
 		o.ExtraArgs = []string{"--proxy-request-timeout=" + limit.String(), "--proxy-dial-timeout=" + (limit / 2).String()}
 		g, err := e.lab.StartGateway(ctx, o)

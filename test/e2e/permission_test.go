@@ -44,6 +44,7 @@ func authorizingGateway(ctx context.Context, t *testing.T, extra ...string) *lab
 // of the cluster, for Pods and their logs in one namespace, and exec only once there is a rule for
 // it. When the rule is removed, the exec that is open ends.
 func TestRulesByClusterLabel(t *testing.T) {
+	besideOthers(t)
 	ctx := bounded(t, caseTimeout)
 	const name, developer, podName = "permitted", "e2e-developer", "permitted"
 	const staging = "clusters:e2e.example.com/env=staging"
@@ -133,6 +134,7 @@ func TestRulesByClusterLabel(t *testing.T) {
 // TestLostDoorEndsExec: without rules for requests, an exec ends, too, when its caller may no
 // longer use the cluster.
 func TestLostDoorEndsExec(t *testing.T) {
+	besideOthers(t)
 	ctx := bounded(t, caseTimeout)
 	const user, podName = "e2e-leaver", "lost-door"
 	g := authorizingGateway(ctx, t)
@@ -160,6 +162,7 @@ func TestLostDoorEndsExec(t *testing.T) {
 // TestAPIAudiences: a token for the gateway is accepted by the gateway and not by the hub. A token
 // for the hub is accepted by both, and one for somebody else by neither.
 func TestAPIAudiences(t *testing.T) {
+	besideOthers(t)
 	ctx := bounded(t, caseTimeout)
 	g := authorizingGateway(ctx, t, "--api-audiences=e2e-gateway,e2e-another-name")
 	token(t, shared.embeddedHub, "e2e-client") // creates the account

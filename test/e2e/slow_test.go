@@ -24,10 +24,20 @@ const longVariable = "E2E_LONG"
 
 func long() bool { return os.Getenv(longVariable) != "" }
 
+// besideOthers runs a test in parallel with others that call it, after all tests that do not. It is
+// for tests that only wait most of the time, and that neither change what others use nor count what
+// others do. In the long form, each test has the machine for itself.
+func besideOthers(t *testing.T) {
+	if !long() {
+		t.Parallel()
+	}
+}
+
 // TestSlowLog checks that a log arrives whole although its reader requires far more time than an
 // ordinary request has. In the long form, these are 300 MB in 90 s, by the gateways with the
 // default limit of 65 s.
 func TestSlowLog(t *testing.T) {
+	besideOthers(t)
 	lines, duration := 24_000, 12*time.Second
 	if long() {
 		lines, duration = 300_000, 90*time.Second
@@ -77,6 +87,7 @@ func TestSlowLog(t *testing.T) {
 // TestLongProfile checks that a CPU profile of an API server arrives, although it requires more
 // time than an ordinary request has. In the long form, these are 90 s.
 func TestLongProfile(t *testing.T) {
+	besideOthers(t)
 	duration := 6 * time.Second
 	if long() {
 		duration = 90 * time.Second

@@ -59,6 +59,7 @@ func testLogsFollow(ctx context.Context, t *testing.T, s *site) {
 // TestQuietStreams checks that the time limit of ordinary requests does not end a stream, however
 // quiet it is.
 func TestQuietStreams(t *testing.T) {
+	besideOthers(t)
 	const limit = 4 * time.Second
 	for _, r := range shared.impatientRoutes(t, limit) {
 		t.Run(r.name, func(t *testing.T) {

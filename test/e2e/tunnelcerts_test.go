@@ -86,6 +86,7 @@ func agentFiles(t *testing.T, a *pki.Authority, cluster string, port int) lab.Ag
 // with exactly the RBAC of its manifest, and replaces both repeatedly without a failed request.
 // Agents that do not know the new CA yet can still connect.
 func TestTunnelCertificates(t *testing.T) {
+	besideOthers(t)
 	ctx := bounded(t, 5*caseTimeout)
 	const name = "self-made"
 	g, hub := selfMade(ctx, t, name, "--tunnel-ca-lifetime=80s", "--tunnel-cert-lifetime=25s", "--health-probe-interval=1s")
@@ -146,6 +147,7 @@ func TestTunnelCertificates(t *testing.T) {
 // TestTunnelCertificatesOfOnesOwn checks that a gateway with certificate files uses them, and
 // follows their changes. An agent whose certificate the new CA did not issue is disconnected.
 func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
+	besideOthers(t)
 	ctx := bounded(t, 2*caseTimeout)
 	const name = "own-files"
 	ca, err := lab.NewCA("own")
@@ -211,6 +213,7 @@ func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 // TestAgentCertificateByHand runs the commands in docs/operating.md exactly as they are written
 // there, and starts an agent with the certificate that they create.
 func TestAgentCertificateByHand(t *testing.T) {
+	besideOthers(t)
 	if _, err := exec.LookPath("openssl"); err != nil {
 		t.Skip("openssl is not installed")
 	}

@@ -36,6 +36,7 @@ import (
 // long form, the 99th percentile of their times must not grow to more than three times what it was,
 // or than it does without the gateway.
 func TestUnreadStreams(t *testing.T) {
+	besideOthers(t)
 	const limitMiB = 512
 	logs, execs, unauthenticated, gets := 300, 40, 200, 200
 	if long() {
