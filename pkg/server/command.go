@@ -12,7 +12,6 @@ import (
 	logsapi "k8s.io/component-base/logs/api/v1"
 	"k8s.io/component-base/term"
 	"k8s.io/component-base/version"
-	"k8s.io/component-base/version/verflag"
 	"k8s.io/klog/v2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
@@ -50,11 +49,11 @@ func NewCommand(configure ...func(*Config)) *cobra.Command {
 		Short:         "Access to many clusters, directly and through Konnectivity tunnels",
 		Long:          longHelp,
 		Example:       example,
+		Version:       version.Get().GitVersion,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			verflag.PrintAndExitIfRequested()
 			clamped := o.clampVerbosity()
 			if err := logsapi.ValidateAndApply(o.Logs, nil); err != nil {
 				return err
@@ -72,7 +71,7 @@ func NewCommand(configure ...func(*Config)) *cobra.Command {
 		},
 	}
 	groups := o.Flags()
-	verflag.AddFlags(groups.FlagSet("misc"))
+	groups.FlagSet("misc").Bool("version", false, "Print the version.") // cobra does
 	for _, set := range groups.FlagSets {
 		cmd.Flags().AddFlagSet(set)
 	}

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/component-base/version"
 )
 
 // Serving, delegated authentication and authorization, and readiness need a hub. test/e2e tests
@@ -375,5 +376,20 @@ func TestWithProxy(t *testing.T) {
 		if got := w.Body.String(); got != test.want {
 			t.Errorf("%+v went to %s", test.info, got)
 		}
+	}
+}
+
+// TestVersion checks that --version prints the version of the gateway, and needs no other flag.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	cmd := NewCommand()
+	var out bytes.Buffer
+	cmd.SetOut(&out)
+	cmd.SetArgs([]string{"--version"})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if want := "gateway version " + version.Get().GitVersion + "\n"; out.String() != want {
+		t.Errorf("it prints %q, want %q", &out, want)
 	}
 }
