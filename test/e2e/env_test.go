@@ -108,18 +108,24 @@ func (e *env) startGateways(ctx context.Context) (err error) {
 	if e.embeddedAgent, err = e.embedded.StartAgent(ctx, "edge", e.edge); err != nil {
 		return err
 	}
-	cert, key, err := e.konnectivity.AgentFiles("edge")
+	_, err = e.startExternalAgent(ctx, e.edge)
+	return err
+}
+
+// startExternalAgent starts an agent of a cluster that connects to the konnectivity-server.
+func (e *env) startExternalAgent(ctx context.Context, c *lab.Cluster) (*lab.Agent, error) {
+	cert, key, err := e.konnectivity.AgentFiles(c.Name())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	agent, err := e.lab.StartAgent(ctx, lab.AgentOptions{
-		Name: "agent-external", Cluster: e.edge, ServerPort: e.konnectivity.AgentPort(), CertFile: cert, KeyFile: key,
-		CAFile: e.konnectivity.CAFile(), Identifiers: []string{"host=" + e.edge.Name()},
+		Name: "agent-external-" + c.Name(), Cluster: c, ServerPort: e.konnectivity.AgentPort(), CertFile: cert, KeyFile: key,
+		CAFile: e.konnectivity.CAFile(), Identifiers: []string{"host=" + c.Name()},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return agent.WaitReady(ctx)
+	return agent, agent.WaitReady(ctx)
 }
 
 // route is one path to a cluster; door is one of the two endpoints of the gateway.

@@ -43,14 +43,21 @@ func TestWritesWhileConnectionsEnd(t *testing.T) {
 	if err := g.RegisterCluster(ctx, "goaway-tunnel", c, true); err != nil {
 		t.Fatal(err)
 	}
+	if err := shared.external.RegisterCluster(ctx, "goaway-external", c, true); err != nil {
+		t.Fatal(err)
+	}
 	agent, err := g.StartAgent(ctx, "goaway-tunnel", c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	external, err := shared.startExternalAgent(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
-		_ = agent.Kill()
-		for _, name := range []string{"goaway-direct", "goaway-tunnel"} {
-			_ = shared.embeddedHub.DeleteSecret(context.Background(), name) // with the lab at the latest
+		_, _ = agent.Kill(), external.Kill()
+		for name, hub := range map[string]*lab.Cluster{"goaway-direct": shared.embeddedHub, "goaway-tunnel": shared.embeddedHub, "goaway-external": shared.externalHub} {
+			_ = hub.DeleteSecret(context.Background(), name) // with the lab at the latest
 		}
 	})
 	duration := 5 * time.Second
@@ -64,6 +71,8 @@ func TestWritesWhileConnectionsEnd(t *testing.T) {
 		{"without-gateway", c.RESTConfig()},
 		{"direct-own-endpoint", g.ClusterRESTConfig("goaway-direct", lab.ViaOwnEndpoint)},
 		{"tunnel-own-endpoint", g.ClusterRESTConfig("goaway-tunnel", lab.ViaOwnEndpoint)},
+		{"external-own-endpoint", shared.external.ClusterRESTConfig("goaway-external", lab.ViaOwnEndpoint)},
+		{"external-hub", shared.external.ClusterRESTConfig("goaway-external", lab.ViaHub)},
 		{"direct-hub", g.ClusterRESTConfig("goaway-direct", lab.ViaHub)},
 		{"tunnel-hub", g.ClusterRESTConfig("goaway-tunnel", lab.ViaHub)},
 	} {
