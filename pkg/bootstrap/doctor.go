@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,10 +19,15 @@ import (
 type doctorOptions struct {
 	cluster clusterOptions
 	outDir  string
+
+	// For several clusters.
+	selection
+	parallel int
+	timeout  time.Duration
 }
 
 func (a *app) doctorCommand() *cobra.Command {
-	o := &doctorOptions{}
+	o := &doctorOptions{parallel: 10, timeout: 30 * time.Second}
 	cmd := &cobra.Command{
 		Use:   "doctor NAME",
 		Short: "Find out why a cluster cannot be reached, and what to do",
@@ -38,17 +44,32 @@ to do next. It exits with an error if a stage is broken. The stages are:
   rbac         the gateway has the rights of --access in the cluster
 
 If the cluster cannot be reached, doctor cannot read the agent's certificate and Pods through the gateway.
-To check them, set --cluster-kubeconfig, or --out-dir for an agent that runs as a process.`,
+To check them, set --cluster-kubeconfig, or --out-dir for an agent that runs as a process.
+
+With --all or -l LABELS in place of NAME, doctor checks several clusters at the same time, and prints one
+line for each of them. The exit code is then 0 if no stage of any cluster is broken, 1 if one is, and 2 if
+nothing was checked.`,
 		Example: `  agent-bootstrap doctor edge-1
+
+  # A summary of all clusters.
+  agent-bootstrap doctor --all
 
   # Check the agent too, in the cluster or in its folder.
   agent-bootstrap doctor edge-1 --cluster-kubeconfig edge-1.kubeconfig
   agent-bootstrap doctor edge-1 --out-dir ./edge-1-agent`,
-		Args: oneName,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.doctor(cmd.Context(), args[0], o) },
+		Args: o.oneNameOrFlags,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return a.doctorAll(cmd.Context(), o)
+			}
+			return a.doctor(cmd.Context(), args[0], o)
+		},
 	}
 	o.cluster.addFlags(cmd.Flags(), ", to check its agent")
 	cmd.Flags().StringVar(&o.outDir, "out-dir", o.outDir, "Folder of an agent that runs as a process, to check its certificate.")
+	o.selection.addFlags(cmd.Flags())
+	cmd.Flags().IntVar(&o.parallel, "parallel", o.parallel, "How many clusters are checked at the same time.")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", o.timeout, "How long the check of one of several clusters may take.")
 	a.addOutput(cmd.Flags(), "the diagnosis")
 	return cmd
 }

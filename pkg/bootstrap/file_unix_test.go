@@ -184,7 +184,7 @@ func TestMergeProcess(t *testing.T) {
 		return
 	}
 	for i := 0; ; i++ { // until it is killed
-		if _, err := testWriter(file, func(w *kubeconfigWriter) { w.entries.user.Token = strconv.Itoa(i) }).write(t.Context()); err != nil {
+		if _, err := testWriter(file, func(w *kubeconfigWriter) { w.entries[0].user.Token = strconv.Itoa(i) }).write(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -63,12 +63,13 @@ func (o *endpointOptions) validate() error {
 
 type kubeconfigOptions struct {
 	endpointOptions
-	file, entry          string
-	merge, force, dryRun bool
+	selection
+	file, entry                 string
+	merge, force, dryRun, prune bool
 }
 
 func (a *app) kubeconfigCommand() *cobra.Command {
-	o := &kubeconfigOptions{}
+	o := &kubeconfigOptions{prune: true}
 	cmd := &cobra.Command{
 		Use:   "kubeconfig NAME",
 		Short: "Print a kubeconfig for a cluster, or add the cluster to yours",
@@ -82,6 +83,12 @@ does not change if there is one. Running the command again updates the entries. 
 entry that is not for this cluster of this hub, unless you set --force. Before it changes a file, it
 writes a backup beside it (FILE.agent-bootstrap.bak).
 
+With --all or -l LABELS in place of NAME, the command does this for all registered clusters, or for those
+with these labels. With --merge, it then also removes the entries that it wrote for clusters of this hub
+that are not registered any more. An entry that somebody has changed, or that a context of yours uses,
+stays. The command lists what it added, updated and removed, and exits with an error if it left something
+out.
+
 The server in the kubeconfig is a URL with a path. kubectl, client-go and Helm support that. "kubectl
 proxy" needs the flag --append-server-path: without it, "kubectl proxy" serves the objects of the hub, not
 those of the cluster.`,
@@ -92,6 +99,10 @@ those of the cluster.`,
   # Add the cluster to your own kubeconfig.
   agent-bootstrap kubeconfig edge-1 --merge
   kubectl --context edge-1 get nodes
+
+  # Keep your kubeconfig up to date with the registered clusters.
+  agent-bootstrap kubeconfig --all --merge
+  agent-bootstrap kubeconfig -l env=prod --merge
 
   # Show what --merge would change.
   agent-bootstrap kubeconfig edge-1 --merge --dry-run
@@ -104,11 +115,18 @@ those of the cluster.`,
 
   # Bypass the hub's API server: one hop less.
   agent-bootstrap kubeconfig edge-1 --endpoint gateway --gateway-address gateway.example.com:8443`,
-		Args: oneName,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.kubeconfig(cmd.Context(), args[0], o) },
+		Args: o.oneNameOrFlags,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return a.kubeconfigs(cmd.Context(), o)
+			}
+			return a.kubeconfig(cmd.Context(), args[0], o)
+		},
 	}
 	fs := cmd.Flags()
 	o.endpointOptions.addFlags(fs)
+	o.selection.addFlags(fs)
+	fs.BoolVar(&o.prune, "prune", o.prune, "With --merge and several clusters: remove the entries of clusters that are not registered any more.")
 	fs.StringVarP(&o.file, "output", "o", o.file, "File to write to, or - for the standard output. Default: the standard output; with --merge, your own kubeconfig.")
 	fs.BoolVar(&o.merge, "merge", o.merge, "Add the entries to a kubeconfig, and keep what it has.")
 	fs.StringVar(&o.entry, "name", o.entry, "Name of the entries (cluster, user and context) in the kubeconfig. Default: NAME.")
@@ -117,11 +135,17 @@ those of the cluster.`,
 	return cmd
 }
 
+// validate checks the flags. Without a name, they are for several clusters.
 func (o *kubeconfigOptions) validate(name string) error {
 	var errs []error
 	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if err := registration.ValidateName(name); err != nil {
+	if name != "" {
+		errs = append(errs, registration.ValidateName(name))
+	} else if _, err := o.labels(); err != nil {
 		errs = append(errs, err)
+	}
+	if name == "" && o.entry != "" {
+		add("--name requires the name of one cluster")
 	}
 	if err := o.endpointOptions.validate(); err != nil {
 		errs = append(errs, err)
@@ -289,9 +313,9 @@ func (a *app) writeKubeconfig(ctx context.Context, entries *clusterEntries, o *k
 		file, others = ownKubeconfig(entries.name)
 	}
 	if file == "" || file == stdout || !o.merge && isStream(file) {
-		return a.printKubeconfig(entries, file, o)
+		return a.printKubeconfig([]*clusterEntries{entries}, file, o)
 	}
-	w := &kubeconfigWriter{entries: entries, file: file, others: others, merge: o.merge, force: o.force, dryRun: o.dryRun, now: a.Now}
+	w := &kubeconfigWriter{entries: []*clusterEntries{entries}, file: file, others: others, merge: o.merge, force: o.force, dryRun: o.dryRun, now: a.Now}
 	result, err := w.write(ctx)
 	if o.dryRun && result != nil && len(result.changes) > 0 {
 		a.printChanges(file, result)
@@ -307,12 +331,16 @@ func (a *app) writeKubeconfig(ctx context.Context, entries *clusterEntries, o *k
 
 // printKubeconfig writes the entries to the standard output, or to a file that is not a regular
 // one, such as a pipe.
-func (a *app) printKubeconfig(entries *clusterEntries, file string, o *kubeconfigOptions) error {
+func (a *app) printKubeconfig(entries []*clusterEntries, file string, o *kubeconfigOptions) error {
 	config := clientcmdapi.NewConfig()
-	if _, err := entries.addTo(config, false); err != nil {
-		return err
+	for _, e := range entries {
+		if _, err := e.addTo(config, false); err != nil {
+			return err
+		}
 	}
-	config.CurrentContext = entries.name
+	if len(entries) == 1 {
+		config.CurrentContext = entries[0].name
+	}
 	text, err := clientcmd.Write(*config)
 	if err != nil {
 		return err
@@ -359,7 +387,7 @@ func (a *app) printChanges(file string, result *writeResult) {
 	a.say("Dry run: nothing was changed. In %s:", file)
 	text := map[entryAction]string{
 		actionAdd: "would be added", actionUpdate: "would be updated", actionKeep: "is up to date", actionRefuse: "would be refused",
-		actionOverwrite: "would be overwritten", actionRemove: "would be removed",
+		actionOverwrite: "would be overwritten", actionRemove: "would be removed", actionPrune: "would be removed",
 	}
 	for _, c := range result.changes {
 		reason := ""

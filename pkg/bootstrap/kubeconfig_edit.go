@@ -8,17 +8,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// editKubeconfig returns the text of a kubeconfig in which the entries of one name are those of
-// want, and so is the current context. Everything else stays as it is in the text: comments, and
-// fields that this version of client-go does not know. want is the whole kubeconfig after the edit,
-// and the result is compared with it.
-func editKubeconfig(text []byte, want *clientcmdapi.Config, name string) ([]byte, error) {
+// editKubeconfig returns the text of a kubeconfig in which the changed entries are those of want,
+// and so is the current context. Everything else stays as it is in the text: comments, and fields
+// that this version of client-go does not know. want is the whole kubeconfig after the edit, and
+// the result is compared with it.
+func editKubeconfig(text []byte, want *clientcmdapi.Config, changes []entryChange) ([]byte, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return clientcmd.Write(*want)
 	}
@@ -34,12 +35,20 @@ func editKubeconfig(text []byte, want *clientcmdapi.Config, name string) ([]byte
 	if root.Kind != yaml.MappingNode {
 		return nil, errors.New("it is not a YAML mapping")
 	}
-	for _, kind := range entryKinds {
-		entry, err := encodeNode(entryOf(want, kind, name), kind, name)
+	for _, c := range changes {
+		if !c.changes() {
+			continue
+		}
+		entry := entryOf(want, c.kind, c.name)
+		if !entry.exists() {
+			removeItem(root, string(c.kind)+"s", c.name)
+			continue
+		}
+		item, err := encodeNode(entry, c.kind, c.name)
 		if err != nil {
 			return nil, err
 		}
-		putItem(root, string(kind)+"s", name, entry)
+		putItem(root, string(c.kind)+"s", c.name, item)
 	}
 	if got := mapValue(root, "current-context"); want.CurrentContext != "" && (got == nil || got.Value != want.CurrentContext) {
 		setMapValue(root, "current-context", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: want.CurrentContext})
@@ -106,6 +115,18 @@ func putItem(root *yaml.Node, key, name string, item *yaml.Node) {
 		list.Style = 0 // not [], the flow style of an empty list
 	}
 	list.Content = append(list.Content, item)
+}
+
+// removeItem removes the items with a name from a list of named items.
+func removeItem(root *yaml.Node, key, name string) {
+	list := mapValue(root, key)
+	if list == nil || list.Kind != yaml.SequenceNode {
+		return
+	}
+	list.Content = slices.DeleteFunc(list.Content, func(item *yaml.Node) bool {
+		got := mapValue(item, "name")
+		return got != nil && got.Value == name
+	})
 }
 
 // mapValue returns the value of a key in a mapping, or nil.

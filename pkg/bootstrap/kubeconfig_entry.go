@@ -180,6 +180,7 @@ const (
 	actionRefuse    entryAction = "refuse"
 	actionOverwrite entryAction = "overwrite"
 	actionRemove    entryAction = "remove"
+	actionPrune     entryAction = "prune" // remove an entry of ours, whose cluster is gone
 )
 
 // entryChange is what happens to one entry. reason says why an entry must not be overwritten.
@@ -189,6 +190,9 @@ type entryChange struct {
 	action entryAction
 	reason string
 }
+
+// changes reports whether the entry is not what it was before.
+func (c entryChange) changes() bool { return c.action != actionKeep && c.action != actionRefuse }
 
 // addTo puts the entries into a kubeconfig, and returns what happened to each one. It refuses to
 // overwrite an entry that is not for this cluster of this hub, unless force is set. What others

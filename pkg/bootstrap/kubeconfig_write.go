@@ -19,9 +19,14 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// kubeconfigWriter writes the entries of one cluster to a kubeconfig file.
+// kubeconfigWriter writes the entries of clusters to a kubeconfig file.
 type kubeconfigWriter struct {
-	entries *clusterEntries
+	entries []*clusterEntries
+	// partial means that a cluster whose entries are refused does not stop the others.
+	partial bool
+	// prune removes the entries of clusters that are not registered any more. Nil means that none are
+	// removed.
+	prune *pruning
 	// file is where the entries are written.
 	file string
 	// others are the files that kubectl reads together with file, if any.
@@ -41,7 +46,7 @@ type writeResult struct {
 }
 
 func (r *writeResult) unchanged() bool {
-	return !r.currentContext && !slices.ContainsFunc(r.changes, func(c entryChange) bool { return c.action != actionKeep })
+	return !r.currentContext && !slices.ContainsFunc(r.changes, func(c entryChange) bool { return c.changes() })
 }
 
 // lockTimeout bounds how long another program may hold the lock of a kubeconfig.
@@ -130,42 +135,76 @@ func (w *kubeconfigWriter) plan(text []byte, result *writeResult) (after []byte,
 		}
 		config = clientcmdapi.NewConfig()
 	}
+	others, err := w.otherConfigs()
+	if err != nil {
+		return nil, err
+	}
 	if !w.merge {
 		next := clientcmdapi.NewConfig()
-		for _, kind := range entryKinds {
-			entryOf(config, kind, w.entries.name).addTo(next, w.entries.name)
-		}
-		if config.CurrentContext == w.entries.name {
-			next.CurrentContext = config.CurrentContext
+		for _, e := range w.entries {
+			for _, kind := range entryKinds {
+				entryOf(config, kind, e.name).addTo(next, e.name)
+			}
+			if config.CurrentContext == e.name {
+				next.CurrentContext = config.CurrentContext
+			}
 		}
 		result.changes = w.removed(config)
 		config = next
 	}
-	changes, err := w.entries.addTo(config, w.force)
-	if err != nil {
-		return nil, err
+	var changes []entryChange
+	shadowed := false
+	for _, e := range w.entries {
+		changed, isShadowed, err := w.addEntries(config, e, others)
+		if err != nil {
+			return nil, err
+		}
+		changes, shadowed = append(changes, changed...), shadowed || isShadowed
 	}
 	result.changes = append(changes, result.changes...)
-	shadowed, current, err := w.elsewhere()
-	if err != nil {
-		return nil, err
+	if w.prune != nil && w.merge {
+		pruned, err := w.prune.remove(config, others)
+		if err != nil {
+			return nil, err
+		}
+		result.changes = append(result.changes, pruned...)
 	}
-	result.changes = append(result.changes, shadowed...)
-	if refused := refusals(result.changes); len(refused) > 0 {
-		return nil, &conflictError{file: w.file, merge: w.merge, refused: refused, shadowed: len(shadowed) > 0}
+	if refused := refusals(result.changes); len(refused) > 0 && !w.partial {
+		return nil, &conflictError{file: w.file, merge: w.merge, refused: refused, shadowed: shadowed}
 	}
-	if config.CurrentContext == "" && !current {
-		config.CurrentContext = w.entries.name
+	current := slices.ContainsFunc(others, func(o otherConfig) bool { return o.config.CurrentContext != "" })
+	if len(w.entries) == 1 && !w.partial && config.CurrentContext == "" && !current {
+		config.CurrentContext = w.entries[0].name
 		result.currentContext = true
 	}
 	if !w.merge {
 		after, err = clientcmd.Write(*config)
 		return after, err
 	}
-	if after, err = editKubeconfig(text, config, w.entries.name); err != nil {
+	if after, err = editKubeconfig(text, config, result.changes); err != nil {
 		return nil, fmt.Errorf("%s was not changed: %w", w.file, err)
 	}
 	return after, nil
+}
+
+// addEntries puts the entries of a cluster into config: all of them or, if one is refused, none.
+func (w *kubeconfigWriter) addEntries(config *clientcmdapi.Config, e *clusterEntries, others []otherConfig) (changes []entryChange, shadowed bool, err error) {
+	part := clientcmdapi.NewConfig()
+	for _, kind := range entryKinds {
+		entryOf(config, kind, e.name).copy().addTo(part, e.name)
+	}
+	if changes, err = e.addTo(part, w.force); err != nil {
+		return nil, false, err
+	}
+	elsewhere := shadows(e.name, others)
+	changes = append(changes, elsewhere...)
+	if len(refusals(changes)) > 0 {
+		return changes, len(elsewhere) > 0, nil
+	}
+	for _, kind := range entryKinds {
+		entryOf(part, kind, e.name).addTo(config, e.name)
+	}
+	return changes, false, nil
 }
 
 // removed lists the entries that replacing the file removes.
@@ -176,7 +215,7 @@ func (w *kubeconfigWriter) removed(config *clientcmdapi.Config) []entryChange {
 	}
 	var changes []entryChange
 	add := func(kind entryKind, name string) {
-		if name != w.entries.name {
+		if !slices.ContainsFunc(w.entries, func(e *clusterEntries) bool { return e.name == name }) {
 			changes = append(changes, entryChange{kind: kind, name: name, action: action, reason: "it would be removed"})
 		}
 	}
@@ -195,28 +234,41 @@ func (w *kubeconfigWriter) removed(config *clientcmdapi.Config) []entryChange {
 	return changes
 }
 
-// elsewhere finds entries of the same name in the other files that kubectl reads: of two entries,
-// it uses the one in the first file. current reports whether one of those files sets the current
-// context.
-func (w *kubeconfigWriter) elsewhere() (shadowed []entryChange, current bool, err error) {
+// otherConfig is another file that kubectl reads together with the one that is written.
+type otherConfig struct {
+	file   string
+	config *clientcmdapi.Config
+}
+
+func (w *kubeconfigWriter) otherConfigs() ([]otherConfig, error) {
+	var all []otherConfig
 	for _, file := range w.others {
 		text, _, err := readKubeconfig(file)
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		config, err := clientcmd.Load(text)
 		if err != nil {
-			return nil, false, fmt.Errorf("%s: %w", file, err)
+			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		current = current || config.CurrentContext != ""
+		all = append(all, otherConfig{file, config})
+	}
+	return all, nil
+}
+
+// shadows finds entries of a name in the other files that kubectl reads: of two entries, it uses
+// the one in the first file.
+func shadows(name string, others []otherConfig) []entryChange {
+	var found []entryChange
+	for _, o := range others {
 		for _, kind := range entryKinds {
-			if entryOf(config, kind, w.entries.name).exists() {
-				shadowed = append(shadowed, entryChange{kind: kind, name: w.entries.name, action: actionRefuse,
-					reason: "it is in " + file + " as well, and kubectl reads both files"})
+			if entryOf(o.config, kind, name).exists() {
+				found = append(found, entryChange{kind: kind, name: name, action: actionRefuse,
+					reason: "it is in " + o.file + " as well, and kubectl reads both files"})
 			}
 		}
 	}
-	return shadowed, current, nil
+	return found
 }
 
 // backup keeps the previous content of the file. The name is agent-bootstrap's own and each backup

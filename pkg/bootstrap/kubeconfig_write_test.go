@@ -174,7 +174,7 @@ func TestEntryOwner(t *testing.T) {
 }
 
 func testWriter(file string, change func(*kubeconfigWriter)) *kubeconfigWriter {
-	w := &kubeconfigWriter{entries: testEntries(nil), file: file, merge: true, now: func() time.Time { return time.Unix(0, 0) }}
+	w := &kubeconfigWriter{entries: []*clusterEntries{testEntries(nil)}, file: file, merge: true, now: func() time.Time { return time.Unix(0, 0) }}
 	if change != nil {
 		change(w)
 	}
@@ -283,7 +283,7 @@ Use --name to choose another name for the entries, -o to write to another file, 
 			t.Error("the file was changed")
 		}
 	}
-	if _, err := testWriter(path, func(w *kubeconfigWriter) { w.entries.name = "hub-1-edge-1" }).write(t.Context()); err != nil {
+	if _, err := testWriter(path, func(w *kubeconfigWriter) { w.entries[0].name = "hub-1-edge-1" }).write(t.Context()); err != nil {
 		t.Errorf("with --name: %v", err)
 	}
 	before := readText(t, path)

@@ -6,6 +6,7 @@ package bootstrap
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
@@ -22,24 +24,39 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
+// Formats of -o of list, besides yaml and json.
+const (
+	formatWide = "wide"
+	formatName = "name"
+)
+
 func (a *app) listCommand() *cobra.Command {
+	var s selection
 	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
+		Use:     "list [NAMES...]",
+		Aliases: []string{"get", "ls"},
 		Short:   "List the registered clusters and their state",
 		Long: `list shows the registered clusters: the route to each one, whether the gateway can reach it, its Kubernetes
 version, and when the gateway's credential expires. If you may read them, it also shows the invitations
 that no cluster has used yet.`,
-		Example: "  agent-bootstrap list\n  agent-bootstrap list -o json",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.list(cmd.Context()) },
+		Example: `  agent-bootstrap list
+  agent-bootstrap list -l env=prod -o wide
+  agent-bootstrap list -o json
+
+  # A program for each cluster.
+  for c in $(agent-bootstrap list -o name); do ...; done`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s.names = args
+			return a.list(cmd.Context(), &s)
+		},
 	}
-	a.addOutput(cmd.Flags(), "the ClusterGateways")
+	s.addSelector(cmd.Flags())
+	cmd.Flags().StringVarP(&a.output, "output", "o", a.output, "Format: wide for more columns, name for names only, yaml or json for the ClusterGateways.")
 	return cmd
 }
 
-func (a *app) list(ctx context.Context) error {
-	if err := a.checkOutput(); err != nil {
+func (a *app) list(ctx context.Context, s *selection) error {
+	if err := a.checkList(s); err != nil {
 		return err
 	}
 	hub, err := a.connectHub(ctx)
@@ -49,29 +66,83 @@ func (a *app) list(ctx context.Context) error {
 	if err := a.requireGateway(ctx, hub); err != nil {
 		return err
 	}
-	list, err := hub.dyn.Resource(v1alpha1.SchemeGroupVersion.WithResource(v1alpha1.ResourceName)).List(ctx, metav1.ListOptions{})
+	list, err := a.readList(ctx, hub, s)
 	if err != nil {
-		return hub.explain(err)
+		return err
 	}
-	if a.output != "" {
+	switch a.output {
+	case "yaml", "json":
 		return a.print(list.UnstructuredContent())
+	case formatName:
+		for i := range list.Items {
+			fmt.Fprintln(a.Out, list.Items[i].GetName())
+		}
+		return nil
 	}
-	if err := a.printClusters(list.Items); err != nil {
+	if err := a.printClusters(list.Items, s); err != nil || len(s.names) > 0 || s.selector != "" {
 		return err
 	}
 	return a.printInvitations(ctx, hub)
 }
 
+func (a *app) checkList(s *selection) error {
+	_, err := s.labels()
+	errs := []error{err}
+	switch a.output {
+	case "", "yaml", "json", formatWide, formatName:
+	default:
+		errs = append(errs, fmt.Errorf("invalid --output %q: must be wide, name, yaml or json", a.output))
+	}
+	for _, name := range s.names {
+		errs = append(errs, registration.ValidateName(name))
+	}
+	if len(s.names) > 0 && s.selector != "" {
+		errs = append(errs, errors.New("clusters are selected either by name or by --selector"))
+	}
+	return errors.Join(errs...)
+}
+
+// readList reads the selected ClusterGateways. Without names and labels, these are all.
+func (a *app) readList(ctx context.Context, hub *clusterClient, s *selection) (*unstructured.UnstructuredList, error) {
+	resource := hub.dyn.Resource(v1alpha1.SchemeGroupVersion.WithResource(v1alpha1.ResourceName))
+	if len(s.names) == 0 {
+		list, err := resource.List(ctx, metav1.ListOptions{LabelSelector: s.selector})
+		return list, hub.explain(err)
+	}
+	list := &unstructured.UnstructuredList{}
+	list.SetAPIVersion(v1alpha1.SchemeGroupVersion.String())
+	list.SetKind(v1alpha1.KindName + "List")
+	for _, name := range s.names {
+		item, err := resource.Get(ctx, name, metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil, notRegistered(name)
+		case err != nil:
+			return nil, hub.explain(err)
+		}
+		list.Items = append(list.Items, *item)
+	}
+	return list, nil
+}
+
 // newTable returns a writer that aligns columns. The caller flushes it.
 func (a *app) newTable() *tabwriter.Writer { return tabwriter.NewWriter(a.Out, 0, 8, 3, ' ', 0) }
 
-func (a *app) printClusters(items []unstructured.Unstructured) error {
+func (a *app) printClusters(items []unstructured.Unstructured, s *selection) error {
+	if len(items) == 0 && s.selector != "" {
+		a.say("No registered cluster has the labels %s.", s.selector)
+		return nil
+	}
 	if len(items) == 0 {
 		a.say("No clusters are registered. To register one: agent-bootstrap register NAME --cluster-kubeconfig FILE")
 		return nil
 	}
 	table := a.newTable()
-	fmt.Fprintln(table, "NAME\tROUTE\tREADY\tVERSION\tCREDENTIAL EXPIRES\tAGE")
+	header := "NAME\tROUTE\tREADY\tVERSION\tCREDENTIAL EXPIRES\tAGE"
+	if a.output == formatWide {
+		header += "\tACCESS\tENDPOINT\tLABELS"
+	}
+	fmt.Fprintln(table, header)
 	for i := range items {
 		c := &v1alpha1.ClusterGateway{}
 		if err := fromUnstructured(&items[i], c); err != nil {
@@ -81,10 +152,21 @@ func (a *app) printClusters(items []unstructured.Unstructured) error {
 		if t := c.Status.CredentialExpirationTime; t != nil {
 			expires = a.until(t.Time)
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, orDash(c.Status.Route), readyText(c), orDash(untrusted.Text(c.Status.Version)), expires,
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s", c.Name, orDash(c.Status.Route), readyText(c), orDash(untrusted.Text(c.Status.Version)), expires,
 			duration.HumanDuration(a.Now().Sub(c.CreationTimestamp.Time)))
+		if a.output == formatWide {
+			fmt.Fprintf(table, "\t%s\t%s\t%s", orDash(untrusted.Text(c.Annotations[v1alpha1.AnnotationAccess])), orDash(untrusted.Text(endpointOf(c))), orDash(labels.FormatLabels(c.Labels)))
+		}
+		fmt.Fprintln(table)
 	}
 	return table.Flush()
+}
+
+func endpointOf(c *v1alpha1.ClusterGateway) string {
+	if e := c.Spec.Access.Endpoint; e != nil && e.Const != nil {
+		return e.Const.Address
+	}
+	return ""
 }
 
 // printInvitations shows the invitations that have not led to a cluster. It shows nothing to a

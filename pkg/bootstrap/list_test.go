@@ -89,7 +89,7 @@ func TestListFails(t *testing.T) {
 	if out, errOut, err := h.run(t, "list"); err != nil || out != "" || !strings.HasPrefix(errOut, "No clusters are registered.") {
 		t.Errorf("without a cluster: %v\n%s%s", err, out, errOut)
 	}
-	if _, _, err := h.run(t, "list", "-o", "xml"); err == nil || err.Error() != `invalid --output "xml": must be yaml or json` {
+	if _, _, err := h.run(t, "list", "-o", "xml"); err == nil || err.Error() != `invalid --output "xml": must be wide, name, yaml or json` {
 		t.Errorf("-o xml: %v", err)
 	}
 	h.answer("GET "+gatewayPath+"/clustergateways", forbidden(`cannot list resource "clustergateways"`))

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -34,6 +35,19 @@ func (s *selection) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&s.all, "all", s.all, "All registered clusters.")
 }
 
+// oneNameOrFlags requires the name of one cluster, or flags that select several.
+func (s *selection) oneNameOrFlags(cmd *cobra.Command, args []string) error {
+	switch flags := s.all || s.selector != ""; {
+	case !flags:
+		return oneName(cmd, args)
+	case len(args) > 0:
+		return errBothSelections
+	}
+	return nil
+}
+
+var errBothSelections = errors.New("clusters are selected either by name, or by --selector and --all")
+
 // labels returns the selector of -l. Without that flag, it selects everything.
 func (s *selection) labels() (labels.Selector, error) {
 	selector, err := labels.Parse(s.selector)
@@ -53,7 +67,7 @@ func (s *selection) validate() error {
 	}
 	switch flags := s.all || s.selector != ""; {
 	case len(s.names) > 0 && flags:
-		errs = append(errs, errors.New("clusters are selected either by name, or by --selector and --all"))
+		errs = append(errs, errBothSelections)
 	case len(s.names) == 0 && !flags:
 		errs = append(errs, errors.New("no clusters are selected: use their names, --selector LABELS or --all"))
 	}
