@@ -40,7 +40,7 @@ func gatewayMetrics(t *testing.T) []metric {
 		kind := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%T", m), "*metrics."), "Vec"))
 		all = append(all, metric{match[1], kind, strings.ReplaceAll(match[4], ",", ", "), strings.TrimPrefix(match[2], "[ALPHA] ")})
 	}
-	return slices.Concat(all, memoryMetrics, identityMetrics, certificateMetrics)
+	return slices.Concat(all, memoryMetrics, identityMetrics, peerMetrics, certificateMetrics)
 }
 
 // memoryMetrics are those of pkg/internal/memory, which are computed when they are read.
@@ -53,6 +53,13 @@ var memoryMetrics = []metric{
 // identityMetrics are those of pkg/server/identities.go.
 var identityMetrics = []metric{
 	{"cluster_gateway_identity_rules_valid", "gauge", "", "1 if the file of `--cluster-gateway-proxy-config` can be used or is not set, and 0 while requests are refused because it is invalid."},
+}
+
+// peerMetrics are those of pkg/peers.
+var peerMetrics = []metric{
+	{"cluster_gateway_peer_requests_total", "counter", "outcome", "Requests forwarded to other replicas, by outcome (answered; no_agent: no replica has an agent any more; unreachable: no connection to a replica; failed: the connection broke, or the client left)."},
+	{"cluster_gateway_peers", "gauge", "", "Other replicas of the gateway that are present."},
+	{"cluster_gateway_peers_oldest_renewal_seconds", "gauge", "", "Time since the last renewal of the present replica whose renewal is the oldest."},
 }
 
 // certificateMetrics are those of pkg/server, which makes them only for a server that runs.
@@ -86,6 +93,7 @@ func TestMetricsAreKnown(t *testing.T) {
 	for path, n := range found {
 		switch {
 		case path == "pkg/internal/memory/metrics.go" && n == len(memoryMetrics):
+		case path == "pkg/peers/metrics.go" && n == len(peerMetrics):
 		case path == "pkg/server/identities.go" && n == len(identityMetrics):
 		case path == "pkg/proxy/metrics.go", path == "pkg/health/metrics.go", path == "pkg/server/metrics.go" && n == 1:
 		default:

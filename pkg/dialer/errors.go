@@ -21,6 +21,9 @@ const (
 	StageAgent Stage = "agent"
 	// StageEndpoint is connecting to the API server, by the gateway or by the agent on its behalf.
 	StageEndpoint Stage = "endpoint"
+	// StagePeer is reaching another replica of the gateway, to which an agent of the cluster is
+	// connected. Its failures say nothing about the cluster.
+	StagePeer Stage = "peer"
 	// StageTLS is the TLS handshake with the API server, over a connection that is open.
 	StageTLS Stage = "tls"
 )
@@ -40,7 +43,7 @@ type Error struct {
 // Error implements error.
 func (e *Error) Error() string {
 	switch e.Stage {
-	case StageTunnel, StageAgent:
+	case StageTunnel, StageAgent, StagePeer:
 		return fmt.Sprintf("cluster %q: %s: %v", e.Cluster, e.Stage, e.Err)
 	default:
 		return fmt.Sprintf("cluster %q: %s %s: %v", e.Cluster, e.Stage, e.Address, e.Err)

@@ -5,12 +5,14 @@ package health
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 )
 
@@ -88,6 +90,10 @@ func (r *run) observe(ctx context.Context, k *tracked, o *observation) {
 // probe. This is the case for the first failure of a ready cluster, and for a missing agent if the
 // replica has just started.
 func (r *run) postpone(c *cluster.Cluster, o *observation, failures int) (time.Duration, bool) {
+	var dial *dialer.Error
+	if errors.As(o.err, &dial) && dial.Stage == dialer.StagePeer {
+		return r.delayAfter(c, failures), true // it says nothing about the cluster
+	}
 	if o.err == nil || !reportedReady(c) {
 		return 0, false
 	}

@@ -97,7 +97,7 @@ func (k *Keeper) createServing(ctx context.Context, a *Authority) (*corev1.Secre
 }
 
 func (k *Keeper) issueServing(a *Authority) (map[string][]byte, error) {
-	cert, key, err := a.IssueServing(k.cfg.Hosts, k.cfg.ServingLifetime)
+	cert, key, err := a.issueServing(k.cfg.Hosts, k.cfg.Organization, k.cfg.ServingLifetime)
 	if err != nil {
 		return nil, err
 	}

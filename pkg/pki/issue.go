@@ -50,6 +50,11 @@ func clientTemplate(organization, cluster string) *x509.Certificate {
 // IssueServing issues a serving certificate with a new key. Hosts are DNS names and IP addresses. A
 // lifetime of 0 means DefaultServingLifetime. The certificate expires no later than the CA.
 func (a *Authority) IssueServing(hosts []string, lifetime time.Duration) (certPEM, keyPEM []byte, err error) {
+	return a.issueServing(hosts, "", lifetime)
+}
+
+// issueServing is IssueServing. With an organization, the certificate is for clients, too.
+func (a *Authority) issueServing(hosts []string, organization string, lifetime time.Duration) (certPEM, keyPEM []byte, err error) {
 	if len(hosts) == 0 {
 		return nil, nil, errors.New("a serving certificate needs a host")
 	}
@@ -59,6 +64,10 @@ func (a *Authority) IssueServing(hosts []string, lifetime time.Duration) (certPE
 	template := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: "cluster-gateway"},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if organization != "" {
+		template.Subject.Organization = []string{organization}
+		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
 	}
 	for _, host := range hosts {
 		if ip := net.ParseIP(host); ip != nil {

@@ -29,6 +29,9 @@ type KeeperConfig struct {
 	// Hosts are the DNS names and IP addresses in the serving certificate. There must be at least
 	// one.
 	Hosts []string
+	// Organization, if set, makes the serving certificate a client certificate, too, with this
+	// organization (O) in its subject. It is for servers that are each other's clients.
+	Organization string
 	// CALifetime and ServingLifetime are the lifetimes of new certificates. 0 means the defaults.
 	CALifetime, ServingLifetime time.Duration
 	// Logger logs renewals. Its zero value logs nothing.

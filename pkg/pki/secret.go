@@ -31,6 +31,10 @@ const (
 	// GatewayCASecret and GatewayServingSecret are the same for the gateway's own HTTPS endpoint.
 	GatewayCASecret      = "cluster-gateway-serving-ca"
 	GatewayServingSecret = "cluster-gateway-serving"
+	// PeerCASecret and PeerSecret are the same for the connections between replicas. The certificate
+	// in PeerSecret is for both ends of them.
+	PeerCASecret = "cluster-gateway-peers-ca"
+	PeerSecret   = "cluster-gateway-peers"
 	// ConfigMap holds the address that agents connect to (KeyAddress) and the CAs that they trust
 	// (KeyBundle).
 	ConfigMap = "cluster-gateway-tunnel"

@@ -39,6 +39,9 @@ type Config struct {
 	Clusters ClusterGetter
 	// Dialers makes the dialers of a cluster: two for each version of it.
 	Dialers DialerFactory
+	// Forwarder sends requests to other replicas. nil means that there are none, or that agents
+	// connect to each of them.
+	Forwarder Forwarder
 	// Metrics may be shared with others. It must not be nil.
 	Metrics *Metrics
 	// RequestTimeout limits every request that is not long-running. 0 means DefaultRequestTimeout.

@@ -66,6 +66,8 @@ func dialStatus(c *cluster.Cluster, e *dialer.Error) *apierrors.StatusError {
 	switch {
 	case errors.As(e, &noAgent):
 		return noAgentStatus(c.Name, noAgent)
+	case e.Stage == dialer.StagePeer:
+		return unreachablePeer(c, e.Err)
 	case e.Stage == dialer.StageTunnel:
 		return newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, c.Name, CauseTunnel,
 			fmt.Sprintf("cluster %q: the tunnel cannot be used: %s", c.Name, brief(e.Err)))
@@ -95,6 +97,8 @@ func causeAt(stage dialer.Stage) metav1.CauseType {
 		return CauseAgent
 	case dialer.StageTLS:
 		return CauseTLS
+	case dialer.StagePeer:
+		return CauseRequest
 	default:
 		return CauseEndpoint
 	}

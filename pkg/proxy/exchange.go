@@ -37,6 +37,12 @@ type exchange struct {
 	// seen is who the cluster sees. seenHeaders are the headers that ask it to.
 	seen        identity.Seen
 	seenHeaders http.Header
+	// forwarded is set if another replica has forwarded the request to this one, and forwarding if
+	// this one forwards it. trail then has the headers of the answer to the other replica.
+	forwarded, forwarding bool
+	trail                 http.Header
+	// cookies are those of the caller.
+	cookies []string
 	// permission is what the Authorizer is asked. It is nil if there is none.
 	permission *policy.Request
 
@@ -68,8 +74,12 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 	defer x.lease.release()
 	began := time.Now()
 	metrics, route := x.lease.slot.metrics, string(x.lease.cluster.Route)
-	metrics.requestStarted(route)
-	defer func() { metrics.requestEnded(route, x, time.Since(began)) }()
+	if x.forwarded {
+		x.trail = w.Header()
+	} else { // otherwise the other replica counts it
+		metrics.requestStarted(route)
+		defer func() { metrics.requestEnded(route, x, time.Since(began)) }()
+	}
 
 	x.annotateRequest(req.Context())
 	if x.lease.err != nil {
@@ -90,10 +100,14 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 		x.code = x.handler.refuse(w, req, err)
 		return
 	}
-	if err := x.identify(req); err != nil {
-		x.code = x.handler.refuse(w, req, err)
-		return
+	elsewhere := x.elsewhere()
+	if !elsewhere { // the other replica decides who the cluster sees
+		if err := x.identify(req); err != nil {
+			x.code = x.handler.refuse(w, req, err)
+			return
+		}
 	}
+	x.forwarding, x.cookies = elsewhere, req.Header["Cookie"]
 	defer x.annotateEnd(req.Context())
 	if a, ok := newApplication(x.lease.cluster.Endpoint, x.target); ok && x.attributes.relayed {
 		x.application = &a
@@ -216,6 +230,30 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	// continue by itself.
 	req = req.WithContext(x.sendCtx)
 	x.keepBody(req)
+	resp, err := x.send(req)
+	if x.body != nil {
+		x.body.drop()
+	}
+	if err != nil {
+		return nil, err
+	}
+	x.code = resp.StatusCode
+	check := x.checkAnswer
+	if x.forwarding {
+		check = x.checkForwarded
+	}
+	if err := check(resp); err != nil {
+		_ = resp.Body.Close() // the answer's fault is the error that matters
+		return nil, err
+	}
+	return resp, nil
+}
+
+// send sends the request to the cluster, or to a replica that has an agent of it.
+func (x *exchange) send(req *http.Request) (*http.Response, error) {
+	if x.forwarding {
+		return x.forward(req)
+	}
 	rt := x.lease.transports.requests
 	switch x.attributes.class() {
 	case classStream:
@@ -224,18 +262,16 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 		rt = x.lease.transports.upgrades
 	}
 	resp, err := rt.RoundTrip(req)
+	if err == nil || !lostAgent(err) || !x.elsewhere() {
+		return resp, err
+	}
+	// The last agent has just gone, and nothing was sent.
 	if x.body != nil {
-		x.body.drop()
+		if req.Body, err = x.body.attempt(); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	x.code = resp.StatusCode
-	if err := x.checkAnswer(resp); err != nil {
-		_ = resp.Body.Close() // the answer's fault is the error that matters
-		return nil, err
-	}
-	return resp, nil
+	return x.forward(req)
 }
 
 // ErrCredentialRejected reports that the cluster answered 401. It is also in the chain of a
@@ -255,19 +291,9 @@ func (x *exchange) checkAnswer(resp *http.Response) error {
 		if !x.attributes.relayed || !credentialAccepted(x.ctx, &x.lease) {
 			return ErrCredentialRejected
 		}
-	case http.StatusSwitchingProtocols:
-		if err := x.switchProtocols(resp); err != nil {
-			return err
-		}
 	}
-	// Without the upgrade, the request may still be a long-running one.
-	if x.attributes.upgrade && (resp.StatusCode == http.StatusSwitchingProtocols || x.attributes.longRunning) {
-		if err := x.becomeStream(); err != nil {
-			return err
-		}
-	}
-	if x.attributes.verb == "watch" {
-		resp.Body = x.newWatchBody(resp.Body)
+	if err := x.checkUpgrade(resp); err != nil {
+		return err
 	}
 	cookies := resp.Header["Set-Cookie"]
 	stripResponse(resp.Header)
@@ -282,9 +308,28 @@ func (x *exchange) checkAnswer(resp *http.Response) error {
 	return x.rewriteLocation(resp)
 }
 
+// checkUpgrade handles an answer to an upgrade or to a watch.
+func (x *exchange) checkUpgrade(resp *http.Response) error {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		if err := x.switchProtocols(resp); err != nil {
+			return err
+		}
+	}
+	// Without the upgrade, the request may still be a long-running one.
+	if x.attributes.upgrade && (resp.StatusCode == http.StatusSwitchingProtocols || x.attributes.longRunning) {
+		if err := x.becomeStream(); err != nil {
+			return err
+		}
+	}
+	if x.attributes.verb == "watch" {
+		resp.Body = x.newWatchBody(resp.Body)
+	}
+	return nil
+}
+
 // handleError answers a request that failed before the cluster's answer was returned.
 func (x *exchange) handleError(w http.ResponseWriter, req *http.Request, err error) {
-	status := x.handler.failureStatus(x.ctx, &x.lease, &x.progress, err)
+	status := x.handler.failureStatus(x.ctx, &x.lease, &x.progress, x.forwarding, err)
 	x.handler.cfg.Logger.V(2).Info("A proxied request failed", "cluster", x.lease.cluster.Name, "route", x.lease.cluster.Route,
 		"verb", x.attributes.verb, "code", status.ErrStatus.Code, "err", err)
 	// The filters set this header for the gateway's own answers, and serve has removed it.

@@ -80,7 +80,7 @@ func NewHandler(cfg Config) *Handler {
 		limits: limits{requests: cfg.MaxInFlight, streams: cfg.MaxStreams},
 		dials:  newDialLimit(cfg.MaxDials),
 		build: func(c *cluster.Cluster, m *clusterMetrics, gate dialGate) (*transports, error) {
-			return newTransports(c, cfg.Dialers, cfg.DialTimeout, m, gate, cfg.Logger)
+			return newTransports(c, cfg.Dialers, cfg.Forwarder, cfg.DialTimeout, m, gate, cfg.Logger)
 		},
 	}
 	return h
@@ -152,12 +152,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		h.refuse(w, req, notFound(t.cluster))
 	case errors.As(err, &limit):
 		code := h.refuse(w, req, tooManyRequests(limit))
-		limit.metrics.requestRefused(string(limit.cluster.Route), a, code)
+		if !isForwarded(req.Context()) { // the other replica counts it
+			limit.metrics.requestRefused(string(limit.cluster.Route), a, code)
+		}
 	case err != nil:
 		h.refuse(w, req, shuttingDown(t.cluster))
 	default:
 		defer reserved.release()
-		x := &exchange{handler: h, lease: l, target: t, attributes: a}
+		x := &exchange{handler: h, lease: l, target: t, attributes: a, forwarded: isForwarded(req.Context())}
 		x.serve(w, req)
 	}
 }

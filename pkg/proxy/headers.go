@@ -13,7 +13,7 @@ import (
 // cluster.
 var (
 	credentialHeaders  = []string{"Authorization", "Proxy-Authorization", "Cookie", "X-Real-Ip", "Forwarded"}
-	credentialPrefixes = []string{"X-Remote-", "Impersonate-", "X-Forwarded-"}
+	credentialPrefixes = []string{"X-Remote-", "Impersonate-", "X-Forwarded-", peerPrefix}
 )
 
 // bearerProtocolPrefix begins the WebSocket subprotocol in which a browser sends its token
@@ -75,5 +75,10 @@ func stripResponse(h http.Header) {
 		"Audit-Id",                  // the gateway sets its own, and sent the same ID to the cluster
 	} {
 		h.Del(name)
+	}
+	for name := range h { // another replica would take them for those of this one
+		if hasPrefixFold(name, peerPrefix) {
+			delete(h, name)
+		}
 	}
 }

@@ -138,7 +138,7 @@ func (h *Handler) ask(ctx context.Context, name, path string, check func(*http.R
 	if err != nil {
 		return err
 	}
-	err = sendProbe(l.transports.requests, req, check)
+	err = sendProbe(h.internal(&l), req, check)
 	var answer *answerError
 	switch {
 	case err == nil:
@@ -151,7 +151,7 @@ func (h *Handler) ask(ctx context.Context, name, path string, check func(*http.R
 		// has left.
 		return probeError(timeoutStatus(l.cluster, &p, time.Since(start).Round(time.Second)), err)
 	default:
-		return probeError(h.failureStatus(ctx, &l, &p, err), err)
+		return probeError(h.failureStatus(ctx, &l, &p, false, err), err)
 	}
 }
 

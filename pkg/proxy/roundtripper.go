@@ -35,13 +35,22 @@ func (r internalRequests) RoundTrip(req *http.Request) (*http.Response, error) {
 	t := target{cluster: r.cluster, rawPath: req.URL.EscapedPath()}
 	out := req.Clone(req.Context())
 	out.URL, out.Host = t.onEndpoint(l.cluster.Endpoint, req.URL), ""
-	resp, err := l.transports.requests.RoundTrip(out)
+	resp, err := r.handler.internal(&l).RoundTrip(out)
 	if err != nil {
 		l.release()
 		return nil, err
 	}
 	resp.Body = &leasedBody{ReadCloser: resp.Body, release: sync.OnceFunc(l.release)}
 	return resp, nil
+}
+
+// internal returns the transport for the gateway's own requests. If the cluster has its agents at
+// another replica, their connection leads through that one, up to the cluster's API server.
+func (h *Handler) internal(l *lease) http.RoundTripper {
+	if l.transports.elsewhere != nil && h.cfg.Forwarder.Elsewhere(l.cluster.Name) {
+		return l.transports.elsewhere
+	}
+	return l.transports.requests
 }
 
 // leasedBody keeps the transport until the answer has been read.

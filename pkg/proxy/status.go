@@ -125,8 +125,9 @@ func invalidAnswer(c *cluster.Cluster, err error) *apierrors.StatusError {
 		fmt.Sprintf("the answer of cluster %q is invalid: %v", c.Name, err))
 }
 
-// failureStatus returns the Status for a request that failed with err.
-func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, err error) *apierrors.StatusError {
+// failureStatus returns the Status for a request that failed with err. forwarding is whether it was
+// sent to another replica.
+func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, forwarding bool, err error) *apierrors.StatusError {
 	c := l.cluster
 	var plugin *pluginError
 	var dial *dialer.Error
@@ -166,6 +167,8 @@ func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, err 
 		return dialStatus(c, dial)
 	case deadline:
 		return timeoutStatus(c, p, h.cfg.RequestTimeout)
+	case forwarding:
+		return brokenPeer(c, err)
 	default:
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseResponse,
 			fmt.Sprintf("the connection to cluster %q broke before its answer was complete: %s", c.Name, brief(err)))

@@ -31,6 +31,8 @@ const (
 	annotationRule     = annotationPrefix + "rule"
 	annotationRefusal  = annotationPrefix + "refusal"
 	annotationEnd      = annotationPrefix + "end"
+	// annotationForwarded says that the request was sent by another replica, which has an agent.
+	annotationForwarded = annotationPrefix + "forwarded"
 )
 
 // Doors through which requests come.
@@ -84,7 +86,7 @@ func resourceText(group, resource, subresource string) string {
 
 // annotateSeen adds to the audit event who the cluster sees.
 func (x *exchange) annotateSeen(ctx context.Context) {
-	if !audited(ctx) {
+	if !audited(ctx) && x.trail == nil {
 		return
 	}
 	pairs := []string{annotationIdentity, string(x.seen.Mode)}
@@ -97,19 +99,60 @@ func (x *exchange) annotateSeen(ctx context.Context) {
 			pairs = append(pairs, annotationGroups, strings.Join(u.Groups, ","))
 		}
 	}
-	audit.AddAuditAnnotations(ctx, pairs...)
+	x.annotateIdentity(ctx, pairs)
 }
 
 // annotateRefusal adds to the audit event why the identity of the caller is not carried.
 func (x *exchange) annotateRefusal(ctx context.Context, refusal *identity.Refusal) {
-	if !audited(ctx) {
+	if !audited(ctx) && x.trail == nil {
 		return
 	}
 	pairs := []string{annotationIdentity, string(x.lease.cluster.Identity.Mode), annotationRefusal, string(refusal.Reason)}
 	if refusal.Rule != "" {
 		pairs = append(pairs, annotationRule, refusal.Rule)
 	}
-	audit.AddAuditAnnotations(ctx, pairs...)
+	x.annotateIdentity(ctx, pairs)
+}
+
+// annotateIdentity adds to the audit event, or reports to the replica that writes it.
+func (x *exchange) annotateIdentity(ctx context.Context, pairs []string) {
+	if x.trail == nil {
+		audit.AddAuditAnnotations(ctx, pairs...)
+		return
+	}
+	for i, value := range pairs {
+		pairs[i] = untrusted.Limit(value, maxTrail)
+	}
+	if value, err := encodeHeader(pairs); err == nil {
+		x.trail.Set(headerTrail, value)
+	}
+}
+
+// maxTrail limits each value that one replica reports to another one, which is in a header there.
+const maxTrail = 32 << 10
+
+// annotateForwarded adds to the audit event that another replica sends the request to the cluster.
+func (x *exchange) annotateForwarded(ctx context.Context) {
+	if audited(ctx) {
+		audit.AddAuditAnnotation(ctx, annotationForwarded, "true")
+	}
+}
+
+// annotateTrail adds to the audit event what the other replica has reported.
+func (x *exchange) annotateTrail(ctx context.Context, value string) {
+	var pairs []string
+	if x.seenHeaders != nil { // the agent was lost after this replica had decided and annotated
+		return
+	}
+	if !audited(ctx) || value == "" || decodeHeader(value, &pairs) != nil || len(pairs)%2 != 0 {
+		return
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		switch pairs[i] {
+		case annotationIdentity, annotationUser, annotationGroups, annotationRule, annotationRefusal:
+			audit.AddAuditAnnotation(ctx, pairs[i], pairs[i+1])
+		}
+	}
 }
 
 // annotateEnd adds to the audit event how a long-running request has ended.

@@ -44,14 +44,17 @@ const (
 // their dialers.
 type transports struct {
 	requests, streams, upgrades http.RoundTripper
-	// dialers are one for requests and streams, and one for upgrades.
+	// elsewhere is for the gateway's own requests, through another replica. It is nil if there is no
+	// Forwarder, and for clusters that need no agent.
+	elsewhere http.RoundTripper
+	// dialers are one for requests and streams, one for upgrades, and one for elsewhere.
 	dialers []dialer.Dialer
 	http    []*http.Transport
 	// closeCredential, if set, ends the plugin that provides the credential.
 	closeCredential func()
 }
 
-func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.Duration, m *clusterMetrics, gate dialGate, logger klog.Logger) (t *transports, err error) {
+func newTransports(c *cluster.Cluster, factory DialerFactory, f Forwarder, dialTimeout time.Duration, m *clusterMetrics, gate dialGate, logger klog.Logger) (t *transports, err error) {
 	t = &transports{}
 	defer func() {
 		if err != nil {
@@ -84,7 +87,15 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, dialTimeout time.D
 			return t, err
 		}
 	}
-	return t, nil
+	if f != nil && c.Route == cluster.RouteTunnel {
+		d := f.Dialer(c.Name)
+		t.dialers = append(t.dialers, d)
+		t.elsewhere, err = t.addHTTP2(func() (*connector, error) {
+			conn := &connector{cluster: c, dial: d.DialContext, timeout: dialTimeout, metrics: m, gate: gate}
+			return conn, conn.authenticate(auth)
+		}, auth, receiveWindow)
+	}
+	return t, err
 }
 
 // addUpgrades returns a RoundTripper that speaks HTTP/1.1.

@@ -49,6 +49,9 @@ func (s *Server) newAPIServer(clientCALoaded healthz.HealthChecker) error {
 	}
 	config.Authentication.Authenticator = releasingAuthenticator{authenticated}
 	s.shutdown = &shutdown{grace: s.config.ShutdownGrace}
+	if s.replicas != nil {
+		s.shutdown.drained = s.replicas.drain
+	}
 	s.shutdown.prepare(&config.Config)
 	if s.generic, err = config.Complete().New("cluster-gateway", genericapiserver.NewEmptyDelegate()); err != nil {
 		return err
@@ -101,6 +104,9 @@ func (s *Server) addReadyzChecks(config *genericapiserver.RecommendedConfig) {
 			config.AddReadyzChecks(healthz.NamedCheck("tunnel-certificates", func(*http.Request) error { return own.keeper.Ready() }))
 		}
 	}
+	if s.replicas != nil {
+		config.AddReadyzChecks(healthz.NamedCheck("replicas-synced", func(*http.Request) error { return s.replicas.Ready() }))
+	}
 	config.AddReadyzChecks(healthz.NamedCheck("clusters-synced", func(*http.Request) error {
 		if !s.clusters.HasSynced() {
 			return fmt.Errorf("the Secrets of namespace %s have not been read yet", s.config.Hub.SecretNamespace)
@@ -132,7 +138,11 @@ func (s *Server) applyOptions(config *genericapiserver.RecommendedConfig) error 
 
 // installPaths adds what is not part of the API group.
 func (s *Server) installPaths() error {
-	handler, err := metricsHandler(append(s.certificateMetrics(), s.memory, s.identity.metric()), s.proxyMetrics.All(), s.healthMetrics.All())
+	raw := append(s.certificateMetrics(), s.memory, s.identity.metric())
+	if s.replicas != nil {
+		raw = append(raw, s.replicas.metrics.All()...)
+	}
+	handler, err := metricsHandler(raw, s.proxyMetrics.All(), s.healthMetrics.All())
 	if err != nil {
 		return err
 	}

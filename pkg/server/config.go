@@ -19,6 +19,8 @@ type Config struct {
 	Hub    HubConfig
 	Parse  cluster.ParseOptions
 	Tunnel TunnelConfig
+	// Peers is how the replicas reach each other. nil means that they do not forward requests.
+	Peers *PeerConfig
 	// Proxy and Health contain limits and times. New sets the parts that they need.
 	Proxy  proxy.Config
 	Health health.Config
@@ -53,7 +55,7 @@ func (o *Options) Config() (*Config, error) {
 	c := &Config{
 		Proxy: o.Proxy.config(), MemoryBudget: o.Memory.config(), ShutdownGrace: o.Proxy.ShutdownGrace,
 		Health: o.Health.config(), LeaderElect: o.Health.LeaderElect,
-		Generic: o.Generic.clone(),
+		Peers: o.Peers.config(), Generic: o.Generic.clone(),
 	}
 	var err error
 	if c.Parse, err = o.Hub.parseOptions(); err != nil {

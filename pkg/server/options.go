@@ -15,6 +15,7 @@ import (
 type Options struct {
 	Hub                *HubOptions
 	Tunnel             *TunnelOptions
+	Peers              *PeerOptions
 	Proxy              *ProxyOptions
 	Identity           *IdentityOptions
 	Memory             *MemoryOptions
@@ -29,6 +30,7 @@ func NewOptions() *Options {
 	return &Options{
 		Hub:                NewHubOptions(),
 		Tunnel:             NewTunnelOptions(),
+		Peers:              NewPeerOptions(),
 		Proxy:              NewProxyOptions(),
 		Identity:           NewIdentityOptions(),
 		Memory:             NewMemoryOptions(),
@@ -44,6 +46,7 @@ func NewOptions() *Options {
 func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	o.Hub.AddFlags(groups.FlagSet("hub"))
 	o.Tunnel.AddFlags(groups.FlagSet("tunnel"))
+	o.Peers.AddFlags(groups.FlagSet("peers"))
 	o.Proxy.AddFlags(groups.FlagSet("proxy"))
 	o.Identity.AddFlags(groups.FlagSet("identity"))
 	o.Memory.AddFlags(groups.FlagSet("memory"))
@@ -68,6 +71,7 @@ func (o *Options) Validate() []error {
 	var errs []error
 	errs = append(errs, o.Hub.Validate()...)
 	errs = append(errs, o.Tunnel.Validate()...)
+	errs = append(errs, o.Peers.Validate(o.Tunnel.Mode)...)
 	errs = append(errs, o.Proxy.Validate()...)
 	errs = append(errs, o.Identity.Validate()...)
 	errs = append(errs, o.Memory.Validate()...)

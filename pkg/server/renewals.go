@@ -33,15 +33,12 @@ type renewals struct {
 }
 
 // newRenewals returns renewals that are idle.
-func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, routes dialers, tunnel *embeddedTunnel) *renewals {
+func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, route func(*cluster.Cluster) (dialer.Dialer, error), tunnel *embeddedTunnel) *renewals {
 	logger := klog.Background().WithName("rotation")
-	route := rotation.Route{
-		Dialer: func(c *cluster.Cluster) (dialer.Dialer, error) { return routes.dialer(c, dialer.ForRequests) },
-		Shared: handler.RoundTripper,
-	}
+	way := rotation.Route{Dialer: route, Shared: handler.RoundTripper}
 	secrets := c.Hub.Client.CoreV1().Secrets(c.Hub.SecretNamespace)
 	agents := rotation.AgentsConfig{
-		Clusters: clusters, Route: route, Secrets: secrets, Authority: (&storedAuthority{secrets: secrets}).get,
+		Clusters: clusters, Route: way, Secrets: secrets, Authority: (&storedAuthority{secrets: secrets}).get,
 		Lifetime: c.Tunnel.AgentLifetime, Logger: logger,
 	}
 	if tunnel != nil {
@@ -53,10 +50,10 @@ func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, ro
 	return &renewals{
 		clusters: clusters, tunnel: tunnel, agents: rotation.NewAgents(agents),
 		tokens: rotation.NewTokens(rotation.TokensConfig{
-			Clusters: clusters, Route: route, Secrets: secrets, RenewAfter: c.RenewTokensAfter, Logger: logger,
+			Clusters: clusters, Route: way, Secrets: secrets, RenewAfter: c.RenewTokensAfter, Logger: logger,
 		}),
 		upkeep: rotation.NewUpkeep(rotation.UpkeepConfig{
-			Clusters: clusters, Route: route, Secrets: secrets, Interval: c.UpkeepInterval, Logger: logger,
+			Clusters: clusters, Route: way, Secrets: secrets, Interval: c.UpkeepInterval, Logger: logger,
 		}),
 	}
 }

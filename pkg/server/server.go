@@ -17,6 +17,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
+	"github.com/oam-dev/cluster-gateway/pkg/peers"
 	"github.com/oam-dev/cluster-gateway/pkg/policy"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
@@ -31,7 +32,9 @@ type Server struct {
 	clusters *registry.Store
 	tunnel   tunnelRoute
 	// embedded is the same as tunnel if the tunnel server is embedded, and nil otherwise.
-	embedded    *embeddedTunnel
+	embedded *embeddedTunnel
+	// replicas is nil if the replicas do not forward requests to each other.
+	replicas    *replicas
 	identity    *identities
 	permissions *policy.Authorizer
 	proxy       *proxy.Handler
@@ -67,6 +70,11 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 		s.tunnel = nil
 		return nil, err
 	}
+	if c.Peers != nil && s.embedded != nil {
+		if s.replicas, err = newReplicas(c.Peers, c.Hub, s.embedded, s.clusters); err != nil {
+			return nil, err
+		}
+	}
 	if s.permissions, err = newPermissions(config.Generic, c.Proxy.AuthorizeRequests); err != nil {
 		return nil, err
 	}
@@ -74,7 +82,10 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 		return nil, err
 	}
 	s.proxy = s.newProxy()
-	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, dialers{s.tunnel}, s.embedded)
+	if s.replicas != nil {
+		s.replicas.forwarded = s.proxy.Forwarded(peers.ClusterOf)
+	}
+	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, s.replicas.peerDialer(dialers{s.tunnel}.dialer), s.embedded)
 	s.health = s.newHealth()
 	// It is the first request to the hub, so its error explains what is wrong with the connection.
 	clientCALoaded, err := config.Generic.useHubClientCA(ctx, c.Hub.Client)
@@ -97,6 +108,9 @@ func (s *Server) close() {
 	if s.tunnel != nil {
 		s.tunnel.close()
 	}
+	if s.replicas != nil {
+		_ = s.replicas.listener.Close() // no replica has been accepted
+	}
 	if s.identity != nil {
 		s.identity.close()
 	}
@@ -107,6 +121,9 @@ func (s *Server) newProxy() *proxy.Handler {
 	config := s.config.Proxy
 	config.Memory, config.Identities, config.Authorizer = s.memory, s.identity.resolver, s.permissions
 	config.Clusters, config.Dialers, config.Metrics = s.clusters, dialers{s.tunnel}.dialer, s.proxyMetrics
+	if s.replicas != nil {
+		config.Forwarder = s.replicas
+	}
 	config.Logger = klog.Background().WithName("proxy")
 	return proxy.NewHandler(config)
 }
@@ -162,6 +179,9 @@ func (s *Server) newLeader() *leader {
 			l.tasks = append(l.tasks, task{"the renewal of the tunnel's certificates", own.keeper.Renew})
 		}
 	}
+	if s.replicas != nil {
+		l.tasks = append(l.tasks, task{"the renewal of the replicas' certificate", s.replicas.keeper.Renew})
+	}
 	if s.certificate != nil {
 		l.tasks = append(l.tasks, task{"the renewal of the serving certificate", s.certificate.keeper.Renew})
 	}
@@ -180,6 +200,9 @@ func (s *Server) subscribe() {
 	s.renewals.upkeep.OnChange(s.health.Trigger)
 	if s.embedded != nil {
 		s.embedded.server.OnAgentsChange(s.proxyMetrics.SetAgents)
+		if s.replicas != nil {
+			s.embedded.server.OnAgentsChange(s.replicas.SetAgents)
+		}
 		s.embedded.server.OnAgentsChange(func(name string, _ int) { s.health.AgentsChanged(name) })
 		s.embedded.server.OnAgentsChange(s.renewals.agentsChanged)
 		s.embedded.server.OnAgentLeaving(s.proxy.Reconnect)
@@ -220,6 +243,9 @@ func (s *Server) Run(ctx context.Context) error {
 		serve := task{"the API server", func(ctx context.Context) error { return s.shutdown.run(ctx, s.generic, s.proxy) }}
 		return serve.runNamed(servingCtx)
 	})
+	if s.replicas != nil {
+		defer context.AfterFunc(servingCtx, s.replicas.Drain)()
+	}
 	// If a part fails, the API server stops, too.
 	defer context.AfterFunc(partsCtx, stopServing)()
 	klog.InfoS("Starting the gateway", "address", s.Address(), "tunnelMode", s.config.Tunnel.Mode, "tunnelAddress", s.TunnelAddress(),
@@ -234,6 +260,9 @@ func (s *Server) parts() []task {
 		{"the tunnel", s.tunnel.run},
 		{"the leader's tasks", s.leader.run},
 		{"the rules for identities", s.identity.run},
+	}
+	if s.replicas != nil {
+		parts = append(parts, task{"the other replicas", s.replicas.run})
 	}
 	if s.certificate != nil {
 		parts = append(parts, task{"the serving certificate", s.certificate.keeper.Follow})

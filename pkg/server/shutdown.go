@@ -24,6 +24,7 @@ const auditWait = 5 * time.Second
 //   - watches, followed logs and upgraded connections have a grace period, and are then ended
 //     (--proxy-shutdown-grace-period);
 //   - the endpoint no longer listens, and requests in flight are waited for;
+//   - requests that other replicas have forwarded are waited for;
 //   - requests that are still in flight are ended;
 //   - the audit backend stops, after the last event.
 //
@@ -32,6 +33,8 @@ const auditWait = 5 * time.Second
 type shutdown struct {
 	delay, grace time.Duration
 	requests     requestCounter
+	// drained waits for the requests that other replicas have forwarded. It may be nil.
+	drained func()
 	// audit is nil if there is no audit backend.
 	audit *lateAuditBackend
 }
@@ -69,6 +72,9 @@ func (s *shutdown) run(ctx context.Context, server *genericapiserver.GenericAPIS
 	})
 	if err == nil {
 		err = server.PrepareRun().RunWithContext(ctx)
+	}
+	if s.drained != nil {
+		s.drained()
 	}
 	proxied.Close()
 	if s.audit != nil {

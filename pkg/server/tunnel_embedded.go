@@ -77,6 +77,8 @@ func (o *TunnelOptions) createsCertificates() bool {
 // embeddedTunnel is the Konnectivity server in this process, with its listener and its
 // certificates.
 type embeddedTunnel struct {
+	// id identifies this process.
+	id           string
 	server       *tunnel.Server
 	listener     net.Listener
 	certificates tunnelCertificates
@@ -94,12 +96,13 @@ func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig, m dialer.Memory) 
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on --tunnel-bind-address %s, --tunnel-port %d: %w", c.BindAddress, c.Port, err)
 	}
+	id := uuid.NewString()
 	server := tunnel.New(tunnel.Config{
-		ServerID: uuid.NewString(), ServerCount: c.ServerCount, TLS: certificates.tlsConfig(), ReceiveBuffer: c.ReceiveBuffer, Memory: m,
+		ServerID: id, ServerCount: c.ServerCount, TLS: certificates.tlsConfig(), ReceiveBuffer: c.ReceiveBuffer, Memory: m,
 		MaxAgents: c.MaxAgents, Enroller: newEnroller(hub), Logger: klog.Background().WithName("tunnel"),
 	})
 	certificates.onTrustChange(server.Reverify)
-	return &embeddedTunnel{server: server, listener: lis, certificates: certificates}, nil
+	return &embeddedTunnel{id: id, server: server, listener: lis, certificates: certificates}, nil
 }
 
 // newEnroller registers clusters that have an invitation.

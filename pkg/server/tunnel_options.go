@@ -87,7 +87,7 @@ func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 		"Lifetime of the serving certificate that the gateway creates for the tunnel. The gateway renews it after 80 % of this time. 0 means 90 days.")
 	fs.DurationVar(&o.AgentLifetime, "tunnel-agent-cert-lifetime", o.AgentLifetime,
 		"Longest lifetime of the agent certificates that the gateway renews. If the previous certificate of an agent had a shorter lifetime, the new one has the same. 0 means 1 year.")
-	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "Number of gateway replicas. Each agent connects to this many embedded tunnel servers.")
+	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "Number of gateway replicas that each agent connects to. Without --peer-advertise-address, this must be the number of replicas.")
 	fs.IntVar(&o.MaxAgents, "tunnel-max-agents", o.MaxAgents,
 		"Maximum number of agents of one cluster that the embedded tunnel server of each gateway replica accepts. More are refused. Raise it if agents run as a DaemonSet on more nodes.")
 

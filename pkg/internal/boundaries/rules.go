@@ -17,6 +17,7 @@ const (
 	execplugin   = "pkg/execplugin"
 	identity     = "pkg/identity"
 	memory       = "pkg/internal/memory"
+	peers        = "pkg/peers"
 	policy       = "pkg/policy"
 	pki          = "pkg/pki"
 	proxy        = "pkg/proxy"
@@ -48,6 +49,7 @@ func MayImport() map[string][]string {
 		"pkg/dialer/dialertest":   {dialer},
 		registry:                  {apis, cluster},
 		proxy:                     {apis, cluster, dialer, execplugin, identity, memory, policy, untrusted},
+		peers:                     {apis, dialer, pki},
 		policy:                    {},
 		"pkg/health":              {apis, cluster, dialer, events, pki, proxy, untrusted},
 		tunnel:                    {apis, dialer},
@@ -55,7 +57,7 @@ func MayImport() map[string][]string {
 		"pkg/rotation":            {apis, cabundle, cluster, dialer, pki, registration, untrusted},
 		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
 		"pkg/bootstrap":           {apis, client, cluster, pki, policy, registration, untrusted},
-		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", identity, memory, pki, policy, proxy, registry, "pkg/rotation", tunnel, untrusted},
+		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", identity, memory, peers, pki, policy, proxy, registry, "pkg/rotation", tunnel, untrusted},
 		"pkg/internal/boundaries": {},
 		events:                    {apis, untrusted},
 		memory:                    {},
@@ -95,8 +97,8 @@ func Bans() []Ban {
 			"the tunnel carries bytes for any consumer; it authenticates agents by certificate alone, not through the hub",
 		},
 		{
-			[]string{proxy, registry}, []string{"sigs.k8s.io/apiserver-network-proxy/pkg", Module + tunnel},
-			"pkg/server alone chooses the tunnel: nothing else may depend on one",
+			[]string{proxy, registry}, []string{"sigs.k8s.io/apiserver-network-proxy/pkg", Module + tunnel, Module + peers},
+			"pkg/server alone chooses the tunnel and the replicas to forward to: nothing else may depend on one",
 		},
 		{
 			[]string{proxy, registry, server, tunnel, dialer, cluster, registration, "cmd/gateway", "cmd/agent-bootstrap"},

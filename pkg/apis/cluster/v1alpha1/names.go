@@ -51,6 +51,8 @@ const (
 	// InvitationOrganization marks the certificate in an invitation. Whoever presents it may
 	// register one cluster, and is not an agent.
 	InvitationOrganization = GroupName + ":tunnel-invitations"
+	// PeerOrganization marks the certificate of a replica of the gateway. A CA of its own issues it.
+	PeerOrganization = GroupName + ":gateway-peers"
 )
 
 // ValidateClusterName returns what is wrong with the name of a cluster, or nothing. The name of a

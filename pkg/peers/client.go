@@ -1,0 +1,298 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package peers
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+)
+
+const (
+	// connectTimeout limits a connection to another replica, with TLS. Replicas are near.
+	connectTimeout = 3 * time.Second
+	// idleTimeout closes unused connections.
+	idleTimeout = 5 * time.Minute
+	// pingAfter and pingTimeout detect a replica that has vanished.
+	pingAfter   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+	// requestWindow and streamWindow limit how much of an answer is held for a client that does not
+	// read it. They are those of the transports to clusters in pkg/proxy.
+	requestWindow = 1 << 20
+	streamWindow  = 128 << 10
+	// maxResponseHeader is the same limit as for the answers of clusters.
+	maxResponseHeader = 1 << 20
+)
+
+// client has the connections to all other replicas.
+type client struct {
+	credentials Credentials
+	// requests, streams and upgrades are for ordinary requests, for long-running ones, and for
+	// upgrades. Each upgrade has a connection to itself, so one that is not read delays no other.
+	requests, streams, upgrades *http.Transport
+}
+
+func newClient(c Credentials) *client {
+	return &client{
+		credentials: c, requests: newTransport(c, requestWindow), streams: newTransport(c, streamWindow), upgrades: newTransport(c, 0),
+	}
+}
+
+// newTransport returns a transport for HTTP/2 with a receive window, or for HTTP/1.1 without one.
+func newTransport(c Credentials, window int) *http.Transport {
+	protocol := "http/1.1"
+	t := &http.Transport{
+		DisableCompression: true, IdleConnTimeout: idleTimeout, Protocols: &http.Protocols{}, MaxResponseHeaderBytes: maxResponseHeader,
+		WriteBufferSize: 16 << 10, ReadBufferSize: 16 << 10,
+	}
+	t.Protocols.SetHTTP1(true)
+	if window == 0 {
+		t.MaxIdleConnsPerHost = -1 // each upgrade has a connection to itself
+	} else {
+		protocol = "h2"
+		t.Protocols.SetHTTP2(true)
+		t.ForceAttemptHTTP2 = true
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: window}
+		// As in pkg/proxy: it does not repeat a request that may have been processed.
+		h2, err := http2.ConfigureTransports(t) //nolint:staticcheck // deprecated in favor of net/http
+		if err == nil {                         // it fails only for a transport that has been configured already
+			h2.MaxHeaderListSize = maxResponseHeader //nolint:staticcheck // the same
+		}
+	}
+	t.DialTLSContext = func(ctx context.Context, _, address string) (net.Conn, error) {
+		return connect(ctx, c, address, protocol)
+	}
+	return t
+}
+
+// connectError is the error of a connection that was not established. Nothing was sent.
+type connectError struct{ err error }
+
+func (e *connectError) Error() string { return e.err.Error() }
+func (e *connectError) Unwrap() error { return e.err }
+
+// connect connects to another replica.
+func connect(ctx context.Context, c Credentials, address, protocol string) (*tls.Conn, error) {
+	config, err := tlsConfig(c, protocol)
+	if err != nil {
+		return nil, &connectError{err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, &connectError{err}
+	}
+	return conn.(*tls.Conn), nil // as DialContext documents
+}
+
+func (c *client) close() {
+	for _, t := range []*http.Transport{c.requests, c.streams, c.upgrades} {
+		t.CloseIdleConnections()
+	}
+}
+
+// Headers between replicas.
+const (
+	// headerCluster names the cluster whose agents are needed.
+	headerCluster = "Cluster-Gateway-Peer-Cluster"
+	// headerRefused is in answers of a replica that has not handed the request on.
+	headerRefused = "Cluster-Gateway-Peer-Refused"
+	// headerStage is in answers to a dial that failed: the stage at which it did.
+	headerStage = "Cluster-Gateway-Peer-Stage"
+)
+
+// errNoAgentThere is why another replica refuses a request.
+var errNoAgentThere = errors.New("the replica of the gateway that had an agent of the cluster has none any more")
+
+// maxCandidates is how many replicas are tried for one request.
+const maxCandidates = 3
+
+// RoundTripper returns a RoundTripper that sends requests to a replica that has an agent of the
+// cluster. If no connection can be made, or if the replica refuses the request because it has no
+// agent, another replica is tried. Its errors are a *dialer.Error at StagePeer if no replica has
+// got the request, and otherwise those of the connection to the replica.
+func (p *Peers) RoundTripper(cluster string, longRunning, upgrade bool) http.RoundTripper {
+	next := p.client.requests
+	switch {
+	case upgrade:
+		next = p.client.upgrades
+	case longRunning:
+		next = p.client.streams
+	}
+	return &forwarder{peers: p, cluster: cluster, next: next}
+}
+
+// forwarder sends requests to a replica that has an agent of a cluster.
+type forwarder struct {
+	peers   *Peers
+	cluster string
+	next    *http.Transport
+}
+
+var _ http.RoundTripper = (*forwarder)(nil)
+
+// WrappedRoundTripper returns the RoundTripper that sends the requests.
+func (f *forwarder) WrappedRoundTripper() http.RoundTripper { return f.next }
+
+// RoundTrip implements http.RoundTripper.
+func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
+	last := error(errNoAgentThere)
+	outcome := OutcomeNoAgent
+	for i, other := range f.peers.candidates(f.cluster) {
+		if i == maxCandidates {
+			break
+		}
+		out, err := f.request(req, other.address, i > 0)
+		if err != nil {
+			f.peers.cfg.Metrics.forwarded(OutcomeFailed)
+			return nil, err
+		}
+		resp, err := f.next.RoundTrip(out)
+		var failed *connectError
+		switch {
+		case err == nil && resp.Header.Get(headerRefused) == "":
+			f.peers.cfg.Metrics.forwarded(OutcomeAnswered)
+			return resp, nil
+		case err == nil:
+			_ = resp.Body.Close() // it was not for the caller
+			last, outcome = errNoAgentThere, OutcomeNoAgent
+		case errors.As(err, &failed) && req.Context().Err() == nil:
+			f.peers.failedAt(other.address)
+			f.peers.cfg.Logger.V(2).Info("Failed to connect to another replica", "address", other.address, "err", err)
+			last, outcome = err, OutcomeUnreachable
+		default:
+			f.peers.cfg.Metrics.forwarded(OutcomeFailed)
+			return nil, err
+		}
+	}
+	closeBody(req)
+	f.peers.cfg.Metrics.forwarded(outcome)
+	return nil, unreachable(f.cluster, last)
+}
+
+// request returns the request for one replica.
+func (f *forwarder) request(req *http.Request, address string, again bool) (*http.Request, error) {
+	out := req.Clone(req.Context())
+	out.URL.Scheme, out.URL.Host, out.Host = "https", address, ""
+	out.Header.Set(headerCluster, f.cluster)
+	if !again || req.Body == nil || req.Body == http.NoBody {
+		return out, nil
+	}
+	if req.GetBody == nil {
+		return nil, unreachable(f.cluster, errNoAgentThere)
+	}
+	body, err := req.GetBody()
+	if err != nil {
+		return nil, err
+	}
+	out.Body = body
+	return out, nil
+}
+
+func closeBody(req *http.Request) {
+	if req.Body != nil {
+		_ = req.Body.Close()
+	}
+}
+
+// Dialer returns a Dialer whose connections lead to the API server of the cluster, through another
+// replica and an agent there.
+func (p *Peers) Dialer(cluster string) dialer.Dialer {
+	return dialer.New(cluster, func(ctx context.Context, _, address string) (net.Conn, error) {
+		return p.dial(ctx, cluster, address)
+	})
+}
+
+// tunnelProtocol is what a connection becomes after a dial.
+const tunnelProtocol = "cluster-gateway-tunnel"
+
+// dialPath is where a replica accepts dials.
+const dialPath = "/dial"
+
+func (p *Peers) dial(ctx context.Context, cluster, address string) (net.Conn, error) {
+	last := error(errNoAgentThere)
+	for i, other := range p.candidates(cluster) {
+		if i == maxCandidates {
+			break
+		}
+		conn, err := p.dialThrough(ctx, cluster, address, other.address)
+		var failed *dialer.Error
+		if err == nil || errors.As(err, &failed) || ctx.Err() != nil {
+			return conn, err
+		}
+		last = err
+	}
+	return nil, unreachable(cluster, last)
+}
+
+// dialThrough asks one replica. An error of its dial is a *dialer.Error.
+func (p *Peers) dialThrough(ctx context.Context, cluster, address, through string) (net.Conn, error) {
+	conn, err := connect(ctx, p.cfg.Credentials, through, "http/1.1")
+	if err != nil {
+		p.failedAt(through)
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	reader := bufio.NewReader(conn)
+	err = ask(conn, reader, cluster, address)
+	if !stop() && err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &readConn{Conn: conn, reader: reader}, nil
+}
+
+// ask sends the request for a connection, and reads the answer.
+func ask(conn net.Conn, reader *bufio.Reader, cluster, address string) error {
+	req, err := http.NewRequest(http.MethodGet, "https://"+ServerName+dialPath, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set(headerCluster, cluster)
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", tunnelProtocol)
+	if err := req.Write(conn); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(reader, req)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return nil
+	}
+	defer resp.Body.Close()
+	if resp.Header.Get(headerRefused) != "" {
+		return errNoAgentThere
+	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10)) // the status code says enough
+	err = fmt.Errorf("another replica of the gateway reports: %s", text)
+	if stage := dialer.Stage(resp.Header.Get(headerStage)); stage != "" {
+		return &dialer.Error{Cluster: cluster, Stage: stage, Address: address, Err: err}
+	}
+	return err
+}
+
+// readConn is a connection of which a part may have been read already.
+type readConn struct {
+	net.Conn
+	reader *bufio.Reader
+}
+
+// Read implements net.Conn.
+func (c *readConn) Read(p []byte) (int, error) { return c.reader.Read(p) }

@@ -1,0 +1,466 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package peers
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
+)
+
+// maxWait limits how long a test waits for something that should happen soon.
+const maxWait = 20 * time.Second
+
+const namespace = "gateway"
+
+// newCredentials returns the certificate of the replicas that use a hub.
+func newCredentials(t *testing.T, hub kubernetes.Interface, lifetime time.Duration) *pki.Keeper {
+	t.Helper()
+	k := pki.NewKeeper(pki.KeeperConfig{
+		Client: hub, Namespace: namespace, CASecret: pki.PeerCASecret, ServingSecret: pki.PeerSecret,
+		Hosts: []string{ServerName}, Organization: v1alpha1.PeerOrganization, ServingLifetime: lifetime,
+	})
+	if err := k.LoadOrCreate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// replica is one of several replicas, which serves with real TLS.
+type replica struct {
+	*Peers
+	address string
+	here    atomic.Pointer[string]
+	// served counts the requests that were handed on.
+	served atomic.Int64
+}
+
+// newReplica starts a replica that has an agent of the cluster here. configure may be nil.
+func newReplica(t *testing.T, id, here string, c Credentials, configure func(*Config)) *replica {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &replica{address: lis.Addr().String()}
+	r.here.Store(&here)
+	cfg := Config{
+		Client: fake.NewClientset(), Namespace: namespace, ID: id, Address: r.address, Credentials: c, Metrics: NewMetrics(),
+		Here: func(cluster string) bool { return *r.here.Load() == cluster },
+		Forwarded: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			r.served.Add(1)
+			body, _ := io.ReadAll(req.Body)
+			fmt.Fprintf(w, "%s served %s %s for %s: %s", id, req.Method, req.URL, ClusterOf(req.Context()), body)
+		}),
+	}
+	if configure != nil {
+		configure(&cfg)
+	}
+	r.Peers = New(cfg)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	server := r.Server()
+	go func() { done <- server.Serve(ctx, lis) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return r
+}
+
+// sees makes the replica see another one, with an agent of the cluster.
+func (r *replica) sees(id, address, cluster string) {
+	_ = leaseHandler{r.Peers}.Add(leaseOf(id, address, "1", cluster)) // never fails
+}
+
+func leaseOf(id, address, version string, clusters ...string) *coordinationv1.Lease {
+	return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{
+		Name: leasePrefix + id, Labels: map[string]string{labelPeer: "true"}, ResourceVersion: version,
+		Annotations: map[string]string{annotationAddress: address, annotationClusters: newClusterSet(clusters).String()},
+	}}
+}
+
+func (r *replica) forward(t *testing.T, cluster, method, body string) (int, string, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "/some/path?q=1", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := r.RoundTripper(cluster, false, false).RoundTrip(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(text), nil
+}
+
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(maxWait); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
+
+func TestClusterSet(t *testing.T) {
+	t.Parallel()
+	var names []string
+	for i := range 10000 {
+		names = append(names, fmt.Sprintf("cluster-%d.region-%d.example.com", i, i%7))
+	}
+	text := newClusterSet(names).String()
+	if len(text) > 60<<10 {
+		t.Errorf("10,000 clusters take %d bytes", len(text))
+	}
+	set, err := parseClusterSet(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if !set.has(name) {
+			t.Fatalf("%s is not in the set", name)
+		}
+	}
+	if set.has("other") || newClusterSet(nil).has("other") {
+		t.Error("a cluster is in the set that was not put in")
+	}
+	if _, err := parseClusterSet("AAAAAAA"); err == nil {
+		t.Error("a set that is cut off was accepted")
+	}
+}
+
+// TestPresence shows what replicas know about each other through the hub.
+func TestPresence(t *testing.T) {
+	t.Parallel()
+	hub := fake.NewClientset()
+	credentials := newCredentials(t, hub, 0)
+	sameHub := func(cfg *Config) { cfg.Client = hub }
+	a, b := newReplica(t, "a", "", credentials, sameHub), newReplica(t, "b", "edge", credentials, sameHub)
+	ctxB, stopB := context.WithCancel(t.Context())
+	doneA, doneB := make(chan error, 1), make(chan error, 1)
+	ctxA, stopA := context.WithCancel(t.Context())
+	go func() { doneA <- a.Run(ctxA) }()
+	go func() { doneB <- b.Run(ctxB) }()
+	eventually(t, "both are ready", func() bool { return a.Ready() == nil && b.Ready() == nil })
+	if a.Elsewhere("edge") {
+		t.Error("an agent is elsewhere before one has connected")
+	}
+	b.SetAgents("edge", 1)
+	eventually(t, "a knows that b has an agent", func() bool { return a.Elsewhere("edge") })
+	if b.Elsewhere("edge") || a.Elsewhere("other") {
+		t.Error("a replica would forward a request that it can serve, or that nobody can")
+	}
+	b.Drain()
+	eventually(t, "a knows that b drains", func() bool {
+		found := a.candidates("edge")
+		return len(found) == 1 && found[0].draining
+	})
+	b.SetAgents("edge", 0)
+	eventually(t, "a knows that b has lost its agent", func() bool { return !a.Elsewhere("edge") })
+	if n, _ := a.known(); n != 1 {
+		t.Errorf("a knows %d other replicas, want 1", n)
+	}
+	stopB()
+	if err := <-doneB; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "b has removed its Lease", func() bool { n, _ := a.known(); return n == 0 })
+	stopA()
+	if err := <-doneA; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAbsenceIsJudgedByTheOwnClock shows that a replica counts as away when its Lease is not
+// renewed any more, whatever time the Lease contains.
+func TestAbsenceIsJudgedByTheOwnClock(t *testing.T) {
+	t.Parallel()
+	clock := clocktesting.NewFakeClock(time.Now())
+	a := newReplica(t, "a", "", newCredentials(t, fake.NewClientset(), 0), func(cfg *Config) { cfg.Clock = clock })
+	handler := leaseHandler{a.Peers}
+	lease := leaseOf("b", "127.0.0.1:1", "1", "edge")
+	lease.Spec.RenewTime = &metav1.MicroTime{Time: clock.Now().Add(-10 * time.Minute)} // its clock is off
+	_ = handler.Replace([]any{lease}, "1")
+	if !a.Elsewhere("edge") {
+		t.Fatal("a replica whose clock is off counts as away")
+	}
+	clock.Step(Timeout)
+	renewed := leaseOf("b", "127.0.0.1:1", "2", "edge")
+	_ = handler.Update(renewed)
+	clock.Step(Timeout)
+	if !a.Elsewhere("edge") {
+		t.Error("a replica that has renewed its Lease counts as away")
+	}
+	_ = handler.Replace([]any{renewed}, "3") // the same, listed again
+	clock.Step(time.Second)
+	if a.Elsewhere("edge") {
+		t.Error("a replica that has not renewed its Lease counts as present")
+	}
+	_ = handler.Update(leaseOf("b", "127.0.0.1:1", "4", "edge"))
+	if !a.Elsewhere("edge") {
+		t.Error("a replica that is back counts as away")
+	}
+	_ = handler.Delete(renewed)
+	if a.Elsewhere("edge") {
+		t.Error("a replica that has removed its Lease counts as present")
+	}
+}
+
+// TestLeasesOfLostReplicasAreDeleted shows that a Lease does not stay forever.
+func TestLeasesOfLostReplicasAreDeleted(t *testing.T) {
+	t.Parallel()
+	hub := fake.NewClientset()
+	clock := clocktesting.NewFakeClock(time.Now())
+	a := newReplica(t, "a", "", newCredentials(t, hub, 0), func(cfg *Config) { cfg.Client, cfg.Clock = hub, clock })
+	leases := hub.CoordinationV1().Leases(namespace)
+	if _, err := leases.Create(t.Context(), leaseOf("b", "127.0.0.1:1", "1"), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	a.sees("b", "127.0.0.1:1", "edge")
+	left := func() int {
+		a.forget(t.Context())
+		list, err := leases.List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list.Items)
+	}
+	clock.Step(forgetAfter)
+	if n := left(); n != 1 {
+		t.Errorf("the Lease was deleted too early")
+	}
+	clock.Step(time.Second)
+	if n := left(); n != 0 {
+		t.Errorf("the Lease of a lost replica was not deleted")
+	}
+}
+
+// TestForward shows which replica gets a request.
+func TestForward(t *testing.T) {
+	t.Parallel()
+	credentials := newCredentials(t, fake.NewClientset(), 0)
+	a := newReplica(t, "a", "", credentials, nil)
+	b, c := newReplica(t, "b", "edge", credentials, nil), newReplica(t, "c", "edge", credentials, nil)
+	want := func(serving *replica, id string) {
+		t.Helper()
+		before := serving.served.Load()
+		code, text, err := a.forward(t, "edge", http.MethodPost, "body")
+		if text != id+" served POST /some/path?q=1 for edge: body" || code != http.StatusOK || err != nil {
+			t.Errorf("got %d %q, %v", code, text, err)
+		}
+		if n := serving.served.Load() - before; n != 1 {
+			t.Errorf("the request was served %d times", n)
+		}
+	}
+	a.sees("b", b.address, "edge")
+	want(b, "b")
+
+	// One that cannot be reached is tried once, and then avoided.
+	a.sees("gone", "127.0.0.1:1", "edge")
+	for range 8 {
+		want(b, "b")
+	}
+
+	// One that has lost its agent says so, and the next one gets the whole request.
+	none := ""
+	b.here.Store(&none)
+	a.sees("c", c.address, "edge")
+	for range 8 {
+		want(c, "c")
+	}
+
+	// If all have, nobody is blamed who is not to blame.
+	c.here.Store(&none)
+	_, _, err := a.forward(t, "edge", http.MethodPost, "body")
+	var failed *dialer.Error
+	if !errors.As(err, &failed) || failed.Stage != dialer.StagePeer {
+		t.Errorf("got %v, want an error at the stage %s", err, dialer.StagePeer)
+	}
+}
+
+// TestOnlyReplicasAreAdmitted shows who cannot connect to the port for replicas.
+func TestOnlyReplicasAreAdmitted(t *testing.T) {
+	t.Parallel()
+	hub := fake.NewClientset()
+	credentials := newCredentials(t, hub, 0)
+	b := newReplica(t, "b", "edge", credentials, nil)
+	authority := credentials.Authority()
+	foreign, err := pki.NewAuthority(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair := func(certPEM, keyPEM []byte, err error) []tls.Certificate {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := tls.X509KeyPair(certPEM, keyPEM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []tls.Certificate{p}
+	}
+	ownCert, ownKey := credentials.Pair()
+	agent := pair(foreign.IssueAgent("edge", 0))
+	for name, c := range map[string]struct {
+		certificates []tls.Certificate
+		maxVersion   uint16
+		admitted     bool
+	}{
+		"a replica":                              {certificates: pair(ownCert, ownKey, nil), admitted: true},
+		"no certificate":                         {},
+		"an agent of the tunnel":                 {certificates: agent},
+		"an agent, as if by the CA of replicas":  {certificates: pair(authority.IssueAgent("edge", 0))},
+		"a serving certificate of the same CA":   {certificates: pair(authority.IssueServing([]string{ServerName}, 0))},
+		"a serving certificate of another CA":    {certificates: pair(foreign.IssueServing([]string{ServerName}, 0))},
+		"a replica of another gateway":           {certificates: foreignPeer(t)},
+		"a replica whose certificate is expired": {certificates: expired(t, hub)},
+		"a replica with TLS 1.2":                 {certificates: pair(ownCert, ownKey, nil), maxVersion: tls.VersionTLS12},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{
+				RootCAs: authority.Pool(), ServerName: ServerName, MinVersion: tls.VersionTLS12, MaxVersion: c.maxVersion,
+				GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+					if len(c.certificates) == 0 {
+						return &tls.Certificate{}, nil
+					}
+					return &c.certificates[0], nil
+				},
+			}}
+			defer transport.CloseIdleConnections()
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+b.address+"/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set(headerCluster, "edge")
+			resp, err := transport.RoundTrip(req)
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+			if admitted := err == nil && resp.StatusCode == http.StatusOK; admitted != c.admitted {
+				t.Errorf("admitted: %v (%v), want %v", admitted, err, c.admitted)
+			}
+		})
+	}
+}
+
+func foreignPeer(t *testing.T) []tls.Certificate {
+	t.Helper()
+	return pairOf(t, newCredentials(t, fake.NewClientset(), 0))
+}
+
+// expired returns a certificate of the hub's replicas that has expired.
+func expired(t *testing.T, hub kubernetes.Interface) []tls.Certificate {
+	t.Helper()
+	if err := hub.CoreV1().Secrets(namespace).Delete(t.Context(), pki.PeerSecret, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return pairOf(t, newCredentials(t, hub, time.Nanosecond))
+}
+
+func pairOf(t *testing.T, k *pki.Keeper) []tls.Certificate {
+	t.Helper()
+	pair, err := tls.X509KeyPair(k.Pair())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []tls.Certificate{pair}
+}
+
+// TestOnlyReplicasAreBelieved shows that no other server can take the place of a replica.
+func TestOnlyReplicasAreBelieved(t *testing.T) {
+	t.Parallel()
+	credentials := newCredentials(t, fake.NewClientset(), 0)
+	a := newReplica(t, "a", "", credentials, nil)
+	for name, other := range map[string]Credentials{
+		"another CA":      newCredentials(t, fake.NewClientset(), 0),
+		"no organization": servingOnly{credentials},
+	} {
+		impostor := newReplica(t, "b", "edge", other, nil)
+		a.sees("b", impostor.address, "edge")
+		if _, text, err := a.forward(t, "edge", http.MethodGet, ""); err == nil || impostor.served.Load() > 0 {
+			t.Errorf("%s: the request was sent: %q", name, text)
+		}
+	}
+}
+
+// servingOnly has a certificate of the CA of replicas that is not for a replica.
+type servingOnly struct{ *pki.Keeper }
+
+func (s servingOnly) Pair() (cert, key []byte) {
+	cert, key, err := s.Authority().IssueServing([]string{ServerName}, 0)
+	if err != nil {
+		return nil, nil
+	}
+	return cert, key
+}
+
+// TestDial shows the connection for the gateway's own requests: end to end, only to the API server.
+func TestDial(t *testing.T) {
+	t.Parallel()
+	credentials := newCredentials(t, fake.NewClientset(), 0)
+	far, near := net.Pipe()
+	refuse := atomic.Bool{}
+	a := newReplica(t, "a", "", credentials, nil)
+	b := newReplica(t, "b", "edge", credentials, func(cfg *Config) {
+		cfg.Dial = func(_ context.Context, cluster string) (net.Conn, error) {
+			if refuse.Load() {
+				return nil, &dialer.Error{Cluster: cluster, Stage: dialer.StageEndpoint, Err: x509.ErrUnsupportedAlgorithm}
+			}
+			return near, nil
+		}
+	})
+	a.sees("b", b.address, "edge")
+	d := a.Dialer("edge")
+	conn, err := d.DialContext(t.Context(), "tcp", "api:6443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ends := range [][2]net.Conn{{conn, far}, {far, conn}} {
+		go func() { _, _ = io.WriteString(ends[0], "hello") }()
+		text := make([]byte, 5)
+		if _, err := io.ReadFull(ends[1], text); err != nil || string(text) != "hello" {
+			t.Errorf("got %q, %v", text, err)
+		}
+	}
+	_ = far.Close()
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("the end of the connection was not carried")
+	}
+	refuse.Store(true)
+	var failed *dialer.Error
+	if _, err := d.DialContext(t.Context(), "tcp", "api:6443"); !errors.As(err, &failed) || failed.Stage != dialer.StageEndpoint {
+		t.Errorf("got %v, want the error of the other replica's dial", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+}
