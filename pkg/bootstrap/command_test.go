@@ -37,7 +37,7 @@ func TestArguments(t *testing.T) {
 			}
 		}
 	}
-	if named != 7 {
+	if named != 8 {
 		t.Errorf("%d commands take a name", named)
 	}
 	for _, name := range []string{"register", "invite", "unregister", "rotate", "kubeconfig"} {

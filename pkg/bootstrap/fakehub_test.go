@@ -34,6 +34,8 @@ type fakeHub struct {
 	kubeconfig string
 	// now is the time of the hub and of the commands.
 	now time.Time
+	// check is called with each request. Nil means that it is not called.
+	check func(*http.Request)
 	// program is the name of the commands.
 	program string
 
@@ -139,6 +141,9 @@ func readyCondition(status metav1.ConditionStatus, reason, message string) metav
 // ServeHTTP implements http.Handler.
 func (h *fakeHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.mu.Lock()
+	if h.check != nil {
+		h.check(r)
+	}
 	answer, found := h.answers[r.Method+" "+r.URL.Path]
 	h.mu.Unlock()
 	if f, ok := answer.(func(string) any); ok {
