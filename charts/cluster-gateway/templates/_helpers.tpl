@@ -38,9 +38,9 @@ app.kubernetes.io/name: cluster-gateway
 {{- define "cluster-gateway.serverCount" -}}
 {{- if .Values.tunnel.serverCount -}}
 {{ .Values.tunnel.serverCount }}
-{{- else if .Values.autoscaling.enabled -}}
-{{ .Values.autoscaling.maxReplicas }}
+{{- else if and (not .Values.autoscaling.enabled) (le (int .Values.replicas) 1) -}}
+1
 {{- else -}}
-{{ max 1 .Values.replicas }}
+2
 {{- end -}}
 {{- end }}

@@ -328,9 +328,9 @@ func TestGatewayChartDetails(t *testing.T) {
 	t.Parallel()
 	for set, want := range map[string]string{
 		"":                             "--tunnel-server-count=2",
-		"replicas: 5":                  "--tunnel-server-count=5",
+		"replicas: 5":                  "--tunnel-server-count=2",
 		"replicas: 0":                  "--tunnel-server-count=1",
-		"autoscaling: {enabled: true}": "--tunnel-server-count=6",
+		"autoscaling: {enabled: true}": "--tunnel-server-count=2",
 		"tunnel: {advertiseAddress: 'a.example.com:443'}":           "--tunnel-advertise-address=a.example.com:443",
 		"tunnel: {advertiseAddress: '10.0.0.1'}":                    "--tunnel-advertise-address=10.0.0.1:8132",
 		"tunnel: {advertiseAddress: '::1'}":                         "--tunnel-advertise-address=[::1]:8132",
