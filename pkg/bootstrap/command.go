@@ -107,6 +107,7 @@ already right.`,
 	a.hub.addFlags(cmd.PersistentFlags())
 	cmd.AddCommand(a.registerCommand(), a.inviteCommand(), a.unregisterCommand(), a.listCommand(), a.statusCommand(), a.doctorCommand(), a.kubeconfigCommand(), a.rotateCommand(),
 		a.canICommand(), a.eachCommand(), a.withCommand(), a.exportCommand(), a.credentialCommand())
+	a.addCompletions(cmd)
 	a.useProgramName(cmd)
 	return cmd
 }

@@ -15,6 +15,9 @@ import (
 const hasStandIns = true
 
 func TestMain(m *testing.M) {
+	if programOf(os.Args[0]) == pluginProgram || programOf(os.Args[0]) == completionProgram {
+		os.Exit(standIns["agent-bootstrap"]())
+	}
 	if name, ok := strings.CutPrefix(filepath.Base(os.Args[0]), standInPrefix); ok {
 		os.Exit(standIns[name]())
 	}

@@ -26,7 +26,8 @@ var standIns = map[string]func() int{
 	"agent-bootstrap": func() int {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		cmd := NewCommand(Config{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr})
+		cmd := NewCommand(Config{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr, Program: os.Args[0]})
+		cmd.SetArgs(Arguments(os.Args))
 		err := cmd.ExecuteContext(ctx)
 		if err != nil && err.Error() != "" {
 			fmt.Fprintln(os.Stderr, "error:", err)

@@ -56,7 +56,8 @@ func (r *release) krew(archives []archive) ([]file, error) {
 			Version: r.version, Homepage: project,
 			ShortDescription: "Register and use clusters through a Cluster Gateway",
 			Description: "Registers clusters with a Cluster Gateway, also clusters behind a firewall, shows their\n" +
-				"state, finds out why one cannot be reached, and writes kubeconfigs for them.\n",
+				"state, finds out why one cannot be reached, writes kubeconfigs for them, and runs kubectl\n" +
+				"or another program with one cluster or with many.\n",
 		},
 	}
 	for _, a := range archives {
