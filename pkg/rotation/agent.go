@@ -41,6 +41,9 @@ type AgentsConfig struct {
 	// If they have several, it is the one that expires first. It returns nil if no agent is
 	// connected. It is not set if agents connect to another process.
 	Connected func(cluster string) *x509.Certificate
+	// Elsewhere, if set, reports whether agents of the cluster are connected to another replica only.
+	// Their certificate is then known from their Secret alone.
+	Elsewhere func(cluster string) bool
 	// Lifetime is the longest lifetime of new certificates. 0 means pki.DefaultAgentLifetime. A
 	// certificate with a shorter lifetime is replaced by one with the same lifetime.
 	Lifetime time.Duration
@@ -152,7 +155,7 @@ func (a *Agents) due(c *cluster.Cluster) bool {
 	if c.Err() != nil || c.ManagedBy != v1alpha1.ManagedByAgentBootstrap || c.Route != cluster.RouteTunnel {
 		return false
 	}
-	if a.cfg.Connected != nil && a.cfg.Connected(c.Name) == nil {
+	if a.cfg.Connected != nil && a.cfg.Connected(c.Name) == nil && (a.cfg.Elsewhere == nil || !a.cfg.Elsewhere(c.Name)) {
 		return false
 	}
 	k, looked := a.knownOf(c.Name)

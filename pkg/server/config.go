@@ -71,6 +71,12 @@ func (o *Options) Config() (*Config, error) {
 	if c.Tunnel, err = o.Tunnel.config(); err != nil {
 		return nil, err
 	}
+	if c.Tunnel.Embedded != nil && c.Tunnel.Embedded.ServerCount == 0 {
+		c.Tunnel.Embedded.ServerCount = 1
+		if c.Peers != nil {
+			c.Tunnel.Embedded.ServerCount = 2
+		}
+	}
 	if !o.Generic.hasServingCertificate() {
 		c.ServingCertificate = o.ServingCertificate.config()
 	}

@@ -110,9 +110,9 @@ func TestValidate(t *testing.T) {
 		"embedded with an external server": {args: append([]string{"--konnectivity-server=s:1"}, embedded...), want: []string{
 			`invalid --konnectivity-server "s:1": must not be set unless --tunnel-mode is external`,
 		}},
-		"embedded, out of range": {args: append([]string{"--tunnel-port=70000", "--tunnel-server-count=0", "--tunnel-max-agents=0", "--tunnel-connection-buffer=1"}, embedded...), want: []string{
+		"embedded, out of range": {args: append([]string{"--tunnel-port=70000", "--tunnel-server-count=-1", "--tunnel-max-agents=0", "--tunnel-connection-buffer=1"}, embedded...), want: []string{
 			`invalid --tunnel-connection-buffer "1": must be at least 65536`, `invalid --tunnel-port "70000": must be between 0 and 65535`,
-			`invalid --tunnel-server-count "0": must be at least 1`, `invalid --tunnel-max-agents "0": must be at least 1`,
+			`invalid --tunnel-server-count "-1": must not be negative`, `invalid --tunnel-max-agents "0": must be at least 1`,
 		}},
 		"external, nothing": {args: []string{"--tunnel-mode=external"}, want: []string{`invalid --konnectivity-server "": must be set at least once with --tunnel-mode=external`}},
 		"external, odd servers": {args: append([]string{"--tunnel-mode=external", "--konnectivity-server=s", "--konnectivity-server=:1", "--konnectivity-server=unix://run/s"}, konnectivity...), want: []string{

@@ -15,7 +15,6 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
-	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
@@ -33,9 +32,9 @@ type renewals struct {
 }
 
 // newRenewals returns renewals that are idle.
-func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, route func(*cluster.Cluster) (dialer.Dialer, error), tunnel *embeddedTunnel) *renewals {
+func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, routes dialers, tunnel *embeddedTunnel, others *replicas) *renewals {
 	logger := klog.Background().WithName("rotation")
-	way := rotation.Route{Dialer: route, Shared: handler.RoundTripper}
+	way := rotation.Route{Dialer: others.peerDialer(routes.dialer), Shared: handler.RoundTripper}
 	secrets := c.Hub.Client.CoreV1().Secrets(c.Hub.SecretNamespace)
 	agents := rotation.AgentsConfig{
 		Clusters: clusters, Route: way, Secrets: secrets, Authority: (&storedAuthority{secrets: secrets}).get,
@@ -46,6 +45,9 @@ func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, ro
 		if own, ok := tunnel.certificates.(keeperCertificates); ok {
 			agents.Authority = own.keeper.Authority
 		}
+	}
+	if others != nil {
+		agents.Elsewhere = others.Elsewhere
 	}
 	return &renewals{
 		clusters: clusters, tunnel: tunnel, agents: rotation.NewAgents(agents),
@@ -89,9 +91,11 @@ func (r *renewals) agentsChanged(name string, agents int) {
 // agentCertificate returns the certificate of a cluster's agents. It is nil if it is not known.
 func (r *renewals) agentCertificate(name string) *x509.Certificate {
 	if r.tunnel != nil {
-		return r.tunnel.server.AgentCertificate(name)
+		if cert := r.tunnel.server.AgentCertificate(name); cert != nil {
+			return cert
+		}
 	}
-	return r.agents.Certificate(name)
+	return r.agents.Certificate(name) // also if its agents are connected to another replica
 }
 
 // soonAfter is the part of its lifetime after which a certificate expires soon. Certificates are

@@ -85,7 +85,7 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	if s.replicas != nil {
 		s.replicas.forwarded = s.proxy.Forwarded(peers.ClusterOf)
 	}
-	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, s.replicas.peerDialer(dialers{s.tunnel}.dialer), s.embedded)
+	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, dialers{s.tunnel}, s.embedded, s.replicas)
 	s.health = s.newHealth()
 	// It is the first request to the hub, so its error explains what is wrong with the connection.
 	clientCALoaded, err := config.Generic.useHubClientCA(ctx, c.Hub.Client)

@@ -39,7 +39,8 @@ type TunnelOptions struct {
 	// AgentLifetime is the longest lifetime of agent certificates that the gateway renews. 0 means the
 	// default of pkg/pki.
 	AgentLifetime time.Duration
-	// ServerCount is the number of gateway replicas that each agent connects to.
+	// ServerCount is the number of gateway replicas that each agent connects to. 0 means 2 if replicas
+	// forward requests to each other, and otherwise 1.
 	ServerCount int
 	// MaxAgents is the number of agents of one cluster that the embedded server accepts.
 	MaxAgents int
@@ -59,7 +60,6 @@ func NewTunnelOptions() *TunnelOptions {
 		ConnectionBuffer: dialer.DefaultReceiveBuffer,
 		BindAddress:      net.IPv4zero,
 		Port:             8132,
-		ServerCount:      1,
 		MaxAgents:        tunnel.DefaultMaxAgents,
 	}
 }
@@ -87,7 +87,7 @@ func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 		"Lifetime of the serving certificate that the gateway creates for the tunnel. The gateway renews it after 80 % of this time. 0 means 90 days.")
 	fs.DurationVar(&o.AgentLifetime, "tunnel-agent-cert-lifetime", o.AgentLifetime,
 		"Longest lifetime of the agent certificates that the gateway renews. If the previous certificate of an agent had a shorter lifetime, the new one has the same. 0 means 1 year.")
-	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "Number of gateway replicas that each agent connects to. Without --peer-advertise-address, this must be the number of replicas.")
+	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "Number of gateway replicas that each agent connects to. 0 means 2 with --peer-advertise-address, whatever the number of replicas, and 1 without it. Without --peer-advertise-address, set it to the number of replicas.")
 	fs.IntVar(&o.MaxAgents, "tunnel-max-agents", o.MaxAgents,
 		"Maximum number of agents of one cluster that the embedded tunnel server of each gateway replica accepts. More are refused. Raise it if agents run as a DaemonSet on more nodes.")
 

@@ -41,8 +41,8 @@ func (o *TunnelOptions) validateEmbedded() []error {
 	if o.Port < 0 || o.Port > 65535 {
 		errs = append(errs, invalid("tunnel-port", o.Port, "must be between 0 and 65535"))
 	}
-	if o.ServerCount < 1 {
-		errs = append(errs, invalid("tunnel-server-count", o.ServerCount, "must be at least 1"))
+	if o.ServerCount < 0 {
+		errs = append(errs, invalid("tunnel-server-count", o.ServerCount, "must not be negative"))
 	}
 	if o.MaxAgents < 1 {
 		errs = append(errs, invalid("tunnel-max-agents", o.MaxAgents, "must be at least 1"))

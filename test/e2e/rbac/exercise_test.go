@@ -89,6 +89,8 @@ func (s *site) exercise(ctx context.Context, t *testing.T) {
 		// The Secret of a cluster on the hub, which nothing else deletes.
 		{"an invitation is revoked while its cluster enrolls", s.revoke},
 		{"the tunnel's CA is replaced", s.replaced},
+		// A replica removes the Lease with which others find it.
+		{"a replica stops", s.restart},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.do(ctx, t) })
 		if t.Failed() {
@@ -122,7 +124,10 @@ func newSite(ctx context.Context, t *testing.T) *site {
 		t.Fatal(err)
 	}
 	if s.gateway, err = s.lab.StartGateway(ctx, lab.GatewayOptions{
-		Hub: s.hub, Binary: binary, AgentsOf: s.edge, ExtraArgs: []string{"--tunnel-ca-lifetime=" + caLifetime.String(), "--health-probe-interval=1s"},
+		Hub: s.hub, Binary: binary, AgentsOf: s.edge, ExtraArgs: []string{
+			"--tunnel-ca-lifetime=" + caLifetime.String(), "--health-probe-interval=1s",
+			"--peer-advertise-address=127.0.0.1", "--peer-bind-address=127.0.0.1", "--peer-port=0",
+		},
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -345,6 +350,16 @@ func (s *site) revoke(ctx context.Context, t *testing.T) {
 		t.Logf("too late: the invitation was %s", state)
 	}
 	t.Error("the gateway did not delete the Secret of a cluster whose invitation was revoked")
+}
+
+// restart stops the gateway in order, and starts it again.
+func (s *site) restart(ctx context.Context, t *testing.T) {
+	if err := s.gateway.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.gateway.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // atState deletes the record of the invitation as soon as it has this state or a later one, and
