@@ -37,7 +37,7 @@ type replica struct {
 }
 
 // newReplicas starts gateways that know each other through a hub.
-func newReplicas(t *testing.T, configure func(*Config), ids ...string) []*replica {
+func newReplicas(t testing.TB, configure func(*Config), ids ...string) []*replica {
 	t.Helper()
 	hub := fake.NewClientset()
 	keeper := pki.NewKeeper(pki.KeeperConfig{
@@ -110,7 +110,7 @@ func (r *replica) setAgent(has bool) {
 
 // newPair returns two replicas. The only agent of the cluster, which s serves, is connected to the
 // second one.
-func newPair(t *testing.T, s *apiServer, configure func(*Config), pairs ...string) (a, b *replica) {
+func newPair(t testing.TB, s *apiServer, configure func(*Config), pairs ...string) (a, b *replica) {
 	t.Helper()
 	both := newReplicas(t, configure, "a", "b")
 	a, b = both[0], both[1]
@@ -295,5 +295,21 @@ func TestOwnRequestsThroughAnotherReplica(t *testing.T) {
 	eventually(t, "a knows that b has no agent", func() bool { return !a.peers.Elsewhere("edge") })
 	if _, err := a.handler.Ready(ctx, "edge"); err == nil || !strings.Contains(err.Error(), "no agent is connected") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// BenchmarkForwarded compares a GET that another replica sends to the cluster with one that the
+// replica sends itself.
+func BenchmarkForwarded(b *testing.B) {
+	s := newAPIServer(b, ok)
+	first, second := newPair(b, s, nil)
+	for name, r := range map[string]*replica{"own": second, "forwarded": first} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if resp, text := r.get("edge", "/api", userHeader, "jane"); resp.StatusCode != http.StatusOK {
+					b.Fatal(text)
+				}
+			}
+		})
 	}
 }

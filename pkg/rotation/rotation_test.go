@@ -4,6 +4,7 @@
 package rotation
 
 import (
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -50,6 +51,32 @@ func TestTokenDue(t *testing.T) {
 		}, cluster.ParseOptions{})
 		if got := tokens.due(c); got != test.want {
 			t.Errorf("%s: due is %v", test.name, got)
+		}
+	}
+}
+
+// TestAgentDue shows that an agent's Secret is read while an agent is connected to any replica.
+func TestAgentDue(t *testing.T) {
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "edge", Labels: map[string]string{
+			v1alpha1.LabelCredentialType: "ServiceAccountToken", v1alpha1.LabelEndpointType: string(v1alpha1.EndpointTypeClusterProxy),
+			"app.kubernetes.io/managed-by": v1alpha1.ManagedByAgentBootstrap,
+		}, Annotations: map[string]string{v1alpha1.AnnotationInsecureSkipTLSVerify: "true"}},
+		Data: map[string][]byte{"endpoint": []byte("https://127.0.0.1:6443"), "token": []byte("opaque")},
+	}
+	for _, test := range []struct{ here, elsewhere, want bool }{{false, false, false}, {true, false, true}, {false, true, true}} {
+		agents := NewAgents(AgentsConfig{
+			Connected: func(string) *x509.Certificate {
+				if test.here {
+					return &x509.Certificate{}
+				}
+				return nil
+			},
+			Elsewhere: func(string) bool { return test.elsewhere },
+		})
+		c := cluster.Parse(secret, cluster.ParseOptions{TunnelMode: cluster.TunnelEmbedded})
+		if got := agents.due(c); got != test.want {
+			t.Errorf("%+v: due is %v (%v)", test, got, c.Err())
 		}
 	}
 }

@@ -114,6 +114,14 @@ func TestValidate(t *testing.T) {
 			`invalid --tunnel-connection-buffer "1": must be at least 65536`, `invalid --tunnel-port "70000": must be between 0 and 65535`,
 			`invalid --tunnel-server-count "-1": must not be negative`, `invalid --tunnel-max-agents "0": must be at least 1`,
 		}},
+		"replicas":           {args: append([]string{"--peer-advertise-address=10.0.0.7", "--peer-port=0"}, embedded...)},
+		"replicas with IPv6": {args: append([]string{"--peer-advertise-address=fd00::7", "--peer-bind-address=::"}, embedded...)},
+		"replicas, out of range": {args: append([]string{"--peer-advertise-address=10.0.0.7:8133", "--peer-port=-1"}, embedded...), want: []string{
+			`invalid --peer-port "-1": must be between 0 and 65535`, `invalid --peer-advertise-address "10.0.0.7:8133": must be an IP address or a host name, without a port`,
+		}},
+		"replicas without a tunnel": {args: []string{"--tunnel-mode=off", "--peer-advertise-address=10.0.0.7"}, want: []string{
+			`invalid --peer-advertise-address "10.0.0.7": must not be set unless --tunnel-mode is embedded`,
+		}},
 		"external, nothing": {args: []string{"--tunnel-mode=external"}, want: []string{`invalid --konnectivity-server "": must be set at least once with --tunnel-mode=external`}},
 		"external, odd servers": {args: append([]string{"--tunnel-mode=external", "--konnectivity-server=s", "--konnectivity-server=:1", "--konnectivity-server=unix://run/s"}, konnectivity...), want: []string{
 			`invalid --konnectivity-server "s": must be host:port or unix:///path`, `invalid --konnectivity-server ":1": must be host:port or unix:///path`,
