@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -350,6 +351,31 @@ func TestPruneIdentifiesHubs(t *testing.T) {
 		changes, err := (&pruning{hub: c.hub}).remove(config, nil)
 		if removed := config.Contexts["edge-1"] == nil; err != nil || removed != c.want || len(changes) > 0 != c.want {
 			t.Errorf("%s: removed %v, %v, %v", name, removed, changes, err)
+		}
+	}
+}
+
+// TestSelectorReachesHub shows which commands have the hub select clusters by their labels. Merging
+// kubeconfigs needs all clusters: one that is not selected is not gone.
+func TestSelectorReachesHub(t *testing.T) {
+	t.Parallel()
+	h := newFakeHub(t)
+	h.addFleet(1)
+	var selector string
+	h.check = func(r *http.Request) {
+		if r.URL.Path == gatewayPath+"/clustergateways" {
+			selector = r.URL.Query().Get("labelSelector")
+		}
+	}
+	for want, args := range map[string][]string{
+		"a=list":   {"list", "-l", "a=list"},
+		"a=doctor": {"doctor", "-l", "a=doctor"},
+		"a=each":   {"each", "-l", "a=each", "--kubectl", standIn(t, "table"), "--", "get", "x"},
+		"":         {"kubeconfig", "-l", "a=kubeconfig", "--merge", "-o", filepath.Join(t.TempDir(), "config")},
+	} {
+		selector = "not asked"
+		if _, errOut, err := h.run(t, args...); err != nil || selector != want {
+			t.Errorf("%v: the selector is %q, want %q: %v\n%s", args, selector, want, err, errOut)
 		}
 	}
 }
