@@ -84,7 +84,7 @@ func (o *identityOptions) list(name string, values []string) []string {
 // reportIdentity reports who the cluster will see, and what of it needs attention.
 func (a *app) reportIdentity(o *identityOptions, spec registration.Spec) {
 	if o.given.Changed("access") && o.access == registration.AccessImpersonate {
-		a.say("  %-12s --access=impersonate is deprecated: use --identity=impersonate", "note")
+		a.say("  %-12s --access=impersonate is deprecated. It gives the gateway the right to act as everybody, and does not make it use that right. Use --identity=impersonate", "note")
 	}
 	if spec.Impersonation == nil {
 		return

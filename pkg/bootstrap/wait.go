@@ -57,6 +57,11 @@ func (w *waiter) run(ctx context.Context) error {
 		if last == nil || waitCtx.Err() == nil { // an answer says more than that the time is over
 			last = err
 		}
+		if causeOf(err) == v1alpha1.CauseIdentity {
+			// The registration is complete. Who runs it is often an administrator of the hub, whom no
+			// cluster may see as one.
+			return w.step(ctx, string(registration.StepWait), "not tried: you cannot use this cluster with your account: %v. To see whether the cluster answers: agent-bootstrap status %s", err, w.name)
+		}
 		if causeOf(err) == v1alpha1.CauseInvalidSecret {
 			if err := w.invalidSecret(waitCtx); err != nil {
 				return err

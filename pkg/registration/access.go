@@ -17,12 +17,13 @@ import (
 type Access struct {
 	// Name is the value of --access. Role is the ClusterRole that it stands for.
 	Name, Role string
-	// Impersonation is used if Name is AccessImpersonate.
-	Impersonation Impersonation
+	// Impersonation is that of --identity=impersonate. Nil with AccessImpersonate is the right to act
+	// as everybody, in the form of before constrained impersonation.
+	Impersonation *Impersonation
 }
 
 // The values of --access with a meaning of their own. Any other value is the name of a ClusterRole.
-// AccessImpersonate is the access of --identity=impersonate.
+// AccessImpersonate is the access of --identity=impersonate, and a deprecated value.
 const (
 	AccessAdmin       = v1alpha1.AccessAdmin
 	AccessView        = "view"
@@ -44,9 +45,7 @@ func AccessOf(name string) Access {
 // accessOf is AccessOf with an impersonation, which may be nil.
 func accessOf(name string, impersonation *Impersonation) Access {
 	access := AccessOf(name)
-	if impersonation != nil {
-		access.Impersonation = *impersonation
-	}
+	access.Impersonation = impersonation
 	return access
 }
 
@@ -55,11 +54,17 @@ func accessOf(name string, impersonation *Impersonation) Access {
 func (a Access) Objects(namespace types.UID) ([]*unstructured.Unstructured, error) {
 	var typed []runtime.Object
 	if a.Name == AccessImpersonate {
-		typed = append(typed, &rbacv1.ClusterRole{
+		role := &rbacv1.ClusterRole{
 			ObjectMeta: metav1.ObjectMeta{Name: a.Role, Labels: ManagedLabels(nil)},
-			Rules:      a.Impersonation.rules(),
-		})
-		typed = append(typed, a.Impersonation.bindings()...)
+			Rules: []rbacv1.PolicyRule{
+				{APIGroups: []string{""}, Resources: []string{"users", "groups", "serviceaccounts"}, Verbs: []string{"impersonate"}},
+			},
+		}
+		typed = append(typed, role)
+		if a.Impersonation != nil {
+			role.Rules = a.Impersonation.rules()
+			typed = append(typed, a.Impersonation.bindings()...)
+		}
 	}
 	typed = append(typed, &rbacv1.ClusterRoleBinding{
 		// The role of a binding cannot be changed: each role has a binding of its own, and earlier

@@ -254,9 +254,6 @@ func (s Spec) WithIdentity(secret *corev1.Secret) (Spec, error) {
 	if secret != nil {
 		earlier = secret.Annotations
 	}
-	if s.Access == AccessImpersonate { // as before there was --identity
-		s.Identity, s.Access = v1alpha1.IdentityImpersonate, ""
-	}
 	if cmp.Or(s.Identity, earlier[v1alpha1.AnnotationIdentity]) != v1alpha1.IdentityImpersonate {
 		if s.Impersonation != nil {
 			return s, errors.New("--impersonate-user, --impersonate-group, --impersonate-extra, --admin-group and --view-group are for --identity=impersonate")
@@ -280,7 +277,7 @@ func (s Spec) WithIdentity(secret *corev1.Secret) (Spec, error) {
 		i.Unconstrained = given.Unconstrained
 	}
 	switch s.Access {
-	case "": // as it was
+	case "", AccessImpersonate: // as it was
 	case AccessAdmin, AccessView:
 		i.ReadOnly = s.Access == AccessView
 	default:

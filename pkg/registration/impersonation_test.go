@@ -32,7 +32,8 @@ func TestWithIdentity(t *testing.T) {
 	}{
 		{"new", nil, Spec{}, "", AccessAdmin, nil},
 		{"a role", nil, Spec{Access: "edit"}, "", "edit", nil},
-		{"as earlier versions call it", nil, Spec{Access: AccessImpersonate}, v1alpha1.IdentityImpersonate, AccessImpersonate, &Impersonation{}},
+		{"as before there was an identity", nil, Spec{Access: AccessImpersonate}, "", AccessImpersonate, nil},
+		{"both", nil, Spec{Access: AccessImpersonate, Identity: v1alpha1.IdentityImpersonate}, v1alpha1.IdentityImpersonate, AccessImpersonate, &Impersonation{}},
 		{"only reading", nil, Spec{Access: AccessView, Identity: v1alpha1.IdentityImpersonate}, v1alpha1.IdentityImpersonate, AccessImpersonate, &Impersonation{ReadOnly: true}},
 		{"everything is kept, but what is found out again", impersonated, Spec{}, v1alpha1.IdentityImpersonate, AccessImpersonate,
 			&Impersonation{Users: []string{"jane"}, Groups: []string{"dev"}, ReadOnly: true, Unconstrained: true, ViewGroups: []string{"dev"}}},

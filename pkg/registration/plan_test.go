@@ -188,6 +188,8 @@ func TestPlan(t *testing.T) {
 		}}, nil},
 		{"credential-again", Spec{Form: FormDirect, Identity: v1alpha1.IdentityCredential}, func(t *testing.T, f *planFixture) {
 			f.registered(t, FormDirect, AccessImpersonate)
+			f.state.Hub.Secret.Annotations[v1alpha1.AnnotationIdentity] = v1alpha1.IdentityImpersonate
+			f.state.Hub.Secret.Annotations[v1alpha1.AnnotationImpersonation] = "{}"
 		}},
 		{"adopt", Spec{Form: FormDirect, Access: AccessAdmin, Adopt: true}, func(_ *testing.T, f *planFixture) {
 			f.state.Hub.Secret = &corev1.Secret{
