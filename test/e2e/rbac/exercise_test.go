@@ -111,8 +111,7 @@ func newSite(ctx context.Context, t *testing.T) *site {
 		into    **lab.Cluster
 		options lab.ClusterOptions
 	}{
-		// Without streaming lists, as a hub of an earlier version: the right to list is needed there.
-		{&s.hub, lab.ClusterOptions{Name: "hub", NoControllerManager: true, NoKwok: true, AuditUsers: []string{hubAccount}, ExtraAPIServerArgs: []string{"--feature-gates=WatchList=false"}}},
+		{&s.hub, lab.ClusterOptions{Name: "hub", NoControllerManager: true, NoKwok: true, AuditUsers: []string{hubAccount}}},
 		{&s.invited, lab.ClusterOptions{Name: "invited", NoKwok: true, Firewalled: true, AuditUsers: []string{clusterAccount, agentAccount}}},
 		{&s.edge, lab.ClusterOptions{Name: "edge", NoKwok: true, Firewalled: true, AuditUsers: []string{clusterAccount, agentAccount}}},
 	} {

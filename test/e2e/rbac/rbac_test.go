@@ -77,7 +77,7 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 		t.Run(r.cluster.Name(), func(t *testing.T) {
 			units := s.enrolling // the previous rules, of the invitation
 			if r.cluster != s.invited {
-				units = Units(r.grants(ctx, t))
+				units = unitsOf(r.grants(ctx, t))
 			}
 			// Scheduled tasks may still be running.
 			labtest.Within(t, labtest.Timeout, "what "+r.account+" does and what it may do to be the same", func() error {
@@ -103,6 +103,18 @@ func TestEveryRuleIsNeeded(t *testing.T) {
 		}
 	})
 	t.Run("a rule is removed", func(t *testing.T) { s.takeOut(ctx, t, onHub) })
+}
+
+// unitsOf is Units, without the need for what only a hub of an earlier version is asked for: lists
+// of Leases, where a watch does not begin with what exists.
+func unitsOf(grants []Grant) []Unit {
+	units := Units(grants)
+	for i := range units {
+		if strings.HasSuffix(units[i].Name, ": list leases.coordination.k8s.io") {
+			units[i].Needed = false
+		}
+	}
+	return units
 }
 
 // events returns the recorded events of the account.
@@ -295,7 +307,7 @@ func rules(ctx context.Context, t *testing.T, client kubernetes.Interface, b bin
 // takeOut removes the rule for Events from the gateway's Role on the hub, and checks that this is
 // found.
 func (s *site) takeOut(ctx context.Context, t *testing.T, hub record) {
-	units := Units(hub.grants(ctx, t))
+	units := unitsOf(hub.grants(ctx, t))
 	roles := s.hub.Client().RbacV1().Roles(metav1.NamespaceDefault)
 	role, err := roles.Get(ctx, "cluster-gateway:events", metav1.GetOptions{})
 	if err != nil {
