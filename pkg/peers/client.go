@@ -148,7 +148,7 @@ func (f *forwarder) WrappedRoundTripper() http.RoundTripper { return f.next }
 
 // RoundTrip implements http.RoundTripper.
 func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
-	last := error(errNoAgentThere)
+	last := errNoAgentThere
 	outcome := OutcomeNoAgent
 	for i, other := range f.peers.candidates(f.cluster) {
 		if i == maxCandidates {
@@ -222,7 +222,7 @@ const tunnelProtocol = "cluster-gateway-tunnel"
 const dialPath = "/dial"
 
 func (p *Peers) dial(ctx context.Context, cluster, address string) (net.Conn, error) {
-	last := error(errNoAgentThere)
+	last := errNoAgentThere
 	for i, other := range p.candidates(cluster) {
 		if i == maxCandidates {
 			break
@@ -246,7 +246,7 @@ func (p *Peers) dialThrough(ctx context.Context, cluster, address, through strin
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	reader := bufio.NewReader(conn)
-	err = ask(conn, reader, cluster, address)
+	err = ask(ctx, conn, reader, cluster, address)
 	if !stop() && err == nil {
 		err = context.Cause(ctx)
 	}
@@ -258,8 +258,8 @@ func (p *Peers) dialThrough(ctx context.Context, cluster, address, through strin
 }
 
 // ask sends the request for a connection, and reads the answer.
-func ask(conn net.Conn, reader *bufio.Reader, cluster, address string) error {
-	req, err := http.NewRequest(http.MethodGet, "https://"+ServerName+dialPath, nil)
+func ask(ctx context.Context, conn net.Conn, reader *bufio.Reader, cluster, address string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+ServerName+dialPath, nil)
 	if err != nil {
 		return err
 	}

@@ -114,7 +114,7 @@ func (i Impersonation) Validate() error {
 			case value == "*":
 				errs = append(errs, fmt.Errorf(`invalid %s "*": RBAC takes exact names. Leave out the flag to allow all of them`, list.flag))
 			case strings.HasPrefix(value, "system:"):
-				errs = append(errs, fmt.Errorf("invalid %s %q: the gateway does not act as users and groups of system:", list.flag, value))
+				errs = append(errs, fmt.Errorf("invalid %s %q: the gateway does not act as users and groups whose names begin with system", list.flag, value))
 			case slices.Contains(list.values[:n], value):
 				errs = append(errs, fmt.Errorf("invalid %s %q: it is there twice", list.flag, value))
 			case list.flag == "--impersonate-extra" && strings.ToLower(value) != value:

@@ -141,7 +141,7 @@ func TestForwardedByAnotherReplica(t *testing.T) {
 	if err := wantCode(failed, http.StatusBadGateway, http.StatusServiceUnavailable); err != nil {
 		t.Error(err)
 	}
-	mustContain(t, string(failed.body), "another replica of the gateway", "says nothing about the cluster")
+	mustContain(t, failed.body, "another replica of the gateway", "says nothing about the cluster")
 	if err := agent.Kill(); err != nil {
 		t.Fatal(err)
 	}
