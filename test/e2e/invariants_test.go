@@ -45,7 +45,8 @@ func TestWarmRequestDialsNothing(t *testing.T) {
 		if now := metric(t, r.gateway, "cluster_gateway_dials_total", label); now != dials {
 			t.Errorf("50 warm requests made %v dials", now-dials)
 		}
-		if now := metric(t, r.gateway, "cluster_gateway_connections", label); now != open {
+		// It can fall: a connection of an earlier test may just be closed.
+		if now := metric(t, r.gateway, "cluster_gateway_connections", label); now > open {
 			t.Errorf("50 warm requests changed the number of open connections from %v to %v", open, now)
 		}
 	})
