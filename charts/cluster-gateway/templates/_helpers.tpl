@@ -7,6 +7,12 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* The labels of Pods. A new version of the chart alone must not replace them, so it is not there. */}}
+{{- define "cluster-gateway.podLabels" -}}
+app.kubernetes.io/part-of: cluster-gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{/* The labels that select the Pods. They never change. */}}
 {{- define "cluster-gateway.selector" -}}
 app.kubernetes.io/name: cluster-gateway
@@ -22,15 +28,19 @@ app.kubernetes.io/name: cluster-gateway
 {{- end -}}
 {{- end }}
 
-{{/* The port is the one of the Service, unless the address has one. */}}
+{{/* The port is the one of the Service or, on Nodes, its port there, unless the address has one. */}}
 {{- define "cluster-gateway.tunnelAddress" -}}
 {{- with .Values.tunnel -}}
+{{- $port := .service.port -}}
+{{- if eq .service.type "NodePort" -}}
+{{- $port = .service.nodePort -}}
+{{- end -}}
 {{- if regexMatch "^(\\[[^]]+\\]|[^:]+):[0-9]+$" .advertiseAddress -}}
 {{ .advertiseAddress }}
 {{- else if and (contains ":" .advertiseAddress) (not (hasPrefix "[" .advertiseAddress)) -}}
-[{{ .advertiseAddress }}]:{{ .service.port }}
+[{{ .advertiseAddress }}]:{{ $port }}
 {{- else -}}
-{{ .advertiseAddress }}:{{ .service.port }}
+{{ .advertiseAddress }}:{{ $port }}
 {{- end -}}
 {{- end -}}
 {{- end }}

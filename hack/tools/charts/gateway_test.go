@@ -200,8 +200,8 @@ autoscaling: {enabled: true, minReplicas: 2, maxReplicas: 5, targetCPUUtilizatio
 tunnel:
   serverCount: 4
   advertiseAddress: tunnel.example.com
-  service: {type: NodePort, port: 9132, nodePort: 30132, annotations: {a: b}, loadBalancerSourceRanges: [10.0.0.0/8]}
-service: {type: LoadBalancer, annotations: {c: d}}
+  service: {type: LoadBalancer, port: 9132, nodePort: 30132, annotations: {a: b}, loadBalancerSourceRanges: [10.0.0.0/8]}
+service: {type: NodePort, annotations: {c: d}}
 servingHosts: [gateway.example.com]
 shutdownDelay: 10s
 terminationGracePeriodSeconds: 100
@@ -315,7 +315,13 @@ func TestGatewayChartRefuses(t *testing.T) {
 		"shutdownDelay: 5":                             "shutdownDelay",
 		"podAnnotations: {a: 1}":                       "podAnnotations",
 		"autoscaling: {enabled: true, minReplicas: 9}": "autoscaling.minReplicas must not be greater",
-		"priorityClass: {name: mine}":                  "priorityClass.create must be false",
+		"replicas: 0":                                  "replicas",
+		"tunnel: {service: {type: NodePort, loadBalancerSourceRanges: [10.0.0.0/8]}}": "tunnel.service.loadBalancerSourceRanges is for",
+		"tunnel: {service: {type: ClusterIP, nodePort: 30000}}":                       "tunnel.service.nodePort is for",
+		"tunnel: {advertiseAddress: a, service: {type: NodePort}}":                    "tunnel.advertiseAddress needs a port",
+		"{autoscaling: {enabled: true}, resources: {requests: {cpu: null}}}":          "resources.requests.cpu",
+		"podLabels: {app.kubernetes.io/name: x}":                                      "app.kubernetes.io/name",
+		"priorityClass: {name: mine}":                                                 "priorityClass.create must be false",
 	} {
 		if _, _, err := render(t, gatewayChart, set); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want that it names %q", set, err, want)
@@ -327,10 +333,11 @@ func TestGatewayChartRefuses(t *testing.T) {
 func TestGatewayChartDetails(t *testing.T) {
 	t.Parallel()
 	for set, want := range map[string]string{
-		"":                             "--tunnel-server-count=2",
-		"replicas: 5":                  "--tunnel-server-count=2",
-		"replicas: 0":                  "--tunnel-server-count=1",
-		"autoscaling: {enabled: true}": "--tunnel-server-count=2",
+		"":            "--tunnel-server-count=2",
+		"replicas: 5": "--tunnel-server-count=2",
+		"replicas: 1": "--tunnel-server-count=1",
+		"tunnel: {advertiseAddress: a.example.com, service: {type: NodePort, nodePort: 30132}}": "--tunnel-advertise-address=a.example.com:30132",
+		"autoscaling: {enabled: true}":                              "--tunnel-server-count=2",
 		"tunnel: {advertiseAddress: 'a.example.com:443'}":           "--tunnel-advertise-address=a.example.com:443",
 		"tunnel: {advertiseAddress: '10.0.0.1'}":                    "--tunnel-advertise-address=10.0.0.1:8132",
 		"tunnel: {advertiseAddress: '::1'}":                         "--tunnel-advertise-address=[::1]:8132",
