@@ -69,6 +69,8 @@ func loadKubeconfig(flag, path, kubecontext string) (*rest.Config, *clientcmdapi
 	}
 	config, err := loader.ClientConfig()
 	switch {
+	case clientcmd.IsEmptyConfig(err) && path != "":
+		return nil, nil, fmt.Errorf("%s: %s is empty, or has no current context: set a context, or use another file", flag, path)
 	case clientcmd.IsEmptyConfig(err):
 		return nil, nil, fmt.Errorf("%s: no kubeconfig found: set %s FILE, or the environment variable KUBECONFIG", flag, flag)
 	case err != nil:

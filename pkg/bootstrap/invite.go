@@ -257,7 +257,7 @@ The folder %s holds a key: keep it secret. Have somebody with the cluster's kube
   { cat %s/%s; kubectl -n %s get configmap kube-root-ca.crt -o jsonpath='{.data.ca\.crt}'; } > %s/%s
 Then run the agent, where it can reach %s:
   proxy-agent $(cat %s/%s)
-or install the systemd unit %s/%s. The files name this folder: if you move it, change them. To see the state:
+or install the systemd unit %s/%s. If the agent runs on another machine, copy the folder there, to the same path. To see the state:
   agent-bootstrap status %s`, dir, registration.AgentNamespace, registration.MaintenanceAccount, dir, fileToken, dir, fileCert, registration.AgentNamespace, dir, fileChain,
 		r.o.endpoint, dir, fileFlags, dir, fileUnit, r.name)
 }

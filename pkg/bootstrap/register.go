@@ -144,8 +144,8 @@ For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.
 	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process: certificate, key, flags and a systemd unit. No agent is installed in the cluster.")
 	o.agentValues.addFlag(fs, "Default: the values of the earlier registration; '' removes them.")
 	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the cluster answers through the gateway. 0: do not wait.")
-	fs.BoolVar(&o.adopt, "adopt", o.adopt, "Take over an existing Secret with this name that was written by hand.")
-	fs.BoolVar(&o.takeOver, "take-over", o.takeOver, "Take over a cluster that is registered with another hub, for example with one that was restored as this hub.")
+	fs.BoolVar(&o.adopt, "adopt", o.adopt, "Use an existing Secret of this name on the hub that was written by hand. Its content is replaced.")
+	fs.BoolVar(&o.takeOver, "take-over", o.takeOver, "Register a cluster that is already registered with another hub, for example after this hub was restored from a backup. The cluster then belongs to this hub.")
 	a.addOutput(fs, "the objects that are applied, without their secret parts,")
 	return cmd
 }

@@ -127,7 +127,7 @@ func (r *rotateRun) awaitRequest(ctx context.Context, what string, done func(clu
 			}
 		}
 		if pause(waitCtx, pollInterval) != nil {
-			return nil, fmt.Errorf("%s not replaced within %s: the gateway has not carried out the request. Check that a replica leads (metric cluster_gateway_leader), or set --cluster-kubeconfig", what, r.o.wait)
+			return nil, fmt.Errorf("%s not replaced within %s: the gateway has not carried out the request. Check that a replica leads (metric leader_election_master_status), or set --cluster-kubeconfig", what, r.o.wait)
 		}
 	}
 }
