@@ -192,6 +192,6 @@ func unreachablePeer(c *cluster.Cluster, err error) *apierrors.StatusError {
 // brokenPeer is the Status of a request whose connection to another replica broke.
 func brokenPeer(c *cluster.Cluster, err error) *apierrors.StatusError {
 	return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseRequest,
-		fmt.Sprintf("cluster %q: the connection to the replica of the gateway that has its agents broke before the answer was complete: %s; "+
-			"the request may have been carried out", c.Name, brief(err)))
+		fmt.Sprintf("cluster %q: its agents are connected to another replica of the gateway, and the connection to that replica broke before the answer was complete: %s; "+
+			"this says nothing about the cluster, and the request may have been carried out", c.Name, brief(err)))
 }
