@@ -239,7 +239,7 @@ func TestForwardedFailures(t *testing.T) {
 		}
 	}
 	go func() { <-cut; b.stop() }()
-	status(http.StatusBadGateway, "the connection to the replica of the gateway")
+	status(http.StatusBadGateway, "the connection to that replica broke")
 	eventually(t, "a knows that b is away", func() bool { return !a.peers.Elsewhere("edge") })
 	status(http.StatusServiceUnavailable, "no agent is connected")
 }
