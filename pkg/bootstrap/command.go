@@ -10,14 +10,16 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"k8s.io/component-base/version"
+	"k8s.io/component-base/term"
 	"sigs.k8s.io/yaml"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/internal/buildversion"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
@@ -97,8 +99,8 @@ already right.`,
   agent-bootstrap doctor edge-1`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Version:       version.Get().GitVersion,
-		Args:          cobra.NoArgs,
+		Version:       buildversion.String(),
+		Args:          unknownCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	a.nameRoot(cmd)
@@ -109,7 +111,48 @@ already right.`,
 		a.canICommand(), a.eachCommand(), a.withCommand(), a.exportCommand(), a.credentialCommand())
 	a.addCompletions(cmd)
 	a.useProgramName(cmd)
+	cmd.SetFlagErrorFunc(flagError)
+	cmd.SetUsageTemplate(strings.ReplaceAll(cmd.UsageTemplate(), "FlagUsages ", fmt.Sprintf("FlagUsagesWrapped %d ", helpWidth(a.Out))))
 	return cmd
+}
+
+// unknownCommand refuses arguments of the root command.
+func unknownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q", args[0])
+	cmd.SuggestionsMinimumDistance = 2 // the default of cobra, which applies it only in its own message
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		text += fmt.Sprintf(": did you mean %s?", strings.Join(similar, " or "))
+	}
+	return fmt.Errorf("%s\nTo see the commands: %s --help", text, cmd.CommandPath())
+}
+
+var days = regexp.MustCompile(`^[0-9]+d$`)
+
+// flagError adds to an error about a flag what to do.
+func flagError(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) && days.MatchString(invalid.GetValue()) && invalid.GetFlag().Value.Type() == "duration" {
+		return fmt.Errorf("%w. Days are not a unit: for example, 30 days are 720h", err)
+	}
+	return fmt.Errorf("%w\nTo see the flags: %s --help", err, cmd.CommandPath())
+}
+
+// Widths of help texts: that of the terminal within these limits, and the larger one without a
+// terminal.
+const (
+	minHelpWidth = 80
+	maxHelpWidth = 120
+)
+
+func helpWidth(out io.Writer) int {
+	width, _, err := term.TerminalSize(out)
+	if err != nil {
+		return maxHelpWidth
+	}
+	return min(max(width, minHelpWidth), maxHelpWidth)
 }
 
 // addOutput adds the flag -o. what names the objects that it prints.
@@ -197,7 +240,7 @@ func (a *app) connectHub(ctx context.Context) (*clusterClient, error) {
 	if err != nil {
 		return nil, err
 	}
-	hub, err := newClusterClient("the hub", "--kubeconfig", config, raw)
+	hub, err := newClusterClient("the hub", kubeconfigSource("--kubeconfig", a.hub.kubeconfig), config, raw)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ const Module = "github.com/oam-dev/cluster-gateway/"
 
 // Names of packages that several rules mention.
 const (
+	buildversion = "pkg/internal/buildversion"
 	cabundle     = "pkg/internal/cabundle"
 	apis         = "pkg/apis/cluster/v1alpha1"
 	client       = "pkg/client"
@@ -56,12 +57,13 @@ func MayImport() map[string][]string {
 		registration:              {apis, cluster, pki, "manifests"},
 		"pkg/rotation":            {apis, cabundle, cluster, dialer, pki, registration, untrusted},
 		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
-		"pkg/bootstrap":           {apis, client, cluster, pki, policy, registration, untrusted},
-		server:                    {apis, "pkg/apis/openapi", cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", identity, memory, peers, pki, policy, proxy, registry, "pkg/rotation", tunnel, untrusted},
+		"pkg/bootstrap":           {apis, buildversion, client, cluster, pki, policy, registration, untrusted},
+		server:                    {apis, "pkg/apis/openapi", buildversion, cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", identity, memory, peers, pki, policy, proxy, registry, "pkg/rotation", tunnel, untrusted},
 		"pkg/internal/boundaries": {},
 		events:                    {apis, untrusted},
 		memory:                    {},
 		untrusted:                 {},
+		buildversion:              {},
 	}
 }
 
