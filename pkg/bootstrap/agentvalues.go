@@ -47,7 +47,7 @@ func (f *agentValuesFlag) read() (*registration.AgentValues, error) {
 // validate returns an error if the flag has no meaning. pods is whether the agent runs as Pods.
 func (f *agentValuesFlag) validate(pods bool) error {
 	if f.flag.Changed && !pods {
-		return errors.New("--agent-values is for an agent that runs as Pods, without --out-dir and --route=direct")
+		return errors.New("--agent-values cannot be used with --out-dir or --route=direct: it is for an agent that runs as Pods")
 	}
 	return nil
 }

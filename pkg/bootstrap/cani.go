@@ -42,9 +42,17 @@ allowed to create subjectaccessreviews on the hub.`,
 		Example: `  # May jane list Pods in the namespace shop?
   agent-bootstrap can-i jane edge-1 list pods -n shop
 
-  # May the members of the group developers run commands in Pods?
-  agent-bootstrap can-i jane edge-1 create pods/exec -n shop --as-group developers`,
-		Args: cobra.RangeArgs(4, 5),
+  # May jane, as a member of the group developers, run commands in Pods?
+  agent-bootstrap can-i jane edge-1 create pods/exec -n shop --as-group developers
+
+  # May a ServiceAccount of the hub change Deployments?
+  agent-bootstrap can-i system:serviceaccount:ci:deployer edge-1 patch deployments.apps -n shop`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) < 4 || len(args) > 5 {
+				return fmt.Errorf("invalid arguments %q: must be USER CLUSTER VERB RESOURCE [NAME], for example: %s jane edge-1 list pods", args, cmd.CommandPath())
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error { return a.canI(cmd.Context(), args, o) },
 	}
 	cmd.Flags().StringSliceVar(&o.groups, "as-group", o.groups, "Group of the user. Can be repeated. The groups that Kubernetes adds by itself are added here, too.")

@@ -8,7 +8,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,7 +43,7 @@ const (
 type clusterClient struct {
 	// title is its name in messages: the hub, or the cluster "edge-1".
 	title string
-	// source is the flag that names its kubeconfig.
+	// source is where its kubeconfig is from: a flag, a variable or a file.
 	source string
 	config *rest.Config
 	// raw is the kubeconfig. It is nil if the cluster is reached through the gateway.
@@ -52,6 +55,20 @@ type clusterClient struct {
 	version string
 	// uid identifies the cluster: the UID of its namespace kube-system. identify sets it.
 	uid types.UID
+}
+
+// kubeconfigSource is where loadKubeconfig finds the kubeconfig, for messages.
+func kubeconfigSource(flag, path string) string {
+	switch {
+	case path != "":
+		return flag
+	case os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "":
+		return "$" + clientcmd.RecommendedConfigPathEnvVar
+	}
+	if _, err := os.Stat(clientcmd.RecommendedHomeFile); err == nil {
+		return clientcmd.RecommendedHomeFile
+	}
+	return "the ServiceAccount of this Pod"
 }
 
 // loadKubeconfig reads the kubeconfig file that a flag names. If path is empty, it looks for one as
@@ -71,8 +88,13 @@ func loadKubeconfig(flag, path, kubecontext string) (*rest.Config, *clientcmdapi
 	switch {
 	case clientcmd.IsEmptyConfig(err) && path != "":
 		return nil, nil, fmt.Errorf("%s: %s is empty, or has no current context: set a context, or use another file", flag, path)
+	case clientcmd.IsEmptyConfig(err) && os.Getenv(clientcmd.RecommendedConfigPathEnvVar) != "":
+		return nil, nil, fmt.Errorf("$%s: %s does not exist, is empty, or has no current context: set a context, or use another file",
+			clientcmd.RecommendedConfigPathEnvVar, os.Getenv(clientcmd.RecommendedConfigPathEnvVar))
 	case clientcmd.IsEmptyConfig(err):
 		return nil, nil, fmt.Errorf("%s: no kubeconfig found: set %s FILE, or the environment variable KUBECONFIG", flag, flag)
+	case err != nil && raw.CurrentContext != "" && raw.Contexts[raw.CurrentContext] == nil:
+		return nil, nil, fmt.Errorf("%s: there is no context %q. The contexts are: %s", flag, raw.CurrentContext, strings.Join(slices.Sorted(maps.Keys(raw.Contexts)), ", "))
 	case err != nil:
 		return nil, nil, fmt.Errorf("%s: %w", flag, err)
 	}

@@ -19,11 +19,14 @@ func TestArguments(t *testing.T) {
 	root := NewCommand(Config{})
 	named := 0
 	for _, cmd := range root.Commands() {
-		if !strings.Contains(cmd.Use, " NAME") || strings.Contains(cmd.Use, " -- ") {
+		if !strings.Contains(cmd.Use, " NAME") && !strings.Contains(cmd.Use, "(NAME") || strings.Contains(cmd.Use, " -- ") {
 			continue
 		}
 		named++
 		want := "missing the name of the cluster: agent-bootstrap " + cmd.Name() + " NAME"
+		if strings.Contains(cmd.Use, "--all") {
+			want = "missing the cluster: agent-bootstrap " + cmd.Name() + " NAME. For several clusters, use --selector LABELS or --all"
+		}
 		for _, c := range []struct {
 			args []string
 			want string

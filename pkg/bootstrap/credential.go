@@ -25,7 +25,7 @@ func (a *app) credentialCommand() *cobra.Command {
 		Short: "Print the token in a file as a credential plugin of client-go",
 		Long: `credential is a credential plugin for programs that cannot read a token from a file, such as Argo CD. It
 prints the token in --token-file as an ExecCredential. When the token expires, the program runs the plugin
-again. The file is the program's own: this command asks nobody for a token.`,
+again. The command only reads the file: it does not request a token.`,
 		Example: "  agent-bootstrap credential --token-file /var/run/secrets/kubernetes.io/serviceaccount/token",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {

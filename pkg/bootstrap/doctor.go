@@ -29,7 +29,7 @@ type doctorOptions struct {
 func (a *app) doctorCommand() *cobra.Command {
 	o := &doctorOptions{parallel: 10, timeout: 30 * time.Second}
 	cmd := &cobra.Command{
-		Use:   "doctor NAME",
+		Use:   "doctor (NAME | -l LABELS | --all)",
 		Short: "Find out why a cluster cannot be reached, and what to do",
 		Long: `doctor checks each stage of the path to a cluster, and reports what is wrong, at which stage, and what
 to do next. It exits with an error if a stage is broken. The stages are:
@@ -41,7 +41,7 @@ to do next. It exits with an error if a stage is broken. The stages are:
   dial         the API server of the cluster accepts connections
   tls          the API server's certificate is valid and is trusted by ca.crt in the Secret
   credential   the API server accepts the gateway's credential
-  rbac         the gateway has the rights of --access in the cluster
+  rbac         the gateway has the rights in the cluster that register --access gave it
 
 If the cluster cannot be reached, doctor cannot read the agent's certificate and Pods through the gateway.
 To check them, set --cluster-kubeconfig, or --out-dir for an agent that runs as a process.
@@ -69,7 +69,7 @@ nothing was checked.`,
 	cmd.Flags().StringVar(&o.outDir, "out-dir", o.outDir, "Folder of an agent that runs as a process, to check its certificate.")
 	o.selection.addFlags(cmd.Flags())
 	cmd.Flags().IntVar(&o.parallel, "parallel", o.parallel, "How many clusters are checked at the same time.")
-	cmd.Flags().DurationVar(&o.timeout, "timeout", o.timeout, "How long the check of one of several clusters may take.")
+	cmd.Flags().DurationVar(&o.timeout, "timeout", o.timeout, "With --all or -l: how long the check of each cluster may take.")
 	a.addOutput(cmd.Flags(), "the diagnosis")
 	return cmd
 }
@@ -77,6 +77,9 @@ nothing was checked.`,
 func (a *app) doctor(ctx context.Context, name string, o *doctorOptions) error {
 	if err := errors.Join(registration.ValidateName(name), a.checkOutput()); err != nil {
 		return err
+	}
+	if _, _, err := loadKubeconfig("--kubeconfig", a.hub.kubeconfig, a.hub.context); err != nil {
+		return err // nothing can be said about the cluster
 	}
 	e := &examination{app: a, o: o, name: name}
 	e.run(ctx)
@@ -90,7 +93,7 @@ func (a *app) doctor(ctx context.Context, name string, o *doctorOptions) error {
 		return err
 	}
 	if d.Broken != "" {
-		return fmt.Errorf("cluster %q is broken at stage %q", name, d.Broken)
+		return fmt.Errorf("the check of cluster %q failed at stage %q", name, d.Broken)
 	}
 	return nil
 }

@@ -59,11 +59,11 @@ func (e *examination) checkAccess(ctx context.Context) {
 func (e *examination) checkIdentity(ctx context.Context, target *clusterClient, mode string) {
 	you := ""
 	if name := target.whoami(ctx); name != "" {
-		you = fmt.Sprintf(": it knows you as %q", name)
+		you = fmt.Sprintf(". You are %q there", name)
 	}
 	text := "the cluster sees the callers themselves"
 	if mode == v1alpha1.IdentityRules {
-		text = "rules say who the cluster sees"
+		text = "identity rules decide who the cluster sees"
 	}
 	bounds := ""
 	if recorded, has := e.gateway.Annotations[v1alpha1.AnnotationImpersonation]; has {

@@ -57,7 +57,7 @@ func TestDoctorStages(t *testing.T) {
 			c.Annotations[v1alpha1.AnnotationImpersonation] = `{"groups":["a","b"],"readOnly":true}`
 			h.add(c)
 		}, ok: []Stage{StageHub, StageSecret, StageDial, StageTLS, StageCredential, StageRBAC},
-			message: []string{"sees the callers themselves: it knows you as", "act as any user and 2 groups, only to read"}},
+			message: []string{"sees the callers themselves. You are", "act as any user and 2 groups, only to read"}},
 		{name: "nothing, with an agent that runs as a process", route: "tunnel",
 			ok: []Stage{StageHub, StageSecret, StageAgent, StageDial, StageTLS, StageCredential, StageRBAC}, message: []string{"set --out-dir DIR"}},
 		{name: "no gateway on the hub", change: func(h *fakeHub) { delete(h.answers, "GET "+gatewayPath) },
@@ -122,7 +122,7 @@ func TestDoctorStages(t *testing.T) {
 			if d.Broken != c.broken {
 				t.Fatalf("%q is broken, want %q:\n%s", d.Broken, c.broken, text)
 			}
-			if c.broken != "" && (err == nil || err.Error() != `cluster "edge-1" is broken at stage "`+string(c.broken)+`"`) || c.broken == "" && err != nil {
+			if c.broken != "" && (err == nil || err.Error() != `the check of cluster "edge-1" failed at stage "`+string(c.broken)+`"`) || c.broken == "" && err != nil {
 				t.Errorf("it ends with %v", err)
 			}
 			var ok []Stage

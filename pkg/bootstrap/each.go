@@ -31,12 +31,12 @@ func (a *app) eachCommand() *cobra.Command {
 		Use:   "each (NAME... | -l LABELS | --all) -- KUBECTL-ARGS...",
 		Short: "Run kubectl in several clusters",
 		Long: `each runs your kubectl once for each selected cluster, through the gateway and with your own credential for
-the hub. Several clusters are worked on at the same time. The output of a cluster follows a line with its
-name as soon as kubectl has ended there. At the end, the command lists the clusters in which kubectl
-failed, each with the reason.
+the hub. It runs in several clusters in parallel. When kubectl ends in a cluster, the command prints the
+name of the cluster and then the output. At the end, it lists the clusters in which kubectl failed, each
+with the reason.
 
-A cluster that does not answer costs no more than --timeout. Ctrl-C ends all kubectls at once, and the
-command lists what was not done.
+A cluster that does not answer is given up after --timeout. Ctrl-C ends every kubectl at once, and the
+command lists the clusters that are not done.
 
 The exit code is 0 if kubectl succeeded in all clusters, 1 if it failed in at least one, 2 if nothing was
 run (invalid flags, no cluster is selected, or the hub does not answer), and 130 after Ctrl-C.`,
@@ -60,10 +60,10 @@ run (invalid flags, no cluster is selected, or the hub does not answer), and 130
 			return a.each(cmd.Context(), args[dash:], o)
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return trouble(err) })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return trouble(flagError(cmd, err)) })
 	fs := cmd.Flags()
 	o.selection.addFlags(fs)
-	fs.IntVar(&o.parallel, "parallel", o.parallel, "How many clusters are worked on at the same time.")
+	fs.IntVar(&o.parallel, "parallel", o.parallel, "In how many clusters kubectl runs at the same time.")
 	fs.DurationVar(&o.timeout, "timeout", o.timeout, "How long kubectl may run in a cluster. 0 means no limit.")
 	fs.BoolVar(&o.table, "table", o.table, "Print one table with a column CLUSTER, for commands such as get and top.")
 	fs.BoolVar(&o.prefix, "prefix", o.prefix, "Print each line at once, with the name of its cluster before it.")
@@ -97,7 +97,7 @@ func (o *eachOptions) validate(args []string) error {
 		add("invalid --timeout %s: must not be negative", o.timeout)
 	}
 	if o.table && o.prefix {
-		add("--table and --prefix exclude each other")
+		add("--table cannot be used with --prefix")
 	}
 	for _, arg := range args {
 		name, _, _ := strings.Cut(arg, "=")

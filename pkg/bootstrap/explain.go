@@ -30,13 +30,15 @@ func (c *clusterClient) explain(err error) error {
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("your account may not do this on %s: %w\nAsk for this right, or use a kubeconfig (%s) that has it", c.title, err, c.source)
 	case errors.As(err, &dns):
-		return fmt.Errorf("%s: %s points to %s, but no host has that name (%w)", c.title, c.source, host, err)
+		return fmt.Errorf("%s: %s points to %s, but no host has that name (%w): check the name, your DNS and your VPN", c.title, c.source, host, err)
 	case errors.As(err, &op) && op.Op == "dial", errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%s: %s points to %s, where nothing answers (%w): check the address, and that it can be reached from here", c.title, c.source, host, err)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return fmt.Errorf("%s: by the clock of this machine, the certificate of the server at %s is not valid (%w): correct the clock that is wrong, or renew the certificate", c.title, host, err)
 	case strings.Contains(err.Error(), "x509: "): // client-go wraps these in errors without a type
 		return fmt.Errorf("%s: the server at %s is not the one that %s expects: %w", c.title, host, c.source, err)
+	case strings.Contains(err.Error(), "first record does not look like a TLS handshake"): // tls.RecordHeaderError, wrapped as above
+		return fmt.Errorf("%s: %s points to %s, where the server does not use TLS: check the address and the port", c.title, c.source, host)
 	default:
 		return fmt.Errorf("%s: %w", c.title, err)
 	}

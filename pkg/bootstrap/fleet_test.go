@@ -50,7 +50,7 @@ func TestListFormats(t *testing.T) {
 	for want, args := range map[string][]string{
 		`invalid --output "xml": must be wide, name, yaml or json`: {"-o", "xml"},
 		`invalid --selector "="`:                                   {"-l", "="},
-		"either by name or by --selector":                          {"edge-1", "-l", "a=b"},
+		"names of clusters cannot be used with --selector":         {"edge-1", "-l", "a=b"},
 		`cluster "edge-2" is not registered`:                       {"edge-2"},
 		`invalid cluster name "Edge"`:                              {"Edge"},
 	} {
@@ -99,7 +99,7 @@ edge-03   ok       -       -
 			t.Errorf("doctor %v: exit code %d: %v, want %s", args, ExitCode(err), err, want)
 		}
 	}
-	if _, _, err := h.run(t, "doctor", "edge-00", "--all"); err == nil || !strings.Contains(err.Error(), "either by name, or by") {
+	if _, _, err := h.run(t, "doctor", "edge-00", "--all"); err == nil || !strings.Contains(err.Error(), "cannot be used with --selector or --all") {
 		t.Error(err)
 	}
 }
@@ -293,8 +293,8 @@ func TestKubeconfigAllPrints(t *testing.T) {
 		"no registered cluster is selected":   {"-l", "env=none"},
 		"--name requires the name of one":     {"--all", "--name", "a"},
 		`invalid --selector "="`:              {"-l", "="},
-		"either by name, or by --selector":    {"p1", "--all"},
-		"missing the name of the cluster":     {},
+		"cannot be used with --selector":      {"p1", "--all"},
+		"missing the cluster":                 {},
 		`invalid --output "-": --merge needs`: {"--all", "--merge", "-o", "-"},
 	} {
 		if _, _, err := h.run(t, append([]string{"kubeconfig"}, args...)...); err == nil || !strings.Contains(err.Error(), want) {

@@ -27,7 +27,7 @@ func (o *identityOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.access, "access", registration.AccessAdmin, accessHelp)
 	fs.StringVar(&o.identity, "identity", o.identity,
 		"Who the cluster sees. credential: the gateway's account, for every caller. impersonate: the callers themselves, whose rights the cluster's own RBAC decides. "+
-			"Default: as it is; credential for a new cluster. See docs/identity.md.")
+			"Default: what the cluster has; credential for a new cluster. See docs/identity.md.")
 	const lists = " Repeat the flag for more; '' removes all."
 	fs.StringArrayVar(&o.groups, "impersonate-group", nil, "With --identity=impersonate: a group that the gateway may act as. Default: any. A caller with another group is refused by the cluster."+lists)
 	fs.StringArrayVar(&o.users, "impersonate-user", nil, "With --identity=impersonate: a user that the gateway may act as. Default: any."+lists)
@@ -36,7 +36,7 @@ func (o *identityOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.viewGroups, "view-group", nil, "With --identity=impersonate: a group of callers that gets the ClusterRole view in the cluster."+lists)
 	if o.forInvitation {
 		fs.BoolVar(&o.unconstrained, "unconstrained-impersonation", false,
-			"With --identity=impersonate: the cluster cannot limit what is done while impersonating, because it is older than Kubernetes 1.36 or has the feature off.")
+			"With --identity=impersonate: give the gateway the right to impersonate without a limit on what it does then. Set it only if the cluster is older than Kubernetes 1.36, or has the feature ConstrainedImpersonation off: it refuses every caller otherwise. (register finds this out by itself.)")
 	}
 }
 
@@ -84,7 +84,7 @@ func (o *identityOptions) list(name string, values []string) []string {
 // reportIdentity reports who the cluster will see, and what of it needs attention.
 func (a *app) reportIdentity(o *identityOptions, spec registration.Spec) {
 	if o.given.Changed("access") && o.access == registration.AccessImpersonate {
-		a.say("  %-12s --access=impersonate is deprecated. It gives the gateway the right to act as everybody, and does not make it use that right. Use --identity=impersonate", "note")
+		a.say("  %-12s --access=impersonate is deprecated. It allows the gateway to impersonate everybody, but does not switch impersonation on. Use --identity=impersonate", "note")
 	}
 	if spec.Impersonation == nil {
 		return

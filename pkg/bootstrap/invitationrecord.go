@@ -34,7 +34,7 @@ func (c *clusterClient) invitationSecret(ctx context.Context, namespace, name st
 	case err != nil:
 		return nil, c.explain(err)
 	case secret.Labels[v1alpha1.LabelInvitation] != name:
-		return nil, fmt.Errorf("the Secret %s/%s on the hub is in the way: it is not the record of an invitation", namespace, secret.Name)
+		return nil, fmt.Errorf("the Secret %s/%s on the hub already exists, and is not the record of an invitation: rename or delete it, and run the command again", namespace, secret.Name)
 	}
 	return secret, nil
 }

@@ -48,9 +48,9 @@ access to the hub's API server.
 The file contains a private key: keep it secret. Anyone who has it can register one cluster as NAME,
 until --ttl has passed or you revoke the invitation. A new invitation for NAME revokes the previous one.
 
-With --out-dir, the agent runs as a process. The gateway cannot give it another certificate, so it uses
-the invitation as its certificate for --certificate-lifetime, or until you revoke the invitation or
-remove the cluster. "rotate NAME --out-dir" replaces it with an agent's certificate.`,
+With --out-dir, the agent runs as a process, and the gateway cannot renew its certificate. The agent uses
+the certificate of the invitation until --certificate-lifetime has passed, you revoke the invitation, or
+you remove the cluster. "rotate NAME --out-dir" replaces it with a certificate of an agent.`,
 		Example: `  agent-bootstrap invite edge-1 > invite.yaml
 
   # Someone with the cluster's kubeconfig applies the file:
@@ -90,9 +90,9 @@ func (o *inviteOptions) validate(name string) error {
 	errs = append(errs, o.agentValues.validate(o.outDir == ""))
 	switch {
 	case o.outDir == "" && o.endpoint != "":
-		errs = append(errs, errors.New("--endpoint is for --out-dir: an agent in a Pod reaches its API server at "+registration.DefaultTunnelEndpoint))
+		errs = append(errs, errors.New("--endpoint requires --out-dir: an agent in a Pod reaches its API server at "+registration.DefaultTunnelEndpoint))
 	case o.outDir != "" && o.endpoint == "":
-		errs = append(errs, errors.New("--out-dir needs --endpoint, the https URL of the cluster's API server as the agent sees it"))
+		errs = append(errs, errors.New("--out-dir requires --endpoint, the https URL of the cluster's API server as the agent sees it"))
 	}
 	return errors.Join(errs...)
 }

@@ -71,7 +71,7 @@ type kubeconfigOptions struct {
 func (a *app) kubeconfigCommand() *cobra.Command {
 	o := &kubeconfigOptions{prune: true}
 	cmd := &cobra.Command{
-		Use:   "kubeconfig NAME",
+		Use:   "kubeconfig (NAME | -l LABELS | --all)",
 		Short: "Print a kubeconfig for a cluster, or add the cluster to yours",
 		Long: `kubeconfig prints a kubeconfig that reaches the cluster NAME through the gateway. It has one cluster, one
 user and one context. The user is your own on the hub: the command copies your credential and the
@@ -85,8 +85,8 @@ writes a backup beside it (FILE.agent-bootstrap.bak).
 
 With --all or -l LABELS in place of NAME, the command does this for all registered clusters, or for those
 with these labels. With --merge, it then also removes the entries that it wrote for clusters of this hub
-that are not registered any more. An entry that somebody has changed, or that a context of yours uses,
-stays. The command lists what it added, updated and removed, and exits with an error if it left something
+that are not registered any more. It keeps an entry that was changed by hand, or that another context
+uses. The command lists what it added, updated and removed, and exits with an error if it left something
 out.
 
 The server in the kubeconfig is a URL with a path. kubectl, client-go and Helm support that. "kubectl
@@ -127,7 +127,7 @@ those of the cluster.`,
 	o.endpointOptions.addFlags(fs)
 	o.selection.addFlags(fs)
 	fs.BoolVar(&o.prune, "prune", o.prune, "With --merge and several clusters: remove the entries of clusters that are not registered any more.")
-	fs.StringVarP(&o.file, "output", "o", o.file, "File to write to, or - for the standard output. Default: the standard output; with --merge, your own kubeconfig.")
+	fs.StringVarP(&o.file, "output", "o", o.file, "File to write to (not a format), or - for the standard output. Default: the standard output; with --merge, the file that kubectl config would change.")
 	fs.BoolVar(&o.merge, "merge", o.merge, "Add the entries to a kubeconfig, and keep what it has.")
 	fs.StringVar(&o.entry, "name", o.entry, "Name of the entries (cluster, user and context) in the kubeconfig. Default: NAME.")
 	fs.BoolVar(&o.force, "force", o.force, "Overwrite entries that are not for this cluster of this hub. The previous file is kept as a backup.")
@@ -150,6 +150,10 @@ func (o *kubeconfigOptions) validate(name string) error {
 	if err := o.endpointOptions.validate(); err != nil {
 		errs = append(errs, err)
 	}
+	switch o.file {
+	case "yaml", "json", "wide", formatName:
+		add("invalid --output %q: must be a file, not a format. For a file of that name: ./%[1]s", o.file)
+	}
 	if o.merge && o.file == stdout {
 		add("invalid --output %q: --merge needs a file. Leave -o out to use your own kubeconfig", o.file)
 	}
@@ -167,7 +171,7 @@ func (a *app) kubeconfig(ctx context.Context, name string, o *kubeconfigOptions)
 	if err != nil {
 		return err
 	}
-	hub, err := newClusterClient("the hub", "--kubeconfig", config, raw)
+	hub, err := newClusterClient("the hub", kubeconfigSource("--kubeconfig", a.hub.kubeconfig), config, raw)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ that no cluster has used yet.`,
   agent-bootstrap list -l env=prod -o wide
   agent-bootstrap list -o json
 
-  # A program for each cluster.
+  # Run a program for each cluster.
   for c in $(agent-bootstrap list -o name); do ...; done`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s.names = args
@@ -51,7 +51,7 @@ that no cluster has used yet.`,
 		},
 	}
 	s.addSelector(cmd.Flags())
-	cmd.Flags().StringVarP(&a.output, "output", "o", a.output, "Format: wide for more columns, name for names only, yaml or json for the ClusterGateways.")
+	cmd.Flags().StringVarP(&a.output, "output", "o", a.output, "Format: wide for more columns, name for names only, yaml or json for the ClusterGateway objects of the hub.")
 	return cmd
 }
 
@@ -97,7 +97,7 @@ func (a *app) checkList(s *selection) error {
 		errs = append(errs, registration.ValidateName(name))
 	}
 	if len(s.names) > 0 && s.selector != "" {
-		errs = append(errs, errors.New("clusters are selected either by name or by --selector"))
+		errs = append(errs, errors.New("names of clusters cannot be used with --selector"))
 	}
 	return errors.Join(errs...)
 }

@@ -24,7 +24,7 @@ const (
 
 // Helps of flags that several commands have.
 const (
-	accessHelp = "What the gateway may do in the cluster, and so everyone who may use the cluster through the hub. One of: admin, view, or the name of a ClusterRole in the cluster. " +
+	accessHelp = "What the gateway may do in the cluster. Everyone who may use the cluster through the hub has the same rights. One of: admin, view, or the name of a ClusterRole in the cluster. " +
 		"With --identity=impersonate, the most that callers may do: admin (what the cluster's RBAC allows them) or view (only reading)."
 	tunnelAddressHelp       = "Address (host:port) of the tunnel server that agents connect to. Default: the address that the gateway publishes on the hub."
 	tokenLifetimeHelp       = "Lifetime of the gateway's token. The cluster can issue a token with a shorter lifetime."
@@ -107,7 +107,8 @@ Then it waits until the cluster answers. You can run it again at any time: it ke
 tokens that are still valid.
 
 --route=tunnel requires the gateway's own tunnel server (the gateway's flag --tunnel-mode=embedded).
-For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.`,
+For konnectivity-servers that you run yourself (--tunnel-mode=external), set up the agent by hand: see
+docs/operating.md.`,
 		Example: `  # Behind a firewall. The agent runs in the cluster.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig
 
@@ -138,7 +139,7 @@ For stock konnectivity-servers, set up the agent by hand: see docs/operating.md.
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint,
 		"URL of the cluster's API server, as the agent (tunnel) or the gateway (direct) reaches it. Default: https://kubernetes.default.svc:443 for an agent in Pods, otherwise the server in --cluster-kubeconfig.")
 	fs.StringVar(&o.serverName, "tls-server-name", o.serverName,
-		"Name in the API server's certificate. Default: tls-server-name in --cluster-kubeconfig, or none for an agent in Pods. '': the host of the endpoint.")
+		"Name in the API server's certificate. Default: tls-server-name in --cluster-kubeconfig, which is ignored for an agent in Pods. '': use the host of the endpoint.")
 	fs.StringVar(&o.proxyURL, "proxy-url", o.proxyURL,
 		"With --route=direct: proxy between the gateway and the API server. Default: proxy-url in --cluster-kubeconfig. '': none.")
 	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process: certificate, key, flags and a systemd unit. No agent is installed in the cluster.")
@@ -155,16 +156,18 @@ func (o *registerOptions) validate(name string) error {
 	errs = append(errs, checkName(name), o.identityOptions.validate())
 	if o.cluster.kubeconfig == "" {
 		errs = append(errs, errors.New("--cluster-kubeconfig is required: the kubeconfig of the cluster to register"))
+	} else if _, _, err := loadKubeconfig("--cluster-kubeconfig", o.cluster.kubeconfig, o.cluster.context); err != nil {
+		errs = append(errs, err)
 	}
 	if o.route != routeTunnel && o.route != routeDirect {
 		errs = append(errs, fmt.Errorf("invalid --route %q: must be tunnel or direct", o.route))
 	}
 	if o.route == routeDirect && o.outDir != "" {
-		errs = append(errs, errors.New("--out-dir is for the files of an agent, and --route=direct has no agent"))
+		errs = append(errs, errors.New("--out-dir cannot be used with --route=direct, which has no agent"))
 	}
 	errs = append(errs, o.agentValues.validate(o.form() == registration.FormPods))
 	if o.proxyURL != "" && o.route != routeDirect {
-		errs = append(errs, errors.New("--proxy-url is for --route=direct. For an agent in Pods, set HTTPS_PROXY with --agent-values"))
+		errs = append(errs, errors.New("--proxy-url requires --route=direct. For an agent in Pods, set HTTPS_PROXY with --agent-values"))
 	}
 	if o.wait < 0 {
 		errs = append(errs, fmt.Errorf("invalid --wait %q: must not be negative", o.wait))

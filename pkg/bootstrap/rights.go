@@ -46,7 +46,7 @@ func (r *registerRun) authorize(ctx context.Context) error {
 	if err := r.tryGrants(ctx); err != nil {
 		return err
 	}
-	return r.step(ctx, "rights", "sufficient on both sides")
+	return r.step(ctx, "rights", "sufficient on the hub and in the cluster")
 }
 
 // tryGrants applies the roles and bindings of the plan in a dry run: the API server lets nobody

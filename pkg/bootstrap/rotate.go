@@ -39,8 +39,9 @@ after the other, which can continue after the command has ended.
 With --cluster-kubeconfig, the command does this itself. Without it, the command asks the gateway to do it,
 and waits.
 
-The previous tokens and certificate stay valid until they expire, so requests in flight do not fail. A
-cluster that an earlier version registered gets a second account, for the gateway's own use.`,
+The previous tokens and certificate stay valid until they expire, so requests in flight do not fail. If an
+earlier version of this program registered the cluster, the gateway has only one ServiceAccount there.
+rotate adds a second one, which the gateway uses only to renew its credentials.`,
 		Example: `  agent-bootstrap rotate edge-1
 
   # The agent runs as a process.
@@ -54,7 +55,7 @@ cluster that an earlier version registered gets a second account, for the gatewa
 	fs := cmd.Flags()
 	o.cluster.addFlags(fs, ". Default: ask the gateway to replace the credentials")
 	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, tunnelAddressHelp)
-	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder with the files of an agent that runs as a process. Restart the agent afterwards.")
+	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder with the files of an agent that runs as a process. The command does not restart this agent: do that afterwards.")
 	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the gateway uses the new token. 0: do not wait.")
 	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Lifetime of the new token. The cluster can issue a token with a shorter lifetime. 0: as long as the previous one.")
 	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Lifetime of the new certificate. 0: as long as the previous one.")

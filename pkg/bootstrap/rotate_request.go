@@ -74,7 +74,7 @@ func (r *rotateRun) awaitTokens(ctx context.Context) error {
 	case r.o.dryRun:
 		return r.step(ctx, "token", "would be replaced")
 	case r.o.wait == 0:
-		return r.step(ctx, "token", "not waited for: the gateway replaces it in the next seconds")
+		return r.step(ctx, "token", "requested: the gateway replaces it in the next seconds (no wait, because of --wait=0)")
 	}
 	secret, err := r.awaitRequest(ctx, "the tokens were", func(request cluster.RotationRequest) bool { return !request.WantsTokens() })
 	if err != nil {
@@ -89,9 +89,9 @@ func (r *rotateRun) awaitTokens(ctx context.Context) error {
 func (r *rotateRun) awaitCertificate(ctx context.Context) error {
 	switch {
 	case r.o.dryRun:
-		return r.step(ctx, "certificate", "would be replaced, and the agent rolled")
+		return r.step(ctx, "certificate", "would be replaced, and the agent's Pods restarted")
 	case r.o.wait == 0:
-		return r.step(ctx, "certificate", "not waited for: the gateway replaces it in the next seconds")
+		return r.step(ctx, "certificate", "requested: the gateway replaces it in the next seconds (no wait, because of --wait=0)")
 	}
 	secret, err := r.awaitRequest(ctx, "the certificate of the agent was", func(request cluster.RotationRequest) bool { return !request.WantsCertificate() })
 	if err != nil {
@@ -100,7 +100,7 @@ func (r *rotateRun) awaitCertificate(ctx context.Context) error {
 	if cluster.ParseRotationRequest(secret.Annotations).FoundNoAgent() {
 		return errors.New("the token was replaced, but the agent's certificate was not: no agent runs in the cluster as Pods. If the agent runs as a process, set --out-dir")
 	}
-	return r.step(ctx, "certificate", "new, and Deployment %s/%s is being rolled", registration.AgentNamespace, registration.AgentName)
+	return r.step(ctx, "certificate", "new, and the Pods of Deployment %s/%s are being restarted", registration.AgentNamespace, registration.AgentName)
 }
 
 // awaitRequest waits until done returns true for the request as the gateway has marked it.
@@ -117,7 +117,7 @@ func (r *rotateRun) awaitRequest(ctx context.Context, what string, done func(clu
 		case err == nil:
 			request := cluster.ParseRotationRequest(secret.Annotations)
 			if request.ID != "" && request.ID != r.request.ID {
-				return nil, fmt.Errorf("somebody else has asked for another rotation of cluster %q, which the gateway carries out instead of this one", r.name)
+				return nil, fmt.Errorf("somebody else requested another rotation of cluster %q at the same time, and the gateway carries out that one. To see the result: agent-bootstrap status %[1]s", r.name)
 			}
 			if request.ID == r.request.ID && done(request) {
 				return secret, nil
@@ -127,7 +127,7 @@ func (r *rotateRun) awaitRequest(ctx context.Context, what string, done func(clu
 			}
 		}
 		if pause(waitCtx, pollInterval) != nil {
-			return nil, fmt.Errorf("%s not replaced within %s: the gateway has not carried out the request. Check that a replica leads (metric leader_election_master_status), or set --cluster-kubeconfig", what, r.o.wait)
+			return nil, fmt.Errorf("%s not replaced within %s: the gateway has not carried out the request. Check that one replica of the gateway is the leader (metric leader_election_master_status), or set --cluster-kubeconfig", what, r.o.wait)
 		}
 	}
 }

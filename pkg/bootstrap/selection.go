@@ -38,6 +38,8 @@ func (s *selection) addFlags(fs *pflag.FlagSet) {
 // oneNameOrFlags requires the name of one cluster, or flags that select several.
 func (s *selection) oneNameOrFlags(cmd *cobra.Command, args []string) error {
 	switch flags := s.all || s.selector != ""; {
+	case !flags && len(args) == 0:
+		return fmt.Errorf("missing the cluster: %s NAME. For several clusters, use --selector LABELS or --all", cmd.CommandPath())
 	case !flags:
 		return oneName(cmd, args)
 	case len(args) > 0:
@@ -46,7 +48,7 @@ func (s *selection) oneNameOrFlags(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-var errBothSelections = errors.New("clusters are selected either by name, or by --selector and --all")
+var errBothSelections = errors.New("names of clusters cannot be used with --selector or --all")
 
 // labels returns the selector of -l. Without that flag, it selects everything.
 func (s *selection) labels() (labels.Selector, error) {

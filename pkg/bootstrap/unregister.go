@@ -39,8 +39,8 @@ the gateway, or with --cluster-kubeconfig. With --cluster-kubeconfig, it also wa
 removed, which can take 75 s, because the agent's Pods have that long to stop.
 
 If the gateway reports for half a minute that it has no route to the cluster, the cluster is removed
-from the hub only, and the command prints what is left in the cluster. If the gateway reports anything
-else, nothing is removed.`,
+from the hub only, and the command prints what is left in the cluster. If the cluster cannot be
+reached for any other reason, nothing is removed.`,
 		Example: `  agent-bootstrap unregister edge-1
 
   # The gateway may not delete objects in the cluster (--access view): use the cluster's own kubeconfig.
@@ -209,7 +209,7 @@ func (u *unregisterRun) removeFromHub(ctx context.Context) error {
 		}
 	}
 	if u.secret == nil {
-		return u.step(ctx, "secret", "there is none on the hub")
+		return u.step(ctx, "secret", "not found on the hub")
 	}
 	options := metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &u.secret.UID}, DryRun: registration.DryRunOption(u.o.dryRun)}
 	err = u.hub.kube.CoreV1().Secrets(u.secret.Namespace).Delete(ctx, u.name, options)

@@ -89,7 +89,7 @@ func (u *unregisterRun) waitGone(ctx context.Context, target *clusterClient, nam
 		}
 	}
 	if ctx.Err() == nil && errors.Is(waitCtx.Err(), context.DeadlineExceeded) {
-		return u.step(ctx, "gone", "not yet, after %s (%v); the cluster continues by itself", u.o.wait, err)
+		return u.step(ctx, "gone", "not finished after %s (%v); the cluster deletes the rest in the background", u.o.wait, err)
 	}
 	return err
 }

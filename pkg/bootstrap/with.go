@@ -26,7 +26,7 @@ func (a *app) withCommand() *cobra.Command {
 NAME through the gateway, with your own credential for the hub. The kubeconfig is a temporary file that
 is deleted when the program ends. Your own kubeconfig does not change.
 
-The program uses your terminal, it gets the signals, and its exit code is that of this command.`,
+The program uses your terminal and receives your signals. The command returns the exit code of the program.`,
 		Example: `  agent-bootstrap with edge-1 -- helm list -A
   agent-bootstrap with edge-1 -- kubectl get nodes
 

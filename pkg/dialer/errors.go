@@ -74,7 +74,7 @@ func (e *NoAgentError) Error() string {
 	case e.LastSeen.IsZero():
 		return "no agent is connected, and none has been since the gateway started"
 	}
-	return "no agent is connected; the last one went away at " + e.LastSeen.UTC().Format(time.RFC3339)
+	return "no agent is connected; the last agent disconnected at " + e.LastSeen.UTC().Format(time.RFC3339)
 }
 
 var (

@@ -18,7 +18,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
@@ -118,8 +117,7 @@ func explainTLS(c *cluster.Cluster, err error) string {
 		expected, advice := "a CA in the Secret's ca.crt", ""
 		if len(c.CAData) == 0 {
 			expected = "one of the system's CAs, because the Secret has no ca.crt"
-			advice = "; add the cluster's CA to the Secret as ca.crt, or disable the verification with its annotation " +
-				v1alpha1.AnnotationInsecureSkipTLSVerify + `: "true"`
+			advice = "; add the cluster's CA to the Secret as ca.crt"
 		}
 		return fmt.Sprintf("expected a certificate signed by %s, but got one for %q signed by %q%s",
 			expected, name(leaf.Subject), name(leaf.Issuer), advice)

@@ -82,19 +82,28 @@ func NewGenericOptions() *GenericOptions {
 func (o *GenericOptions) AddFlags(groups *cliflag.NamedFlagSets) {
 	serving := groups.FlagSet("serving")
 	o.Serving.AddFlags(serving)
+	setUsage(serving, "tls-cert-file", "File with the serving certificate of the gateway's own HTTPS endpoint, in PEM, followed by the CA certificates of its chain. Requires --tls-private-key-file. If neither is set, the gateway creates the certificate, renews it, and keeps it in a Secret of --secret-namespace.")
+	setUsage(serving, "tls-private-key-file", "File with the private key of --tls-cert-file, in PEM.")
+	setUsage(serving, "cert-dir", "Directory with a certificate and its key (apiserver.crt, apiserver.key), which are created there if they do not exist. It is not needed: the gateway keeps the certificate that it creates in a Secret. Ignored if --tls-cert-file is set.")
 	serving.Float64Var(&o.GoawayChance, "goaway-chance", o.GoawayChance,
 		"Fraction of HTTP/2 requests to the gateway's own endpoint after which the gateway closes the connection (GOAWAY). Requests in flight are not affected, and the client connects again, perhaps to another replica behind the load balancer. Applies to the connections of the hub's aggregation layer, too. Keep 0 if there is only one replica or no load balancer. Must be between 0 and 0.02; 0.001 is a good start.")
 	serving.DurationVar(&o.ShutdownDelay, "shutdown-delay-duration", o.ShutdownDelay,
-		"How long the gateway continues to serve after it is told to stop. During this time /readyz fails, so that load balancers send no more requests, while /livez succeeds and requests are served as usual. Graceful termination starts after this delay.")
+		"How long the gateway continues to serve after it receives SIGTERM. During this time /readyz fails, so that load balancers send no more requests, while /livez succeeds and requests are served as usual. Graceful termination starts after this delay.")
 	authentication := groups.FlagSet("authentication")
 	o.Authentication.AddFlags(authentication)
+	setUsage(authentication, "authentication-kubeconfig", "Kubeconfig file for the hub, whose account may create tokenreviews.authentication.k8s.io. Default: --kubeconfig, or the ServiceAccount of the Pod.")
 	authentication.StringSliceVar(&o.APIAudiences, "api-audiences", o.APIAudiences,
 		"Audiences of tokens for the gateway's own endpoint, such as cluster-gateway. A token with one of them (kubectl create token --audience) is accepted there, and the hub itself does not accept it. Tokens that the hub accepts for itself are always accepted.")
 	o.Authorization.AddFlags(groups.FlagSet("authorization"))
+	setUsage(groups.FlagSet("authorization"), "authorization-kubeconfig", "Kubeconfig file for the hub, whose account may create subjectaccessreviews.authorization.k8s.io. Default: --kubeconfig, or the ServiceAccount of the Pod.")
 	o.Audit.AddFlags(groups.FlagSet("audit"))
 	o.addFeatureFlags(groups.FlagSet("features"))
 	o.Tracing.AddFlags(groups.FlagSet("features"))
 }
+
+// setUsage gives a flag of k8s.io/apiserver a text that is true of the gateway. It panics if there
+// is no such flag any more.
+func setUsage(fs *pflag.FlagSet, flag, usage string) { fs.Lookup(flag).Usage = usage }
 
 // addFeatureFlags omits the flag of a feature that the gateway does not have.
 func (o *GenericOptions) addFeatureFlags(fs *pflag.FlagSet) {

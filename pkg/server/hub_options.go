@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/pflag"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -47,11 +48,11 @@ func (o *HubOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
 		"Kubeconfig file for the hub cluster. If it is not set, the gateway uses the ServiceAccount of its Pod.")
 	fs.StringVar(&o.SecretNamespace, "secret-namespace", o.SecretNamespace,
-		"Namespace in the hub. Each Secret in it with the label cluster.core.oam.dev/cluster-credential-type is a cluster.")
+		"Namespace in the hub. Each Secret in it with the label cluster.core.oam.dev/cluster-credential-type describes one cluster.")
 	fs.StringVar(&o.ExecCredentialPlugins, "exec-credential-plugins", o.ExecCredentialPlugins,
 		"YAML file that defines the exec credential plugins that Secrets of clusters can select by name. The gateway reads it once, when it starts.")
 	fs.StringVar(&o.ExecCredentialDir, "exec-credential-dir", o.ExecCredentialDir,
-		"Directory of programs that Secrets of clusters can run as exec credential plugins, with arguments of their choice. Use --exec-credential-plugins instead if users who can write such a Secret must not choose the arguments.")
+		"Directory of exec credential plugins. Anyone who can write the Secret of a cluster can make the gateway run these programs, with any arguments. To fix the arguments, use --exec-credential-plugins instead.")
 	fs.StringArrayVar(&o.ExecCredentialEnv, "exec-credential-env", o.ExecCredentialEnv,
 		"Name of an environment variable of the gateway that programs in --exec-credential-dir inherit. Can be repeated. They inherit no other variables, not even PATH or HOME.")
 }
@@ -153,6 +154,9 @@ func (o *HubOptions) restConfig() (*rest.Config, error) {
 		return config, err
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	if clientcmd.IsEmptyConfig(err) {
+		return nil, invalid("kubeconfig", o.Kubeconfig, "the file is empty, or has no current context")
+	}
 	if err != nil {
 		return nil, invalidError("kubeconfig", o.Kubeconfig, err)
 	}
@@ -170,6 +174,8 @@ func (c HubConfig) explain(err error) error {
 		return fmt.Errorf("%s: the hub does not accept the credential: %w", from, err)
 	case apierrors.IsForbidden(err):
 		return fmt.Errorf("%s: the hub does not allow what the gateway needs; apply manifests/gateway/rbac.yaml: %w", from, err)
+	case strings.Contains(err.Error(), "does not appear to be a protobuf message"): // it has no type
+		return fmt.Errorf("%s: the server is not a Kubernetes API server; check the address in it: %w", from, err)
 	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown: // not an answer of the API server
 		return fmt.Errorf("%s: cannot reach the hub; check the server's address and CA in it, and that the hub runs: %w", from, err)
 	default:

@@ -49,11 +49,11 @@ func NewIdentityOptions() *IdentityOptions {
 // AddFlags adds the flags of the group.
 func (o *IdentityOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.HubName, "hub-name", o.HubName,
-		"Name of this hub in clusters that see their callers: a ServiceAccount of the hub is the user hub:NAME:NAMESPACE:SERVICEACCOUNT there. If several hubs reach one cluster, each needs a name of its own.")
+		"Name of this hub in the names of users. A cluster with the identity mode impersonate or rules sees a ServiceAccount of the hub as the user hub:HUB_NAME:NAMESPACE:SERVICEACCOUNT. If several hubs reach one cluster, each needs a name of its own.")
 	fs.StringArrayVar(&o.Extras, "identity-extra", o.Extras,
 		"Key of an extra value of callers (such as example.com/team) that clusters see. Can be repeated. Other extra values are only in the audit log. Keys of kubernetes.io and k8s.io are not allowed.")
 	fs.StringVar(&o.RulesFile, "cluster-gateway-proxy-config", o.RulesFile,
-		"YAML file with rules that exchange the identity of callers, in the format of oam-dev/cluster-gateway (ClusterGatewayProxyConfiguration). With it, each cluster whose Secret does not say otherwise sees its callers as the rules say, and callers without a rule as themselves. The gateway follows the changes of the file. While the file is invalid, requests to these clusters are refused.")
+		"YAML file with identity rules, in the format of oam-dev/cluster-gateway (ClusterGatewayProxyConfiguration). It applies to each cluster whose Secret does not set an identity mode. A caller that matches a rule gets the identity in the rule, and other callers keep their own. The gateway reads the file again when it changes. While the file is invalid, requests to these clusters are refused.")
 	fs.StringArrayVar(&o.WebhookURLs, "identity-webhook-url", o.WebhookURLs,
 		"URL (https) of a webhook that rules in the Secrets of clusters may name (ExternalIdentityExchanger). Can be repeated. The file of --cluster-gateway-proxy-config can name any.")
 	fs.StringVar(&o.WebhookCAFile, "identity-webhook-ca-file", o.WebhookCAFile,
@@ -63,7 +63,7 @@ func (o *IdentityOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.WebhookKeyFile, "identity-webhook-key-file", o.WebhookKeyFile,
 		"File with the key of --identity-webhook-cert-file.")
 	fs.DurationVar(&o.WebhookTimeout, "identity-webhook-timeout", o.WebhookTimeout,
-		"Maximum duration of a question to a webhook. If there is no answer in time, the request is refused.")
+		"Maximum duration of a request to a webhook. If there is no answer in time, the request is refused.")
 	fs.DurationVar(&o.WebhookTTL, "identity-webhook-cache-ttl", o.WebhookTTL,
 		"How long the answer of a webhook is used for the same caller, cluster and rule. 0 means that the gateway asks for each request.")
 }
@@ -79,7 +79,7 @@ func (o *IdentityOptions) Validate() []error {
 		case key == "" || strings.ToLower(key) != key || strings.TrimSpace(key) != key:
 			errs = append(errs, invalid("identity-extra", key, "must be a key in lower case"))
 		case identity.IsReservedExtra(key):
-			errs = append(errs, invalid("identity-extra", key, "must not be a key of Kubernetes, which says how the caller has authenticated at the hub"))
+			errs = append(errs, invalid("identity-extra", key, "must not be a key of kubernetes.io or k8s.io: these are reserved"))
 		}
 	}
 	if o.RulesFile != "" {

@@ -33,7 +33,7 @@ func TestIdentityOptions(t *testing.T) {
 		"faults": {args: []string{"--hub-name=a:b", "--identity-extra=Team", "--identity-extra=authentication.kubernetes.io/credential-id", "--identity-extra=", "--identity-webhook-url=http://a",
 			"--identity-webhook-timeout=0s", "--identity-webhook-cache-ttl=2h", "--identity-webhook-ca-file=" + rules, "--identity-webhook-key-file=" + rules}, want: []string{
 			`invalid --hub-name "a:b": must be a DNS name`, `invalid --identity-extra "Team": must be a key in lower case`,
-			`invalid --identity-extra "authentication.kubernetes.io/credential-id": must not be a key of Kubernetes`, `invalid --identity-extra "": must be a key`,
+			`invalid --identity-extra "authentication.kubernetes.io/credential-id": must not be a key of kubernetes.io or k8s.io`, `invalid --identity-extra "": must be a key`,
 			`invalid --identity-webhook-url "http://a": must be an https URL`, `invalid --identity-webhook-timeout "0s": must be greater than 0`,
 			`invalid --identity-webhook-cache-ttl "2h0m0s": must be between 0 and 1h0m0s`, `invalid --identity-webhook-ca-file "` + rules + `": must contain a CA certificate`,
 			`invalid --identity-webhook-cert-file "": must be set with --identity-webhook-key-file`,

@@ -4,6 +4,7 @@
 package server
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/pflag"
@@ -27,8 +28,23 @@ func NewMemoryOptions() *MemoryOptions { return &MemoryOptions{} }
 
 // AddFlags adds the flags of the group.
 func (o *MemoryOptions) AddFlags(fs *pflag.FlagSet) {
-	fs.Var(&o.Budget, "memory-budget",
-		"Memory that clients and clusters can make the gateway hold, such as answers that nobody reads. Requests that do not fit are answered with 429 (Too Many Requests). Long-running requests can use three quarters of it, and one cluster can use as much as is left for the others. 0 means half of the memory limit of the process (GOMEMLIMIT or its cgroup), or 1Gi if there is none.")
+	fs.Var((*quantityFlag)(&o.Budget), "memory-budget",
+		"Maximum memory for what clients and clusters make the gateway hold, such as answers that nobody reads. Requests that do not fit are answered with 429 (Too Many Requests). Long-running requests can use three quarters of it. One cluster can use at most half of what is available to it, two clusters a third each, and so on. Default (0): half of the memory limit of the process (GOMEMLIMIT or its cgroup), or 1Gi if there is none.")
+}
+
+// quantityFlag is a quantity as the value of a flag. Its error has examples in place of a regular
+// expression.
+type quantityFlag resource.QuantityValue
+
+func (q *quantityFlag) String() string { return (*resource.QuantityValue)(q).String() }
+func (*quantityFlag) Type() string     { return "quantity" }
+
+// Set implements pflag.Value.
+func (q *quantityFlag) Set(text string) error {
+	if err := (*resource.QuantityValue)(q).Set(text); err != nil {
+		return errors.New("must be a quantity, such as 512Mi or 2Gi")
+	}
+	return nil
 }
 
 // Validate returns every fault.

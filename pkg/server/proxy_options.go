@@ -54,7 +54,7 @@ func (o *ProxyOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.DialTimeout, "proxy-dial-timeout", o.DialTimeout,
 		"Maximum duration of a new connection to a managed API server, including TLS.")
 	fs.IntVar(&o.MaxInFlight, "proxy-max-requests-inflight", o.MaxInFlight,
-		"Maximum number of requests in flight to one cluster. When it is reached, the gateway answers 429 (Too Many Requests). One user can have at most twice as many as are free, so two thirds if nobody else uses the cluster. Long-running requests do not count. A negative value means no limit.")
+		"Maximum number of requests in flight to one cluster. When it is reached, the gateway answers 429 (Too Many Requests). One user can have at most two thirds of them, and less while other users have many. Long-running requests do not count. A negative value means no limit.")
 	fs.IntVar(&o.MaxStreams, "proxy-max-streams", o.MaxStreams,
 		"Maximum number of long-running requests to one cluster: watches, logs (whether followed or not), exec, attach, port-forward, and the proxy subresources of Pods, Services and Nodes. When it is reached, the gateway answers 429 (Too Many Requests). Users share it as they share --proxy-max-requests-inflight. A negative value means no limit.")
 	fs.IntVar(&o.MaxDials, "proxy-max-dials", o.MaxDials,

@@ -33,9 +33,9 @@ func (o *ServingCertificateOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringArrayVar(&o.Hosts, "serving-host", o.Hosts,
 		"Name or IP address of the gateway's own HTTPS endpoint. Can be repeated. The certificate that the gateway creates if --tls-cert-file is not set is valid for it. The names of the Service cluster-gateway in --secret-namespace are always included.")
 	fs.DurationVar(&o.CALifetime, "serving-ca-lifetime", o.CALifetime,
-		"Lifetime of the CA that the gateway creates for its own HTTPS endpoint. The gateway replaces it after 80 % of this time. 0 means 10 years.")
+		"Lifetime of the CA that the gateway creates for its own HTTPS endpoint. The gateway replaces it after 80 % of this time. Default (0): 10 years.")
 	fs.DurationVar(&o.Lifetime, "serving-cert-lifetime", o.Lifetime,
-		"Lifetime of the certificate that the gateway creates for its own HTTPS endpoint. The gateway renews it after 80 % of this time. 0 means 90 days.")
+		"Lifetime of the certificate that the gateway creates for its own HTTPS endpoint. The gateway renews it after 80 % of this time. Default (0): 90 days.")
 	fs.BoolVar(&o.KeepAPIService, "serving-keep-apiservice", o.KeepAPIService,
 		"Keep spec.caBundle of the gateway's APIService up to date with the CA that the gateway creates.")
 }

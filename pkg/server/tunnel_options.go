@@ -67,7 +67,7 @@ func NewTunnelOptions() *TunnelOptions {
 // AddFlags adds the flags of the group.
 func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Mode, "tunnel-mode", o.Mode,
-		"How to reach clusters with the endpoint type ClusterProxy. One of: embedded (agents connect to this process), external (agents connect to the servers in --konnectivity-server), off.")
+		"How to reach clusters on the tunnel route (in the Secret: endpoint type ClusterProxy). One of: embedded (agents connect to this process), external (agents connect to the servers in --konnectivity-server), off.")
 	fs.IntVar(&o.ConnectionBuffer, "tunnel-connection-buffer", o.ConnectionBuffer,
 		"Number of bytes that each tunneled connection can buffer for a client that reads too slowly. When the buffer is full, the connection is closed. Only exec, attach, cp and port-forward can fill it.")
 
@@ -80,14 +80,14 @@ func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.ClientCAFile, "tunnel-client-ca-file", o.ClientCAFile,
 		"File with the CA bundle that verifies the certificates of agents, in PEM. The common name of an agent's certificate is the name of its cluster. The gateway reloads the file when it changes.")
 	fs.StringArrayVar(&o.AdvertiseAddresses, "tunnel-advertise-address", o.AdvertiseAddresses,
-		"Address where agents reach the embedded tunnel server, as host:port. Can be repeated; further values can also be a host without a port. The serving certificate that the gateway creates is valid for all of them. The agents of newly registered clusters connect to the first one.")
+		"Address where agents reach the embedded tunnel server, as host:port. Can be repeated; further values can also be a host without a port. The serving certificate that the gateway creates is valid for all of them. The agents of newly registered clusters connect to the first one. If it is not set, clusters are registered with agent-bootstrap --tunnel-address.")
 	fs.DurationVar(&o.CALifetime, "tunnel-ca-lifetime", o.CALifetime,
-		"Lifetime of the CA that the gateway creates for the tunnel. The gateway replaces it after 80 % of this time. 0 means 10 years.")
+		"Lifetime of the CA that the gateway creates for the tunnel. The gateway replaces it after 80 % of this time. Default (0): 10 years.")
 	fs.DurationVar(&o.ServingLifetime, "tunnel-cert-lifetime", o.ServingLifetime,
-		"Lifetime of the serving certificate that the gateway creates for the tunnel. The gateway renews it after 80 % of this time. 0 means 90 days.")
+		"Lifetime of the serving certificate that the gateway creates for the tunnel. The gateway renews it after 80 % of this time. Default (0): 90 days.")
 	fs.DurationVar(&o.AgentLifetime, "tunnel-agent-cert-lifetime", o.AgentLifetime,
-		"Longest lifetime of the agent certificates that the gateway renews. If the previous certificate of an agent had a shorter lifetime, the new one has the same. 0 means 1 year.")
-	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "Number of gateway replicas that each agent connects to. 0 means 2 with --peer-advertise-address, whatever the number of replicas, and 1 without it. Without --peer-advertise-address, set it to the number of replicas.")
+		"Longest lifetime of the agent certificates that the gateway renews. If the previous certificate of an agent had a shorter lifetime, the new one has the same. Default (0): 1 year.")
+	fs.IntVar(&o.ServerCount, "tunnel-server-count", o.ServerCount, "Number of gateway replicas that each agent connects to. Default (0): 2 if --peer-advertise-address is set, otherwise 1. If --peer-advertise-address is not set, use the number of replicas.")
 	fs.IntVar(&o.MaxAgents, "tunnel-max-agents", o.MaxAgents,
 		"Maximum number of agents of one cluster that the embedded tunnel server of each gateway replica accepts. More are refused. Raise it if agents run as a DaemonSet on more nodes.")
 

@@ -48,7 +48,7 @@ func (o *TunnelOptions) validateEmbedded() []error {
 		errs = append(errs, invalid("tunnel-max-agents", o.MaxAgents, "must be at least 1"))
 	}
 	if !o.createsCertificates() {
-		errs = append(errs, requireFiles("with certificates from files",
+		errs = append(errs, requireFiles("if one of --tunnel-cert-file, --tunnel-private-key-file and --tunnel-client-ca-file is set",
 			fileFlag{"tunnel-cert-file", o.CertFile}, fileFlag{"tunnel-private-key-file", o.PrivateKeyFile},
 			fileFlag{"tunnel-client-ca-file", o.ClientCAFile})...)
 	}

@@ -134,7 +134,7 @@ func failures(t *testing.T) []failure {
 		{
 			name: "no agent", secret: lab.SecretOptions{Name: "f-no-agent", Tunnel: true, Data: tunnel},
 			code: 503, reason: unavailable, cause: "Tunnel", retryAfter: true,
-			message: `cluster "f-no-agent": no agent is connected; the last one went away at \S+Z; check that the agent runs in the cluster, ` +
+			message: `cluster "f-no-agent": no agent is connected; the last agent disconnected at \S+Z; check that the agent runs in the cluster, ` +
 				`that it can reach the gateway's tunnel port, and that its certificate is for "f-no-agent"`,
 		},
 		{

@@ -167,7 +167,7 @@ const (
 	ReasonNotReached = "NotReached"
 	// ReasonNoAgent: no agent of the cluster is connected to the tunnel.
 	ReasonNoAgent = "NoAgent"
-	// ReasonTunnelFailed: the tunnel does not work.
+	// ReasonTunnelFailed: the gateway could not use the tunnel. The message has the error.
 	ReasonTunnelFailed = "TunnelFailed"
 	// ReasonAgentFailed: an agent is connected, but failed to connect to the API server.
 	ReasonAgentFailed = "AgentFailed"
