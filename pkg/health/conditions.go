@@ -147,12 +147,16 @@ func (o *observation) tunnel() metav1.Condition {
 	conditionType := v1alpha1.ConditionTunnelConnected
 	switch cause := o.cause(); {
 	case cause == proxy.CauseTunnel:
-		return condition(conditionType, metav1.ConditionFalse, reasonOf(o.err), message(o.err))
+		text := message(o.err)
+		if o.refusal != nil {
+			text += "; an agent was refused: " + message(o.refusal)
+		}
+		return condition(conditionType, metav1.ConditionFalse, reasonOf(o.err), text)
 	case cause == "" && o.err != nil:
 		return notReached(conditionType)
 	case o.refusal != nil:
 		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonAgentsRefused,
-			"an agent is connected, and others are refused: "+message(o.refusal)+". Run fewer agents, or raise --tunnel-max-agents of the gateway")
+			"an agent is connected, and others are refused: "+message(o.refusal))
 	case o.failing != nil:
 		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonAgentFailing,
 			"an agent works, and connections through others fail, so they are avoided: "+message(o.failing))

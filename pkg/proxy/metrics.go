@@ -70,7 +70,7 @@ func NewMetrics() *Metrics {
 			"Agents connected to the embedded tunnel server.",
 			"cluster"),
 		agentsRefused: counter("tunnel_agents_refused_total",
-			"Streams and connections of agents that were refused because of --tunnel-max-agents.",
+			"Streams and connections of agents that were refused because of --tunnel-max-agents, or because their certificates were revoked.",
 			"cluster"),
 		tunnelStreams: gauge("tunnel_streams",
 			"Streams of agents at the embedded tunnel server, by state "+

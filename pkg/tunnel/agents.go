@@ -79,7 +79,7 @@ func (s *Server) admit(peer *peerIdentity, agentID string, stream packetStream) 
 func (s *Server) admissible(cluster string, c *clusterAgents, a *agentState) error {
 	switch {
 	case a == nil && len(c.agents) >= s.cfg.MaxAgents:
-		return fmt.Errorf("cluster %q already has %d agents at this replica of the gateway, which is the limit", cluster, len(c.agents))
+		return fmt.Errorf("cluster %q already has %d agents at this replica of the gateway, which is the limit: run fewer agents, or raise --tunnel-max-agents of the gateway", cluster, len(c.agents))
 	case a != nil && len(a.parked) >= maxParked:
 		return fmt.Errorf("agent %s of cluster %q already has %d streams that the gateway does not need yet", a.id, cluster, len(a.parked))
 	}

@@ -38,7 +38,7 @@ func TestMaxAgents(t *testing.T) {
 	for i := range limit {
 		g.connect(t, "east", fmt.Sprint(i))
 	}
-	const reason = `cluster "east" already has 3 agents at this replica of the gateway, which is the limit`
+	const reason = `cluster "east" already has 3 agents at this replica of the gateway, which is the limit: run fewer agents, or raise --tunnel-max-agents of the gateway`
 	if err := g.RecentRefusal("east"); err != nil {
 		t.Errorf("nobody has been refused, and yet: %v", err)
 	}

@@ -6,6 +6,7 @@ package tunnel
 import (
 	"cmp"
 	"crypto/tls"
+	"crypto/x509"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -92,6 +93,10 @@ type Config struct {
 	// certificate, or an agent that restarts again and again, must not use up the gateway's memory.
 	// 0 means DefaultMaxAgents.
 	MaxAgents int
+	// Accept returns why the certificate of an agent is not accepted, which has been verified. It is
+	// called when an agent connects, and by [Server.Recheck]. It must not block. If it is nil, every
+	// certificate that was verified is accepted.
+	Accept func(cluster string, certificate *x509.Certificate) error
 	// Enroller enrolls clusters that connect with an invitation. If it is nil, they are refused.
 	Enroller Enroller
 	// Logger logs the connections of agents. Its zero value logs nothing.

@@ -34,10 +34,19 @@ func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 			return err
 		}
 	}
+	if err := s.accept(peer); err != nil {
+		s.refuse(peer.cluster, err.Error())
+		s.cfg.Logger.Info("Refused an agent", "cluster", peer.cluster, "address", peer.address, "reason", err.Error())
+		return status.Error(codes.PermissionDenied, err.Error())
+	}
 	se, err := s.admit(peer, claimedID(stream.Context()), packets{stream})
 	if err != nil {
 		s.cfg.Logger.Info("Refused an agent", "cluster", peer.cluster, "address", peer.address, "reason", err.Error())
 		return status.Error(codes.ResourceExhausted, err.Error())
+	}
+	// What Recheck has ended meanwhile did not contain this stream yet.
+	if err := s.accept(peer); err != nil {
+		se.end(err)
 	}
 	if peer.invited {
 		s.running.Go(func() { s.checkInvitation(stream.Context(), se) })

@@ -14,7 +14,8 @@ import (
 const expiryGrace = 5 * time.Minute
 
 // endFaulty ends the streams of agents that have stopped reading, and of those whose certificate
-// has expired. A new handshake would refuse such a certificate, but the last one may be months ago.
+// has expired or is not accepted any more. A new handshake would refuse such a certificate, but the
+// last one may be months ago.
 func (s *Server) endFaulty(now time.Time) {
 	s.mu.RLock()
 	all := s.sessionsLocked()
@@ -25,8 +26,35 @@ func (s *Server) endFaulty(now time.Time) {
 		if se.stalled(now, s.cfg.stallTimeout) && !se.carriesOne() {
 			se.end(errStalled)
 		}
+		if err := s.accept(se.peer); err != nil {
+			se.end(fmt.Errorf("%w: %w", errAgentGone, err))
+		}
 		if end := se.peer.certificates[0].NotAfter; now.After(end.Add(expiryGrace)) {
 			se.end(fmt.Errorf("%w: its certificate expired at %s", errAgentGone, end.UTC().Format(time.RFC3339)))
+		}
+	}
+}
+
+// accept returns why the peer's certificate is not accepted. Invitations are checked elsewhere.
+func (s *Server) accept(peer *peerIdentity) error {
+	if s.cfg.Accept == nil || peer.invited {
+		return nil
+	}
+	if err := s.cfg.Accept(peer.cluster, peer.certificates[0]); err != nil {
+		return fmt.Errorf("the agent's certificate is not accepted: %w", err)
+	}
+	return nil
+}
+
+// Recheck ends the streams of a cluster's agents whose certificates Config.Accept does not accept
+// any more.
+func (s *Server) Recheck(cluster string) {
+	s.mu.RLock()
+	all := s.sessionsOfLocked(cluster)
+	s.mu.RUnlock()
+	for _, se := range all {
+		if err := s.accept(se.peer); err != nil {
+			se.end(fmt.Errorf("%w: %w", errAgentGone, err))
 		}
 	}
 }

@@ -89,6 +89,45 @@ func TestRefusedAgents(t *testing.T) {
 	}
 }
 
+// TestRevokedAgents shows that agents whose certificates are not accepted any more lose their
+// streams at once, parked ones included, and cannot come back. Others notice nothing.
+func TestRevokedAgents(t *testing.T) {
+	t.Parallel()
+	var revoked atomic.Bool
+	why := errors.New("it is revoked")
+	g := startGateway(t, func(cfg *Config) {
+		cfg.checkInterval = time.Hour
+		cfg.Accept = func(cluster string, _ *x509.Certificate) error {
+			if cluster == "east" && revoked.Load() {
+				return why
+			}
+			return nil
+		}
+	})
+	serving, other := g.connect(t, "east", "a"), g.connect(t, "west", "b")
+	parked := g.park(t, "east", "a")
+	revoked.Store(true)
+	g.Recheck("west")
+	g.Recheck("east")
+	for _, a := range []*fakeAgent{serving, parked} {
+		if err := a.end(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), why.Error()) {
+			t.Errorf("the stream ended with %v", err)
+		}
+	}
+	dialertest.Eventually(t, "no agent of east", func() bool { n, _ := g.Agents("east"); return n == 0 })
+	if _, err := g.tryConnect(t, g.tls(t, "east"), "a"); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), why.Error()) {
+		t.Errorf("the agent came back: %v", err)
+	}
+	if err := g.RecentRefusal("east"); err == nil || !strings.Contains(err.Error(), why.Error()) {
+		t.Errorf("the refusal is %v", err)
+	}
+	if n, _ := g.Agents("west"); n != 1 || other.stream.Context().Err() != nil {
+		t.Errorf("west has %d agents", n)
+	}
+	revoked.Store(false)
+	g.connect(t, "east", "a")
+}
+
 // An agent with west's certificate that claims east's ID and identifiers gets the dials for west
 // and nothing else.
 func TestCertificateDecides(t *testing.T) {

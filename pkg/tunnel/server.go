@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -147,14 +148,24 @@ func (s *Server) shutDown() {
 	}
 }
 
+// sessionsOfLocked returns the sessions of a cluster, also those that are parked.
+func (s *Server) sessionsOfLocked(cluster string) []*session {
+	c := s.clusters[cluster]
+	if c == nil {
+		return nil
+	}
+	all := slices.Clone(c.sessions)
+	for _, a := range c.agents {
+		all = append(all, a.parked...)
+	}
+	return all
+}
+
 // sessionsLocked returns all sessions, also those that are parked or enroll.
 func (s *Server) sessionsLocked() []*session {
 	var all []*session
-	for _, c := range s.clusters {
-		all = append(all, c.sessions...)
-		for _, a := range c.agents {
-			all = append(all, a.parked...)
-		}
+	for name := range s.clusters {
+		all = append(all, s.sessionsOfLocked(name)...)
 	}
 	for _, e := range s.enrolling {
 		all = append(all, e.session)
