@@ -228,6 +228,9 @@ func (r *registerRun) provideCertificate(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if err := registration.AcceptAgentCertificate(ctx, r.hub.kube.CoreV1().Secrets(r.plan.Secret.Namespace), r.name, "", issued); err != nil {
+			return r.hub.explain(err)
+		}
 		if err := r.plan.SetPair(pair); err != nil {
 			return err
 		}

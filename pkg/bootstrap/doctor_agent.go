@@ -90,6 +90,10 @@ func (e *examination) checkCertificate(ctx context.Context, reached bool) {
 	}
 	bundle, bundleErr := e.tunnelCA(ctx)
 	cert, err := pair.Verify(bundle, e.name, e.Now())
+	if err == nil {
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: e.gateway.Annotations}} // the ClusterGateway has those of its Secret
+		err = registration.CheckAgentCertificate(cert, registration.AgentCertificatesSince(secret))
+	}
 	switch {
 	case err != nil:
 		e.broken(StageCertificate, fmt.Sprintf("%s: %v", where, err), "create a new certificate, and restart the agent. To do so, "+e.registerAgain())

@@ -24,6 +24,7 @@ import (
 type rotateOptions struct {
 	credentialOptions
 	cluster clusterOptions
+	revoke  bool
 	wait    time.Duration
 }
 
@@ -39,13 +40,18 @@ after the other, which can continue after the command has ended.
 With --cluster-kubeconfig, the command does this itself. Without it, the command asks the gateway to do it,
 and waits.
 
-The previous tokens and certificate stay valid until they expire, so requests in flight do not fail. If an
+The previous tokens and certificate stay valid until they expire, so requests in flight do not fail. With
+--revoke, the gateway refuses the agent's previous certificates as soon as there is a new one, and closes
+the connections of agents that use them. If an
 earlier version of this program registered the cluster, the gateway has only one ServiceAccount there.
 rotate adds a second one, which the gateway uses only to renew its credentials.`,
 		Example: `  agent-bootstrap rotate edge-1
 
   # The agent runs as a process.
-  agent-bootstrap rotate edge-1 --out-dir ./edge-1-agent`,
+  agent-bootstrap rotate edge-1 --out-dir ./edge-1-agent
+
+  # The key of an agent was stolen.
+  agent-bootstrap rotate edge-1 --revoke`,
 		Args: oneName,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := &rotateRun{app: a, o: o, name: args[0]}
@@ -56,6 +62,7 @@ rotate adds a second one, which the gateway uses only to renew its credentials.`
 	o.cluster.addFlags(fs, ". Default: ask the gateway to replace the credentials")
 	fs.StringVar(&o.tunnelAddress, "tunnel-address", o.tunnelAddress, tunnelAddressHelp)
 	fs.StringVar(&o.outDir, "out-dir", o.outDir, "Folder with the files of an agent that runs as a process. The command does not restart this agent: do that afterwards.")
+	fs.BoolVar(&o.revoke, "revoke", o.revoke, "Revoke the previous certificates of the agent. Requests in flight fail while it connects again.")
 	fs.DurationVar(&o.wait, "wait", o.wait, "How long to wait until the gateway uses the new token. 0: do not wait.")
 	fs.DurationVar(&o.tokenLifetime, "token-lifetime", o.tokenLifetime, "Lifetime of the new token. The cluster can issue a token with a shorter lifetime. 0: as long as the previous one.")
 	fs.DurationVar(&o.agentLifetime, "certificate-lifetime", o.agentLifetime, "Lifetime of the new certificate. 0: as long as the previous one.")
@@ -90,6 +97,8 @@ type rotateRun struct {
 	authority *pki.Authority
 	// token is the new token, or empty before there is one.
 	token string
+	// revoked is set once the previous certificates of the agent are refused.
+	revoked bool
 	// request is what the gateway is asked for.
 	request cluster.RotationRequest
 }
@@ -111,11 +120,15 @@ func (r *rotateRun) run(ctx context.Context) (err error) {
 	if credential := r.secret.Labels[v1alpha1.LabelCredentialType]; credential != string(v1alpha1.CredentialTypeServiceAccountToken) {
 		return fmt.Errorf("cluster %q has a credential of type %s, which rotate cannot replace", r.name, credential)
 	}
+	tunnel := r.secret.Labels[v1alpha1.LabelEndpointType] == string(v1alpha1.EndpointTypeClusterProxy)
+	if r.o.revoke && !tunnel {
+		return fmt.Errorf("--revoke cannot be used with cluster %q: it has no agent, because its route is direct", r.name)
+	}
 	steps := []func(context.Context) error{r.reachCluster, r.applyAccounts, r.rotateTokens}
 	if r.o.cluster.kubeconfig == "" {
 		steps = []func(context.Context) error{r.checkReachable, r.requestRotation, r.awaitTokens}
 	}
-	if r.secret.Labels[v1alpha1.LabelEndpointType] == string(v1alpha1.EndpointTypeClusterProxy) {
+	if tunnel {
 		if r.o.cluster.kubeconfig == "" && r.o.outDir == "" {
 			steps = append(steps, r.awaitCertificate)
 		} else {
@@ -125,13 +138,22 @@ func (r *rotateRun) run(ctx context.Context) (err error) {
 	steps = append(steps, r.waitUsed)
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
-			return err
+			return r.explainRevocation(err)
 		}
 	}
 	if r.o.dryRun {
 		r.say("\nNothing was changed.")
 	}
 	return nil
+}
+
+// explainRevocation adds to the error of --revoke how to refuse certificates without a new one.
+func (r *rotateRun) explainRevocation(err error) error {
+	if !r.o.revoke || r.revoked {
+		return err
+	}
+	return fmt.Errorf("%w\nThe previous certificates of the agent are still accepted. To refuse them anyway, which disconnects the cluster until it is registered again:\n  kubectl -n %s annotate secret %s --overwrite %s=%s",
+		err, r.secret.Namespace, r.name, v1alpha1.AnnotationAgentCertificatesSince, r.Now().UTC().Format(time.RFC3339))
 }
 
 // reachCluster connects to the cluster with its own kubeconfig.
@@ -232,6 +254,11 @@ func (r *rotateRun) rotateCertificate(ctx context.Context) error {
 	if r.o.dryRun {
 		return r.step(ctx, "certificate", "would be issued, and the agent restarted")
 	}
+	if r.o.revoke {
+		if err := registration.AwaitNextSecond(ctx); err != nil {
+			return err
+		}
+	}
 	pair, issued, err := registration.IssueAgentPair(r.authority, r.name, lifetime, r.Now())
 	if err != nil {
 		return err
@@ -239,6 +266,28 @@ func (r *rotateRun) rotateCertificate(ctx context.Context) error {
 	if err := r.step(ctx, "certificate", "issued for %q, until %s", r.name, day(issued.NotAfter)); err != nil {
 		return err
 	}
+	secrets := r.hub.kube.CoreV1().Secrets(r.secret.Namespace)
+	if err := registration.AcceptAgentCertificate(ctx, secrets, r.name, r.secret.UID, issued); err != nil {
+		return r.hub.explain(err)
+	}
+	if err := r.deliver(ctx, pair); err != nil {
+		return err
+	}
+	if !r.o.revoke {
+		return nil
+	}
+	if err := registration.RevokeAgentCertificates(ctx, secrets, r.name, r.secret.UID, issued); err != nil {
+		return r.hub.explain(err)
+	}
+	r.revoked = true
+	return r.step(ctx, "revoke", "%s", revokedText)
+}
+
+// revokedText reports that certificates were revoked.
+const revokedText = "the previous certificates of the agent are refused"
+
+// deliver gives the agent its new certificate.
+func (r *rotateRun) deliver(ctx context.Context, pair registration.AgentPair) error {
 	if r.o.outDir != "" {
 		dir, err := filepath.Abs(r.o.outDir)
 		if err != nil {

@@ -37,7 +37,7 @@ func (r *rotateRun) requestRotation(ctx context.Context) error {
 		return r.step(ctx, "request", "would be made to the gateway")
 	}
 	r.request = cluster.RotationRequest{
-		ID: string(uuid.NewUUID()), Certificate: r.o.outDir == "", TokenLifetime: metav1.Duration{Duration: r.o.tokenLifetime},
+		ID: string(uuid.NewUUID()), Certificate: r.o.outDir == "", Revoke: r.o.outDir == "" && r.o.revoke, TokenLifetime: metav1.Duration{Duration: r.o.tokenLifetime},
 		CertificateLifetime: metav1.Duration{Duration: r.o.agentLifetime},
 	}
 	value, err := json.Marshal(r.request)
@@ -100,7 +100,14 @@ func (r *rotateRun) awaitCertificate(ctx context.Context) error {
 	if cluster.ParseRotationRequest(secret.Annotations).FoundNoAgent() {
 		return errors.New("the token was replaced, but the agent's certificate was not: no agent runs in the cluster as Pods. If the agent runs as a process, set --out-dir")
 	}
-	return r.step(ctx, "certificate", "new, and the Pods of Deployment %s/%s are being restarted", registration.AgentNamespace, registration.AgentName)
+	if err := r.step(ctx, "certificate", "new, and the Pods of Deployment %s/%s are being restarted", registration.AgentNamespace, registration.AgentName); err != nil || !r.o.revoke {
+		return err
+	}
+	if since := v1alpha1.AnnotationAgentCertificatesSince; secret.Annotations[since] == r.secret.Annotations[since] {
+		return errors.New("the previous certificates of the agent were not revoked: the gateway is of an earlier version. Update it, and run the same command again")
+	}
+	r.revoked = true
+	return r.step(ctx, "revoke", "%s", revokedText)
 }
 
 // awaitRequest waits until done returns true for the request as the gateway has marked it.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -82,6 +83,9 @@ type Cluster struct {
 	// Identity is who the cluster sees when the gateway passes on the request of a caller. It
 	// refuses every caller if the Secret does not say clearly.
 	Identity identity.Policy
+	// AgentCertificatesSince is the time since which the certificates of the cluster's agents are
+	// accepted. Earlier ones are revoked. It is zero if all are accepted.
+	AgentCertificatesSince time.Time
 	// FollowsCA is true if the gateway replaces CAData when the cluster's own CA changes.
 	FollowsCA bool
 

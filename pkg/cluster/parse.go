@@ -6,8 +6,10 @@ package cluster
 import (
 	"fmt"
 	"maps"
+	"math"
 	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
@@ -90,6 +92,7 @@ func Parse(secret *corev1.Secret, opts ParseOptions) *Cluster {
 	p.health()
 	p.route()
 	p.insecure()
+	p.agentCertificates()
 	p.identity()
 	p.endpoint()
 	p.serverName()
@@ -206,6 +209,21 @@ func (p *parser) insecure() {
 	default:
 		p.fault("annotation "+v1alpha1.AnnotationInsecureSkipTLSVerify, "is %s; it must be \"true\" or \"false\"", quote(value))
 	}
+}
+
+// agentCertificates parses which certificates of agents are accepted. If that cannot be read, none
+// is.
+func (p *parser) agentCertificates() {
+	value, ok := p.secret.Annotations[v1alpha1.AnnotationAgentCertificatesSince]
+	if !ok || value == "" {
+		return
+	}
+	since, err := time.Parse(time.RFC3339, value)
+	if err != nil {
+		p.fault("annotation "+v1alpha1.AnnotationAgentCertificatesSince, "is %s; it must be a time such as \"2026-01-31T12:00:00Z\"", quote(value))
+		since = time.Unix(math.MaxInt32, 0) // no certificate is issued after it
+	}
+	p.cluster.AgentCertificatesSince = since
 }
 
 const identityKey = "annotation " + v1alpha1.AnnotationIdentity

@@ -171,6 +171,11 @@ func TestParseFaults(t *testing.T) {
 		s.Annotations = map[string]string{v1alpha1.AnnotationInsecureSkipTLSVerify: value}
 		return s
 	}
+	since := func(value string) *corev1.Secret {
+		s := tokenSecret(nil)
+		s.Annotations = map[string]string{v1alpha1.AnnotationAgentCertificatesSince: value}
+		return s
+	}
 	unlabelled := tokenSecret(nil)
 	unlabelled.Labels = nil
 	truncated := string(client.cert[:len(client.cert)/2])
@@ -190,6 +195,7 @@ func TestParseFaults(t *testing.T) {
 		{name: "empty endpoint type", secret: label(v1alpha1.LabelEndpointType, ""), key: endpointLabel, problem: `is "";`},
 		{name: "tunnels are off", secret: tunnelWith("east"), opts: ParseOptions{TunnelMode: TunnelOff}, key: endpointLabel, problem: "--tunnel-mode=off"},
 		{name: "insecure misspelled", secret: annotated("True"), key: "annotation " + v1alpha1.AnnotationInsecureSkipTLSVerify, problem: `is "True"; it must be "true" or "false"`},
+		{name: "agents' certificates since when", secret: since("yesterday"), key: "annotation " + v1alpha1.AnnotationAgentCertificatesSince, problem: `is "yesterday"; it must be a time such as "2026-01-31T12:00:00Z"`},
 
 		{name: "no endpoint", secret: tokenSecret(data{"endpoint": " \n"}), key: "endpoint", problem: "is missing"},
 		{name: "no scheme", secret: tokenSecret(data{"endpoint": "10.0.0.1:6443"}), key: "endpoint", problem: "has no scheme"},

@@ -20,6 +20,8 @@ type RotationRequest struct {
 	ID string `json:"id"`
 	// Certificate is whether the certificate of an agent that runs as Pods is replaced as well.
 	Certificate bool `json:"certificate,omitempty"`
+	// Revoke is whether the earlier certificates of the agents are refused once there is a new one.
+	Revoke bool `json:"revoke,omitempty"`
 	// TokenLifetime and CertificateLifetime are those of the new credentials. 0 means the lifetimes
 	// of the previous ones.
 	TokenLifetime       metav1.Duration `json:"tokenLifetime,omitzero"`

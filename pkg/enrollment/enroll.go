@@ -391,9 +391,12 @@ func (a *attempt) applyAgent(ctx context.Context) error {
 	if err != nil {
 		return a.hubFault("read the CA of the tunnel", err)
 	}
-	pair, _, err := registration.IssueAgentPair(authority, a.invited.Name, a.record.CertificateLifetime, a.cfg.Now())
+	pair, issued, err := registration.IssueAgentPair(authority, a.invited.Name, a.record.CertificateLifetime, a.cfg.Now())
 	if err != nil {
 		return err
+	}
+	if err := registration.AcceptAgentCertificate(ctx, a.cfg.Secrets, a.invited.Name, a.secret, issued); err != nil {
+		return a.hubFault("accept the agent's certificate", err)
 	}
 	all, err := registration.Agent(a.record.Address, pair, a.record.AgentValues)
 	if err != nil {
@@ -437,6 +440,7 @@ func (a *attempt) writeSecret(ctx context.Context) (types.UID, error) {
 		Name: a.invited.Name, Namespace: a.cfg.Namespace, Tunnel: true, UID: a.target.uid, Access: a.record.Access,
 		Identity: a.record.Identity(), Impersonation: a.record.Impersonation,
 		Endpoint: a.record.Endpoint, CA: a.ca, FollowCA: true, Token: a.token, MaintenanceToken: a.maintenanceToken, AgentValues: values,
+		AgentCertificatesSince: a.cfg.Now(),
 	}
 	current, err := a.registered(ctx)
 	if err != nil {

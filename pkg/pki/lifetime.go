@@ -29,15 +29,15 @@ const clockSkew = 5 * time.Minute
 // together.
 func RenewAt(cert *x509.Certificate) time.Time {
 	jitter := new(big.Int).Mod(cert.SerialNumber, big.NewInt(1000)).Int64()
-	return RenewBetween(issuedAt(cert), cert.NotAfter, float64(jitter)/1000)
+	return RenewBetween(IssuedAt(cert), cert.NotAfter, float64(jitter)/1000)
 }
 
 // Lifetime returns the lifetime that a certificate of this package was issued with.
-func Lifetime(cert *x509.Certificate) time.Duration { return cert.NotAfter.Sub(issuedAt(cert)) }
+func Lifetime(cert *x509.Certificate) time.Duration { return cert.NotAfter.Sub(IssuedAt(cert)) }
 
-// issuedAt returns when a certificate of this package was issued. It became valid earlier, by
-// clockSkew.
-func issuedAt(cert *x509.Certificate) time.Time {
+// IssuedAt returns when a certificate of this package was issued, to the second. It became valid
+// earlier, by clockSkew.
+func IssuedAt(cert *x509.Certificate) time.Time {
 	if issued := cert.NotBefore.Add(clockSkew); issued.Before(cert.NotAfter) {
 		return issued
 	}

@@ -189,6 +189,9 @@ func (p *Plan) planSecret(state State) error {
 		Name: p.Spec.Name, Namespace: state.Hub.Namespace, Tunnel: p.Spec.Form != FormDirect, UID: state.Cluster.UID,
 		Access: p.Spec.Access, Identity: p.Spec.Identity, Impersonation: p.Spec.Impersonation, Endpoint: p.Spec.Endpoint, CA: server.CA, // without a CA: the roots of the system
 	}
+	if p.Secret.AgentCertificatesSince = p.Spec.Now; state.Hub.Secret != nil {
+		p.Secret.AgentCertificatesSince = AgentCertificatesSince(state.Hub.Secret)
+	}
 	switch {
 	case p.Secret.Endpoint != "":
 	case p.Spec.Form == FormPods:
@@ -288,7 +291,7 @@ func TokenIsFresh(token string, now time.Time) bool {
 }
 
 // planCertificate keeps the agent's certificate if the gateway accepts it and it need not be
-// renewed yet.
+// renewed yet. A new registration never accepts a certificate of an earlier one.
 func (p *Plan) planCertificate(state State) {
 	if p.Spec.Form == FormDirect {
 		return
@@ -297,7 +300,7 @@ func (p *Plan) planCertificate(state State) {
 	p.NewCertificate = true
 	if current := state.Cluster.Pair; current != nil {
 		cert, err := current.Verify(state.Hub.TunnelCA, p.Spec.Name, p.Spec.Now)
-		if err == nil && p.Spec.Now.Before(pki.RenewAt(cert)) {
+		if err == nil && p.Spec.Now.Before(pki.RenewAt(cert)) && state.Hub.Secret != nil && CheckAgentCertificate(cert, AgentCertificatesSince(state.Hub.Secret)) == nil {
 			p.Pair = &AgentPair{Certificate: current.Certificate, Key: current.Key, CA: state.Hub.TunnelCA}
 			p.NewCertificate = false
 		}

@@ -132,6 +132,7 @@ func newPlanFixture(t *testing.T) *planFixture {
 	f.names = strings.NewReplacer(
 		encode(f.pair.Certificate), "<certificate>", encode(authority.Bundle()), "<CA>", encode(f.invitation.Certificate), "<invitation>",
 		f.pair.Hash(), "<hash>", placeholderPair.Hash(), "<hash of the placeholder>", encode([]byte(f.now.Add(time.Hour).Format(time.RFC3339))), "<in an hour>",
+		f.now.Format(time.RFC3339), "<now>",
 	)
 	return f
 }
@@ -367,6 +368,10 @@ func TestPlanKeeps(t *testing.T) {
 		{"token rejected", func(_ *Spec, f *planFixture) { f.state.Cluster.TokenAccepted = false }, true, false},
 		{"certificate expires soon", func(spec *Spec, _ *planFixture) { spec.Now = spec.Now.Add(29 * time.Minute) }, false, true},
 		{"another CA of the tunnel", func(_ *Spec, f *planFixture) { f.state.Hub.TunnelCA = newAuthority(t).Bundle() }, false, true},
+		{"revoked certificate", func(_ *Spec, f *planFixture) {
+			f.state.Hub.Secret.Annotations[v1alpha1.AnnotationAgentCertificatesSince] = f.now.Add(time.Hour).Format(time.RFC3339)
+		}, false, true},
+		{"certificate of an earlier registration", func(_ *Spec, f *planFixture) { f.state.Hub.Secret = nil }, true, true},
 		{"no agent any more", func(_ *Spec, f *planFixture) { f.state.Cluster.Pair = nil }, false, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {

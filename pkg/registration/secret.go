@@ -5,6 +5,7 @@ package registration
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -39,6 +40,9 @@ type ClusterSecret struct {
 	// Token is that of the account for callers, MaintenanceToken that of the account for maintenance.
 	// An empty MaintenanceToken is not written.
 	Token, MaintenanceToken string
+	// AgentCertificatesSince is the time since which certificates of the cluster's agents are
+	// accepted. It is for a new Secret: one that exists keeps what it has.
+	AgentCertificatesSince time.Time
 	// FollowCA makes the gateway follow the changes of the cluster's CA. It is set if CA was read from
 	// the cluster.
 	FollowCA bool
@@ -68,6 +72,9 @@ func (c ClusterSecret) Secret() *corev1.Secret {
 	if c.Impersonation != nil {
 		annotations[v1alpha1.AnnotationImpersonation] = c.Impersonation.text()
 	}
+	if !c.AgentCertificatesSince.IsZero() {
+		annotations[v1alpha1.AnnotationAgentCertificatesSince] = formatSince(c.AgentCertificatesSince)
+	}
 	if c.FollowCA {
 		annotations[v1alpha1.AnnotationCASource] = v1alpha1.CASourceCluster
 	}
@@ -90,6 +97,7 @@ func (c ClusterSecret) Secret() *corev1.Secret {
 // (docs/secrets.md) and that the registration does not set is removed, whoever wrote it; removed
 // lists these keys. Everything else stays.
 func (c ClusterSecret) Patch(current *corev1.Secret) (patch []byte, removed []string, err error) {
+	c.AgentCertificatesSince = time.Time{}
 	wanted := c.Secret()
 	data, annotations := map[string]any{}, map[string]any{}
 	for key, value := range wanted.Data {

@@ -217,7 +217,7 @@ func (a *Agents) renew(ctx context.Context, c *cluster.Cluster) error {
 	a.known[c.Name] = known
 	a.mu.Unlock()
 	if c.Rotation.WantsCertificate() {
-		if err := a.markRotated(ctx, c, known.certificate != nil); err != nil {
+		if err := a.markRotated(ctx, c, known.certificate); err != nil {
 			return err
 		}
 	}
@@ -290,8 +290,17 @@ func (a *Agents) keep(ctx context.Context, c *cluster.Cluster) (*x509.Certificat
 	if err := checkReplaceable(authority, c.Name, chain, now); err != nil {
 		return nil, authority, err
 	}
+	if c.Rotation.WantsCertificate() && c.Rotation.Revoke {
+		if err := registration.AwaitNextSecond(ctx); err != nil {
+			return nil, authority, err
+		}
+	}
 	next, issued, err := registration.IssueAgentPair(authority, c.Name, a.lifetime(c, cert, authority), now)
 	if err != nil {
+		return nil, authority, err
+	}
+	// Before it is delivered: if the clock of this replica is behind, it would be refused.
+	if err := registration.AcceptAgentCertificate(ctx, a.cfg.Secrets, c.Name, c.UID, issued); err != nil {
 		return nil, authority, err
 	}
 	if err := registration.DeliverAgentCertificate(ctx, client, secret, next); err != nil {
@@ -316,15 +325,16 @@ func checkReplaceable(authority *pki.Authority, name string, chain []*x509.Certi
 }
 
 // markRotated records that a request was carried out, or that there is no agent whose certificate
-// could be replaced.
-func (a *Agents) markRotated(ctx context.Context, c *cluster.Cluster, replaced bool) error {
-	done := c.Rotation.ID
-	if !replaced {
-		done += cluster.RotatedNothing
+// could be replaced: then current is nil. If the request says so, earlier certificates are revoked.
+func (a *Agents) markRotated(ctx context.Context, c *cluster.Cluster, current *x509.Certificate) error {
+	annotations := map[string]string{v1alpha1.AnnotationRotatedCertificate: c.Rotation.ID}
+	switch {
+	case current == nil:
+		annotations[v1alpha1.AnnotationRotatedCertificate] += cluster.RotatedNothing
+	case c.Rotation.Revoke:
+		annotations[v1alpha1.AnnotationAgentCertificatesSince] = pki.IssuedAt(current).UTC().Format(time.RFC3339)
 	}
-	patch, err := registration.MergePatch(&metav1.ObjectMeta{UID: c.UID}, map[string]any{
-		"metadata": map[string]any{"annotations": map[string]string{v1alpha1.AnnotationRotatedCertificate: done}},
-	})
+	patch, err := registration.MergePatch(&metav1.ObjectMeta{UID: c.UID}, map[string]any{"metadata": map[string]any{"annotations": annotations}})
 	if err != nil {
 		return err
 	}

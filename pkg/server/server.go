@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
+	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
@@ -30,6 +32,7 @@ type Server struct {
 	config   *completedConfig
 	memory   *memory.Budget
 	clusters *registry.Store
+	agents   *agentAcceptance
 	tunnel   tunnelRoute
 	// embedded is the same as tunnel if the tunnel server is embedded, and nil otherwise.
 	embedded *embeddedTunnel
@@ -66,7 +69,8 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 		}
 	}()
 	s.clusters = registry.NewStore(c.Hub.Client, c.Hub.SecretNamespace, c.Parse)
-	if s.tunnel, s.embedded, err = newTunnelRoute(ctx, c.Tunnel, c.Hub, s.memory.Part(memory.Tunnels)); err != nil {
+	s.agents = &agentAcceptance{clusters: s.clusters, now: time.Now, removed: map[string]time.Time{}}
+	if s.tunnel, s.embedded, err = newTunnelRoute(ctx, c.Tunnel, c.Hub, s.agents, s.memory.Part(memory.Tunnels)); err != nil {
 		s.tunnel = nil
 		return nil, err
 	}
@@ -193,6 +197,10 @@ func (s *Server) newLeader() *leader {
 
 // subscribe connects each part with the parts that depend on it. Nothing runs yet.
 func (s *Server) subscribe() {
+	s.clusters.Subscribe(s.agents.changed)
+	if s.embedded != nil {
+		s.clusters.Subscribe(func(name string, _ *cluster.Cluster) { s.embedded.server.Recheck(name) })
+	}
 	s.clusters.Subscribe(s.proxy.Changed)
 	s.clusters.Subscribe(s.health.ClusterChanged)
 	s.renewals.tokens.OnChange(s.health.Trigger)
@@ -206,7 +214,11 @@ func (s *Server) subscribe() {
 		s.embedded.server.OnAgentsChange(func(name string, _ int) { s.health.AgentsChanged(name) })
 		s.embedded.server.OnAgentsChange(s.renewals.agentsChanged)
 		s.embedded.server.OnAgentLeaving(s.proxy.Reconnect)
-		s.embedded.server.OnRefusal(s.proxyMetrics.AgentRefused)
+		s.embedded.server.OnRefusal(func(name string) {
+			if _, registered := s.clusters.Get(name); registered { // others have no metrics
+				s.proxyMetrics.AgentRefused(name)
+			}
+		})
 		s.embedded.server.OnFailingAgent(s.proxyMetrics.SetAgentFailing)
 		s.embedded.server.OnFailingAgent(func(name, _ string, _ bool) { s.health.Trigger(name) })
 		s.embedded.server.OnUpgrade(s.proxyMetrics.TunnelUpgrade)

@@ -87,7 +87,7 @@ type embeddedTunnel struct {
 var _ tunnelRoute = (*embeddedTunnel)(nil)
 
 // newEmbeddedTunnel listens for agents. run accepts them.
-func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig, m dialer.Memory) (*embeddedTunnel, error) {
+func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig, a *agentAcceptance, m dialer.Memory) (*embeddedTunnel, error) {
 	var certificates tunnelCertificates = c.files
 	if c.files == nil {
 		certificates = newKeeperCertificates(c, hub)
@@ -99,7 +99,7 @@ func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig, m dialer.Memory) 
 	id := uuid.NewString()
 	server := tunnel.New(tunnel.Config{
 		ServerID: id, ServerCount: c.ServerCount, TLS: certificates.tlsConfig(), ReceiveBuffer: c.ReceiveBuffer, Memory: m,
-		MaxAgents: c.MaxAgents, Enroller: newEnroller(hub), Logger: klog.Background().WithName("tunnel"),
+		MaxAgents: c.MaxAgents, Accept: a.accept, Enroller: newEnroller(hub), Logger: klog.Background().WithName("tunnel"),
 	})
 	certificates.onTrustChange(server.Reverify)
 	return &embeddedTunnel{id: id, server: server, listener: lis, certificates: certificates}, nil

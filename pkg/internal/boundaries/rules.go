@@ -58,7 +58,7 @@ func MayImport() map[string][]string {
 		"pkg/rotation":            {apis, cabundle, cluster, dialer, pki, registration, untrusted},
 		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
 		"pkg/bootstrap":           {apis, buildversion, client, cluster, pki, policy, registration, untrusted},
-		server:                    {apis, "pkg/apis/openapi", buildversion, cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", identity, memory, peers, pki, policy, proxy, registry, "pkg/rotation", tunnel, untrusted},
+		server:                    {apis, "pkg/apis/openapi", buildversion, cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", identity, memory, peers, pki, policy, proxy, registration, registry, "pkg/rotation", tunnel, untrusted},
 		"pkg/internal/boundaries": {},
 		events:                    {apis, untrusted},
 		memory:                    {},

@@ -233,6 +233,35 @@ func TestAgentCertificate(t *testing.T) {
 	})
 }
 
+// TestRevokeThroughGateway revokes the certificates of an agent that only the gateway can reach:
+// rotate needs no kubeconfig of the cluster for that, and the cluster answers afterwards.
+func TestRevokeThroughGateway(t *testing.T) {
+	exclusively(t, &shared.hubLock)
+	ctx := bounded(t)
+	s := begin(ctx, t)
+	agents(t)
+	agentBootstrap(ctx, t, registerArgs("--access", "impersonate")...)
+	said := agentBootstrap(ctx, t, "rotate", clusterName, "--revoke")
+	if !strings.Contains(said, "the previous certificates of the agent are refused") {
+		t.Errorf("rotate printed\n%s", said)
+	}
+	secret, err := agentSecret(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := pki.ParseCertificates(secret.Data["tls.crt"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	registered, err := s.hubSecret(ctx, clusterName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if since := registration.AgentCertificatesSince(registered); !since.Equal(pki.IssuedAt(chain[0])) {
+		t.Errorf("certificates are accepted since %s, and the agent's was issued at %s", since, pki.IssuedAt(chain[0]))
+	}
+}
+
 // state is what agent-bootstrap and the gateway must agree on.
 type state struct {
 	certificate string

@@ -32,6 +32,10 @@ const (
 	// is CASourceCluster if ca.crt was read from the cluster.
 	AnnotationCASource = GroupName + "/ca-source"
 	CASourceCluster    = "kube-root-ca.crt"
+	// AnnotationAgentCertificatesSince is a time, in RFC 3339. Certificates of the cluster's agents
+	// that were issued before it are refused, and the streams of agents with such certificates end.
+	// If it is missing, certificates of every age are accepted.
+	AnnotationAgentCertificatesSince = GroupName + "/agent-certificates-since"
 	// AnnotationRotationRequest asks the gateway to replace credentials of the cluster now. Its
 	// value is that of cluster.RotationRequest in JSON.
 	AnnotationRotationRequest = GroupName + "/rotation-request"
