@@ -224,7 +224,7 @@ func (r *registerRun) provideCertificate(ctx context.Context) error {
 	case r.o.dryRun:
 		text = "would be issued"
 	default:
-		pair, issued, err := registration.IssueAgentPair(r.authority, r.name, r.o.agentLifetime, r.Now())
+		pair, issued, err := r.certificates.forAgent(ctx, r.name, r.o.agentLifetime, r.Now())
 		if err != nil {
 			return err
 		}

@@ -53,6 +53,9 @@ type clusterClient struct {
 
 	// version is the version of its API server; connect sets it.
 	version string
+	// issuesCertificates is whether the gateway of the hub issues certificates for the tunnel;
+	// requireGateway sets it.
+	issuesCertificates bool
 	// uid identifies the cluster: the UID of its namespace kube-system. identify sets it.
 	uid types.UID
 }

@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
 
-	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
@@ -103,9 +102,9 @@ type inviteRun struct {
 	o    *inviteOptions
 	name string
 
-	hub       *clusterClient
-	authority *pki.Authority
-	state     registration.HubState
+	hub          *clusterClient
+	certificates *tunnelCertificates
+	state        registration.HubState
 }
 
 func (r *inviteRun) run(ctx context.Context) error {
@@ -167,10 +166,10 @@ func (r *inviteRun) read(ctx context.Context) (err error) {
 		}
 		r.say("  %-12s the previous invitation %s revoked", "invitation", verb)
 	}
-	if r.state.TunnelAddress, r.authority, err = r.hub.readTunnel(ctx, r.state.Namespace, r.o.tunnelAddress); err != nil {
+	if r.state.TunnelAddress, r.certificates, err = r.hub.readTunnel(ctx, r.state.Namespace, r.o.tunnelAddress); err != nil {
 		return err
 	}
-	r.state.TunnelCA = r.authority.Bundle()
+	r.state.TunnelCA = r.certificates.bundle
 	return r.step(ctx, "tunnel", "agents connect to %s", r.state.TunnelAddress)
 }
 
@@ -185,11 +184,13 @@ func (r *inviteRun) invite(ctx context.Context, values registration.AgentValues)
 		Name: r.name, Access: given.Access, Impersonation: given.Impersonation, Process: r.o.outDir != "", Endpoint: r.o.endpoint, TTL: r.o.ttl,
 		TokenLifetime: r.o.tokenLifetime, CertificateLifetime: r.o.agentLifetime, AgentValues: values, Now: r.Now(),
 	}
-	cert, key, err := r.authority.IssueInvitation(r.name, spec.CertificateTTL())
-	if err != nil {
-		return nil, fmt.Errorf("issue the certificate of the invitation: %w", err)
+	if err := r.hub.requireRights(ctx, r.certificates.rights(r.name)); err != nil {
+		return nil, err
 	}
-	pair := registration.AgentPair{Certificate: cert, Key: key, CA: r.state.TunnelCA}
+	pair, err := r.certificates.forInvitation(ctx, r.name, spec.CertificateTTL())
+	if err != nil {
+		return nil, err
+	}
 	plan, err := registration.NewInvitationPlan(spec, r.state, pair)
 	if err != nil {
 		return nil, err

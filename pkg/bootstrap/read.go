@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -69,7 +70,12 @@ func (a *app) readHubSecret(ctx context.Context, name string) (*clusterClient, *
 
 // requireGateway returns an error unless the hub has a gateway that answers.
 func (a *app) requireGateway(ctx context.Context, hub *clusterClient) error {
-	_, err := hub.kube.Discovery().ServerResourcesForGroupVersion(v1alpha1.SchemeGroupVersion.String())
+	list, err := hub.kube.Discovery().ServerResourcesForGroupVersion(v1alpha1.SchemeGroupVersion.String())
+	if err == nil {
+		hub.issuesCertificates = slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool {
+			return r.Name == v1alpha1.ResourceName+"/"+v1alpha1.AgentCertificateSubresource
+		})
+	}
 	switch {
 	case apierrors.IsNotFound(err):
 		return fmt.Errorf("there is no gateway on the hub at %s: it does not serve %s. Install the gateway (manifests/gateway), or use another --kubeconfig or --context",
@@ -180,19 +186,19 @@ func (r *registerRun) tokenAccepted(ctx context.Context, key, user string) (bool
 
 func (r *registerRun) readTunnel(ctx context.Context) (err error) {
 	hub := &r.state.Hub
-	if hub.TunnelAddress, r.authority, err = r.hub.readTunnel(ctx, hub.Namespace, r.o.tunnelAddress); err != nil {
+	if hub.TunnelAddress, r.certificates, err = r.hub.readTunnel(ctx, hub.Namespace, r.o.tunnelAddress); err != nil {
 		return err
 	}
-	hub.TunnelCA = r.authority.Bundle()
+	hub.TunnelCA = r.certificates.bundle
 	return r.step(ctx, "tunnel", "agents connect to %s", hub.TunnelAddress)
 }
 
 // externalNote is for what only the gateway's own tunnel server puts on the hub.
 const externalNote = "If the gateway runs with --tunnel-mode=external, agents connect to konnectivity-servers and are set up by hand: see docs/operating.md"
 
-// readTunnel reads what is needed to issue a certificate for an agent and to tell it what to dial.
+// readTunnel reads what is needed to get a certificate for an agent and to tell it what to dial.
 // address overrides the address that the gateway publishes.
-func (c *clusterClient) readTunnel(ctx context.Context, namespace, address string) (string, *pki.Authority, error) {
+func (c *clusterClient) readTunnel(ctx context.Context, namespace, address string) (string, *tunnelCertificates, error) {
 	published, err := c.publishedTunnel(ctx, namespace)
 	if err != nil {
 		return "", nil, err
@@ -204,12 +210,8 @@ func (c *clusterClient) readTunnel(ctx context.Context, namespace, address strin
 		return "", nil, fmt.Errorf("the address that agents connect to is not known: the gateway does not publish it (ConfigMap %s/%s on the hub). Start the gateway with --tunnel-advertise-address=HOST:PORT, or set --tunnel-address. %s",
 			namespace, pki.ConfigMap, externalNote)
 	}
-	authority, err := pki.Load(ctx, c.kube.CoreV1().Secrets(namespace))
-	if apierrors.IsNotFound(err) {
-		return "", nil, fmt.Errorf("the tunnel's CA is not on the hub: there is no Secret %s/%s. The gateway creates it if it runs without --tunnel-cert-file; put a CA of your own there as tls.crt, tls.key and ca.crt. %s",
-			namespace, pki.CASecret, externalNote)
-	}
-	return address, authority, c.explain(err)
+	certificates, err := newTunnelCertificates(ctx, c, namespace, published.bundle)
+	return address, certificates, err
 }
 
 // tunnelInfo is what the gateway publishes for agents.

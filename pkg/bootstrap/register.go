@@ -194,7 +194,7 @@ type registerRun struct {
 	name string
 
 	hub, cluster *clusterClient
-	authority    *pki.Authority
+	certificates *tunnelCertificates
 	agentValues  *registration.AgentValues
 	state        registration.State
 	// spec is complete once the hub has been read.

@@ -24,6 +24,9 @@ func (r *registerRun) authorize(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.plan.NewCertificate {
+		rights.Hub = append(rights.Hub, r.certificates.rights(r.name)...)
+	}
 	if err := r.hub.requireRights(ctx, rights.Hub); err != nil {
 		return err
 	}

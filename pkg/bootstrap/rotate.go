@@ -91,10 +91,9 @@ type rotateRun struct {
 	hub, cluster *clusterClient
 	// secret is the cluster's Secret.
 	secret *corev1.Secret
-	// address is what agents dial; authority issues their certificates. They are set for a tunnel
-	// only.
-	address   string
-	authority *pki.Authority
+	// address is what agents dial, certificates are for them. They are set for a tunnel only.
+	address      string
+	certificates *tunnelCertificates
 	// token is the new token, or empty before there is one.
 	token string
 	// revoked is set once the previous certificates of the agent are refused.
@@ -231,7 +230,7 @@ func (r *rotateRun) tokenLifetime() time.Duration {
 }
 
 func (r *rotateRun) readTunnel(ctx context.Context) (err error) {
-	if r.address, r.authority, err = r.hub.readTunnel(ctx, r.secret.Namespace, r.o.tunnelAddress); err != nil {
+	if r.address, r.certificates, err = r.hub.readTunnel(ctx, r.secret.Namespace, r.o.tunnelAddress); err != nil {
 		return err
 	}
 	return r.step(ctx, "tunnel", "agents connect to %s", r.address)
@@ -259,7 +258,7 @@ func (r *rotateRun) rotateCertificate(ctx context.Context) error {
 			return err
 		}
 	}
-	pair, issued, err := registration.IssueAgentPair(r.authority, r.name, lifetime, r.Now())
+	pair, issued, err := r.certificates.forAgent(ctx, r.name, lifetime, r.Now())
 	if err != nil {
 		return err
 	}
@@ -324,7 +323,11 @@ func (r *rotateRun) certificateLifetime(ctx context.Context) (time.Duration, err
 	if err != nil {
 		return 0, nil //nolint:nilerr // it is replaced, whatever it is
 	}
-	lifetime, _ := registration.CertificateLifetime(chain[0], r.authority)
+	cas, err := pki.ParseCertificates(r.certificates.bundle)
+	if err != nil {
+		return 0, fmt.Errorf("the tunnel's CA bundle on the hub cannot be read: %w", err)
+	}
+	lifetime, _ := registration.CertificateLifetime(chain[0], cas)
 	return lifetime, nil
 }
 

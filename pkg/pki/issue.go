@@ -5,6 +5,7 @@ package pki
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -29,6 +30,23 @@ func (a *Authority) IssueAgent(cluster string, lifetime time.Duration) (certPEM,
 		lifetime = DefaultAgentLifetime
 	}
 	return a.issue(clientTemplate(v1alpha1.AgentOrganization, cluster), lifetime)
+}
+
+// SignAgent issues a certificate for a key of somebody else, as IssueAgent does.
+func (a *Authority) SignAgent(cluster string, key crypto.PublicKey, lifetime time.Duration) (certPEM []byte, err error) {
+	if lifetime <= 0 {
+		lifetime = DefaultAgentLifetime
+	}
+	return a.signChain(clientTemplate(v1alpha1.AgentOrganization, cluster), key, lifetime)
+}
+
+// SignInvitation issues a certificate for a key of somebody else, as IssueInvitation does. A
+// lifetime of 0 means DefaultAgentLifetime.
+func (a *Authority) SignInvitation(cluster string, key crypto.PublicKey, lifetime time.Duration) (certPEM []byte, err error) {
+	if lifetime <= 0 {
+		lifetime = DefaultAgentLifetime
+	}
+	return a.signChain(clientTemplate(v1alpha1.InvitationOrganization, cluster), key, lifetime)
 }
 
 // IssueInvitation issues a certificate with a new key, with which a cluster can enroll once. The
@@ -79,17 +97,27 @@ func (a *Authority) issueServing(hosts []string, organization string, lifetime t
 	return a.issue(template, lifetime)
 }
 
+// issue issues a certificate with a new key.
 func (a *Authority) issue(template *x509.Certificate, lifetime time.Duration) (certPEM, keyPEM []byte, err error) {
-	now, expiry := time.Now(), a.Certificate().NotAfter
-	if !now.Before(expiry) {
-		return nil, nil, fmt.Errorf("the CA %q expired at %s", a.Certificate().Subject.CommonName, expiry.UTC().Format(time.RFC3339))
-	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
-	if template.SerialNumber, err = newSerial(); err != nil {
+	if certPEM, err = a.signChain(template, key.Public(), lifetime); err != nil {
 		return nil, nil, err
+	}
+	keyPEM, err = encodeKey(key)
+	return certPEM, keyPEM, err
+}
+
+// signChain returns the certificate of the key, and those that lead to older CAs.
+func (a *Authority) signChain(template *x509.Certificate, public crypto.PublicKey, lifetime time.Duration) (certPEM []byte, err error) {
+	now, expiry := time.Now(), a.Certificate().NotAfter
+	if !now.Before(expiry) {
+		return nil, fmt.Errorf("the CA %q expired at %s", a.Certificate().Subject.CommonName, expiry.UTC().Format(time.RFC3339))
+	}
+	if template.SerialNumber, err = newSerial(); err != nil {
+		return nil, err
 	}
 	template.NotBefore, template.NotAfter = now.Add(-clockSkew), now.Add(lifetime)
 	if template.NotAfter.After(expiry) {
@@ -97,13 +125,9 @@ func (a *Authority) issue(template *x509.Certificate, lifetime time.Duration) (c
 	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.BasicConstraintsValid = true
-	cert, err := sign(template, a.Certificate(), key.Public(), a.reveal())
+	cert, err := sign(template, a.Certificate(), public, a.reveal())
 	if err != nil {
-		return nil, nil, err
-	}
-	keyPEM, err = encodeKey(key)
-	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	// The chain holds the cross-certificates, for peers that trust an older CA only. A self-signed
 	// CA leads to no other and is left out.
@@ -113,5 +137,5 @@ func (a *Authority) issue(template *x509.Certificate, lifetime time.Duration) (c
 			chain = append(chain, link)
 		}
 	}
-	return encodeCerts(chain), keyPEM, nil
+	return encodeCerts(chain), nil
 }

@@ -32,6 +32,8 @@ type KeeperConfig struct {
 	// Organization, if set, makes the serving certificate a client certificate, too, with this
 	// organization (O) in its subject. It is for servers that are each other's clients.
 	Organization string
+	// MinVersion is the oldest version of TLS that the server accepts. 0 means TLS 1.3.
+	MinVersion uint16
 	// CALifetime and ServingLifetime are the lifetimes of new certificates. 0 means the defaults.
 	CALifetime, ServingLifetime time.Duration
 	// Logger logs renewals. Its zero value logs nothing.
@@ -68,6 +70,7 @@ type servingPair struct {
 // NewKeeper returns a Keeper that has no certificates yet.
 func NewKeeper(cfg KeeperConfig) *Keeper {
 	cfg.CASecret, cfg.ServingSecret = cmp.Or(cfg.CASecret, CASecret), cmp.Or(cfg.ServingSecret, ServingSecret)
+	cfg.MinVersion = cmp.Or(cfg.MinVersion, tls.VersionTLS13)
 	return &Keeper{cfg: cfg, changed: make(chan struct{}, 1)}
 }
 
@@ -97,7 +100,7 @@ var errNotLoaded = errors.New("the certificates have not been read from the hub 
 // the current certificates.
 func (k *Keeper) TLS() *tls.Config {
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool(),
+		MinVersion: k.cfg.MinVersion, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool(),
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			k.mu.RLock()
 			defer k.mu.RUnlock()
@@ -209,7 +212,7 @@ func (k *Keeper) rebuildLocked() {
 		return
 	}
 	k.current = &tls.Config{
-		MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAndVerifyClientCert,
+		MinVersion: k.cfg.MinVersion, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAndVerifyClientCert,
 		ClientCAs: k.authority.Pool(), Certificates: []tls.Certificate{k.serving.Certificate}, SessionTicketsDisabled: true,
 	}
 }

@@ -84,6 +84,11 @@ func runKeeper(t *testing.T, hub *fake.Clientset, configure func(*pki.KeeperConf
 
 // connect connects to a server of the Keeper, as an agent with the pair that trusts the CAs.
 func connect(k *pki.Keeper, trusted *x509.CertPool, pair tls.Certificate, host string) error {
+	return connectWith(k, trusted, pair, host, 0)
+}
+
+// connectWith is connect with a newest version of TLS. 0 means any.
+func connectWith(k *pki.Keeper, trusted *x509.CertPool, pair tls.Certificate, host string, version uint16) error {
 	client, server := net.Pipe()
 	defer client.Close()
 	defer server.Close()
@@ -98,7 +103,7 @@ func connect(k *pki.Keeper, trusted *x509.CertPool, pair tls.Certificate, host s
 		}
 		served <- err
 	}()
-	conn := tls.Client(client, &tls.Config{RootCAs: trusted, Certificates: []tls.Certificate{pair}, ServerName: host, NextProtos: []string{"h2"}})
+	conn := tls.Client(client, &tls.Config{RootCAs: trusted, Certificates: []tls.Certificate{pair}, ServerName: host, NextProtos: []string{"h2"}, MaxVersion: version})
 	_, err := conn.Read(make([]byte, 1))
 	if err != nil {
 		_ = client.Close()
@@ -134,6 +139,13 @@ func testKeeperCreatesCertificates(t *testing.T) {
 		if err := connect(k, a.Pool(), pair, host); err != nil {
 			t.Errorf("as %s: %v", host, err)
 		}
+	}
+	if err := connectWith(k, a.Pool(), pair, "tunnel.example.com", tls.VersionTLS12); err == nil {
+		t.Error("an agent with TLS 1.2 was accepted")
+	}
+	older := runKeeper(t, hub, func(c *pki.KeeperConfig) { c.MinVersion = tls.VersionTLS12 })
+	if err := connectWith(older, a.Pool(), pair, "tunnel.example.com", tls.VersionTLS12); err != nil {
+		t.Errorf("TLS 1.2 was configured: %v", err)
 	}
 	if err := connect(k, a.Pool(), agent(t, authority(t), 0), "tunnel.example.com"); err == nil {
 		t.Error("the certificate of an agent from another CA was accepted")

@@ -100,10 +100,10 @@ func IssueAgentPair(authority *pki.Authority, name string, lifetime time.Duratio
 }
 
 // CertificateLifetime returns the lifetime for which cert was issued, so that its successor can
-// have the same. It returns false if cert expires together with its CA, which has shortened its
-// lifetime.
-func CertificateLifetime(cert *x509.Certificate, authority *pki.Authority) (time.Duration, bool) {
-	for _, ca := range authority.Certificates() {
+// have the same. It returns false if cert expires together with one of the CAs, which has shortened
+// its lifetime.
+func CertificateLifetime(cert *x509.Certificate, cas []*x509.Certificate) (time.Duration, bool) {
+	for _, ca := range cas {
 		if cert.NotAfter.Equal(ca.NotAfter) {
 			return 0, false
 		}

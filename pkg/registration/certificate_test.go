@@ -94,14 +94,14 @@ func TestCertificateAfterRotation(t *testing.T) {
 	if _, err := agent.Verify(rotated.Bundle(), "edge", now); err != nil {
 		t.Error(err)
 	}
-	if lifetime, ok := CertificateLifetime(cert, rotated); !ok || lifetime != 10*time.Minute {
+	if lifetime, ok := CertificateLifetime(cert, rotated.Certificates()); !ok || lifetime != 10*time.Minute {
 		t.Errorf("its lifetime is %s, %v", lifetime, ok)
 	}
 	_, cut, err := IssueAgentPair(authority, "edge", 10*time.Hour, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lifetime, ok := CertificateLifetime(cut, authority); ok {
+	if lifetime, ok := CertificateLifetime(cut, authority.Certificates()); ok {
 		t.Errorf("a certificate that expires with its CA was issued for %s", lifetime)
 	}
 }

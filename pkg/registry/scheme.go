@@ -22,7 +22,7 @@ func NewScheme() (*runtime.Scheme, error) {
 		return nil, fmt.Errorf("build the API server's scheme: %w", err)
 	}
 	scheme.AddKnownTypes(schema.GroupVersion{Group: v1alpha1.GroupName, Version: runtime.APIVersionInternal},
-		&v1alpha1.ClusterGateway{}, &v1alpha1.ClusterGatewayList{})
+		&v1alpha1.ClusterGateway{}, &v1alpha1.ClusterGatewayList{}, &v1alpha1.AgentCertificate{})
 
 	core := schema.GroupVersion{Version: "v1"}
 	metav1.AddToGroupVersion(scheme, core)

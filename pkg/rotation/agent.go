@@ -350,7 +350,7 @@ func (a *Agents) lifetime(c *cluster.Cluster, cert *x509.Certificate, authority 
 	if wanted := c.Rotation.CertificateLifetime.Duration; c.Rotation.WantsCertificate() && wanted > 0 {
 		return wanted
 	}
-	if lifetime, ok := registration.CertificateLifetime(cert, authority); ok {
+	if lifetime, ok := registration.CertificateLifetime(cert, authority.Certificates()); ok {
 		return min(a.cfg.Lifetime, lifetime)
 	}
 	return a.cfg.Lifetime

@@ -10,9 +10,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
+	"github.com/oam-dev/cluster-gateway/pkg/registry"
 )
 
 // registrationTime is how long after a certificate was issued its agent may connect although the
@@ -71,4 +73,23 @@ func (a *agentAcceptance) changed(name string, c *cluster.Cluster) {
 		}
 	}
 	a.removed[name] = now
+}
+
+// agentCertificates issues certificates with the tunnel's CA in Secrets of the hub.
+type agentCertificates struct{ keeper *pki.Keeper }
+
+var _ registry.AgentCertificates = agentCertificates{}
+
+// Sign implements registry.AgentCertificates.
+func (a agentCertificates) Sign(name string, usage v1alpha1.AgentCertificateUsage, key any, lifetime time.Duration) (chain, bundle []byte, err error) {
+	authority := a.keeper.Authority()
+	if authority == nil {
+		return nil, nil, registry.ErrNoAuthority
+	}
+	if usage == v1alpha1.AgentCertificateForInvitation {
+		chain, err = authority.SignInvitation(name, key, lifetime)
+	} else {
+		chain, err = authority.SignAgent(name, key, lifetime)
+	}
+	return chain, authority.Bundle(), err
 }

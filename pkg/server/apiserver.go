@@ -59,11 +59,17 @@ func (s *Server) newAPIServer(clientCALoaded healthz.HealthChecker) error {
 	hub := s.config.Hub
 	secrets := hub.Client.CoreV1().Secrets(hub.SecretNamespace)
 	group := genericapiserver.NewDefaultAPIGroupInfo(v1alpha1.GroupName, scheme, runtime.NewParameterCodec(scheme), codecs)
-	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = map[string]rest.Storage{
+	storage := map[string]rest.Storage{
 		v1alpha1.ResourceName: registry.NewREST(secrets, s.config.Parse).WithParsed(s.clusters.Get),
 		v1alpha1.ResourceName + "/" + v1alpha1.ProxySubresource:  registry.NewProxyREST(s.proxy),
 		v1alpha1.ResourceName + "/" + v1alpha1.HealthSubresource: registry.NewHealthREST(secrets, s.config.Parse, prober{s.clusters, s.proxy}.probe),
 	}
+	if s.embedded != nil {
+		if own, ok := s.embedded.certificates.(keeperCertificates); ok {
+			storage[v1alpha1.ResourceName+"/"+v1alpha1.AgentCertificateSubresource] = registry.NewAgentCertificateREST(agentCertificates{own.keeper})
+		}
+	}
+	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = storage
 	if err := s.generic.InstallAPIGroup(&group); err != nil {
 		return err
 	}

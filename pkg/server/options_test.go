@@ -93,6 +93,7 @@ func TestValidate(t *testing.T) {
 		"created certificates": {args: []string{"--tunnel-advertise-address=tunnel.example.com:8132", "--tunnel-advertise-address=192.0.2.7", "--tunnel-advertise-address=2001:db8::1",
 			"--tunnel-cert-lifetime=1m"}},
 		"created certificates without an address": {},
+		"old TLS for agents":                      {args: []string{"--tunnel-tls-min-version=1.2"}, want: []string{`invalid --tunnel-tls-min-version "1.2": must be VersionTLS12 or VersionTLS13`}},
 		"embedded, one of three files": {args: embedded[:1], want: []string{
 			`invalid --tunnel-private-key-file "": must be set if one of --tunnel-cert-file`, `invalid --tunnel-client-ca-file "": must be set if one of --tunnel-cert-file`,
 		}},

@@ -33,7 +33,7 @@ func (o *TunnelOptions) readCertificates() (*fileCertificates, error) {
 	if c.bundle, err = dynamiccertificates.NewDynamicCAContentFromFile("tunnel-client-ca", o.ClientCAFile); err != nil {
 		return nil, invalidError("tunnel-client-ca-file", o.ClientCAFile, err)
 	}
-	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAndVerifyClientCert}
+	base := &tls.Config{MinVersion: o.minVersion(), NextProtos: []string{"h2"}, ClientAuth: tls.RequireAndVerifyClientCert}
 	c.reload = dynamiccertificates.NewDynamicServingCertificateController(base, c.bundle, c.pair, nil, nil)
 	if err := c.reload.RunOnce(); err != nil {
 		return nil, fmt.Errorf("loading the certificates of the tunnel server: %w", err)

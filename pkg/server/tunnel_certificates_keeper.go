@@ -37,7 +37,7 @@ var _ tunnelCertificates = keeperCertificates{}
 
 func newKeeperCertificates(c *EmbeddedTunnelConfig, hub HubConfig) keeperCertificates {
 	k := pki.NewKeeper(pki.KeeperConfig{
-		Client: hub.Client, Namespace: hub.SecretNamespace, CALifetime: c.CALifetime, ServingLifetime: c.ServingLifetime,
+		Client: hub.Client, Namespace: hub.SecretNamespace, CALifetime: c.CALifetime, ServingLifetime: c.ServingLifetime, MinVersion: c.MinTLSVersion,
 		// Agents in the hub itself use the Service.
 		Hosts:  append([]string{tunnelServiceName + "." + hub.SecretNamespace + ".svc"}, c.Hosts...),
 		Logger: klog.Background().WithName("pki"),

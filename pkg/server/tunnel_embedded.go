@@ -39,6 +39,8 @@ type EmbeddedTunnelConfig struct {
 	// gateway is for.
 	AdvertiseAddress string
 	Hosts            []string
+	// MinTLSVersion is the oldest version of TLS that agents can use.
+	MinTLSVersion uint16
 	// CALifetime and ServingLifetime are for certificates that the gateway creates. 0 means the
 	// defaults of pkg/pki.
 	CALifetime, ServingLifetime time.Duration
@@ -52,7 +54,7 @@ type EmbeddedTunnelConfig struct {
 func (o *TunnelOptions) embeddedConfig() (*EmbeddedTunnelConfig, error) {
 	c := &EmbeddedTunnelConfig{
 		BindAddress: o.BindAddress, Port: o.Port, ServerCount: o.ServerCount, MaxAgents: o.MaxAgents, ReceiveBuffer: o.ConnectionBuffer,
-		CALifetime: o.CALifetime, ServingLifetime: o.ServingLifetime,
+		CALifetime: o.CALifetime, ServingLifetime: o.ServingLifetime, MinTLSVersion: o.minVersion(),
 	}
 	for i, address := range o.AdvertiseAddresses {
 		if i == 0 {

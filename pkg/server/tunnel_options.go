@@ -30,6 +30,8 @@ type TunnelOptions struct {
 	CertFile       string
 	PrivateKeyFile string
 	ClientCAFile   string
+	// MinTLSVersion is the oldest version of TLS that agents can use: VersionTLS12 or VersionTLS13.
+	MinTLSVersion string
 	// AdvertiseAddresses are where agents reach the embedded server, as host:port or host. The first
 	// one is published for the commands that register clusters.
 	AdvertiseAddresses []string
@@ -60,6 +62,7 @@ func NewTunnelOptions() *TunnelOptions {
 		ConnectionBuffer: dialer.DefaultReceiveBuffer,
 		BindAddress:      net.IPv4zero,
 		Port:             8132,
+		MinTLSVersion:    "VersionTLS13",
 		MaxAgents:        tunnel.DefaultMaxAgents,
 	}
 }
@@ -79,6 +82,8 @@ func (o *TunnelOptions) AddFlags(fs *pflag.FlagSet) {
 		"File with the private key of --tunnel-cert-file, in PEM. The gateway reloads the file when it changes.")
 	fs.StringVar(&o.ClientCAFile, "tunnel-client-ca-file", o.ClientCAFile,
 		"File with the CA bundle that verifies the certificates of agents, in PEM. The common name of an agent's certificate is the name of its cluster. The gateway reloads the file when it changes.")
+	fs.StringVar(&o.MinTLSVersion, "tunnel-tls-min-version", o.MinTLSVersion,
+		"Oldest version of TLS that agents can use. One of: VersionTLS12, VersionTLS13.")
 	fs.StringArrayVar(&o.AdvertiseAddresses, "tunnel-advertise-address", o.AdvertiseAddresses,
 		"Address where agents reach the embedded tunnel server, as host:port. Can be repeated; further values can also be a host without a port. The serving certificate that the gateway creates is valid for all of them. The agents of newly registered clusters connect to the first one. If it is not set, clusters are registered with agent-bootstrap --tunnel-address.")
 	fs.DurationVar(&o.CALifetime, "tunnel-ca-lifetime", o.CALifetime,

@@ -4,6 +4,7 @@
 package server
 
 import (
+	"crypto/tls"
 	"net"
 	"os"
 	"strconv"
@@ -43,6 +44,9 @@ func (o *TunnelOptions) validateEmbedded() []error {
 	}
 	if o.ServerCount < 0 {
 		errs = append(errs, invalid("tunnel-server-count", o.ServerCount, "must not be negative"))
+	}
+	if o.minVersion() == 0 {
+		errs = append(errs, invalid("tunnel-tls-min-version", o.MinTLSVersion, "must be VersionTLS12 or VersionTLS13"))
 	}
 	if o.MaxAgents < 1 {
 		errs = append(errs, invalid("tunnel-max-agents", o.MaxAgents, "must be at least 1"))
@@ -127,6 +131,11 @@ func splitAddress(address string) (host, port string) {
 
 // fileFlag is a flag for the name of a file.
 type fileFlag struct{ name, path string }
+
+// minVersion returns the oldest version of TLS, or 0 if the option is invalid.
+func (o *TunnelOptions) minVersion() uint16 {
+	return map[string]uint16{"VersionTLS12": tls.VersionTLS12, "VersionTLS13": tls.VersionTLS13}[o.MinTLSVersion]
+}
 
 // requireFiles checks that each file is set and exists. when says why they are required.
 func requireFiles(when string, files ...fileFlag) []error {

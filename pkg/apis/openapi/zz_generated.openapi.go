@@ -19,6 +19,9 @@ import (
 
 func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenAPIDefinition {
 	return map[string]common.OpenAPIDefinition{
+		v1alpha1.AgentCertificate{}.OpenAPIModelName():           schema_pkg_apis_cluster_v1alpha1_AgentCertificate(ref),
+		v1alpha1.AgentCertificateSpec{}.OpenAPIModelName():       schema_pkg_apis_cluster_v1alpha1_AgentCertificateSpec(ref),
+		v1alpha1.AgentCertificateStatus{}.OpenAPIModelName():     schema_pkg_apis_cluster_v1alpha1_AgentCertificateStatus(ref),
 		v1alpha1.ClusterAccess{}.OpenAPIModelName():              schema_pkg_apis_cluster_v1alpha1_ClusterAccess(ref),
 		v1alpha1.ClusterAccessCredential{}.OpenAPIModelName():    schema_pkg_apis_cluster_v1alpha1_ClusterAccessCredential(ref),
 		v1alpha1.ClusterEndpoint{}.OpenAPIModelName():            schema_pkg_apis_cluster_v1alpha1_ClusterEndpoint(ref),
@@ -83,6 +86,118 @@ func GetOpenAPIDefinitions(ref common.ReferenceCallback) map[string]common.OpenA
 		runtime.TypeMeta{}.OpenAPIModelName():                    schema_k8sio_apimachinery_pkg_runtime_TypeMeta(ref),
 		runtime.Unknown{}.OpenAPIModelName():                     schema_k8sio_apimachinery_pkg_runtime_Unknown(ref),
 		version.Info{}.OpenAPIModelName():                        schema_k8sio_apimachinery_pkg_version_Info(ref),
+	}
+}
+
+func schema_pkg_apis_cluster_v1alpha1_AgentCertificate(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "AgentCertificate asks for a certificate with which an agent, or whoever has an invitation, connects to the tunnel. POST it to the subresource agentcertificate of a cluster, which need not be registered yet. The answer has the certificate. Nothing is stored.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"kind": {
+						SchemaProps: spec.SchemaProps{
+							Description: "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"apiVersion": {
+						SchemaProps: spec.SchemaProps{
+							Description: "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"metadata": {
+						SchemaProps: spec.SchemaProps{
+							Default: map[string]interface{}{},
+							Ref:     ref(v1.ObjectMeta{}.OpenAPIModelName()),
+						},
+					},
+					"spec": {
+						SchemaProps: spec.SchemaProps{
+							Description: "spec is the request.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.AgentCertificateSpec{}.OpenAPIModelName()),
+						},
+					},
+					"status": {
+						SchemaProps: spec.SchemaProps{
+							Description: "status is the answer. It is ignored in a request.",
+							Default:     map[string]interface{}{},
+							Ref:         ref(v1alpha1.AgentCertificateStatus{}.OpenAPIModelName()),
+						},
+					},
+				},
+				Required: []string{"spec"},
+			},
+		},
+		Dependencies: []string{
+			v1alpha1.AgentCertificateSpec{}.OpenAPIModelName(), v1alpha1.AgentCertificateStatus{}.OpenAPIModelName(), v1.ObjectMeta{}.OpenAPIModelName()},
+	}
+}
+
+func schema_pkg_apis_cluster_v1alpha1_AgentCertificateSpec(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "AgentCertificateSpec is a request for a certificate.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"request": {
+						SchemaProps: spec.SchemaProps{
+							Description: "request is a certificate signing request (PKCS #10) in PEM. Only its key is used: ECDSA, Ed25519, or RSA with at least 2048 bits.",
+							Type:        []string{"string"},
+							Format:      "byte",
+						},
+					},
+					"usage": {
+						SchemaProps: spec.SchemaProps{
+							Description: "usage is Agent or Invitation. Empty means Agent.",
+							Type:        []string{"string"},
+							Format:      "",
+						},
+					},
+					"expirationSeconds": {
+						SchemaProps: spec.SchemaProps{
+							Description: "expirationSeconds is how long the certificate is valid. Empty means a year, or what is left of the lifetime of the CA if that is less.",
+							Type:        []string{"integer"},
+							Format:      "int64",
+						},
+					},
+				},
+				Required: []string{"request"},
+			},
+		},
+	}
+}
+
+func schema_pkg_apis_cluster_v1alpha1_AgentCertificateStatus(ref common.ReferenceCallback) common.OpenAPIDefinition {
+	return common.OpenAPIDefinition{
+		Schema: spec.Schema{
+			SchemaProps: spec.SchemaProps{
+				Description: "AgentCertificateStatus is the answer to a request for a certificate.",
+				Type:        []string{"object"},
+				Properties: map[string]spec.Schema{
+					"certificate": {
+						SchemaProps: spec.SchemaProps{
+							Description: "certificate is the certificate in PEM, followed by those that lead to older CAs.",
+							Type:        []string{"string"},
+							Format:      "byte",
+						},
+					},
+					"caBundle": {
+						SchemaProps: spec.SchemaProps{
+							Description: "caBundle has the CAs that verify the tunnel server, in PEM.",
+							Type:        []string{"string"},
+							Format:      "byte",
+						},
+					},
+				},
+			},
+		},
 	}
 }
 

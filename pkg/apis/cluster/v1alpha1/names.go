@@ -17,6 +17,8 @@ const (
 	ProxySubresource = "proxy"
 	// HealthSubresource is the subresource that shows and overrides the state of a cluster.
 	HealthSubresource = "health"
+	// AgentCertificateSubresource is the subresource that issues certificates for the tunnel.
+	AgentCertificateSubresource = "agentcertificate"
 )
 
 // ProxyPath returns the path prefix under which the API of the cluster is served. It does not end

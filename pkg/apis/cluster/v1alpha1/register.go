@@ -22,6 +22,8 @@ const (
 	ResourceName = "clustergateways"
 	// KindName is the kind of the resource.
 	KindName = "ClusterGateway"
+	// AgentCertificateKind is the kind of the subresource agentcertificate.
+	AgentCertificateKind = "AgentCertificate"
 )
 
 // SchemeGroupVersion is the group and version of the types in this package. Do not change it.
@@ -40,7 +42,7 @@ func Kind(kind string) schema.GroupKind {
 // AddToScheme registers the types, the conversion of the query of proxy requests, and the fields
 // that a field selector can use.
 func AddToScheme(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(SchemeGroupVersion, &ClusterGateway{}, &ClusterGatewayList{}, &ClusterGatewayProxyOptions{})
+	scheme.AddKnownTypes(SchemeGroupVersion, &ClusterGateway{}, &ClusterGatewayList{}, &ClusterGatewayProxyOptions{}, &AgentCertificate{})
 	metav1.AddToGroupVersion(scheme, SchemeGroupVersion)
 	if err := scheme.AddConversionFunc((*url.Values)(nil), (*ClusterGatewayProxyOptions)(nil), func(a, b any, _ conversion.Scope) error {
 		convertURLValuesToProxyOptions(a.(*url.Values), b.(*ClusterGatewayProxyOptions))

@@ -267,3 +267,55 @@ type ClusterGatewayProxyOptions struct {
 	// +optional
 	Path string `json:"path,omitempty"`
 }
+
+// AgentCertificate asks for a certificate with which an agent, or whoever has an invitation,
+// connects to the tunnel. POST it to the subresource agentcertificate of a cluster, which need not
+// be registered yet. The answer has the certificate. Nothing is stored.
+//
+// +k8s:deepcopy-gen:interfaces=k8s.io/apimachinery/pkg/runtime.Object
+type AgentCertificate struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is the request.
+	Spec AgentCertificateSpec `json:"spec"`
+	// status is the answer. It is ignored in a request.
+	// +optional
+	Status AgentCertificateStatus `json:"status,omitempty"`
+}
+
+// AgentCertificateUsage is what a certificate is for.
+type AgentCertificateUsage string
+
+const (
+	// AgentCertificateForAgent is the usage of an agent of the cluster.
+	AgentCertificateForAgent AgentCertificateUsage = "Agent"
+	// AgentCertificateForInvitation is the usage of an invitation. The certificate is of use only
+	// while the record of the invitation is on the hub.
+	AgentCertificateForInvitation AgentCertificateUsage = "Invitation"
+)
+
+// AgentCertificateSpec is a request for a certificate.
+type AgentCertificateSpec struct {
+	// request is a certificate signing request (PKCS #10) in PEM. Only its key is used: ECDSA,
+	// Ed25519, or RSA with at least 2048 bits.
+	Request []byte `json:"request"`
+	// usage is Agent or Invitation. Empty means Agent.
+	// +optional
+	Usage AgentCertificateUsage `json:"usage,omitempty"`
+	// expirationSeconds is how long the certificate is valid. Empty means a year, or what is left of
+	// the lifetime of the CA if that is less.
+	// +optional
+	ExpirationSeconds *int64 `json:"expirationSeconds,omitempty"`
+}
+
+// AgentCertificateStatus is the answer to a request for a certificate.
+type AgentCertificateStatus struct {
+	// certificate is the certificate in PEM, followed by those that lead to older CAs.
+	// +optional
+	Certificate []byte `json:"certificate,omitempty"`
+	// caBundle has the CAs that verify the tunnel server, in PEM.
+	// +optional
+	CABundle []byte `json:"caBundle,omitempty"`
+}

@@ -9,6 +9,21 @@
 package v1alpha1
 
 // OpenAPIModelName returns the OpenAPI model name for this type.
+func (in AgentCertificate) OpenAPIModelName() string {
+	return "dev.oam.core.cluster.v1alpha1.AgentCertificate"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in AgentCertificateSpec) OpenAPIModelName() string {
+	return "dev.oam.core.cluster.v1alpha1.AgentCertificateSpec"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
+func (in AgentCertificateStatus) OpenAPIModelName() string {
+	return "dev.oam.core.cluster.v1alpha1.AgentCertificateStatus"
+}
+
+// OpenAPIModelName returns the OpenAPI model name for this type.
 func (in ClusterAccess) OpenAPIModelName() string {
 	return "dev.oam.core.cluster.v1alpha1.ClusterAccess"
 }
