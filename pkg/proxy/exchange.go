@@ -291,6 +291,10 @@ func (x *exchange) checkAnswer(resp *http.Response) error {
 		if !x.attributes.relayed || !credentialAccepted(x.ctx, &x.lease) {
 			return ErrCredentialRejected
 		}
+	case http.StatusForbidden:
+		if err := x.checkImpersonation(resp); err != nil {
+			return err
+		}
 	}
 	if err := x.checkUpgrade(resp); err != nil {
 		return err

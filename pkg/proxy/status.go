@@ -132,6 +132,7 @@ func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, forw
 	var plugin *pluginError
 	var dial *dialer.Error
 	var redirect *hubRedirectError
+	var impersonation *impersonationRefusedError
 	_, known := h.cfg.Clusters.Get(c.Name)
 	deadline := errors.Is(context.Cause(ctx), errDeadline)
 	switch {
@@ -151,6 +152,8 @@ func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, forw
 		return clientGone(c)
 	case errors.As(err, &plugin):
 		return failedPlugin(c, plugin)
+	case errors.As(err, &impersonation):
+		return impersonationRefused(c, impersonation)
 	case errors.Is(err, errRedirect):
 		return redirected(c)
 	case errors.As(err, &redirect):
