@@ -75,14 +75,11 @@ func (a *agentAcceptance) changed(name string, c *cluster.Cluster) {
 	a.removed[name] = now
 }
 
-// agentCertificates issues certificates with the tunnel's CA in Secrets of the hub.
-type agentCertificates struct{ keeper *pki.Keeper }
-
-var _ registry.AgentCertificates = agentCertificates{}
+var _ registry.AgentCertificates = keeperCertificates{}
 
 // Sign implements registry.AgentCertificates.
-func (a agentCertificates) Sign(name string, usage v1alpha1.AgentCertificateUsage, key any, lifetime time.Duration) (chain, bundle []byte, err error) {
-	authority := a.keeper.Authority()
+func (c keeperCertificates) Sign(name string, usage v1alpha1.AgentCertificateUsage, key any, lifetime time.Duration) (chain, bundle []byte, err error) {
+	authority := c.keeper.Authority()
 	if authority == nil {
 		return nil, nil, registry.ErrNoAuthority
 	}

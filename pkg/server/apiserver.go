@@ -66,7 +66,7 @@ func (s *Server) newAPIServer(clientCALoaded healthz.HealthChecker) error {
 	}
 	if s.embedded != nil {
 		if own, ok := s.embedded.certificates.(keeperCertificates); ok {
-			storage[v1alpha1.ResourceName+"/"+v1alpha1.AgentCertificateSubresource] = registry.NewAgentCertificateREST(agentCertificates{own.keeper})
+			storage[v1alpha1.ResourceName+"/"+v1alpha1.AgentCertificateSubresource] = registry.NewAgentCertificateREST(own)
 		}
 	}
 	group.VersionedResourcesStorageMap[v1alpha1.SchemeGroupVersion.Version] = storage
