@@ -27,8 +27,11 @@ const (
 	KonnectivityServer     = "konnectivity/server"
 )
 
-//go:embed gateway/*.yaml konnectivity/*/*.yaml
+//go:embed gateway/*.yaml gateway/audit/*.yaml konnectivity/*/*.yaml
 var files embed.FS
+
+// AuditPolicy returns the audit policy of the component gateway/audit.
+func AuditPolicy() ([]byte, error) { return files.ReadFile("gateway/audit/policy.yaml") }
 
 // kustomization is the name of the file that lists the files of a base, in the order of applying.
 const kustomization = "kustomization.yaml"

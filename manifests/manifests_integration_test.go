@@ -7,6 +7,9 @@ package manifests_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -52,6 +55,48 @@ func TestApply(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAuditComponent applies the base with the component for the audit log, as an overlay does. A
+// change of the policy replaces the Pods, because the name of its ConfigMap changes.
+func TestAuditComponent(t *testing.T) {
+	ctx, c := t.Context(), server
+	dir := t.TempDir()
+	here, err := filepath.Abs(manifests.Gateway)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := filepath.Rel(dir, here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [" + base + "]\ncomponents: [" + base + "/audit]\n"
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(overlay), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.Kubectl(ctx, "kustomize", dir).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := regexp.MustCompile(`cluster-gateway-audit-[a-z0-9]+`).FindString(string(out))
+	if strings.Count(string(out), name) != 2 || !strings.Contains(string(out), "--audit-policy-file=/etc/cluster-gateway/audit/policy.yaml") {
+		t.Errorf("the ConfigMap %q is not that of the volume in\n%s", name, out)
+	}
+	if out, err := c.Kubectl(ctx, "apply", "-k", dir, "--validate=strict").CombinedOutput(); err != nil || strings.Contains(string(out), "Warning") {
+		t.Errorf("%v: %s", err, out)
+	}
+	deployment, err := c.Client().AppsV1().Deployments("cluster-gateway-system").Get(ctx, "cluster-gateway", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	workload, err := runtime.DefaultUnstructuredConverter.ToUnstructured(deployment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &unstructured.Unstructured{Object: workload}
+	o.SetAPIVersion("apps/v1")
+	o.SetKind("Deployment")
+	admitted(ctx, t, c, o)
 }
 
 // compareWithKustomize checks that kubectl kustomize and Objects return the same objects.

@@ -220,6 +220,7 @@ podLabels: {g: h}
 serviceAccount: {annotations: {i: j}}
 podDisruptionBudget: {enabled: false, maxUnavailable: 50%}
 networkPolicy: {enabled: false}
+audit: {enabled: true, policy: {apiVersion: audit.k8s.io/v1, kind: Policy, rules: [{level: Request}]}}
 serviceMonitor: {enabled: true, interval: 15s, labels: {release: prometheus}}
 `
 
@@ -239,10 +240,11 @@ func TestGatewayChartValues(t *testing.T) {
 	for key, wants := range map[string][]string{
 		"Deployment": {"registry.example.com/gateway:v1", "imagePullPolicy: Always", "- name: registry", "--tunnel-server-count=4", "--tunnel-advertise-address=tunnel.example.com:9132",
 			"--serving-host=gateway.example.com", "--shutdown-delay-duration=10s", "terminationGracePeriodSeconds: 100", "- --v=2", "- --identity-extra=example.com/team", "GOMEMLIMIT",
-			"mountPath: /etc/rules", "memory: 4Gi", "priorityClassName: mine", "disk: ssd", "operator: Exists", "podAntiAffinity", "e: f", "g: h"},
+			"mountPath: /etc/rules", "mountPath: /etc/cluster-gateway/audit", "- --audit-log-path=-", "cluster-gateway/audit-policy: ", "memory: 4Gi", "priorityClassName: mine", "disk: ssd", "operator: Exists", "podAntiAffinity", "e: f", "g: h"},
 		"Service":                 {"type: NodePort", "port: 9132", "nodePort: 30132", "a: b", "10.0.0.0/8", "type: LoadBalancer", "c: d"},
 		"HorizontalPodAutoscaler": {"minReplicas: 2", "maxReplicas: 5", "averageUtilization: 60"},
 		"ServiceAccount":          {"i: j"},
+		"ConfigMap":               {"level: Request"},
 		"ServiceMonitor":          {"interval: 15s", "release: prometheus"},
 	} {
 		text := ""
@@ -284,7 +286,7 @@ func TestGatewayChartValues(t *testing.T) {
 }
 
 // open are values whose content is the user's.
-var open = regexp.MustCompile(`(?i)(annotations|labels|resources|nodeSelector|affinity)$`)
+var open = regexp.MustCompile(`(?i)(annotations|labels|resources|nodeSelector|affinity)$|^policy$`)
 
 // paths lists the values that a user can set.
 func paths(in map[string]any, prefix string) []string {
@@ -326,6 +328,24 @@ func TestGatewayChartRefuses(t *testing.T) {
 		if _, _, err := render(t, gatewayChart, set); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want that it names %q", set, err, want)
 		}
+	}
+}
+
+// TestGatewayChartAudit compares the audit policy of the chart with that of the component in
+// manifests/gateway/audit.
+func TestGatewayChartAudit(t *testing.T) {
+	t.Parallel()
+	got, _, err := render(t, gatewayChart, "audit: {enabled: true}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _, _ := unstructured.NestedString(got["ConfigMap "+namespace+" cluster-gateway-audit"].Object, "data", "policy.yaml")
+	want, err := os.ReadFile("../../../manifests/gateway/audit/policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := values(t, text), values(t, string(want)); !reflect.DeepEqual(a, b) {
+		t.Errorf("the chart has\n%v\nand the component has\n%v", a, b)
 	}
 }
 
