@@ -131,8 +131,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			"invalid path: must be %sNAME/proxy/PATH, without percent-encoding before PATH", v1alpha1.BasePath)))
 		return
 	}
-	if req.Method == http.MethodTrace {
-		// The answer to TRACE repeats the request, including the gateway's credential.
+	if req.Method == http.MethodTrace || req.Method == http.MethodConnect {
+		// The answer to TRACE repeats the request, including the gateway's credential. CONNECT names a
+		// host instead of a path: the cluster would not see the path that was authorized.
 		h.refuse(w, req, apierrors.NewMethodNotSupported(v1alpha1.Resource(v1alpha1.ResourceName+"/"+v1alpha1.ProxySubresource), req.Method))
 		return
 	}

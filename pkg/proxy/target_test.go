@@ -128,6 +128,7 @@ func TestRefusedPaths(t *testing.T) {
 		"GET " + basePath + "b/proxy/x":                                                  404,
 		"GET " + basePath + "a%00/proxy/x":                                               400,
 		"TRACE " + basePath + "a/proxy/x":                                                405,
+		"CONNECT " + basePath + "a/proxy/x":                                              405,
 		"GET /apis/cluster.core.oam.dev/v1alpha1/namespaces/n/clustergateways/a/proxy/x": 400,
 		"GET /apis/cluster.core.oam.dev/v1alpha1/watch/clustergateways/a/proxy/x":        400,
 	} {
