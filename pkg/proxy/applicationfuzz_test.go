@@ -19,8 +19,8 @@ func fuzzedApplication(page string) *application {
 	}
 }
 
-// FuzzCookies checks that no application sets a cookie that a browser would send to anything but the
-// application, and that each cookie that it sets comes back to it.
+// FuzzCookies checks that no application sets a cookie that a browser would send to anything but
+// the application, and that each cookie that it sets comes back to it.
 func FuzzCookies(f *testing.F) {
 	for _, value := range []string{
 		"a=b", "a=b; Path=/", "a=b; path=/../..; Domain=hub; HttpOnly", "a=b; Path=/x%2f..%2f", "=b", "a", "a=b;;Path", "a=b; Path=//h/x; Secure",

@@ -276,8 +276,8 @@ func TestCallersHeadersNeverArriveOverHTTP2(t *testing.T) {
 	}
 }
 
-// FuzzClusterReadsWhatWasAuthorized checks the same property as the corpus without a network: what is
-// written to the cluster is read again by net/http and by kube-apiserver's own code.
+// FuzzClusterReadsWhatWasAuthorized checks the same property as the corpus without a network: what
+// is written to the cluster is read again by net/http and by kube-apiserver's own code.
 func FuzzClusterReadsWhatWasAuthorized(f *testing.F) {
 	for _, line := range readCorpus(f) {
 		method, sent, _ := strings.Cut(strings.TrimPrefix(line, "!"), " ")
