@@ -44,7 +44,7 @@ func (d *konnectivityDialer) dial(ctx context.Context, _, requested string, budg
 	defer d.k.running.Done()
 
 	servers := d.k.servers
-	first := int(d.k.next.Add(1) % uint32(len(servers)))
+	first := int(d.k.next.Add(1) % uint32(len(servers))) //nolint:gosec // a few servers
 	var failures []error
 	var stage Stage
 	for i := range servers {

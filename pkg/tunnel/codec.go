@@ -84,7 +84,7 @@ const (
 // valid in another form.
 func decodeData(raw []byte) (connectID int64, data []byte, ok bool) {
 	packetType, raw, ok := takeVarint(raw, fieldType)
-	if !ok || client.PacketType(packetType) != client.PacketType_DATA {
+	if !ok || packetType != uint64(client.PacketType_DATA) {
 		return 0, nil, false
 	}
 	raw, rest, ok := takeBytes(raw, fieldData)
