@@ -6,6 +6,7 @@ package rotation
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -209,15 +210,7 @@ func TestAgentCertificate(t *testing.T) {
 		}
 		return nil
 	})
-	secret, err := agentSecret(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain, err := pki.ParseCertificates(secret.Data["tls.crt"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if life := pki.Lifetime(chain[0]); life < lifetime-time.Second || life > lifetime+time.Second {
+	if life := pki.Lifetime(agentCertificate(ctx, t)); life < lifetime-time.Second || life > lifetime+time.Second {
 		t.Errorf("the lifetime of the certificate is %s, want %s", life, lifetime)
 	}
 	restore := withoutRight(ctx, t, "secrets", "patch")
@@ -245,6 +238,19 @@ func TestRevokeThroughGateway(t *testing.T) {
 	if !strings.Contains(said, "the previous certificates of the agent are refused") {
 		t.Errorf("rotate printed\n%s", said)
 	}
+	registered, err := s.hubSecret(ctx, clusterName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issued := pki.IssuedAt(agentCertificate(ctx, t))
+	if since := registration.AgentCertificatesSince(registered); !since.Equal(issued) {
+		t.Errorf("certificates are accepted since %s, and the agent's was issued at %s", since, issued)
+	}
+}
+
+// agentCertificate returns the certificate in the Secret of the agent.
+func agentCertificate(ctx context.Context, t *testing.T) *x509.Certificate {
+	t.Helper()
 	secret, err := agentSecret(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -253,13 +259,7 @@ func TestRevokeThroughGateway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	registered, err := s.hubSecret(ctx, clusterName)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if since := registration.AgentCertificatesSince(registered); !since.Equal(pki.IssuedAt(chain[0])) {
-		t.Errorf("certificates are accepted since %s, and the agent's was issued at %s", since, pki.IssuedAt(chain[0]))
-	}
+	return chain[0]
 }
 
 // state is what agent-bootstrap and the gateway must agree on.
