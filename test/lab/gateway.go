@@ -451,5 +451,14 @@ func WriteKubeconfig(path, server string, ca []byte, user *clientcmdapi.AuthInfo
 	config.AuthInfos["user"] = user
 	config.Contexts["context"] = &clientcmdapi.Context{Cluster: "cluster", AuthInfo: "user"}
 	config.CurrentContext = "context"
-	return clientcmd.WriteToFile(*config, path)
+	// kubectl may be reading the file that an earlier call wrote: there is always a whole one.
+	next, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	_ = next.Close() // it is empty
+	if err := clientcmd.WriteToFile(*config, next.Name()); err != nil {
+		return err
+	}
+	return os.Rename(next.Name(), path)
 }
