@@ -54,7 +54,14 @@ func TestDoctor(t *testing.T) {
 		if err := shared.hub.DeleteSecret(ctx, "edge-1"); err != nil {
 			t.Fatal(err)
 		}
-		return nil
+		return func() {
+			// This is another registration, so the agent gets another certificate.
+			must(ctx, t, register...)
+			if err := agent.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			agent = startProcess(ctx, t, dir, "doctor-agent-again")
+		}
 	})
 	broken("wrong CA", bootstrap.StageTLS, func(t *testing.T) func() {
 		bootstraptest.PatchSecret(ctx, t, shared.hub, "edge-1", fmt.Sprintf(`{"data":{"ca.crt":%s}}`, jsonBytes(t, shared.hub.CAPEM())))
