@@ -50,7 +50,7 @@ func TestDoctor(t *testing.T) {
 		bootstraptest.PatchSecret(ctx, t, shared.hub, "edge-1", `{"data":{"token":null}}`)
 		return nil
 	})
-	broken("no Secret", bootstrap.StageSecret, func(t *testing.T) func() {
+	broken("no Secret", bootstrap.StageSecret, func(*testing.T) func() {
 		if err := shared.hub.DeleteSecret(ctx, "edge-1"); err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func TestDoctor(t *testing.T) {
 			if err := agent.Kill(); err != nil {
 				t.Fatal(err)
 			}
-			agent = startProcess(ctx, t, dir, "doctor-agent-again")
+			agent = startProcess(ctx, t, dir, "doctor-agent-again") // for the next cases, too
 		}
 	})
 	broken("wrong CA", bootstrap.StageTLS, func(t *testing.T) func() {
