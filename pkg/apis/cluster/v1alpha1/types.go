@@ -174,7 +174,7 @@ const (
 	// ReasonConnected: an agent is connected.
 	ReasonConnected = "Connected"
 	// ReasonAgentsRefused: an agent is connected, and others are refused because of the limit of
-	// agents.
+	// agents, or because their certificates are revoked.
 	ReasonAgentsRefused = "AgentsRefused"
 	// ReasonAgentFailing: an agent works, and connections through another one fail.
 	ReasonAgentFailing = "AgentFailing"
