@@ -63,6 +63,9 @@ func NewCommand(configure ...func(*Config)) *cobra.Command {
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			clamped := o.clampVerbosity()
+			if err := o.validateLogs(); err != nil {
+				return flagError(nil, err)
+			}
 			if err := logsapi.ValidateAndApply(o.Logs, nil); err != nil {
 				return err
 			}

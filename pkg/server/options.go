@@ -4,10 +4,13 @@
 package server
 
 import (
+	"errors"
+
 	"github.com/spf13/pflag"
 	cliflag "k8s.io/component-base/cli/flag"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
+	_ "k8s.io/component-base/logs/json/register" // --logging-format=json
 )
 
 // Options are the flags of the gateway. Each group owns its flags, their validation and its part of
@@ -79,6 +82,27 @@ func (o *Options) Validate() []error {
 	errs = append(errs, o.ServingCertificate.Validate()...)
 	errs = append(errs, o.Generic.Validate()...)
 	return errs
+}
+
+// logFlags are the flags that set the fields of k8s.io/component-base's LoggingConfiguration. Its
+// errors name the fields.
+var logFlags = map[string]string{
+	"format":         "--logging-format",
+	"flushFrequency": "--log-flush-frequency",
+	"verbosity":      "--v",
+	"vmodule":        "--vmodule",
+}
+
+// validateLogs returns an error that names the flags with invalid values.
+func (o *Options) validateLogs() error {
+	var errs []error
+	for _, fault := range logsapi.Validate(o.Logs, nil, nil) {
+		if flag, ok := logFlags[fault.Field]; ok {
+			fault.Field = flag
+		}
+		errs = append(errs, fault)
+	}
+	return errors.Join(errs...)
 }
 
 // maxVerbosity is the highest log level that the gateway allows. From 8 on, client-go logs the

@@ -5,10 +5,12 @@ package server
 
 import (
 	"bytes"
+	"encoding/json"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/component-base/logs"
 
 	"github.com/oam-dev/cluster-gateway/pkg/internal/buildversion"
 )
@@ -280,6 +283,8 @@ func TestCommandFaults(t *testing.T) {
 	}{
 		"arguments":    {[]string{"serve"}, []string{"takes only flags"}},
 		"unknown flag": {[]string{"--nonsense"}, []string{"unknown flag: --nonsense"}},
+		"log format":   {[]string{"--logging-format=xml"}, []string{"--logging-format", `"xml"`, "gateway --help"}},
+		"log modules":  {[]string{"--logging-format=json", "--vmodule=proxy=4"}, []string{"--vmodule", "text"}},
 		"all faults":   {[]string{"--tunnel-mode=x", "--proxy-dial-timeout=0s"}, []string{"--tunnel-mode", "--proxy-dial-timeout", "gateway --help"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -297,6 +302,42 @@ func TestCommandFaults(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestJSONLogs runs the command in a process of its own, because a process sets its logging once.
+func TestJSONLogs(t *testing.T) {
+	const child = "CLUSTER_GATEWAY_TEST_JSON_LOGS"
+	if os.Getenv(child) != "" {
+		cmd := NewCommand()
+		cmd.SetArgs([]string{"--logging-format=json", "--kubeconfig=/nowhere", "--tunnel-mode=off"})
+		if err := cmd.ExecuteContext(t.Context()); err == nil {
+			t.Error("no error")
+		}
+		logs.FlushLogs()
+		return
+	}
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), path, "-test.run=^TestJSONLogs$")
+	cmd.Env = append(os.Environ(), child+"=1")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if out, err := cmd.Output(); err != nil {
+		t.Fatalf("%v\n%s%s", err, out, stderr.String())
+	}
+	first, _, _ := strings.Cut(stderr.String(), "\n")
+	var entry struct {
+		Message string `json:"msg"`
+		Version string `json:"version"`
+	}
+	if err := json.Unmarshal([]byte(first), &entry); err != nil {
+		t.Fatalf("the first line of the log is no JSON: %v\n%s", err, stderr.String())
+	}
+	if entry.Message != "Cluster Gateway" || entry.Version == "" {
+		t.Errorf("got %s", first)
 	}
 }
 
