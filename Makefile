@@ -154,6 +154,10 @@ lint: ## Run golangci-lint, pinned in hack/tools/lint
 	@echo '== golangci-lint (built once, a few minutes)'
 	@$(GOLANGCI_LINT) run --build-tags integration ./...
 
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities that the code reaches; DATABASE=latest; 5 minutes
+	@DATABASE='$(DATABASE)' hack/vulncheck.sh
+
 .PHONY: verify-codegen
 verify-codegen: ## Check that the generated code is up to date
 	@echo '== generated code'

@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/mod/modfile"
 )
 
 // target says what to build.
@@ -44,12 +47,16 @@ func (s stamp) flags() string {
 // goBuild builds a command with the go command: static, stripped, and without the paths of this
 // machine.
 func goBuild(ctx context.Context, t target) error {
+	toolchain, err := toolchainOf(t.source)
+	if err != nil {
+		return err
+	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-mod=readonly", "-trimpath", "-ldflags", t.stamp.flags(), "-o", t.out, "./cmd/"+t.command)
 	cmd.Dir = t.source
 	// What changes the result is set here, whatever the user's environment and go env -w say. VCS
 	// stamping would make a build in a copy of the source differ from one in a clone.
 	cmd.Env = append(os.Environ(),
-		"GOOS="+t.platform.os, "GOARCH="+t.platform.arch, "CGO_ENABLED=0", "GOAMD64=v1", "GOARM64=v8.0",
+		"GOTOOLCHAIN="+toolchain, "GOOS="+t.platform.os, "GOARCH="+t.platform.arch, "CGO_ENABLED=0", "GOAMD64=v1", "GOARM64=v8.0",
 		"GOFLAGS=-buildvcs=false", "GOWORK=off", "GOFIPS140=off", "GOEXPERIMENT=")
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
@@ -57,6 +64,25 @@ func goBuild(ctx context.Context, t target) error {
 		return fmt.Errorf("build %s for %s: %w\n%s", t.command, t.platform, err, output.Bytes())
 	}
 	return nil
+}
+
+// toolchainOf returns the Go toolchain that the source asks for. A release is built with that one,
+// whichever is installed: its standard library has the security updates, and two builds on
+// different machines are equal.
+func toolchainOf(source string) (string, error) {
+	path := filepath.Join(source, "go.mod")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	file, err := modfile.Parse(path, content, nil)
+	if err != nil {
+		return "", err
+	}
+	if file.Toolchain == nil {
+		return "", fmt.Errorf("%s has no toolchain line, so it does not say which Go builds a release", path)
+	}
+	return file.Toolchain.Name, nil
 }
 
 // runBinary runs a program that was built, and returns what it prints.

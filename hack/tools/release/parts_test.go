@@ -8,6 +8,7 @@ import (
 	"debug/buildinfo"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,26 @@ import (
 	"testing"
 	"time"
 )
+
+// TestToolchain: a release has the standard library that go.mod asks for.
+func TestToolchain(t *testing.T) {
+	t.Parallel()
+	if name, err := toolchainOf(filepath.Join("..", "..", "..")); err != nil || !strings.HasPrefix(name, "go1.") {
+		t.Errorf("got %q, %v", name, err)
+	}
+	dir := t.TempDir()
+	for content, want := range map[string]string{
+		"module m\n\ngo 1.26.0\n\ntoolchain go1.26.10\n": "go1.26.10",
+		"module m\n\ngo 1.26.0\n":                        "has no toolchain line",
+		"no module":                                      "unknown directive",
+	} {
+		write(t, filepath.Join(dir, "go.mod"), []byte(content))
+		name, err := toolchainOf(dir)
+		if got := fmt.Sprint(name, err); !strings.Contains(got, want) {
+			t.Errorf("%q: got %s, want %s", content, got, want)
+		}
+	}
+}
 
 // TestSBOMIsWhatTheBinarySays compares the SBOM of this test program with what go version -m
 // prints.
