@@ -24,8 +24,10 @@ const (
 	connectTimeout = 3 * time.Second
 	// idleTimeout closes unused connections.
 	idleTimeout = 5 * time.Minute
-	// pingAfter and pingTimeout detect a replica that has vanished.
-	pingAfter   = 10 * time.Second
+	// pingAfter and pingTimeout detect a replica that has vanished or does not run any more, by the
+	// connections to it. Its requests in flight fail then. A replica that has much to do answers in
+	// this time.
+	pingAfter   = 2 * time.Second
 	pingTimeout = 5 * time.Second
 	// requestWindow and streamWindow limit how much of an answer is held for a client that does not
 	// read it. They are those of the transports to clusters in pkg/proxy.
@@ -37,20 +39,17 @@ const (
 
 // client has the connections to all other replicas.
 type client struct {
-	credentials Credentials
 	// requests, streams and upgrades are for ordinary requests, for long-running ones, and for
 	// upgrades. Each upgrade has a connection to itself, so one that is not read delays no other.
 	requests, streams, upgrades *http.Transport
 }
 
-func newClient(c Credentials) *client {
-	return &client{
-		credentials: c, requests: newTransport(c, requestWindow), streams: newTransport(c, streamWindow), upgrades: newTransport(c, 0),
-	}
+func newClient(cfg *Config) *client {
+	return &client{requests: newTransport(cfg, requestWindow), streams: newTransport(cfg, streamWindow), upgrades: newTransport(cfg, 0)}
 }
 
 // newTransport returns a transport for HTTP/2 with a receive window, or for HTTP/1.1 without one.
-func newTransport(c Credentials, window int) *http.Transport {
+func newTransport(cfg *Config, window int) *http.Transport {
 	protocol := "http/1.1"
 	t := &http.Transport{
 		DisableCompression: true, IdleConnTimeout: idleTimeout, Protocols: &http.Protocols{}, MaxResponseHeaderBytes: maxResponseHeader,
@@ -63,7 +62,7 @@ func newTransport(c Credentials, window int) *http.Transport {
 		protocol = "h2"
 		t.Protocols.SetHTTP2(true)
 		t.ForceAttemptHTTP2 = true
-		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: window}
+		t.HTTP2 = &http.HTTP2Config{SendPingTimeout: cfg.pingAfter, PingTimeout: cfg.pingTimeout, MaxReceiveBufferPerStream: window}
 		// As in pkg/proxy: it does not repeat a request that may have been processed.
 		h2, err := http2.ConfigureTransports(t) //nolint:staticcheck // deprecated in favor of net/http
 		if err == nil {                         // it fails only for a transport that has been configured already
@@ -71,7 +70,7 @@ func newTransport(c Credentials, window int) *http.Transport {
 		}
 	}
 	t.DialTLSContext = func(ctx context.Context, _, address string) (net.Conn, error) {
-		return connect(ctx, c, address, protocol)
+		return connect(ctx, cfg, address, protocol)
 	}
 	return t
 }
@@ -83,12 +82,12 @@ func (e *connectError) Error() string { return e.err.Error() }
 func (e *connectError) Unwrap() error { return e.err }
 
 // connect connects to another replica.
-func connect(ctx context.Context, c Credentials, address, protocol string) (*tls.Conn, error) {
-	config, err := tlsConfig(c, protocol)
+func connect(ctx context.Context, cfg *Config, address, protocol string) (*tls.Conn, error) {
+	config, err := tlsConfig(cfg.Credentials, protocol)
 	if err != nil {
 		return nil, &connectError{err}
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, cfg.connectTimeout)
 	defer cancel()
 	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -159,20 +158,29 @@ func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
 			f.peers.cfg.Metrics.forwarded(OutcomeFailed)
 			return nil, err
 		}
+		sent := f.peers.begin(&other)
 		resp, err := f.next.RoundTrip(out)
 		var failed *connectError
 		switch {
 		case err == nil && resp.Header.Get(headerRefused) == "":
+			sent.worked()
+			sent.follow(req.Context(), resp)
 			f.peers.cfg.Metrics.forwarded(OutcomeAnswered)
 			return resp, nil
 		case err == nil:
 			_ = resp.Body.Close() // it was not for the caller
+			sent.worked()
+			sent.end()
 			last, outcome = errNoAgentThere, OutcomeNoAgent
 		case errors.As(err, &failed) && req.Context().Err() == nil:
-			f.peers.failedAt(other.address)
-			f.peers.cfg.Logger.V(2).Info("Failed to connect to another replica", "address", other.address, "err", err)
+			sent.broke(req.Context(), err)
+			sent.end()
 			last, outcome = err, OutcomeUnreachable
 		default:
+			// The replica may have processed it. The transport itself repeats a request that the
+			// replica has refused to process, and then a connection fails at the latest.
+			sent.broke(req.Context(), err)
+			sent.end()
 			f.peers.cfg.Metrics.forwarded(OutcomeFailed)
 			return nil, err
 		}
@@ -227,7 +235,7 @@ func (p *Peers) dial(ctx context.Context, cluster, address string) (net.Conn, er
 		if i == maxCandidates {
 			break
 		}
-		conn, err := p.dialThrough(ctx, cluster, address, other.address)
+		conn, err := p.dialThrough(ctx, cluster, address, &other)
 		var failed *dialer.Error
 		if err == nil || errors.As(err, &failed) || ctx.Err() != nil {
 			return conn, err
@@ -238,10 +246,12 @@ func (p *Peers) dial(ctx context.Context, cluster, address string) (net.Conn, er
 }
 
 // dialThrough asks one replica. An error of its dial is a *dialer.Error.
-func (p *Peers) dialThrough(ctx context.Context, cluster, address, through string) (net.Conn, error) {
-	conn, err := connect(ctx, p.cfg.Credentials, through, "http/1.1")
+func (p *Peers) dialThrough(ctx context.Context, cluster, address string, other *peer) (net.Conn, error) {
+	sent := p.begin(other)
+	conn, err := connect(ctx, &p.cfg, other.address, "http/1.1")
 	if err != nil {
-		p.failedAt(through)
+		sent.broke(ctx, err)
+		sent.end()
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
@@ -252,9 +262,10 @@ func (p *Peers) dialThrough(ctx context.Context, cluster, address, through strin
 	}
 	if err != nil {
 		_ = conn.Close()
+		sent.end()
 		return nil, err
 	}
-	return &readConn{Conn: conn, reader: reader}, nil
+	return &loadedConn{readConn: readConn{Conn: conn, reader: reader}, sent: sent}, nil
 }
 
 // ask sends the request for a connection, and reads the answer.

@@ -16,7 +16,10 @@
 //
 // Replicas connect to each other with TLS 1.3 (tls.go). Both ends present the certificate of the
 // replicas, which a CA issues that exists for nothing else. Ordinary requests and streams use
-// HTTP/2, each upgrade has a connection of its own (client.go).
+// HTTP/2, each upgrade has a connection of its own (client.go). Pings notice a replica that does
+// not run any more. A replica to which a connection has failed is the last resort until one works
+// again. Otherwise the one that has the fewest requests of this replica gets the next one
+// (load.go).
 //
 // # What is forwarded
 //

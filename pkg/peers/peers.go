@@ -4,12 +4,15 @@
 package peers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -32,6 +35,8 @@ const (
 	// forgetAfter is how long the Lease of a replica that is away is kept. Then another replica
 	// deletes it.
 	forgetAfter = 10 * time.Minute
+	// recheckInterval is how often a replica is tried to which a connection has failed.
+	recheckInterval = 2 * time.Second
 )
 
 // Config is what Peers need.
@@ -57,6 +62,20 @@ type Config struct {
 	Clock clock.WithTicker
 	// Logger receives changes and failures. Its zero value logs nothing.
 	Logger klog.Logger
+
+	// The constants of these names in client.go, unless a test of this package sets another value.
+	connectTimeout, pingAfter, pingTimeout time.Duration
+}
+
+// withDefaults returns cfg with the default of each field that is zero.
+func (cfg Config) withDefaults() Config {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	cfg.connectTimeout = cmp.Or(cfg.connectTimeout, connectTimeout)
+	cfg.pingAfter = cmp.Or(cfg.pingAfter, pingAfter)
+	cfg.pingTimeout = cmp.Or(cfg.pingTimeout, pingTimeout)
+	return cfg
 }
 
 // Peers are the replicas of the gateway, as seen by one of them. They are safe for concurrent use.
@@ -87,17 +106,18 @@ type peer struct {
 	// version is the resourceVersion of its Lease, and seen when this version was first seen.
 	version string
 	seen    time.Time
-	// failed is when a connection to it failed last.
-	failed time.Time
+	// failed is set when a connection to it could not be made, or broke. It is cleared when a
+	// connection has worked since.
+	failed bool
+	// load is how many requests, streams and upgrades of this replica it has. All copies share it.
+	load *atomic.Int64
 }
 
 // New returns Peers that know no other replica yet. Metrics may be shared with no other Peers.
 func New(cfg Config) *Peers {
-	if cfg.Clock == nil {
-		cfg.Clock = clock.RealClock{}
-	}
+	cfg = cfg.withDefaults()
 	p := &Peers{cfg: cfg, changed: make(chan struct{}, 1), agents: map[string]struct{}{}, others: map[string]*peer{}}
-	p.client = newClient(cfg.Credentials)
+	p.client = newClient(&p.cfg)
 	cfg.Metrics.observe(p)
 	return p
 }
@@ -145,44 +165,108 @@ func (p *Peers) Ready() error {
 
 // Elsewhere reports whether no agent of the cluster is connected here, and another replica has one.
 func (p *Peers) Elsewhere(cluster string) bool {
-	return !p.cfg.Here(cluster) && len(p.candidates(cluster)) > 0
-}
-
-// avoidFor is how long a replica to which no connection could be made is tried last.
-const avoidFor = 5 * time.Second
-
-// candidates returns the other replicas that have an agent of the cluster, the best ones first, in
-// random order among equals. It returns copies.
-func (p *Peers) candidates(cluster string) (found []peer) {
+	if p.cfg.Here(cluster) {
+		return false
+	}
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	now := p.cfg.Clock.Now()
-	var later []peer
+	now, want := p.cfg.Clock.Now(), hash(cluster)
 	for _, other := range p.others {
-		switch {
-		case !other.present(now) || !other.clusters.has(cluster):
-		case other.draining || now.Sub(other.failed) < avoidFor:
-			later = append(later, *other)
-		default:
+		if other.present(now) && other.clusters.has(want) {
+			return true
+		}
+	}
+	return false
+}
+
+// candidates returns the other replicas that have an agent of the cluster, the best ones first, for
+// requests, streams, upgrades and dials alike. It returns copies. A replica to which a connection
+// has failed is the last resort, and one that drains comes before it. Among equals, the one that
+// has the fewest requests of this replica is the best. A replica that does not answer any more
+// keeps its requests, so it gets no new ones even before its connections are found to be broken.
+func (p *Peers) candidates(cluster string) (found []peer) {
+	p.mu.RLock()
+	now, want := p.cfg.Clock.Now(), hash(cluster)
+	for _, other := range p.others {
+		if other.present(now) && other.clusters.has(want) {
 			found = append(found, *other)
 		}
 	}
+	p.mu.RUnlock()
+	if len(found) < 2 {
+		return found
+	}
 	rand.Shuffle(len(found), func(i, j int) { found[i], found[j] = found[j], found[i] })
-	return append(found, later...)
+	loads := make(map[*atomic.Int64]int64, len(found)) // they change while the replicas are sorted
+	for _, other := range found {
+		loads[other.load] = other.load.Load()
+	}
+	slices.SortStableFunc(found, func(a, b peer) int {
+		return cmp.Or(cmp.Compare(a.rank(), b.rank()), cmp.Compare(loads[a.load], loads[b.load]))
+	})
+	return found
+}
+
+// rank is lower for a better replica, whatever its load.
+func (o *peer) rank() int {
+	switch {
+	case o.failed:
+		return 2
+	case o.draining:
+		return 1
+	default:
+		return 0
+	}
 }
 
 // present reports whether the replica has renewed its Lease lately.
 func (o *peer) present(now time.Time) bool { return now.Sub(o.seen) <= Timeout }
 
-// failedAt records that no connection to an address could be made.
-func (p *Peers) failedAt(address string) {
+// setFailed records that a connection to an address could not be made or broke, or that one has
+// worked.
+func (p *Peers) setFailed(address string, failed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, other := range p.others {
 		if other.address == address {
-			other.failed = p.cfg.Clock.Now()
+			other.failed = failed
 		}
 	}
+}
+
+// recheck connects to the replicas to which a connection has failed, until ctx ends. So no request
+// has to find out whether one works again.
+func (p *Peers) recheck(ctx context.Context) {
+	ticker := p.cfg.Clock.NewTicker(recheckInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C():
+		}
+		for _, address := range p.failedAddresses() {
+			conn, err := connect(ctx, &p.cfg, address, "h2")
+			if err != nil {
+				continue
+			}
+			_ = conn.Close() // nothing was sent
+			p.setFailed(address, false)
+		}
+	}
+}
+
+// failedAddresses returns the addresses of the present replicas to which a connection has failed.
+func (p *Peers) failedAddresses() (all []string) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	now := p.cfg.Clock.Now()
+	for _, other := range p.others {
+		if other.failed && other.present(now) {
+			all = append(all, other.address)
+		}
+	}
+	return all
 }
 
 // known returns how many other replicas are present, and the time since the oldest of their last

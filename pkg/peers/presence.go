@@ -6,6 +6,8 @@ package peers
 import (
 	"context"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -33,9 +35,10 @@ const (
 // Run publishes the presence of this replica and follows that of the others, until ctx ends. Then
 // it removes the Lease.
 func (p *Peers) Run(ctx context.Context) error {
-	watched := make(chan struct{})
-	go func() { defer close(watched); p.watch(ctx) }()
-	defer func() { <-watched }()
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() { p.watch(ctx) })
+	group.Go(func() { p.recheck(ctx) })
 	p.publishUntil(ctx)
 	return nil
 }
@@ -222,10 +225,10 @@ func (p *Peers) seeLocked(lease *coordinationv1.Lease) {
 	}
 	other := &peer{
 		address: lease.Annotations[annotationAddress], draining: lease.Annotations[annotationDraining] == "true",
-		clusters: clusters, version: lease.ResourceVersion, seen: p.cfg.Clock.Now(),
+		clusters: clusters, version: lease.ResourceVersion, seen: p.cfg.Clock.Now(), load: &atomic.Int64{},
 	}
 	if before := p.others[lease.Name]; before != nil {
-		other.failed = before.failed
+		other.failed, other.load = before.failed && before.address == other.address, before.load
 	}
 	p.others[lease.Name] = other
 }

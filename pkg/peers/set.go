@@ -33,9 +33,8 @@ func newClusterSet(clusters []string) clusterSet {
 	return bytes.Join(slices.CompactFunc(hashes, bytes.Equal), nil)
 }
 
-// has reports whether the set contains the cluster.
-func (s clusterSet) has(cluster string) bool {
-	want := hash(cluster)
+// has reports whether the set contains the cluster with a hash.
+func (s clusterSet) has(want []byte) bool {
 	low, high := 0, len(s)/hashSize
 	for low < high {
 		middle := (low + high) / 2
