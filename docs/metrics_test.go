@@ -16,6 +16,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
+	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 )
 
 // metric is one line of the reference.
@@ -27,7 +28,7 @@ func gatewayMetrics(t *testing.T) []metric {
 	t.Helper()
 	registry := metrics.NewKubeRegistry()
 	var all []metric
-	for _, m := range slices.Concat(proxy.NewMetrics().All(), health.NewMetrics().All()) {
+	for _, m := range slices.Concat(proxy.NewMetrics().All(), health.NewMetrics().All(), rotation.NewMetrics().All()) {
 		if err := registry.Register(m); err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +96,7 @@ func TestMetricsAreKnown(t *testing.T) {
 		case path == "pkg/internal/memory/metrics.go" && n == len(memoryMetrics):
 		case path == "pkg/peers/metrics.go" && n == len(peerMetrics):
 		case path == "pkg/server/identities.go" && n == len(identityMetrics):
-		case path == "pkg/proxy/metrics.go", path == "pkg/health/metrics.go", path == "pkg/server/metrics.go" && n == 1:
+		case path == "pkg/proxy/metrics.go", path == "pkg/health/metrics.go", path == "pkg/rotation/metrics.go", path == "pkg/server/metrics.go" && n == 1:
 		default:
 			t.Errorf("%s makes %d metrics that docs/reference/metrics.md does not have: add them to gatewayMetrics", path, n)
 		}
@@ -138,5 +139,12 @@ func TestMetricReference(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.name, m.kind, labels, strings.ReplaceAll(m.help, "|", `\|`))
 	}
+	b.WriteString("\nOf the other metrics, the gateway's rules and dashboards use:\n\n" +
+		"| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n" +
+		"| `leader_election_master_status` | gauge | name | 1 on the replica that is the leader, 0 on the others. The name is `cluster-gateway`. There is no series with `--leader-elect=false`. |\n" +
+		"| `apiserver_request_total` | counter | verb, code, group, version, resource and others | Requests of the gateway's own API. Proxied requests are not among them. |\n" +
+		"| `process_resident_memory_bytes` | gauge | – | Memory of the process. |\n" +
+		"| `process_cpu_seconds_total` | counter | – | CPU time of the process. |\n" +
+		"| `go_goroutines` | gauge | – | Goroutines of the process. |\n")
 	compareGenerated(t, "docs/reference/metrics.md", b.String())
 }

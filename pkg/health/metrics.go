@@ -5,6 +5,7 @@ package health
 
 import (
 	"crypto/x509"
+	"time"
 
 	"k8s.io/component-base/metrics"
 
@@ -18,8 +19,12 @@ type Metrics struct {
 	ready       *metrics.GaugeVec
 	credential  *metrics.GaugeVec
 	certificate *metrics.GaugeVec
-	probes      *metrics.CounterVec
-	writes      *metrics.CounterVec
+	// Alerts compare what is left of a lifetime with it, as the reason ExpiresSoon does.
+	credentialLifetime  *metrics.GaugeVec
+	certificateLifetime *metrics.GaugeVec
+	probes              *metrics.CounterVec
+	probeDuration       *metrics.HistogramVec
+	writes              *metrics.CounterVec
 }
 
 // Values of the label certificate.
@@ -41,6 +46,13 @@ func NewMetrics() *Metrics {
 		credential: gauge("credential_expiration_timestamp_seconds", "When the credential in a cluster's Secret expires, in Unix time. There is no series if it is not known. Only the leader reports it.", "cluster"),
 		certificate: gauge("certificate_expiration_timestamp_seconds",
 			"When a certificate of a cluster expires, in Unix time: the certificate of its API server, or of its connected agents the one that expires first. Only the leader reports it.", "cluster", "certificate"),
+		credentialLifetime: gauge("credential_lifetime_seconds", "How long the credential in a cluster's Secret is valid in total. There is no series if it is not known. Only the leader reports it.", "cluster"),
+		certificateLifetime: gauge("certificate_lifetime_seconds",
+			"How long a certificate of cluster_gateway_certificate_expiration_timestamp_seconds is valid in total. Only the leader reports it.", "cluster", "certificate"),
+		probeDuration: metrics.NewHistogramVec(&metrics.HistogramOpts{
+			Namespace: "cluster_gateway", Name: "health_probe_duration_seconds", Buckets: metrics.ExponentialBuckets(0.001, 2, 14), StabilityLevel: metrics.ALPHA,
+			Help: "Time that probes of clusters took, by outcome (success, failure).",
+		}, []string{"result"}),
 		probes: counter("health_probes_total", "Finished probes of clusters, by outcome (success, failure).", "result"),
 		writes: counter("health_writes_total", "Writes of the health of a cluster to its Secret, by outcome (success, failure).", "result"),
 	}
@@ -48,7 +60,9 @@ func NewMetrics() *Metrics {
 
 // All lists the metrics, to register them.
 func (m *Metrics) All() []metrics.Registerable {
-	return []metrics.Registerable{m.ready, m.credential, m.certificate, m.probes, m.writes}
+	return []metrics.Registerable{
+		m.ready, m.credential, m.certificate, m.credentialLifetime, m.certificateLifetime, m.probes, m.probeDuration, m.writes,
+	}
 }
 
 func result(err error) string {
@@ -70,18 +84,37 @@ func (m *Metrics) probed(c *cluster.Cluster, o *observation) {
 	} else {
 		m.credential.Delete(map[string]string{"cluster": c.Name})
 	}
+	if lifetime, ok := lifetime(c.Credential); ok {
+		m.credentialLifetime.WithLabelValues(c.Name).Set(lifetime.Seconds())
+	} else {
+		m.credentialLifetime.Delete(map[string]string{"cluster": c.Name})
+	}
 	m.setCertificate(c.Name, certificateAPIServer, o.certificate, o.err != nil)
 	m.setCertificate(c.Name, certificateAgent, o.agent, false)
 }
 
-// setCertificate sets the metric of a certificate. If the certificate is not known, keep says
+// lifetime returns how long a credential is valid in total. It reports false if that is not known.
+func lifetime(c cluster.Credential) (time.Duration, bool) {
+	begin, begins := c.Begin()
+	expiry, expires := c.Expiry()
+	return expiry.Sub(begin), begins && expires && begin.Before(expiry)
+}
+
+// took records how long a probe took.
+func (m *Metrics) took(err error, elapsed time.Duration) {
+	m.probeDuration.WithLabelValues(result(err)).Observe(elapsed.Seconds())
+}
+
+// setCertificate sets the metrics of a certificate. If the certificate is not known, keep says
 // whether the last value stays.
 func (m *Metrics) setCertificate(cluster, certificate string, cert *x509.Certificate, keep bool) {
 	switch {
 	case cert != nil:
 		m.certificate.WithLabelValues(cluster, certificate).Set(float64(cert.NotAfter.Unix()))
+		m.certificateLifetime.WithLabelValues(cluster, certificate).Set(cert.NotAfter.Sub(cert.NotBefore).Seconds())
 	case !keep:
 		m.certificate.Delete(map[string]string{"cluster": cluster, "certificate": certificate})
+		m.certificateLifetime.Delete(map[string]string{"cluster": cluster, "certificate": certificate})
 	}
 }
 
@@ -92,6 +125,8 @@ func (m *Metrics) drop(cluster string) {
 	m.ready.DeletePartialMatch(match)
 	m.credential.DeletePartialMatch(match)
 	m.certificate.DeletePartialMatch(match)
+	m.credentialLifetime.DeletePartialMatch(match)
+	m.certificateLifetime.DeletePartialMatch(match)
 }
 
 // reset deletes the series that another replica reports from now on.
@@ -99,4 +134,6 @@ func (m *Metrics) reset() {
 	m.ready.Reset()
 	m.credential.Reset()
 	m.certificate.Reset()
+	m.credentialLifetime.Reset()
+	m.certificateLifetime.Reset()
 }

@@ -18,7 +18,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/component-base/metrics"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
@@ -55,11 +54,7 @@ type hub struct {
 func newHub(t *testing.T, configure func(*Config)) *hub {
 	t.Helper()
 	h := &hub{secrets: map[string]*corev1.Secret{}, failures: map[string]error{}, agents: map[string]int{}, probes: map[string]int{}}
-	all := NewMetrics()
-	registry := metrics.NewKubeRegistry()
-	for _, m := range all.All() {
-		registry.MustRegister(m)
-	}
+	all, _ := registered(t)
 	cfg := Config{
 		Clusters: h, Prober: h, Agents: h, Secrets: secretsOf{h: h}, Events: eventsOf{h: h}, Metrics: all,
 		Interval: 40 * time.Millisecond, OverrideDuration: time.Hour, agentReconnectTime: time.Nanosecond,

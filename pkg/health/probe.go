@@ -23,11 +23,16 @@ func (r *run) probe(ctx context.Context, k *tracked) time.Duration {
 		return r.cfg.Interval // the call of ClusterChanged that removes it will follow
 	}
 	o := &observation{cluster: c}
-	if c.Err() == nil {
+	probed := c.Err() == nil
+	started := time.Now()
+	if probed {
 		r.observe(ctx, k, o)
 	}
 	if ctx.Err() != nil {
 		return r.cfg.Interval
+	}
+	if probed {
+		r.cfg.Metrics.took(o.err, time.Since(started))
 	}
 	o.now = time.Now()
 	if r.cfg.AgentCertificate != nil && c.Route == cluster.RouteTunnel {

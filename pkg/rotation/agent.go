@@ -49,6 +49,8 @@ type AgentsConfig struct {
 	Lifetime time.Duration
 	// Logger logs renewals. Its zero value logs nothing.
 	Logger klog.Logger
+	// Metrics, if set, record the results of renewals.
+	Metrics *Metrics
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 }
@@ -88,7 +90,7 @@ func NewAgents(cfg AgentsConfig) *Agents {
 		cfg.Lifetime = pki.DefaultAgentLifetime
 	}
 	a := &Agents{cfg: cfg, known: map[string]knownAgent{}}
-	a.renewals = newRenewals(a, "renew the certificate of the agent", cfg.Clusters, cfg.Logger, cfg.Now)
+	a.renewals = newRenewals(a, "renew the certificate of the agent", cfg.Clusters, cfg.Logger, cfg.Now, cfg.Metrics, taskAgent)
 	return a
 }
 

@@ -51,13 +51,15 @@ type renewals struct {
 	subscribers []func(name string)
 	logger      klog.Logger
 	now         func() time.Time
+	metrics     *Metrics
+	metricsTask string
 
 	mu     sync.Mutex
 	failed map[string]failure
 }
 
-func newRenewals(r renewer, task string, clusters Clusters, logger klog.Logger, now func() time.Time) renewals {
-	return renewals{renewer: r, clusters: clusters, logger: logger.WithValues("task", task), now: now, failed: map[string]failure{}}
+func newRenewals(r renewer, task string, clusters Clusters, logger klog.Logger, now func() time.Time, metrics *Metrics, metricsTask string) renewals {
+	return renewals{renewer: r, clusters: clusters, logger: logger.WithValues("task", task), now: now, metrics: metrics, metricsTask: metricsTask, failed: map[string]failure{}}
 }
 
 // subscribe calls f for clusters whose renewal fails for the first time, or succeeds again.
@@ -191,6 +193,7 @@ func urgent(err error) bool {
 
 // record remembers the outcome of a renewal.
 func (r *renewals) record(c *cluster.Cluster, err error) {
+	r.metrics.ended(r.metricsTask, err)
 	r.mu.Lock()
 	_, before := r.failed[c.Name]
 	delete(r.failed, c.Name)

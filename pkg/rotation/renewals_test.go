@@ -38,7 +38,7 @@ func TestRetry(t *testing.T) {
 	t.Parallel()
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "edge"}}
 	u := &unreachable{}
-	r := newRenewals(u, "test", list{cluster.Parse(secret, cluster.ParseOptions{})}, klog.Logger{}, time.Now)
+	r := newRenewals(u, "test", list{cluster.Parse(secret, cluster.ParseOptions{})}, klog.Logger{}, time.Now, nil, "")
 	for _, step := range []struct {
 		name  string
 		retry string

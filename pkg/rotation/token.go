@@ -33,6 +33,8 @@ type TokensConfig struct {
 	RenewAfter time.Duration
 	// Logger logs renewals. Its zero value logs nothing.
 	Logger klog.Logger
+	// Metrics, if set, record the results of renewals.
+	Metrics *Metrics
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 }
@@ -54,7 +56,7 @@ func NewTokens(cfg TokensConfig) *Tokens {
 		cfg.Now = time.Now
 	}
 	t := &Tokens{cfg: cfg}
-	t.renewals = newRenewals(t, "renew tokens", cfg.Clusters, cfg.Logger, cfg.Now)
+	t.renewals = newRenewals(t, "renew tokens", cfg.Clusters, cfg.Logger, cfg.Now, cfg.Metrics, taskTokens)
 	return t
 }
 

@@ -42,6 +42,8 @@ type UpkeepConfig struct {
 	Interval time.Duration
 	// Logger logs changes. Its zero value logs nothing.
 	Logger klog.Logger
+	// Metrics, if set, record the results of renewals.
+	Metrics *Metrics
 	// Now is the clock. Nil means time.Now.
 	Now func() time.Time
 }
@@ -75,7 +77,7 @@ func NewUpkeep(cfg UpkeepConfig) *Upkeep {
 		cfg.Interval = DefaultUpkeepInterval
 	}
 	u := &Upkeep{cfg: cfg, next: map[types.UID]nextUpkeep{}}
-	u.renewals = newRenewals(u, "check the registration", cfg.Clusters, cfg.Logger, cfg.Now)
+	u.renewals = newRenewals(u, "check the registration", cfg.Clusters, cfg.Logger, cfg.Now, cfg.Metrics, taskRegistration)
 	return u
 }
 

@@ -148,7 +148,7 @@ func (s *Server) installPaths() error {
 	if s.replicas != nil {
 		raw = append(raw, s.replicas.metrics.All()...)
 	}
-	handler, err := metricsHandler(raw, s.proxyMetrics.All(), s.healthMetrics.All())
+	handler, err := metricsHandler(raw, s.proxyMetrics.All(), s.healthMetrics.All(), s.renewMetrics.All())
 	if err != nil {
 		return err
 	}

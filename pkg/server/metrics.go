@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/apiserver/pkg/server/mux"
+	"k8s.io/apiserver/pkg/server/routes"
 	"k8s.io/component-base/metrics"
 	"k8s.io/component-base/metrics/legacyregistry"
 
@@ -19,6 +21,9 @@ import (
 // metricsHandler serves the gateway's metrics from a registry of its own, together with those that
 // libraries register in the process-wide registry.
 func metricsHandler(raw []prometheus.Collector, all ...[]metrics.Registerable) (http.Handler, error) {
+	// The library registers the metrics of an API server when it installs its own handler, which has
+	// no place for another registry.
+	routes.DefaultMetrics{}.Install(mux.NewPathRecorderMux("metrics"))
 	own := metrics.NewKubeRegistry()
 	for _, metric := range slices.Concat(all...) {
 		if err := own.Register(metric); err != nil {

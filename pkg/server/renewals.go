@@ -32,13 +32,13 @@ type renewals struct {
 }
 
 // newRenewals returns renewals that are idle.
-func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, routes dialers, tunnel *embeddedTunnel, others *replicas) *renewals {
+func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, routes dialers, tunnel *embeddedTunnel, others *replicas, metrics *rotation.Metrics) *renewals {
 	logger := klog.Background().WithName("rotation")
 	way := rotation.Route{Dialer: others.peerDialer(routes.dialer), Shared: handler.RoundTripper}
 	secrets := c.Hub.Client.CoreV1().Secrets(c.Hub.SecretNamespace)
 	agents := rotation.AgentsConfig{
 		Clusters: clusters, Route: way, Secrets: secrets, Authority: (&storedAuthority{secrets: secrets}).get,
-		Lifetime: c.Tunnel.AgentLifetime, Logger: logger,
+		Lifetime: c.Tunnel.AgentLifetime, Logger: logger, Metrics: metrics,
 	}
 	if tunnel != nil {
 		agents.Connected = tunnel.server.AgentCertificate
@@ -52,10 +52,10 @@ func newRenewals(c *Config, clusters *registry.Store, handler *proxy.Handler, ro
 	return &renewals{
 		clusters: clusters, tunnel: tunnel, agents: rotation.NewAgents(agents),
 		tokens: rotation.NewTokens(rotation.TokensConfig{
-			Clusters: clusters, Route: way, Secrets: secrets, RenewAfter: c.RenewTokensAfter, Logger: logger,
+			Clusters: clusters, Route: way, Secrets: secrets, RenewAfter: c.RenewTokensAfter, Logger: logger, Metrics: metrics,
 		}),
 		upkeep: rotation.NewUpkeep(rotation.UpkeepConfig{
-			Clusters: clusters, Route: way, Secrets: secrets, Interval: c.UpkeepInterval, Logger: logger,
+			Clusters: clusters, Route: way, Secrets: secrets, Interval: c.UpkeepInterval, Logger: logger, Metrics: metrics,
 		}),
 	}
 }

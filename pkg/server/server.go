@@ -23,6 +23,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/policy"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
 	"github.com/oam-dev/cluster-gateway/pkg/registry"
+	"github.com/oam-dev/cluster-gateway/pkg/rotation"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
 
@@ -53,6 +54,7 @@ type Server struct {
 
 	proxyMetrics  *proxy.Metrics
 	healthMetrics *health.Metrics
+	renewMetrics  *rotation.Metrics
 }
 
 // New makes a server. It listens, but does not serve before Run. It reads from the hub what the
@@ -62,7 +64,7 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	// The generic options are changed when they are applied.
 	config := &completedConfig{c.Config}
 	config.Generic = c.Generic.clone()
-	s := &Server{config: config, memory: memory.NewBudget(c.MemoryBudget), proxyMetrics: proxy.NewMetrics(), healthMetrics: health.NewMetrics()}
+	s := &Server{config: config, memory: memory.NewBudget(c.MemoryBudget), proxyMetrics: proxy.NewMetrics(), healthMetrics: health.NewMetrics(), renewMetrics: rotation.NewMetrics()}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -89,7 +91,7 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	if s.replicas != nil {
 		s.replicas.forwarded = s.proxy.Forwarded(peers.ClusterOf)
 	}
-	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, dialers{s.tunnel}, s.embedded, s.replicas)
+	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, dialers{s.tunnel}, s.embedded, s.replicas, s.renewMetrics)
 	s.health = s.newHealth()
 	// It is the first request to the hub, so its error explains what is wrong with the connection.
 	clientCALoaded, err := config.Generic.useHubClientCA(ctx, c.Hub.Client)
