@@ -44,6 +44,7 @@ fix: ## Format the code, apply the linter's fixes, generate code and docs/refere
 	gofmt -w $$(git ls-files '*.go')
 	@$(GOLANGCI_LINT) run --build-tags integration --fix ./...
 	@hack/update-codegen.sh
+	$(GO) run -C hack/tools/observability .
 	$(GO) test ./docs -update
 
 ##@ Test
