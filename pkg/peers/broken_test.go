@@ -94,7 +94,7 @@ func (r *replica) asked(t *testing.T, cluster string, upgrade bool) (addresses [
 }
 
 func quickly(cfg *Config) {
-	cfg.pingAfter, cfg.pingTimeout, cfg.connectTimeout = 50*time.Millisecond, 200*time.Millisecond, 200*time.Millisecond
+	cfg.pingAfter, cfg.pingTimeout, cfg.connectTimeout = 50*time.Millisecond, time.Second, time.Second
 }
 
 // TestPausedReplica shows that a replica that does not run any more, but whose connections exist,

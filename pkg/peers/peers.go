@@ -179,6 +179,25 @@ func (p *Peers) Elsewhere(cluster string) bool {
 	return false
 }
 
+// Missing reports whether fewer than wanted replicas have an agent of the cluster, which has one
+// here, while there is one that has none. Replicas that drain do not count.
+func (p *Peers) Missing(cluster string, wanted int) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	now, want := p.cfg.Clock.Now(), hash(cluster)
+	have, all := 1, 1
+	for _, other := range p.others {
+		if !other.present(now) || other.draining {
+			continue
+		}
+		all++
+		if other.clusters.has(want) {
+			have++
+		}
+	}
+	return have < min(wanted, all)
+}
+
 // candidates returns the other replicas that have an agent of the cluster, the best ones first, for
 // requests, streams, upgrades and dials alike. It returns copies. A replica to which a connection
 // has failed is the last resort, and one that drains comes before it. Among equals, the one that

@@ -237,6 +237,33 @@ func TestAbsenceIsJudgedByTheOwnClock(t *testing.T) {
 	}
 }
 
+// TestMissing shows when agents should look for another replica.
+func TestMissing(t *testing.T) {
+	t.Parallel()
+	clock := clocktesting.NewFakeClock(time.Now())
+	a := newReplica(t, "a", "edge", newCredentials(t, fake.NewClientset(), 0), func(cfg *Config) { cfg.Clock = clock })
+	want := func(when string, missing bool) {
+		t.Helper()
+		if got := a.Missing("edge", 2); got != missing {
+			t.Errorf("%s: missing: %v, want %v", when, got, missing)
+		}
+	}
+	want("a replica alone", false)
+	a.sees("b", "127.0.0.1:1", "other")
+	want("another replica without an agent", true)
+	if a.Missing("edge", 1) {
+		t.Error("a replica is missing where one is enough")
+	}
+	a.sees("c", "127.0.0.1:2", "edge")
+	want("two of three have an agent", false)
+	leaving := leaseOf("c", "127.0.0.1:2", "2", "edge")
+	leaving.Annotations[annotationDraining] = "true"
+	_ = leaseHandler{a.Peers}.Update(leaving)
+	want("the other one with an agent drains", true)
+	clock.Step(Timeout + time.Second)
+	want("all others are away", false)
+}
+
 // TestLeasesOfLostReplicasAreDeleted shows that a Lease does not stay forever.
 func TestLeasesOfLostReplicasAreDeleted(t *testing.T) {
 	t.Parallel()

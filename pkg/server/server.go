@@ -72,7 +72,11 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	}()
 	s.clusters = registry.NewStore(c.Hub.Client, c.Hub.SecretNamespace, c.Parse)
 	s.agents = &agentAcceptance{clusters: s.clusters, now: time.Now, removed: map[string]time.Time{}}
-	if s.tunnel, s.embedded, err = newTunnelRoute(ctx, c.Tunnel, c.Hub, s.agents, s.memory.Part(memory.Tunnels)); err != nil {
+	var missing func(string) bool
+	if c.Peers != nil { // s.replicas is set before an agent is accepted
+		missing = func(name string) bool { return s.replicas.Missing(name, c.Tunnel.Embedded.ServerCount) }
+	}
+	if s.tunnel, s.embedded, err = newTunnelRoute(ctx, c.Tunnel, c.Hub, s.agents, s.memory.Part(memory.Tunnels), missing); err != nil {
 		s.tunnel = nil
 		return nil, err
 	}

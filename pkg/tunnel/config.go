@@ -51,9 +51,13 @@ const (
 	// another one, as during a rolling update, agents find it in this time.
 	defaultParkedAlone = 5 * time.Minute
 	// defaultParkedShort and defaultParkedLong are the same for several replicas: the first time,
-	// and the longest one. Each time costs one TLS handshake.
-	defaultParkedShort = time.Second
-	defaultParkedLong  = 15 * time.Second
+	// and the longest one. Each time costs one TLS handshake. If Config.Missing is set, the longest
+	// one is how often it is asked, which costs none, and defaultParkedSearch is the longest one
+	// while it is true. A load balancer that keeps clients together may never let the agent find
+	// another replica, and forwarded requests reach the cluster all the same.
+	defaultParkedShort  = time.Second
+	defaultParkedLong   = 15 * time.Second
+	defaultParkedSearch = time.Hour
 
 	// defaultCheckInterval is how often the server looks for streams to end.
 	defaultCheckInterval = 2 * time.Second
@@ -75,8 +79,8 @@ type Config struct {
 	// ServerID identifies this replica to agents. It is required, and no two replicas may have the
 	// same one.
 	ServerID string
-	// ServerCount is the number of replicas that every agent should connect to. If it is more than
-	// one, agents are made to look for others again and again. 0 means 1.
+	// ServerCount is the number of replicas that agents should connect to. If it is more than one,
+	// agents are made to look for others: see Missing. 0 means 1.
 	ServerCount int
 	// TLS is the serving configuration. It must require client certificates and verify them against
 	// its own ClientCAs; otherwise [Server.Serve] fails. GetConfigForClient is used if it is set,
@@ -93,6 +97,11 @@ type Config struct {
 	// certificate, or an agent that restarts again and again, must not use up the gateway's memory.
 	// 0 means DefaultMaxAgents.
 	MaxAgents int
+	// Missing, if set, reports whether fewer than ServerCount replicas have agents of the cluster,
+	// and there is another one that could. Then replicas forward requests to each other, and agents
+	// look for others only while it is true. It must not block. If it is nil, the replicas do not
+	// know each other, and agents look for others again and again.
+	Missing func(cluster string) bool
 	// Accept returns why the certificate of an agent is not accepted, which has been verified. It is
 	// called when an agent connects, and by [Server.Recheck]. It must not block. If it is nil, every
 	// certificate that was verified is accepted.
@@ -107,7 +116,7 @@ type Config struct {
 	attemptTimeout, stallTimeout, checkInterval, maxIdle time.Duration
 	enrollmentTimeout, servesInterval, refusalPause      time.Duration
 	ownStreamTimeout, spareFor, warmFor                  time.Duration
-	parkedAlone, parkedShort, parkedLong                 time.Duration
+	parkedAlone, parkedShort, parkedLong, parkedSearch   time.Duration
 	// maxUpgrades bounds the streams for upgrades of one cluster. 0 means twice MaxAgents.
 	maxUpgrades int
 }
@@ -123,6 +132,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.parkedAlone = cmp.Or(cfg.parkedAlone, defaultParkedAlone)
 	cfg.parkedShort = cmp.Or(cfg.parkedShort, defaultParkedShort)
 	cfg.parkedLong = cmp.Or(cfg.parkedLong, defaultParkedLong)
+	cfg.parkedSearch = cmp.Or(cfg.parkedSearch, defaultParkedSearch)
 	cfg.attemptTimeout = cmp.Or(cfg.attemptTimeout, defaultAttemptTimeout)
 	cfg.stallTimeout = cmp.Or(cfg.stallTimeout, defaultStallTimeout)
 	cfg.checkInterval = cmp.Or(cfg.checkInterval, defaultCheckInterval)

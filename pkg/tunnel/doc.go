@@ -40,6 +40,8 @@
 // wait.go have the details; choose.go chooses among streams and agents.
 //
 // A stream that has become free is kept for a while. While an agent has a stream parked at one
-// replica, it looks for no other one. So with several replicas, a parked stream is freed again and
-// again, and each replica keeps one stream for upgrades beside it.
+// replica, it looks for no other one. So while too few of several replicas have agents of the
+// cluster (Config.Missing), a parked stream is freed again and again, and each replica keeps one
+// stream for upgrades beside it. When the agents have found enough replicas, they stay parked, and
+// make no more connections.
 package tunnel

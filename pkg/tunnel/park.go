@@ -5,6 +5,7 @@ package tunnel
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"time"
@@ -106,6 +107,10 @@ func (s *Server) awaitActivation(se *session, stream agent.AgentService_ConnectS
 			return context.Cause(stream.Context())
 		case <-timer.C:
 		}
+		if s.settled(se) {
+			timer.Reset(spread(s.cfg.parkedLong))
+			continue
+		}
 		if duplicate, freed := s.free(se); freed {
 			return endAsDuplicate(stream, s.header(duplicate))
 		}
@@ -117,11 +122,31 @@ func (s *Server) awaitActivation(se *session, stream agent.AgentService_ConnectS
 func (s *Server) parkedFor(a *agentState) time.Duration {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.cfg.ServerCount == 1 {
+	// The first ones are short, so that an agent soon finds other replicas.
+	longer := s.cfg.parkedShort << min(a.freed, 20)
+	switch {
+	case s.cfg.Missing != nil:
+		return spread(min(longer, s.cfg.parkedSearch))
+	case s.cfg.ServerCount == 1:
 		return s.cfg.parkedAlone
+	default:
+		return min(longer, s.cfg.parkedLong)
 	}
-	// The first ones are short, so that an agent soon finds all replicas.
-	return min(s.cfg.parkedShort<<min(a.freed, 10), s.cfg.parkedLong)
+}
+
+// spread returns a duration of d to 1.25 d, so that the agents that a lost replica had do not look
+// for another one at the same time.
+func spread(d time.Duration) time.Duration { return d + rand.N(d/4+1) }
+
+// settled reports whether the agent of a parked stream has to look for no other replica.
+func (s *Server) settled(se *session) bool {
+	if s.cfg.Missing == nil || s.cfg.Missing(se.peer.cluster) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	se.agent.freed = 0 // should a replica be missing later, it is found soon
+	return true
 }
 
 // free takes a parked stream out of the table, so that its agent can look for other replicas. It

@@ -7,8 +7,10 @@ import (
 	"bytes"
 	"crypto/rand"
 	"io"
+	"maps"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -383,11 +385,115 @@ func TestReplicasBehindStickyBalancer(t *testing.T) {
 		mustEcho(t, mustDialAddress(t, g, echo, dialer.ForUpgrades), "an upgrade")
 	}
 	mustEcho(t, mustDialAddress(t, g, echo, dialer.ForRequests), "a request")
-	before, began := b.connections.Load(), time.Now()
+	before := b.connections.Load()
 	dialertest.Eventually(t, "ten more connections", func() bool { return b.connections.Load() >= before+10 })
-	// Without pauses, there would be ten in ten sync intervals of 20 ms.
-	if took := time.Since(began); took < 500*time.Millisecond {
-		t.Errorf("ten connections in %s", took)
+	if again := g.parkedAgain(t, "east"); again != g.cfg.parkedLong {
+		t.Errorf("after all these connections, the next stream is parked for %s, want the longest time", again)
+	}
+}
+
+// parkedAgain returns how long the next stream of the cluster's only agent stays parked.
+func (g *gateway) parkedAgain(t *testing.T, cluster string) time.Duration {
+	t.Helper()
+	g.mu.RLock()
+	agents := slices.Collect(maps.Values(g.clusters[cluster].agents))
+	g.mu.RUnlock()
+	if len(agents) != 1 {
+		t.Fatalf("%d agents, want 1", len(agents))
+	}
+	return g.parkedFor(agents[0])
+}
+
+// TestSettledAgentsConnectNoMore shows that agents that have found as many replicas as they should
+// make no more connections, and that they look for another one when one is missing.
+func TestSettledAgentsConnectNoMore(t *testing.T) {
+	t.Parallel()
+	ca := dialertest.NewCA(t, "tunnel")
+	b := newBalancer(t)
+	var mu sync.Mutex
+	var replicas []*gateway
+	var addresses []string
+	var asked, missed atomic.Int64
+	add := func(id string) *gateway {
+		g := startGateway(t, func(c *Config) {
+			c.ServerID, c.ServerCount, c.TLS = id, 2, ca.ServerTLS(t)
+			c.parkedShort, c.parkedLong, c.parkedSearch = 20*time.Millisecond, 10*time.Millisecond, 100*time.Millisecond
+			c.Missing = func(cluster string) bool { // as peers.Peers.Missing
+				asked.Add(1)
+				mu.Lock()
+				defer mu.Unlock()
+				have := 0
+				for _, g := range replicas {
+					if n, _ := g.Agents(cluster); n > 0 {
+						have++
+					}
+				}
+				missing := have < min(2, len(replicas))
+				if missing {
+					missed.Add(1)
+				}
+				return missing
+			}
+		})
+		mu.Lock()
+		defer mu.Unlock()
+		replicas, addresses = append(replicas, g), append(addresses, g.address)
+		b.set(addresses...)
+		return g
+	}
+	settles := func(what string) {
+		t.Helper()
+		before := int64(-1)
+		dialertest.Eventually(t, what, func() bool { // after so many times that nothing was missing, and no connection
+			if now := b.connections.Load() + missed.Load(); now != before {
+				before = now
+				asked.Store(0)
+			}
+			return asked.Load() > 100
+		})
+	}
+	first := add("one")
+	dialertest.StartAgent(t, dialertest.AgentConfig{Address: b.address, CA: ca, Pair: ca.Client(t, "east", v1alpha1.AgentOrganization), ID: "a"})
+	first.awaitParked(t, "east", "a")
+	settles("an agent of one replica to settle")
+	if n := b.connections.Load(); n != 3 { // for requests, for upgrades, and parked
+		t.Errorf("an agent of one replica has made %d connections, want 3", n)
+	}
+	second := add("two")
+	dialertest.Eventually(t, "a stream at the replica that came later", func() bool { return second.streams("east", "a") > 0 })
+	settles("an agent of two replicas to settle")
+	add("three")
+	settles("an agent with as many replicas as it needs to stay settled")
+	echo := echoEndpoint(t)
+	for _, g := range []*gateway{first, second} {
+		mustEcho(t, mustDialAddress(t, g, echo, dialer.ForRequests), "a request")
+		mustEcho(t, mustDialAddress(t, g, echo, dialer.ForUpgrades), "an upgrade")
+	}
+
+	// One is lost.
+	mu.Lock()
+	replicas, addresses = append([]*gateway{second}, replicas[2:]...), addresses[1:]
+	b.set(addresses...)
+	mu.Unlock()
+	first.stop()
+	dialertest.Eventually(t, "a stream at the third replica", func() bool { return replicas[1].streams("east", "a") > 0 })
+	settles("the agent to settle again")
+}
+
+// TestSearchGetsRarer shows that an agent that a load balancer keeps at one replica connects less
+// and less often.
+func TestSearchGetsRarer(t *testing.T) {
+	t.Parallel()
+	g := startGateway(t, func(c *Config) {
+		c.ServerCount, c.Missing = 2, func(string) bool { return true }
+		c.parkedShort = time.Millisecond
+	})
+	dialertest.StartAgent(t, dialertest.AgentConfig{Address: g.address, CA: g.ca, Pair: g.ca.Client(t, "east", v1alpha1.AgentOrganization), ID: "a"})
+	g.awaitParked(t, "east", "a")
+	last := time.Duration(0)
+	for range 5 { // each is twice as long as the one before, and at most a quarter more
+		dialertest.Eventually(t, "the next stream to be parked longer", func() bool { return g.parkedAgain(t, "east") > last*3/2 })
+		last = g.parkedAgain(t, "east")
 	}
 }
 
