@@ -222,6 +222,8 @@ podDisruptionBudget: {enabled: false, maxUnavailable: 50%}
 networkPolicy: {enabled: false}
 audit: {enabled: true, policy: {apiVersion: audit.k8s.io/v1, kind: Policy, rules: [{level: Request}]}}
 serviceMonitor: {enabled: true, interval: 15s, labels: {release: prometheus}}
+prometheusRule: {enabled: true, labels: {rules: ours}}
+dashboards: {enabled: true, labels: {dashboards: ours}, annotations: {grafana_folder: Clusters}}
 `
 
 // TestGatewayChartValues checks that each value has its effect, and that everything above is
@@ -244,7 +246,8 @@ func TestGatewayChartValues(t *testing.T) {
 		"Service":                 {"type: NodePort", "port: 9132", "nodePort: 30132", "a: b", "10.0.0.0/8", "type: LoadBalancer", "c: d"},
 		"HorizontalPodAutoscaler": {"minReplicas: 2", "maxReplicas: 5", "averageUtilization: 60"},
 		"ServiceAccount":          {"i: j"},
-		"ConfigMap":               {"level: Request"},
+		"ConfigMap":               {"level: Request", "dashboards: ours", "grafana_folder: Clusters", `"uid": "cluster-gateway-cluster"`},
+		"PrometheusRule":          {"rules: ours", "alert: ClusterGatewayNoLeader", "Cluster {{ $labels.cluster }} is not ready"},
 		"ServiceMonitor":          {"interval: 15s", "release: prometheus"},
 	} {
 		text := ""
@@ -346,6 +349,76 @@ func TestGatewayChartAudit(t *testing.T) {
 	}
 	if a, b := values(t, text), values(t, string(want)); !reflect.DeepEqual(a, b) {
 		t.Errorf("the chart has\n%v\nand the component has\n%v", a, b)
+	}
+}
+
+// TestGatewayChartMonitoring compares the alerts, the dashboards and the ServiceMonitor of the
+// chart with those of the component in manifests/gateway/monitoring.
+func TestGatewayChartMonitoring(t *testing.T) {
+	t.Parallel()
+	got, _, err := render(t, gatewayChart, "{prometheusRule: {enabled: true}, dashboards: {enabled: true}, serviceMonitor: {enabled: true}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const dir = "../../../manifests/gateway/monitoring"
+	want := objects{}
+	for _, name := range []string{"prometheusrule.yaml", "servicemonitor.yaml"} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want.decode(t, name, string(text))
+	}
+	for key, w := range want {
+		g := got[key]
+		if g == nil {
+			t.Errorf("the chart has no %s", key)
+			continue
+		}
+		withoutHelmLabels(g, w)
+		if !reflect.DeepEqual(g.Object, w.Object) {
+			a, _ := sigsyaml.Marshal(g.Object)
+			b, _ := sigsyaml.Marshal(w.Object)
+			t.Errorf("%s: the chart has\n%s\nand the component has\n%s", key, a, b)
+		}
+	}
+
+	var component struct {
+		ConfigMapGenerator []struct {
+			Name, Namespace string
+			Files           []string
+			Options         struct{ Labels map[string]string }
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "kustomization.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sigsyaml.Unmarshal(text, &component); err != nil || len(component.ConfigMapGenerator) != 1 {
+		t.Fatalf("%d ConfigMaps in the component: %v", len(component.ConfigMapGenerator), err)
+	}
+	c := component.ConfigMapGenerator[0]
+	g := got["ConfigMap "+c.Namespace+" "+c.Name]
+	if g == nil {
+		t.Fatalf("the chart has no ConfigMap %s", c.Name)
+	}
+	data, _, _ := unstructured.NestedStringMap(g.Object, "data")
+	if keys := slices.Sorted(maps.Keys(data)); !slices.Equal(keys, slices.Sorted(slices.Values(c.Files))) {
+		t.Errorf("the chart has the dashboards %v, and the component %v", keys, c.Files)
+	}
+	for _, name := range c.Files {
+		want, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.TrimSpace(data[name]) != strings.TrimSpace(string(want)) {
+			t.Errorf("the dashboard %s of the chart is not that of the component", name)
+		}
+	}
+	for key, value := range c.Options.Labels {
+		if g.GetLabels()[key] != value {
+			t.Errorf("the chart's ConfigMap has no label %s=%s", key, value)
+		}
 	}
 }
 
