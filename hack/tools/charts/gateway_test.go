@@ -200,11 +200,13 @@ autoscaling: {enabled: true, minReplicas: 2, maxReplicas: 5, targetCPUUtilizatio
 tunnel:
   serverCount: 4
   advertiseAddress: tunnel.example.com
+  minTLSVersion: VersionTLS12
   service: {type: LoadBalancer, port: 9132, nodePort: 30132, annotations: {a: b}, loadBalancerSourceRanges: [10.0.0.0/8]}
 service: {type: NodePort, annotations: {c: d}}
 servingHosts: [gateway.example.com]
 shutdownDelay: 10s
 terminationGracePeriodSeconds: 100
+loggingFormat: json
 extraArgs: [--v=2, "--identity-extra=example.com/team"]
 extraEnv: [{name: GOMEMLIMIT, value: 1GiB}]
 extraVolumes: [{name: rules, configMap: {name: rules}}]
@@ -241,7 +243,7 @@ func TestGatewayChartValues(t *testing.T) {
 	}
 	for key, wants := range map[string][]string{
 		"Deployment": {"registry.example.com/gateway:v1", "imagePullPolicy: Always", "- name: registry", "--tunnel-server-count=4", "--tunnel-advertise-address=tunnel.example.com:9132",
-			"--serving-host=gateway.example.com", "--shutdown-delay-duration=10s", "terminationGracePeriodSeconds: 100", "- --v=2", "- --identity-extra=example.com/team", "GOMEMLIMIT",
+			"--serving-host=gateway.example.com", "--tunnel-tls-min-version=VersionTLS12", "--logging-format=json", "--shutdown-delay-duration=10s", "terminationGracePeriodSeconds: 100", "- --v=2", "- --identity-extra=example.com/team", "GOMEMLIMIT",
 			"mountPath: /etc/rules", "mountPath: /etc/cluster-gateway/audit", "- --audit-log-path=-", "cluster-gateway/audit-policy: ", "memory: 4Gi", "priorityClassName: mine", "disk: ssd", "operator: Exists", "podAntiAffinity", "e: f", "g: h"},
 		"Service":                 {"type: NodePort", "port: 9132", "nodePort: 30132", "a: b", "10.0.0.0/8", "type: LoadBalancer", "c: d"},
 		"HorizontalPodAutoscaler": {"minReplicas: 2", "maxReplicas: 5", "averageUtilization: 60"},
@@ -317,6 +319,8 @@ func TestGatewayChartRefuses(t *testing.T) {
 		"tunnel: {advertiseAddress: 'https://a'}":      "advertiseAddress",
 		"tunnel: {service: {type: External}}":          "type",
 		"extraArgs: [v=2]":                             "extraArgs",
+		"loggingFormat: xml":                           "loggingFormat",
+		"tunnel: {minTLSVersion: VersionTLS11}":        "minTLSVersion",
 		"shutdownDelay: 5":                             "shutdownDelay",
 		"podAnnotations: {a: 1}":                       "podAnnotations",
 		"autoscaling: {enabled: true, minReplicas: 9}": "autoscaling.minReplicas must not be greater",
