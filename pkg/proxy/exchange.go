@@ -65,6 +65,8 @@ type exchange struct {
 	// the client then.
 	upgraded io.Closer
 	client   net.Conn
+	// tellsClient is set if the client is told why an upgraded connection ends.
+	tellsClient bool
 }
 
 var _ http.RoundTripper = (*exchange)(nil)

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -43,7 +42,9 @@ func (x *exchange) switchProtocols(resp *http.Response) error {
 	}
 	context.AfterFunc(x.ctx, x.closeUpgraded)
 	if conn, ok := resp.Body.(io.ReadWriteCloser); ok {
-		resp.Body = &upgradedConn{ReadWriteCloser: conn, ended: x.limitClient}
+		upgraded := &upgradedConn{ReadWriteCloser: conn, ended: x.limitClient}
+		x.followFrames(upgraded, resp.Header)
+		resp.Body = upgraded
 	}
 	return nil
 }
@@ -54,9 +55,14 @@ const lingerTimeout = 30 * time.Second
 
 // limitClient limits how long a client can keep a connection that the cluster has closed.
 func (x *exchange) limitClient() {
-	if x.client != nil {
-		_ = x.client.SetReadDeadline(time.Now().Add(lingerTimeout)) // it has deadlines
+	if x.client == nil {
+		return
 	}
+	timeout := lingerTimeout
+	if x.ctx.Err() != nil {
+		timeout = closingTimeout
+	}
+	_ = x.client.SetReadDeadline(time.Now().Add(timeout)) // it has deadlines
 }
 
 // hijackedWriter is the ResponseWriter of an upgrade. It keeps the client's connection.
@@ -77,7 +83,13 @@ func (w *hijackedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		x := w.exchange
 		x.client = conn
 		// ReverseProxy waits for the client after the cluster has closed its connection.
-		context.AfterFunc(x.ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+		context.AfterFunc(x.ctx, func() {
+			end := time.Unix(1, 0)
+			if x.tellsClient {
+				end = time.Now().Add(closingTimeout)
+			}
+			_ = conn.SetReadDeadline(end)
+		})
 	}
 	return conn, rw, err
 }
@@ -91,16 +103,41 @@ type upgradedConn struct {
 	io.ReadWriteCloser
 	// ended is called when nothing more can be read.
 	ended func()
-	once  sync.Once
+	// passed is called with what is read, and closing when that ends. It returns what the client gets
+	// then. Both may be nil.
+	passed  func([]byte)
+	closing func(error) []byte
+	rest    []byte
+	err     error
 }
 
 // Read implements io.Reader.
-func (c *upgradedConn) Read(p []byte) (int, error) {
-	n, err := c.ReadWriteCloser.Read(p)
-	if err != nil {
-		c.once.Do(c.ended)
+func (c *upgradedConn) Read(p []byte) (n int, err error) {
+	if c.err == nil {
+		n, err = c.ReadWriteCloser.Read(p)
+		if c.passed != nil {
+			c.passed(p[:n])
+		}
+		if err == nil {
+			return n, nil
+		}
+		c.err = err
+		if c.closing != nil {
+			c.rest = c.closing(err)
+		}
+		if len(c.rest) > 0 {
+			c.err = io.EOF // ReverseProxy then waits for the client, which reads the rest
+		}
+		c.ended()
 	}
-	return n, err
+	if n == 0 {
+		n = copy(p, c.rest)
+		c.rest = c.rest[n:]
+	}
+	if len(c.rest) > 0 {
+		return n, nil
+	}
+	return n, c.err
 }
 
 // Write implements io.Writer. It discards what cannot be written: reading tells whether the

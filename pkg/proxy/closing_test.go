@@ -1,0 +1,210 @@
+// Copyright The Cluster Gateway Authors.
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha1" //nolint:gosec // RFC 6455, 4.2.2
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/util/remotecommand"
+	"k8s.io/client-go/rest"
+	clientremotecommand "k8s.io/client-go/tools/remotecommand"
+)
+
+// frame returns a frame with these payload bytes.
+func frame(opcode byte, payload ...byte) []byte { return appendFrame(nil, opcode, payload) }
+
+func TestFrames(t *testing.T) {
+	t.Parallel()
+	large := frame(opcodeBinary, bytes.Repeat([]byte{1}, 60_000)...)
+	huge := append([]byte{finalFrame | opcodeBinary, 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70}, bytes.Repeat([]byte{1}, 70_000)...)
+	for name, test := range map[string]struct {
+		sent           []byte
+		status, closes bool
+	}{
+		"nothing":                {nil, true, true},
+		"whole frames":           {joined(frame(opcodeBinary, 1, 'a'), large, huge, frame(9), frame(opcodeBinary)), true, true},
+		"half a header":          {[]byte{finalFrame | opcodeBinary}, false, false},
+		"half of a long header":  {large[:3], false, false},
+		"half a frame":           {large[:len(large)-1], false, false},
+		"half of a huge frame":   {huge[:50_000], false, false},
+		"a Close frame":          {frame(opcodeClose, 3, 232), false, false},
+		"a Status":               {frame(opcodeBinary, errorChannel, '{', '}'), false, true},
+		"in a message":           {[]byte{opcodeBinary, 2, 1, 'a'}, false, true},
+		"ping in a message":      {joined([]byte{opcodeBinary, 2, 1, 'a'}, frame(9)), false, true},
+		"after a message":        {joined([]byte{opcodeBinary, 2, 1, 'a'}, []byte{finalFrame, 1, 'b'}), true, true},
+		"a frame with a mask":    {[]byte{finalFrame | opcodeBinary, 0x80 | 1, 1, 2, 3, 4, 'a'}, true, true},
+		"a ping like an error":   {frame(9, errorChannel), true, true},
+		"data like a Status":     {frame(opcodeBinary, 1, errorChannel), true, true},
+		"the mask is not enough": {[]byte{finalFrame | opcodeBinary, 0x80 | 1, 1, 2, 3, 4}, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, size := range []int{1, 2, 3, 7, 1 << 20} {
+				f := passed(test.sent, size)
+				got := f.closing("why", true)
+				status := bytes.HasPrefix(got, []byte{finalFrame | opcodeBinary}) && bytes.Contains(got, []byte(`"message":"why"`))
+				code := uint16(closeInternalError)
+				if status {
+					code = closeNormal
+				}
+				closes := bytes.HasSuffix(got, append(binary.BigEndian.AppendUint16([]byte{finalFrame | opcodeClose, 5}, code), "why"...))
+				if status != test.status || closes != test.closes || (len(got) > 0) != test.closes {
+					t.Errorf("in pieces of %d: %q", size, got)
+				}
+				if without := f.closing("why", false); bytes.Contains(without, []byte("message")) {
+					t.Errorf("%q has a Status", without)
+				}
+			}
+		})
+	}
+}
+
+func joined(all ...[]byte) []byte { return bytes.Join(all, nil) }
+
+// FuzzFrames shows that a frame can be added after whole frames, and nowhere else.
+func FuzzFrames(f *testing.F) {
+	f.Add([]byte("a"), uint16(5), 3)
+	f.Add(bytes.Repeat([]byte("b"), 300), uint16(126), 1)
+	f.Fuzz(func(t *testing.T, content []byte, size uint16, piece int) {
+		if piece < 1 {
+			t.Skip()
+		}
+		var sent []byte
+		for payload := range slices.Chunk(content, int(size)+1) {
+			sent = appendFrame(sent, opcodeBinary, payload[:min(len(payload), 1<<16-1)])
+			if f := passed(sent[:len(sent)-1], piece); len(f.closing("why", true)) > 0 {
+				t.Fatal("a frame is added in a frame")
+			}
+			if f := passed(sent, piece); len(f.closing("why", false)) == 0 {
+				t.Fatal("no frame can be added after whole frames")
+			}
+		}
+	})
+}
+
+// passed follows what is sent in pieces of this size.
+func passed(sent []byte, size int) *frames {
+	f := &frames{}
+	for piece := range slices.Chunk(sent, size) {
+		f.pass(piece)
+	}
+	return f
+}
+
+// execServer is an API server with a command that writes "hello", and then waits. breaks ends the
+// connection without a word.
+func execServer(t *testing.T) (s *apiServer, breaks func()) {
+	t.Helper()
+	conns := make(chan net.Conn, 1)
+	s = newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // RFC 6455, 4.2.2
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Protocol: %s\r\nSec-WebSocket-Accept: %s\r\n\r\n", remotecommand.StreamProtocolV5Name, base64.StdEncoding.EncodeToString(sum[:]))
+		_, _ = conn.Write(appendFrame(nil, opcodeBinary, []byte("\x01hello")))
+		conns <- conn
+		_, _ = io.Copy(io.Discard, conn)
+	}, onlyHTTP1)
+	return s, func() { _ = (<-conns).(*tls.Conn).NetConn().Close() }
+}
+
+// TestUpgradeTellsWhyItEnds uses the client of kubectl. kubectl prints its error.
+func TestUpgradeTellsWhyItEnds(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		end  func(g *gateway, breaks func())
+		want string
+	}{
+		"the cluster goes away":  {func(_ *gateway, breaks func()) { breaks() }, "its API server has closed it unexpectedly"},
+		"the cluster is deleted": {func(g *gateway, _ func()) { g.delete("a") }, "the cluster is not registered any more, or in another way"},
+		"the gateway stops": {func(g *gateway, _ func()) {
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			g.handler.EndStreams(ctx)
+		}, "the gateway is shutting down; run the command again"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, breaks := execServer(t)
+			g := newGateway(t, nil)
+			g.set(s.secret("a"))
+			config := &rest.Config{Host: g.server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
+			executor, err := clientremotecommand.NewWebSocketExecutor(config, http.MethodGet, g.url("a", "/api/v1/namespaces/default/pods/p/exec?stdout=true"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := &notifier{text: "hello", seen: make(chan struct{})}
+			ended := make(chan error, 1)
+			go func() {
+				ended <- executor.StreamWithContext(t.Context(), clientremotecommand.StreamOptions{Stdout: out})
+			}()
+			within(t, maxWait, "the output", func() { <-out.seen })
+			test.end(g, breaks)
+			within(t, maxWait, "the end", func() {
+				want := `the connection to cluster "a" has ended: ` + test.want
+				if got := <-ended; got == nil || got.Error() != want {
+					t.Errorf("got  %v\nwant %s", got, want)
+				}
+			})
+			eventually(t, "nothing in flight", func() bool { return g.handler.streams.Load() == 0 })
+		})
+	}
+}
+
+// notifier closes a channel when all of a text has been written to it.
+type notifier struct {
+	text string
+	seen chan struct{}
+	got  strings.Builder
+}
+
+func (n *notifier) Write(p []byte) (int, error) {
+	if n.got.Write(p); n.got.String() == n.text {
+		close(n.seen)
+	}
+	return len(p), nil
+}
+
+func TestEndReason(t *testing.T) {
+	t.Parallel()
+	gone := errors.New("client gone")
+	for name, test := range map[string]struct {
+		cause, err error
+		forwarding bool
+		want       string
+	}{
+		"permission": {errPermissionLost, io.ErrClosedPipe, false, "you may no longer do this"},
+		"client":     {gone, io.ErrClosedPipe, false, ""},
+		"end":        {nil, io.EOF, false, "its API server has closed it unexpectedly"},
+		"replica":    {nil, io.ErrUnexpectedEOF, true, "the replica of the gateway"},
+		"other":      {nil, errors.New("the agent has gone"), false, "the agent has gone"},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		if test.cause != nil {
+			cancel(test.cause)
+		}
+		x := &exchange{ctx: ctx, forwarding: test.forwarding}
+		if got := x.endReason(test.err); !strings.HasPrefix(got, test.want) || (got == "") != (test.want == "") {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+		cancel(nil)
+	}
+}
