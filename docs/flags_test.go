@@ -130,7 +130,7 @@ func gatewayReference() string {
 	var b strings.Builder
 	b.WriteString("# Flags of the gateway\n\n" + generatedBy)
 	b.WriteString("The groups `hub`, `tunnel`, `proxy` and `health` are the gateway's own. The others are mostly those of\n" +
-		"every Kubernetes API server. [Operating the gateway](../operating.md) says what the important ones are\nfor.\n")
+		"every Kubernetes API server. [Operating the gateway](../operating.md) lists the pages that explain the\nimportant ones.\n")
 	groups := server.NewOptions().Flags()
 	for _, name := range groups.Order {
 		writeFlags(&b, groups.FlagSets[name], "## "+strings.ToUpper(name[:1])+name[1:]+" flags")

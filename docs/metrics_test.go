@@ -130,7 +130,7 @@ func TestMetricReference(t *testing.T) {
 	var b strings.Builder
 	b.WriteString("# Metrics of the gateway\n\n" + generatedBy)
 	b.WriteString("The gateway serves these at `/metrics`, together with those of every Kubernetes API server.\n" +
-		"[Operating the gateway](../operating.md#metrics-and-probes) says what to watch.\n\n" +
+		"[Observe the gateway](../observe.md#metrics-and-probes) says what to watch.\n\n" +
 		"| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n")
 	for _, m := range gatewayMetrics(t) {
 		labels := m.labels

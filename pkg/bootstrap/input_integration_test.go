@@ -61,7 +61,7 @@ func TestBadInput(t *testing.T) {
 		{"no rights", []string{"register", "near-1", "--cluster-kubeconfig", powerless}, nil, []string{"system:serviceaccount:default:nobody", `create, patch namespaces "cluster-gateway-agent"`, "--cluster-kubeconfig"}},
 		// As for a gateway with --tunnel-mode=external, which makes nothing known there.
 		{"no tunnel server", []string{"register", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig(), "--secret-namespace", "default"}, nil,
-			[]string{"the address that agents connect to is not known", "--tunnel-mode=external", "set up by hand: see docs/operating.md"}},
+			[]string{"the address that agents connect to is not known", "--tunnel-mode=external", "set up by hand: see docs/register.md"}},
 		{"no tunnel server, an address", []string{"register", "near-1", "--cluster-kubeconfig", site.Near.Kubeconfig(), "--secret-namespace", "default", "--tunnel-address", "a:1"}, nil,
 			[]string{"the tunnel's CA is not on the hub", "--tunnel-mode=external"}},
 		{"endpoint without TLS", site.RegisterNear("--endpoint", "http://foo"), nil, []string{`--endpoint: the scheme is "http"; only https is allowed`}},

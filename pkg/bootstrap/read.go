@@ -194,7 +194,7 @@ func (r *registerRun) readTunnel(ctx context.Context) (err error) {
 }
 
 // externalNote is for what only the gateway's own tunnel server puts on the hub.
-const externalNote = "If the gateway runs with --tunnel-mode=external, agents connect to konnectivity-servers and are set up by hand: see docs/operating.md"
+const externalNote = "If the gateway runs with --tunnel-mode=external, agents connect to konnectivity-servers and are set up by hand: see docs/register.md"
 
 // readTunnel reads what is needed to get a certificate for an agent and to tell it what to dial.
 // address overrides the address that the gateway publishes.

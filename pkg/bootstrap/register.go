@@ -108,7 +108,7 @@ tokens that are still valid.
 
 --route=tunnel requires the gateway's own tunnel server (the gateway's flag --tunnel-mode=embedded).
 For konnectivity-servers that you run yourself (--tunnel-mode=external), set up the agent by hand: see
-docs/operating.md.`,
+docs/register.md.`,
 		Example: `  # Behind a firewall. The agent runs in the cluster.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig
 

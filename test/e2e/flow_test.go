@@ -21,7 +21,7 @@ func TestUploadIntoSleepingPod(t *testing.T) {
 	const total = 60_000_000
 	for _, r := range shared.routes() {
 		if r.gateway == shared.external {
-			continue // docs/operating.md: no flow control for a single connection
+			continue // docs/scale.md: no flow control for a single connection
 		}
 		t.Run(r.name, func(t *testing.T) {
 			upload, out, uploadErr := startExec(t, r, "sleeping", bytes.NewReader(make([]byte, total)), "sh", "-c", "sleep 20; wc -c")

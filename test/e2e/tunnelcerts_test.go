@@ -210,7 +210,7 @@ func TestTunnelCertificatesOfOnesOwn(t *testing.T) {
 	})
 }
 
-// TestAgentCertificateByHand runs the commands in docs/operating.md exactly as they are written
+// TestAgentCertificateByHand runs the commands in docs/certificates.md exactly as they are written
 // there, and starts an agent with the certificate that they create.
 func TestAgentCertificateByHand(t *testing.T) {
 	besideOthers(t)
@@ -218,7 +218,7 @@ func TestAgentCertificateByHand(t *testing.T) {
 		t.Skip("openssl is not installed")
 	}
 	ctx := bounded(t, caseTimeout)
-	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "operating.md"))
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "certificates.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func TestAgentCertificateByHand(t *testing.T) {
 	_, rest, opened := strings.Cut(rest, "```sh\n")
 	script, _, closed := strings.Cut(rest, "```")
 	if !found || !opened || !closed || !strings.Contains(script, "openssl") {
-		t.Fatal("docs/operating.md has no instructions")
+		t.Fatal("docs/certificates.md has no instructions")
 	}
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the agent may run as another user
