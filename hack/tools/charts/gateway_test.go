@@ -68,6 +68,12 @@ func values(t *testing.T, text string) map[string]any {
 // render renders a chart as `helm install` does. notes are what it then prints.
 func render(t *testing.T, path, set string) (rendered objects, notes string, err error) {
 	t.Helper()
+	return renderIn(t, namespace, path, set)
+}
+
+// renderIn is render for another namespace.
+func renderIn(t *testing.T, namespace, path, set string) (rendered objects, notes string, err error) {
+	t.Helper()
 	chart, err := loader.Load(path)
 	if err != nil {
 		t.Fatal(err)

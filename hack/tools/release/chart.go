@@ -46,7 +46,7 @@ func (r *release) chart(dir string) (file, error) {
 		if err != nil {
 			return err
 		}
-		if data, err = r.stampChart(inside, string(data)); err != nil {
+		if data, err = r.stampChart(chart+"/"+filepath.ToSlash(inside), string(data)); err != nil {
 			return fmt.Errorf("%s: %w", inside, err)
 		}
 		files = append(files, file{name: chart + "/" + filepath.ToSlash(inside), data: data, mode: modeFile})
@@ -62,6 +62,9 @@ func (r *release) chart(dir string) (file, error) {
 // chartVersion returns the version as charts write it.
 func (r *release) chartVersion() string { return strings.TrimPrefix(r.version, "v") }
 
+// gatewayChart is the name of the chart with the gateway's image.
+const gatewayChart = "cluster-gateway"
+
 // The lines of a chart that differ in a release.
 const (
 	chartVersionLine    = "version: 0.0.0"
@@ -71,15 +74,15 @@ const (
 
 func (r *release) stampChart(name, text string) ([]byte, error) {
 	lines := strings.Split(text, "\n")
-	switch name {
-	case "Chart.yaml":
+	switch {
+	case filepath.Base(name) == "Chart.yaml":
 		if err := onlyLine(lines, chartVersionLine, "version: "+r.chartVersion()); err != nil {
 			return nil, err
 		}
 		if err := onlyLine(lines, chartAppVersionLine, "appVersion: "+r.version); err != nil {
 			return nil, err
 		}
-	case "values.yaml":
+	case name == gatewayChart+"/values.yaml": // the other chart has no image of ours
 		if err := onlyLine(lines, chartImageLine, "  repository: "+r.image); err != nil {
 			return nil, err
 		}

@@ -145,7 +145,7 @@ func testFiles(t *testing.T, dist string) {
 	want := []string{
 		"agent-bootstrap_v0.1.0_darwin_arm64.tar.gz", "agent-bootstrap_v0.1.0_linux_amd64.tar.gz",
 		"agent-bootstrap_v0.1.0_linux_arm64.tar.gz", "agent-bootstrap_v0.1.0_windows_amd64.zip",
-		"cluster-gateway-0.1.0.tgz",
+		"cluster-gateway-0.1.0.tgz", "cluster-gateway-agent-0.1.0.tgz",
 		"completions/agent-bootstrap.bash", "completions/agent-bootstrap.fish", "completions/agent-bootstrap.ps1", "completions/agent-bootstrap.zsh",
 		"gateway_v0.1.0_darwin_arm64.tar.gz", "gateway_v0.1.0_linux_amd64.tar.gz", "gateway_v0.1.0_linux_arm64.tar.gz",
 		"image/index.json", "image/oci-layout", "install.yaml", "krew/cg.yaml", "release-notes.md",
