@@ -21,7 +21,7 @@ import (
 
 // foreignFlags are flags of other programs that the pages name.
 var foreignFlags = map[string][]string{
-	"kubectl":               {"for", "append-server-path", "overwrite", "api-prefix", "as", "audience", "field-selector", "from-literal", "from-file", "raw", "retries", "port", "kubeconfig", "context", "server-side"},
+	"kubectl":               {"for", "append-server-path", "overwrite", "api-prefix", "as", "audience", "field-selector", "from-literal", "from-file", "raw", "retries", "port", "kubeconfig", "context", "server-side", "subresource"},
 	"helm":                  {"create-namespace", "set", "set-string", "reuse-values"},
 	"kube-apiserver":        {"requestheader-client-ca-file", "enable-aggregator-routing"},
 	"konnectivity-agent":    {"agent-cert", "agent-identifiers", "agent-key", "ca-cert", "keepalive-time", "proxy-server-host", "proxy-server-port", "service-account-token-path"},

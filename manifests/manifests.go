@@ -19,15 +19,16 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// The bases, by folder.
+// The bases and components with objects, by folder.
 const (
 	Gateway                = "gateway"
+	GatewayClusterProfiles = "gateway/clusterprofiles"
 	KonnectivityAgent      = "konnectivity/agent"
 	KonnectivityInvitation = "konnectivity/invitation"
 	KonnectivityServer     = "konnectivity/server"
 )
 
-//go:embed gateway/*.yaml gateway/audit/*.yaml konnectivity/*/*.yaml
+//go:embed gateway/*.yaml gateway/audit/*.yaml gateway/clusterprofiles/*.yaml konnectivity/*/*.yaml
 var files embed.FS
 
 // AuditPolicy returns the audit policy of the component gateway/audit.

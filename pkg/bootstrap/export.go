@@ -4,6 +4,7 @@
 package bootstrap
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,12 +16,14 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientauthv1 "k8s.io/client-go/pkg/apis/clientauthentication/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/inventory"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 )
 
@@ -30,6 +33,7 @@ const (
 	exportArgoCD     = "argocd"
 	exportFlux       = "flux"
 	exportHeadlamp   = "headlamp"
+	exportProfile    = "clusterprofile"
 )
 
 // podTokenFile is the token of a Pod's ServiceAccount. The kubelet renews it.
@@ -54,7 +58,10 @@ hub, and needs the rights on the hub that every user of the cluster needs. The f
               must be in its Pods, at the path in --command
   flux        a Secret for the field kubeConfig.secretRef of a Kustomization or HelmRelease. It has the same
               kubeconfig, and the token file is that of the controller's Pod
-  headlamp    a kubeconfig without a user: Headlamp asks each user for a token of the hub`,
+  headlamp    a kubeconfig without a user: Headlamp asks each user for a token of the hub
+  clusterprofile
+              a ClusterProfile of the Cluster Inventory API, with the access provider "cluster-gateway". Its
+              status has to be applied, too: kubectl apply --server-side --subresource=status -f FILE`,
 		Example: `  agent-bootstrap export edge-1 --format argocd | kubectl apply -f -
 
   # For a program in a Pod of the hub.
@@ -63,11 +70,11 @@ hub, and needs the rights on the hub that every user of the cluster needs. The f
 		RunE: func(cmd *cobra.Command, args []string) error { return a.export(cmd.Context(), args[0], o) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&o.format, "format", o.format, "What to print: kubeconfig, argocd, flux or headlamp. Required.")
+	fs.StringVar(&o.format, "format", o.format, "What to print: kubeconfig, argocd, flux, headlamp or clusterprofile. Required.")
 	fs.StringVar(&o.server, "server", o.server, "URL of the hub's API server, as the program reaches it. Default: the one in your kubeconfig.")
 	fs.StringVar(&o.tokenFile, "token-file", o.tokenFile, "File with the program's token for the hub, where the program runs.")
 	fs.StringVar(&o.command, "command", o.command, "Path of agent-bootstrap in the Pods of Argo CD. Only for --format=argocd.")
-	fs.StringVarP(&o.namespace, "namespace", "n", o.namespace, "Namespace of the Secret. Default: argocd or flux-system.")
+	fs.StringVarP(&o.namespace, "namespace", "n", o.namespace, "Namespace of the Secret or ClusterProfile. Default: argocd, flux-system or cluster-inventory.")
 	o.endpointOptions.addFlags(fs)
 	return cmd
 }
@@ -75,8 +82,8 @@ hub, and needs the rights on the hub that every user of the cluster needs. The f
 func (o *exportOptions) validate(name string) error {
 	errs := []error{registration.ValidateName(name), o.endpointOptions.validate()}
 	add := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if !slices.Contains([]string{exportKubeconfig, exportArgoCD, exportFlux, exportHeadlamp}, o.format) {
-		add("invalid --format %q: must be kubeconfig, argocd, flux or headlamp", o.format)
+	if !slices.Contains([]string{exportKubeconfig, exportArgoCD, exportFlux, exportHeadlamp, exportProfile}, o.format) {
+		add("invalid --format %q: must be kubeconfig, argocd, flux, headlamp or clusterprofile", o.format)
 	}
 	if o.server != "" {
 		if u, err := url.Parse(o.server); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
@@ -119,7 +126,33 @@ func (a *app) export(ctx context.Context, name string, o *exportOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.format == exportProfile {
+		return a.writeProfile(ctx, hub, name, cluster, o)
+	}
 	return a.writeExport(name, cluster, o)
+}
+
+// writeProfile writes the ClusterProfile that the gateway would write, with the hub or the gateway
+// as the caller reaches it.
+func (a *app) writeProfile(ctx context.Context, hub *clusterClient, name string, to *clientcmdapi.Cluster, o *exportOptions) error {
+	if to.TLSServerName != "" {
+		return fmt.Errorf("a ClusterProfile cannot name the server %q of tls-server-name: set --server to a URL whose host is in the hub's certificate", to.TLSServerName)
+	}
+	gateway, err := hub.clusterGateway(ctx, name)
+	if err != nil {
+		return hub.explain(err)
+	}
+	described := inventory.Cluster{
+		Name: name, UID: gateway.UID, Labels: gateway.Labels, Version: gateway.Status.Version, Route: gateway.Status.Route, Identity: gateway.Status.Identity,
+	}
+	if ready := meta.FindStatusCondition(gateway.Status.Conditions, v1alpha1.ConditionReady); ready != nil {
+		described.Ready = *ready
+	}
+	if described.Ready.LastTransitionTime.IsZero() { // the API requires one
+		described.Ready.LastTransitionTime = metav1.NewTime(a.Now())
+	}
+	access := inventory.Access{Server: strings.TrimSuffix(to.Server, v1alpha1.ProxyPath(name)), CAData: to.CertificateAuthorityData}
+	return a.print(inventory.New(described, access, cmp.Or(o.namespace, "cluster-inventory"), inventory.DefaultManager))
 }
 
 // publicCluster returns how to reach a cluster, without anything that is the caller's own: a proxy,

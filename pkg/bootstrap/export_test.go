@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/inventory"
 )
 
 // exportHub is a hub whose kubeconfig has everything that must not be exported.
@@ -85,6 +86,18 @@ func TestExport(t *testing.T) {
 			in := kubeconfig(s.StringData["value"])
 			return &rest.Config{Host: in.Host, BearerToken: in.BearerToken, TLSClientConfig: rest.TLSClientConfig{CAData: in.CAData, ServerName: in.ServerName}}
 		}, "Bearer of-the-program"},
+		// The fields of the API that its package reads, which is what test/e2e/inventory does.
+		"clusterprofile": {func(text string) *rest.Config {
+			p := &inventory.Profile{}
+			if err := yaml.UnmarshalStrict([]byte(text), p); err != nil {
+				t.Fatalf("%v\n%s", err, text)
+			}
+			if c := p.Status.Conditions; p.Kind != "ClusterProfile" || p.Metadata.Namespace != "cluster-inventory" || p.Status.Version.Kubernetes != "v1.36.1" || len(c) != 1 || c[0].LastTransitionTime.IsZero() {
+				t.Errorf("the profile is %s", text)
+			}
+			to := p.Status.AccessProviders[0]
+			return &rest.Config{Host: to.Cluster.Server, BearerTokenFile: tokenFile, TLSClientConfig: rest.TLSClientConfig{CAData: to.Cluster.CertificateAuthorityData}}
+		}, "Bearer of-the-program"},
 		"argocd": {func(text string) *rest.Config {
 			s := secret(text)
 			if s.Namespace != "argocd" || s.Labels["argocd.argoproj.io/secret-type"] != "cluster" || s.StringData["name"] != "edge-1" {
@@ -147,11 +160,11 @@ func TestExportRefuses(t *testing.T) {
 	t.Parallel()
 	h := exportHub(t)
 	for want, args := range map[string][]string{
-		`invalid --format "": must be kubeconfig, argocd, flux or headlamp`: {"edge-1"},
-		`invalid --server "http://a": must be an https URL`:                 {"edge-1", "--format", "flux", "--server", "http://a"},
-		"it cannot be used with --endpoint=gateway":                         {"edge-1", "--format", "flux", "--server", "https://a", "--endpoint", "gateway", "--gateway-address", "a"},
-		`invalid --token-file "token": must be an absolute path`:            {"edge-1", "--format", "flux", "--token-file", "token"},
-		`cluster "edge-2" is not registered`:                                {"edge-2", "--format", "flux"},
+		`invalid --format "": must be kubeconfig, argocd, flux, headlamp or clusterprofile`: {"edge-1"},
+		`invalid --server "http://a": must be an https URL`:                                 {"edge-1", "--format", "flux", "--server", "http://a"},
+		"it cannot be used with --endpoint=gateway":                                         {"edge-1", "--format", "flux", "--server", "https://a", "--endpoint", "gateway", "--gateway-address", "a"},
+		`invalid --token-file "token": must be an absolute path`:                            {"edge-1", "--format", "flux", "--token-file", "token"},
+		`cluster "edge-2" is not registered`:                                                {"edge-2", "--format", "flux"},
 	} {
 		if out, _, err := h.run(t, append([]string{"export"}, args...)...); err == nil || !strings.Contains(err.Error(), want) || out != "" {
 			t.Errorf("export %v: %v\nwant %s\n%s", args, err, want, out)

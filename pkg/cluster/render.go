@@ -208,6 +208,13 @@ func (c *Cluster) currentHealth() Health {
 	return Health{}
 }
 
+// Ready returns the condition Ready, without a reliable time of its last change.
+func (c *Cluster) Ready() metav1.Condition {
+	ready := c.ready(&corev1.Secret{})
+	ready.Message = c.WithWarnings(ready.Message)
+	return ready
+}
+
 // ready returns the condition Ready. If the Secret is invalid, the condition says so whatever the
 // last probe found, because no request can be served. Otherwise, the override of an operator
 // replaces the result of the last probe, and the message contains both.

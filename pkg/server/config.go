@@ -36,6 +36,8 @@ type Config struct {
 	// ServingCertificate is the certificate that the gateway creates for its own endpoint. It is
 	// nil if the flags name one.
 	ServingCertificate *ServingCertificateConfig
+	// Inventory is how the gateway publishes its clusters. nil means that it does not.
+	Inventory *InventoryConfig
 	// RenewTokensAfter is the age at which the gateway renews the tokens of clusters. 0 means after
 	// 80 % of their lifetime.
 	RenewTokensAfter time.Duration
@@ -80,6 +82,7 @@ func (o *Options) Config() (*Config, error) {
 	if !o.Generic.hasServingCertificate() {
 		c.ServingCertificate = o.ServingCertificate.config()
 	}
+	c.Inventory = o.Inventory.config(c.Hub.SecretNamespace)
 	return c, nil
 }
 

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -117,6 +118,8 @@ type HubConfig struct {
 	Client kubernetes.Interface
 	// APIServices is a client of the hub's APIServices.
 	APIServices apiregistrationclient.APIServiceInterface
+	// Dynamic is a client of resources of the hub that the gateway has no types for.
+	Dynamic dynamic.Interface
 	// SecretNamespace is the namespace of the Secrets of clusters.
 	SecretNamespace string
 	// Kubeconfig is the file that the clients are from. Empty means the ServiceAccount of the Pod.
@@ -136,13 +139,17 @@ func (o *HubOptions) config() (HubConfig, error) {
 	}
 	config = rest.CopyConfig(config)
 	config.QPS = -1
+	dyn, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return HubConfig{}, err
+	}
 	config.ContentType = runtime.ContentTypeProtobuf
 	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return HubConfig{}, err
 	}
-	return HubConfig{Client: client, APIServices: services.APIServices(), SecretNamespace: o.SecretNamespace, Kubeconfig: o.Kubeconfig}, nil
+	return HubConfig{Client: client, APIServices: services.APIServices(), Dynamic: dyn, SecretNamespace: o.SecretNamespace, Kubeconfig: o.Kubeconfig}, nil
 }
 
 func (o *HubOptions) restConfig() (*rest.Config, error) {

@@ -24,6 +24,7 @@ type Options struct {
 	Memory             *MemoryOptions
 	Health             *HealthOptions
 	ServingCertificate *ServingCertificateOptions
+	Inventory          *InventoryOptions
 	Generic            *GenericOptions
 	Logs               *logs.Options
 }
@@ -39,6 +40,7 @@ func NewOptions() *Options {
 		Memory:             NewMemoryOptions(),
 		Health:             NewHealthOptions(),
 		ServingCertificate: NewServingCertificateOptions(),
+		Inventory:          NewInventoryOptions(),
 		Generic:            NewGenericOptions(),
 		Logs:               logs.NewOptions(),
 	}
@@ -55,6 +57,7 @@ func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	o.Memory.AddFlags(groups.FlagSet("memory"))
 	o.Health.AddFlags(groups.FlagSet("health"))
 	o.ServingCertificate.AddFlags(groups.FlagSet("serving"))
+	o.Inventory.AddFlags(groups.FlagSet("cluster profiles"))
 	o.Generic.AddFlags(&groups)
 	logsapi.AddFlags(o.Logs, groups.FlagSet("logs"))
 	return groups
@@ -80,6 +83,7 @@ func (o *Options) Validate() []error {
 	errs = append(errs, o.Memory.Validate()...)
 	errs = append(errs, o.Health.Validate()...)
 	errs = append(errs, o.ServingCertificate.Validate()...)
+	errs = append(errs, o.Inventory.Validate()...)
 	errs = append(errs, o.Generic.Validate()...)
 	return errs
 }

@@ -107,6 +107,16 @@ func TestValidate(t *testing.T) {
 		"odd names and lifetimes of the serving certificate": {args: []string{"--serving-host=gateway.example.com", "--serving-host=192.0.2.7", "--serving-host=a b", "--serving-ca-lifetime=-1s", "--serving-cert-lifetime=9s"}, want: []string{
 			`invalid --serving-host "a b": must be a DNS name or an IP address`, `invalid --serving-ca-lifetime "-1s": must be 0 or at least 10s`, `invalid --serving-cert-lifetime "9s": must be 0 or at least 10s`,
 		}},
+		"cluster profiles": {args: []string{"--cluster-profiles-namespace=fleet", "--cluster-profiles-selector=env in (prod),!test", "--cluster-profiles-server=https://gateway.example.com/"}},
+		"odd cluster profiles": {args: []string{"--cluster-profiles-namespace=a.b", "--cluster-profiles-selector=a==b=c", "--cluster-profiles-manager=a b", "--cluster-profiles-server=https://joe:secret@a", "--cluster-profiles-ca-file=" + file}, want: []string{
+			`invalid --cluster-profiles-namespace "a.b": must be a namespace`, `invalid --cluster-profiles-selector "a==b=c": `, `invalid --cluster-profiles-manager "a b": must be the value of a label`,
+			`invalid --cluster-profiles-server "https://joe:secret@a": must be an https URL without a user and a query`,
+			`invalid --cluster-profiles-ca-file "` + file + `": the file has no usable CA certificate`,
+		}},
+		"cluster profiles without a namespace": {args: []string{"--cluster-profiles-selector=a=b", "--cluster-profiles-server=https://a", "--cluster-profiles-ca-file=" + missing}, want: []string{
+			`invalid --cluster-profiles-selector "a=b": must not be set without --cluster-profiles-namespace`, `invalid --cluster-profiles-server "https://a": must not be set without`,
+			`invalid --cluster-profiles-ca-file "` + missing + `": must not be set without`,
+		}},
 		"embedded, missing files": {args: []string{"--tunnel-cert-file=" + missing, "--tunnel-private-key-file=" + missing, "--tunnel-client-ca-file=" + missing}, want: []string{
 			`invalid --tunnel-cert-file "` + missing + `": stat ` + missing + ": no such file or directory",
 			`invalid --tunnel-private-key-file "` + missing + `": stat ` + missing + ": no such file or directory",

@@ -19,6 +19,7 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
+	"github.com/oam-dev/cluster-gateway/pkg/inventory"
 	"github.com/oam-dev/cluster-gateway/pkg/peers"
 	"github.com/oam-dev/cluster-gateway/pkg/policy"
 	"github.com/oam-dev/cluster-gateway/pkg/proxy"
@@ -48,9 +49,11 @@ type Server struct {
 	// must not keep the APIService.
 	certificate *servingCertificate
 	apiService  *apiServiceController
-	shutdown    *shutdown
-	generic     *genericapiserver.GenericAPIServer
-	leader      *leader
+	// profiles is nil if the gateway does not publish its clusters.
+	profiles *inventory.Publisher
+	shutdown *shutdown
+	generic  *genericapiserver.GenericAPIServer
+	leader   *leader
 
 	proxyMetrics  *proxy.Metrics
 	healthMetrics *health.Metrics
@@ -104,6 +107,9 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	}
 	if err := s.createServingCertificate(ctx); err != nil {
 		return nil, err
+	}
+	if c.Inventory != nil {
+		s.profiles = s.newProfiles(c.Inventory)
 	}
 	if err := s.newAPIServer(clientCALoaded); err != nil {
 		return nil, err
@@ -198,6 +204,9 @@ func (s *Server) newLeader() *leader {
 	if s.apiService != nil {
 		l.tasks = append(l.tasks, task{"the APIService", s.apiService.run})
 	}
+	if s.profiles != nil {
+		l.tasks = append(l.tasks, task{"the ClusterProfiles", s.profiles.Run})
+	}
 	return l
 }
 
@@ -209,6 +218,9 @@ func (s *Server) subscribe() {
 	}
 	s.clusters.Subscribe(s.proxy.Changed)
 	s.clusters.Subscribe(s.health.ClusterChanged)
+	if s.profiles != nil {
+		s.clusters.Subscribe(s.profiles.ClusterChanged)
+	}
 	s.renewals.tokens.OnChange(s.health.Trigger)
 	s.renewals.agents.OnChange(s.health.Trigger)
 	s.renewals.upkeep.OnChange(s.health.Trigger)

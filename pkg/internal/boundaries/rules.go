@@ -17,6 +17,7 @@ const (
 	events       = "pkg/internal/events"
 	execplugin   = "pkg/execplugin"
 	identity     = "pkg/identity"
+	inventory    = "pkg/inventory"
 	memory       = "pkg/internal/memory"
 	peers        = "pkg/peers"
 	policy       = "pkg/policy"
@@ -53,12 +54,13 @@ func MayImport() map[string][]string {
 		peers:                     {apis, dialer, pki},
 		policy:                    {},
 		"pkg/health":              {apis, cluster, dialer, events, pki, proxy, untrusted},
+		inventory:                 {apis, cluster, untrusted},
 		tunnel:                    {apis, dialer},
 		registration:              {apis, cluster, pki, "manifests"},
 		"pkg/rotation":            {apis, cabundle, cluster, dialer, pki, registration, untrusted},
 		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
-		"pkg/bootstrap":           {apis, buildversion, client, cluster, pki, policy, registration, untrusted},
-		server:                    {apis, "pkg/apis/openapi", buildversion, cluster, dialer, "pkg/enrollment", events, execplugin, "pkg/health", identity, memory, peers, pki, policy, proxy, registration, registry, "pkg/rotation", tunnel, untrusted},
+		"pkg/bootstrap":           {apis, buildversion, client, cluster, inventory, pki, policy, registration, untrusted},
+		server:                    {apis, "pkg/apis/openapi", buildversion, cluster, dialer, "pkg/enrollment", events, execplugin, cabundle, "pkg/health", identity, inventory, memory, peers, pki, policy, proxy, registration, registry, "pkg/rotation", tunnel, untrusted},
 		"pkg/internal/boundaries": {},
 		events:                    {apis, untrusted},
 		memory:                    {},
