@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -160,6 +161,54 @@ func TestInviteInput(t *testing.T) {
 		t.Errorf("unregister says\n%s", said)
 	}
 	labtest.SameNames(t, "the hub, after unregistering what was invited only", hub, labtest.Objects(ctx, t, site.Hub))
+}
+
+// TestInviteMany invites the clusters of a file. One of them is registered already, which does not
+// keep the others from being invited.
+func TestInviteMany(t *testing.T) {
+	ctx := site.Begin(t)
+	site.Must(ctx, t, site.RegisterNear()...)
+	dir := t.TempDir()
+	names := filepath.Join(dir, "names.txt")
+	if err := os.WriteFile(names, []byte("# new ones\nshop-1\nnear-1\nshop-2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := labtest.Objects(ctx, t, site.Hub)
+	out, _, err := site.Run(ctx, bootstrap.Config{}, "invite", "--from", names, "--dry-run")
+	if bootstrap.ExitCode(err) != 1 || !strings.Contains(out, "shop-1\tcan be invited\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	labtest.Same(t, "the hub, after a dry run", before, labtest.Objects(ctx, t, site.Hub))
+
+	out, _, err = site.Run(ctx, bootstrap.Config{}, "invite", "--from", names, "--invitations-dir", dir)
+	if bootstrap.ExitCode(err) != 1 || !strings.Contains(err.Error(), "1 of 3 clusters failed") {
+		t.Errorf("exit code %d: %v", bootstrap.ExitCode(err), err)
+	}
+	for _, want := range []string{"shop-1\tinvited: " + dir + "/shop-1.yaml\n", "near-1\tfailed: the name \"near-1\" is taken", "shop-2\tinvited: "} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	for _, name := range []string{"shop-1", "shop-2"} {
+		file := filepath.Join(dir, name+".yaml")
+		info, err := os.Stat(file)
+		if err != nil || info.Mode() != 0o600 {
+			t.Errorf("%v, %v", info, err)
+		}
+		text, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(text), "tls.key: ") {
+			t.Errorf("%v: the invitation of %s has no key", err, name)
+		}
+		if strings.Contains(out, string(text)) {
+			t.Error("the output has an invitation")
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "near-1.yaml")); err == nil {
+		t.Error("there is a file for a cluster that was not invited")
+	}
+	if out, _, err := site.Run(ctx, bootstrap.Config{}, "invite", "--from", names, "--revoke"); err != nil || !strings.Contains(out, "shop-2\trevoked") {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // withProxyPath copies a kubeconfig and adds a proxy URL with a path. client-go ignores the path,

@@ -32,6 +32,7 @@ type inviteOptions struct {
 	agentValues agentValuesFlag
 	ttl         time.Duration
 	revoke      bool
+	many        manyOptions
 }
 
 func (a *app) inviteCommand() *cobra.Command {
@@ -49,7 +50,11 @@ until --ttl has passed or you revoke the invitation. A new invitation for NAME r
 
 With --out-dir, the agent runs as a process, and the gateway cannot renew its certificate. The agent uses
 the certificate of the invitation until --certificate-lifetime has passed, you revoke the invitation, or
-you remove the cluster. "rotate NAME --out-dir" replaces it with a certificate of an agent.`,
+you remove the cluster. "rotate NAME --out-dir" replaces it with a certificate of an agent.
+
+With --from, invite creates an invitation for each name in a file and writes the files to apply into
+--invitations-dir. It prints a line for each name. The exit code is 1 if one of them failed, and 2 if none
+was tried, because of the file or a flag. Lines that begin with # are comments.`,
 		Example: `  agent-bootstrap invite edge-1 > invite.yaml
 
   # Someone with the cluster's kubeconfig applies the file:
@@ -61,10 +66,19 @@ you remove the cluster. "rotate NAME --out-dir" replaces it with a certificate o
   # See whether the cluster has been registered.
   agent-bootstrap status edge-1
 
+  # Invite the clusters whose names are in a file, one on each line.
+  agent-bootstrap invite --from names.txt --invitations-dir ./invitations
+
   # Revoke the invitation.
   agent-bootstrap invite edge-1 --revoke`,
-		Args: oneName,
+		Args: inviteArgs(o),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.many.from != "" {
+				return a.inviteMany(cmd.Context(), o)
+			}
+			if o.many.dir != "" {
+				return errors.New("--invitations-dir requires --from")
+			}
 			r := &inviteRun{app: a, o: o, name: args[0]}
 			return r.run(cmd.Context())
 		},
@@ -72,6 +86,8 @@ you remove the cluster. "rotate NAME --out-dir" replaces it with a certificate o
 	fs := cmd.Flags()
 	fs.DurationVar(&o.ttl, "ttl", o.ttl, "How long a cluster can be registered with the invitation, from 1m to 720h.")
 	fs.BoolVar(&o.revoke, "revoke", o.revoke, "Revoke the invitation for NAME. A cluster that was registered with it stays registered.")
+	fs.StringVar(&o.many.from, "from", o.many.from, "File with the names of clusters to invite, one on each line.")
+	fs.StringVar(&o.many.dir, "invitations-dir", o.many.dir, "With --from: folder for the files to apply, NAME.yaml. It must exist. The files are secret.")
 	o.identityOptions.addFlags(fs)
 	o.credentialOptions.addFlags(fs, "Folder for the files of an agent that runs as a process. Requires --endpoint. The file to apply then contains no agent.")
 	fs.StringVar(&o.endpoint, "endpoint", o.endpoint, "With --out-dir: URL of the cluster's API server, as the agent reaches it.")
