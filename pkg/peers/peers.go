@@ -32,6 +32,8 @@ const (
 	// publishDelay is how long a change of the agents waits for others, so that they are written
 	// together.
 	publishDelay = time.Second
+	// publishRate limits how much is written if the agents change all the time, in bytes per second.
+	publishRate = 16 << 10
 	// forgetAfter is how long the Lease of a replica that is away is kept. Then another replica
 	// deletes it.
 	forgetAfter = 10 * time.Minute
@@ -92,10 +94,15 @@ type Peers struct {
 	draining bool
 	// others are the other replicas by the name of their Lease.
 	others map[string]*peer
-	synced bool
-	// lease is this replica's Lease, as it was last written. Only the goroutine that publishes uses
-	// it.
-	lease *coordinationv1.Lease
+	// contents are the clusters of replicas, from their second Leases, by the name of the first one.
+	contents map[string]clusterSet
+	// synced and contentsSynced are set when both kinds of Leases have been read.
+	synced, contentsSynced bool
+	// earlierSeen is set when a replica has come that reads only the first Lease.
+	earlierSeen atomic.Bool
+	// lease and content are this replica's Leases, as they were last written. Only the goroutine
+	// that publishes uses them.
+	lease, content *coordinationv1.Lease
 }
 
 // peer is another replica.
@@ -103,6 +110,8 @@ type peer struct {
 	address  string
 	draining bool
 	clusters clusterSet
+	// earlier is set for a replica of an earlier version, which reads only the first Lease.
+	earlier bool
 	// version is the resourceVersion of its Lease, and seen when this version was first seen.
 	version string
 	seen    time.Time
@@ -116,7 +125,7 @@ type peer struct {
 // New returns Peers that know no other replica yet. Metrics may be shared with no other Peers.
 func New(cfg Config) *Peers {
 	cfg = cfg.withDefaults()
-	p := &Peers{cfg: cfg, changed: make(chan struct{}, 1), agents: map[string]struct{}{}, others: map[string]*peer{}}
+	p := &Peers{cfg: cfg, changed: make(chan struct{}, 1), agents: map[string]struct{}{}, others: map[string]*peer{}, contents: map[string]clusterSet{}}
 	p.client = newClient(&p.cfg)
 	cfg.Metrics.observe(p)
 	return p
@@ -156,7 +165,7 @@ var errNotSynced = errors.New("the Leases of the other replicas have not been re
 func (p *Peers) Ready() error {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	if !p.synced {
+	if !p.synced || !p.contentsSynced {
 		return errNotSynced
 	}
 	_, err := tlsConfig(p.cfg.Credentials)

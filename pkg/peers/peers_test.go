@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/fake"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -234,6 +236,125 @@ func TestAbsenceIsJudgedByTheOwnClock(t *testing.T) {
 	_ = handler.Delete(renewed)
 	if a.Elsewhere("edge") {
 		t.Error("a replica that has removed its Lease counts as present")
+	}
+}
+
+// TestRenewalIsSmall shows that the clusters are written when they change, and not with each
+// renewal.
+func TestRenewalIsSmall(t *testing.T) {
+	t.Parallel()
+	hub := fake.NewClientset()
+	a := newReplica(t, "a", "", newCredentials(t, hub, 0), func(cfg *Config) { cfg.Client = hub })
+	for i := range 10000 {
+		a.SetAgents(fmt.Sprintf("cluster-%d", i), 1)
+	}
+	written := func() (leases, contents int) {
+		t.Helper()
+		for _, action := range hub.Actions() {
+			object, ok := action.(interface{ GetObject() runtime.Object })
+			if !ok {
+				continue
+			}
+			lease, ok := object.GetObject().(*coordinationv1.Lease)
+			if !ok {
+				continue
+			}
+			if lease.Labels[labelContent] != "" {
+				contents++
+				continue
+			}
+			leases++
+			if text, err := json.Marshal(lease); err != nil || len(text) > 1<<10 {
+				t.Errorf("a renewal has %d bytes, %v", len(text), err)
+			}
+		}
+		return leases, contents
+	}
+	for range 5 {
+		a.publish(t.Context(), true)
+	}
+	if leases, contents := written(); leases != 5 || contents != 1 {
+		t.Errorf("after five renewals, the Lease was written %d times and the clusters %d times", leases, contents)
+	}
+	if delay := a.publishDelay(); delay < 2*publishDelay || delay > renewInterval {
+		t.Errorf("changes of 10,000 clusters are written every %s", delay)
+	}
+	a.SetAgents("new", 1)
+	a.publish(t.Context(), false)
+	if leases, contents := written(); leases != 5 || contents != 2 {
+		t.Errorf("after a change, the Lease was written %d times and the clusters %d times", leases, contents)
+	}
+
+	// Somebody has deleted both.
+	for _, name := range []string{a.leaseName(), a.leaseName() + contentSuffix} {
+		if err := hub.CoordinationV1().Leases(namespace).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.content.OwnerReferences[0].UID = "earlier" // the fake hub sets none
+	a.publish(t.Context(), true)
+	for _, name := range []string{a.leaseName(), a.leaseName() + contentSuffix} {
+		if _, err := hub.CoordinationV1().Leases(namespace).Get(t.Context(), name, metav1.GetOptions{}); err != nil {
+			t.Errorf("it was not written again: %v", err)
+		}
+	}
+}
+
+// TestEarlierReplicas shows that replicas know each other's clusters, though one is of an earlier
+// version that has them in the first Lease.
+func TestEarlierReplicas(t *testing.T) {
+	t.Parallel()
+	clock := clocktesting.NewFakeClock(time.Now())
+	a := newReplica(t, "a", "", newCredentials(t, fake.NewClientset(), 0), func(cfg *Config) { cfg.Clock = clock })
+	a.SetAgents("edge", 1)
+	old := func() bool { // what an earlier version reads
+		lease, _ := a.record()
+		set, err := parseClusterSet(lease.Annotations[annotationClusters])
+		return err == nil && set.has(hash("edge"))
+	}
+	if old() {
+		t.Error("the clusters are in the Lease, though nobody reads them there")
+	}
+	a.sees("b", "127.0.0.1:1", "far") // as an earlier version writes it
+	if !old() || a.publishDelay() != 0 {
+		t.Error("an earlier version does not learn soon which clusters this one has")
+	}
+	if !a.Elsewhere("far") {
+		t.Error("the clusters of an earlier version are not known")
+	}
+
+	// It is updated. The new one has the clusters in its second Lease, whichever is seen first.
+	content := leaseOf("c", "", "1", "far", "near")
+	content.Name, content.Labels = content.Name+contentSuffix, map[string]string{labelContent: "true"}
+	lease := leaseOf("c", "127.0.0.1:2", "1")
+	lease.Annotations[annotationForm] = formContent
+	_ = contentHandler{a.Peers}.Add(content)
+	if a.Elsewhere("near") {
+		t.Error("a replica without a Lease counts as present")
+	}
+	_ = leaseHandler{a.Peers}.Add(lease)
+	_ = leaseHandler{a.Peers}.Delete(leaseOf("b", "127.0.0.1:1", "1", "far"))
+	if !a.Elsewhere("far") || !a.Elsewhere("near") || old() {
+		t.Error("after the update, the clusters are not known, or written twice")
+	}
+	changed := content.DeepCopy()
+	changed.Annotations[annotationClusters] = newClusterSet([]string{"near"}).String()
+	_ = contentHandler{a.Peers}.Replace([]any{changed}, "2")
+	if a.Elsewhere("far") || !a.Elsewhere("near") {
+		t.Error("a change of the clusters was not seen")
+	}
+	renewed := lease.DeepCopy()
+	renewed.ResourceVersion = "2"
+	_ = leaseHandler{a.Peers}.Update(renewed)
+	if a.Elsewhere("far") || !a.Elsewhere("near") {
+		t.Error("a renewal has changed the clusters")
+	}
+
+	// An earlier version that is away does not count.
+	_ = leaseHandler{a.Peers}.Add(leaseOf("d", "127.0.0.1:3", "1"))
+	clock.Step(Timeout + time.Second)
+	if old() {
+		t.Error("the clusters are written for a replica that is away")
 	}
 }
 
