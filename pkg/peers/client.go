@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"time"
@@ -192,9 +193,12 @@ func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // request returns the request for one replica.
 func (f *forwarder) request(req *http.Request, address string, again bool) (*http.Request, error) {
-	out := req.Clone(req.Context())
-	out.URL.Scheme, out.URL.Host, out.Host = "https", address, ""
-	out.Header.Set(headerCluster, f.cluster)
+	out := req.WithContext(req.Context())
+	target := *req.URL
+	out.URL, out.Host = &target, ""
+	out.URL.Scheme, out.URL.Host = "https", address
+	out.Header = maps.Clone(req.Header) // its values are not changed
+	out.Header[headerCluster] = []string{f.cluster}
 	if !again || req.Body == nil || req.Body == http.NoBody {
 		return out, nil
 	}
