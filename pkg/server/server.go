@@ -276,6 +276,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.replicas != nil {
 		defer context.AfterFunc(servingCtx, s.replicas.Drain)()
 	}
+	if s.embedded != nil {
+		defer context.AfterFunc(servingCtx, s.embedded.server.Leave)()
+	}
 	// If a part fails, the API server stops, too.
 	defer context.AfterFunc(partsCtx, stopServing)()
 	klog.InfoS("Starting the gateway", "address", s.Address(), "tunnelMode", s.config.Tunnel.Mode, "tunnelAddress", s.TunnelAddress(),

@@ -105,11 +105,12 @@ func (s *Server) awaitActivation(se *session, stream agent.AgentService_ConnectS
 			return status.Error(codes.Unavailable, se.ended.Error())
 		case <-stream.Context().Done():
 			return context.Cause(stream.Context())
+		case <-s.leaving:
 		case <-timer.C:
-		}
-		if s.settled(se) {
-			timer.Reset(spread(s.cfg.parkedLong))
-			continue
+			if s.settled(se) {
+				timer.Reset(spread(s.cfg.parkedLong))
+				continue
+			}
 		}
 		if duplicate, freed := s.free(se); freed {
 			return endAsDuplicate(stream, s.header(duplicate))
@@ -137,6 +138,10 @@ func (s *Server) parkedFor(a *agentState) time.Duration {
 // spread returns a duration of d to 1.25 d, so that the agents that a lost replica had do not look
 // for another one at the same time.
 func spread(d time.Duration) time.Duration { return d + rand.N(d/4+1) }
+
+// Leave lets all agents look for another replica at once, because this one will stop soon. Their
+// streams work on until then. It does not block, and can be called more than once.
+func (s *Server) Leave() { s.leave() }
 
 // settled reports whether the agent of a parked stream has to look for no other replica.
 func (s *Server) settled(se *session) bool {

@@ -480,6 +480,36 @@ func TestSettledAgentsConnectNoMore(t *testing.T) {
 	settles("the agent to settle again")
 }
 
+// TestLeavingReplica shows that settled agents find another replica before theirs stops, and that
+// their connections work until then.
+func TestLeavingReplica(t *testing.T) {
+	t.Parallel()
+	ca := dialertest.NewCA(t, "tunnel")
+	b := newBalancer(t)
+	var replicas []*gateway
+	for _, id := range []string{"one", "two"} {
+		replicas = append(replicas, startGateway(t, func(c *Config) {
+			c.ServerID, c.ServerCount, c.TLS = id, 2, ca.ServerTLS(t)
+			c.Missing = func(string) bool { return false }
+		}))
+	}
+	leaving, staying := replicas[0], replicas[1]
+	b.set(leaving.address)
+	dialertest.StartAgent(t, dialertest.AgentConfig{Address: b.address, CA: ca, Pair: ca.Client(t, "east", v1alpha1.AgentOrganization), ID: "a"})
+	leaving.awaitParked(t, "east", "a")
+	echo := echoEndpoint(t)
+	request, upgrade := mustDialAddress(t, leaving, echo, dialer.ForRequests), mustDialAddress(t, leaving, echo, dialer.ForUpgrades)
+	b.set(staying.address)
+	leaving.Leave()
+	dialertest.Eventually(t, "a stream at the replica that stays", func() bool { return staying.streams("east", "a") > 0 })
+	mustEcho(t, request, "a request through the replica that leaves")
+	mustEcho(t, upgrade, "an upgrade through it")
+	mustEcho(t, mustDialAddress(t, leaving, echo, dialer.ForRequests), "a new connection through it")
+	leaving.stop()
+	mustEcho(t, mustDialAddress(t, staying, echo, dialer.ForRequests), "through the replica that stays")
+	staying.awaitParked(t, "east", "a")
+}
+
 // TestSearchGetsRarer shows that an agent that a load balancer keeps at one replica connects less
 // and less often.
 func TestSearchGetsRarer(t *testing.T) {

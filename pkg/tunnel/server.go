@@ -45,6 +45,9 @@ type Server struct {
 	// enrolling holds the streams that enroll, by the name in their invitation: one for each name.
 	enrolling map[string]*enrollment
 	closed    bool
+	// leaving is closed by leave: see Leave.
+	leaving chan struct{}
+	leave   func()
 	// streamCount numbers the streams, for their server IDs.
 	streamCount int64
 	// running counts the goroutines of sessions. Add is called only under mu and while not closed.
@@ -67,7 +70,9 @@ type Server struct {
 // New returns a Server. Serve starts it.
 func New(cfg Config) *Server {
 	cfg = cfg.withDefaults()
+	leaving := make(chan struct{})
 	return &Server{
+		leaving: leaving, leave: sync.OnceFunc(func() { close(leaving) }),
 		cfg: cfg, started: time.Now(), budgets: dialer.NewBudgets(cfg.ReceiveBuffer, cfg.Memory),
 		connections: connections{limit: 8 * cfg.MaxAgents},
 		clusters:    map[string]*clusterAgents{}, enrolling: map[string]*enrollment{}, reported: map[string]int{}, reportedStreams: map[string]Streams{},
