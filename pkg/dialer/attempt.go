@@ -11,6 +11,7 @@ import "context"
 type Attempt struct {
 	report      func(error)
 	alternative bool
+	agent       string
 }
 
 type attemptKey struct{}
@@ -29,6 +30,17 @@ func SetCarrier(ctx context.Context, report func(error), alternative bool) {
 		a.report, a.alternative = report, alternative
 	}
 }
+
+// SetAgent is for dial functions. It records which agent is asked; the last one counts. It does
+// nothing if the caller of the dial does not want to know.
+func SetAgent(ctx context.Context, name string) {
+	if a, ok := ctx.Value(attemptKey{}).(*Attempt); ok {
+		a.agent = name
+	}
+}
+
+// Agent returns the agent that was asked last. It is empty if none was.
+func (a *Attempt) Agent() string { return a.agent }
 
 // HasAlternative reports whether another dial, after this attempt has been reported as a failure,
 // takes another way.

@@ -38,6 +38,17 @@ type connector struct {
 
 // dialTLS is an http.Transport's DialTLSContext.
 func (c *connector) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+	ctx, span := c.startSpan(ctx)
+	conn, err := c.enterAndConnect(ctx, network, address)
+	endDialSpan(span, err)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// enterAndConnect waits until the cluster may be dialed, and connects.
+func (c *connector) enterAndConnect(ctx context.Context, network, address string) (*tls.Conn, error) {
 	request := requestContextOf(ctx)
 	leave, err := c.gate.enter(request, c.timeout)
 	if err != nil {
@@ -51,19 +62,21 @@ func (c *connector) dialTLS(ctx context.Context, network, address string) (net.C
 		defer context.AfterFunc(request, cancel)()
 	}
 	conn, err := c.connect(ctx, network, address)
-	stage, result := "", "success"
-	if err != nil {
-		result = "failure"
-		var de *dialer.Error
-		if errors.As(err, &de) {
-			stage = string(de.Stage)
-		}
-	}
+	stage, result := dialOutcome(err)
 	c.metrics.dialEnded(string(c.cluster.Route), stage, result, time.Since(start))
-	if err != nil {
-		return nil, err
+	return conn, err
+}
+
+// dialOutcome returns the result of a dial, and the stage at which it has failed, as in metrics.
+func dialOutcome(err error) (stage, result string) {
+	if err == nil {
+		return "", "success"
 	}
-	return conn, nil
+	var de *dialer.Error
+	if errors.As(err, &de) {
+		stage = string(de.Stage)
+	}
+	return stage, "failure"
 }
 
 // maxAttempts is how many agents are tried for one connection, if TLS fails or hangs.
@@ -76,6 +89,7 @@ func (c *connector) connect(ctx context.Context, network, address string) (*tls.
 	for attempt := 1; ; attempt++ {
 		dialCtx, outcome := dialer.WithAttempt(ctx)
 		raw, err := c.dial(dialCtx, network, address)
+		traceAgent(ctx, outcome.Agent())
 		if err != nil {
 			return nil, cmp.Or(failure, err) // TLS comes later than the dial, so its failure says more
 		}
@@ -85,6 +99,7 @@ func (c *connector) connect(ctx context.Context, network, address string) (*tls.
 			return conn, nil
 		}
 		failure = err
+		traceFailure(ctx, err)
 		if last || ctx.Err() != nil {
 			return nil, failure
 		}

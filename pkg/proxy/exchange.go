@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/audit"
@@ -61,6 +62,8 @@ type exchange struct {
 	body *keptBody
 	// code is the HTTP status of the answer, for metrics.
 	code int
+	// span is that of the request to the cluster. It is nil if the request is not traced.
+	span trace.Span
 	// upgraded is the connection to the cluster after it has left HTTP, and client the connection to
 	// the client then.
 	upgraded io.Closer
@@ -114,7 +117,9 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 	if a, ok := newApplication(x.lease.cluster.Endpoint, x.target); ok && x.attributes.relayed {
 		x.application = &a
 	}
-	x.start(req.Context())
+	ctx := x.startSpan(req.Context())
+	defer x.endSpan()
+	x.start(ctx)
 	defer x.end()
 	x.sendCtx = x.progress.trace(x.ctx)
 	// The filters set this header for the gateway's own answers. The cluster decides how its
@@ -222,6 +227,7 @@ func (x *exchange) rewrite(r *httputil.ProxyRequest) {
 	if id, ok := audit.AuditIDFrom(r.In.Context()); ok {
 		r.Out.Header.Set(auditinternal.HeaderAuditID, string(id))
 	}
+	x.propagateTrace(r.Out.Header)
 }
 
 // RoundTrip implements http.RoundTripper for x.proxy. It sends the request, and returns an answer
@@ -338,6 +344,7 @@ func (x *exchange) handleError(w http.ResponseWriter, req *http.Request, err err
 	status := x.handler.failureStatus(x.ctx, &x.lease, &x.progress, x.forwarding, err)
 	x.handler.cfg.Logger.V(2).Info("A proxied request failed", "cluster", x.lease.cluster.Name, "route", x.lease.cluster.Route,
 		"verb", x.attributes.verb, "code", status.ErrStatus.Code, "err", err)
+	x.failSpan(status.ErrStatus.Message)
 	// The filters set this header for the gateway's own answers, and serve has removed it.
 	w.Header().Set("Cache-Control", "no-cache, private")
 	x.code = x.handler.refuse(w, req, status)

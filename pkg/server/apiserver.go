@@ -131,8 +131,8 @@ func (s *Server) applyOptions(config *genericapiserver.RecommendedConfig) error 
 		o.Authorization.ApplyTo(&config.Authorization),
 		o.Audit.ApplyTo(&config.Config),
 		o.Features.ApplyTo(&config.Config, nil, nil),
-		o.Tracing.ApplyTo(nil, &config.Config),
 	)
+	config.TracerProvider = s.traces.providerOr(config.TracerProvider)
 	if s.certificate != nil && config.SecureServing != nil {
 		config.SecureServing.Cert = s.certificate
 	}

@@ -72,6 +72,7 @@ func NewCommand(configure ...func(*Config)) *cobra.Command {
 			if clamped {
 				klog.InfoS("Lowered the log verbosity, because above the limit client-go logs whole requests and responses with credentials", "limit", maxVerbosity)
 			}
+			logTracingErrors()
 			klog.InfoS("Cluster Gateway", "version", buildversion.String())
 			s, err := newServer(cmd.Context(), o, configure)
 			if err != nil {

@@ -99,6 +99,7 @@ func (o *GenericOptions) AddFlags(groups *cliflag.NamedFlagSets) {
 	o.Audit.AddFlags(groups.FlagSet("audit"))
 	o.addFeatureFlags(groups.FlagSet("features"))
 	o.Tracing.AddFlags(groups.FlagSet("features"))
+	setUsage(groups.FlagSet("features"), "tracing-config-file", "File with a TracingConfiguration (apiserver.config.k8s.io/v1): the address of an OpenTelemetry collector (gRPC, without TLS), and how many of a million requests are recorded. If it is empty, the gateway records no traces.")
 }
 
 // setUsage gives a flag of k8s.io/apiserver a text that is true of the gateway. It panics if there
@@ -139,7 +140,9 @@ func (o *GenericOptions) Validate() []error {
 	errs = append(errs, o.Authorization.Validate()...)
 	errs = append(errs, o.Audit.Validate()...)
 	errs = append(errs, o.Features.Validate()...)
-	errs = append(errs, o.Tracing.Validate()...)
+	if _, err := o.tracingConfiguration(); err != nil {
+		errs = append(errs, err)
+	}
 	return errs
 }
 

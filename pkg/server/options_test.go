@@ -69,7 +69,8 @@ func TestValidate(t *testing.T) {
 	konnectivity := []string{"--konnectivity-ca-file=" + file, "--konnectivity-cert-file=" + file, "--konnectivity-key-file=" + file}
 	missing := filepath.Join(dir, "missing")
 	plugins, wrongPlugins := filepath.Join(dir, "plugins"), filepath.Join(dir, "wrong-plugins")
-	for path, text := range map[string]string{plugins: "plugins: [{name: a, command: " + executable(t) + "}]", wrongPlugins: "plugins: [{name: a, command: b, environment: []}]"} {
+	tooMany := filepath.Join(dir, "too-many")
+	for path, text := range map[string]string{tooMany: "apiVersion: apiserver.config.k8s.io/v1\nkind: TracingConfiguration\nsamplingRatePerMillion: 1000001", plugins: "plugins: [{name: a, command: " + executable(t) + "}]", wrongPlugins: "plugins: [{name: a, command: b, environment: []}]"} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -157,6 +158,15 @@ func TestValidate(t *testing.T) {
 				`invalid --requestheader-client-ca-file "` + missing + `": open ` + missing + ": no such file or directory",
 			},
 		},
+		"no configuration of traces": {args: []string{"--tunnel-mode=off", "--tracing-config-file=" + missing}, want: []string{
+			`invalid --tracing-config-file "` + missing + `": open ` + missing + ": no such file or directory",
+		}},
+		"an odd configuration of traces": {args: []string{"--tunnel-mode=off", "--tracing-config-file=" + wrongPlugins}, want: []string{
+			`invalid --tracing-config-file "` + wrongPlugins + `": must contain a TracingConfiguration of apiserver.config.k8s.io/v1: `,
+		}},
+		"too many traces": {args: []string{"--tunnel-mode=off", "--tracing-config-file=" + tooMany}, want: []string{
+			`invalid --tracing-config-file "` + tooMany + `": samplingRatePerMillion: Invalid value: 1000001`,
+		}},
 		"all groups at once": {
 			args: []string{"--tunnel-mode=magic", "--secret-namespace=No Such", "--exec-credential-dir=" + file, "--proxy-request-timeout=0s",
 				"--proxy-dial-timeout=-1s", "--proxy-max-requests-inflight=0", "--proxy-max-streams=0", "--proxy-shutdown-grace-period=-1s", "--secure-port=-1",

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,8 +32,10 @@ import (
 // Server is a gateway that is ready to run. Its fields are in the order in which they are made:
 // each depends on earlier ones only. What goes the other way is a subscription, see subscribe.
 type Server struct {
-	config   *completedConfig
-	memory   *memory.Budget
+	config *completedConfig
+	memory *memory.Budget
+	// traces is nil if no traces are recorded.
+	traces   *traces
 	clusters *registry.Store
 	agents   *agentAcceptance
 	tunnel   tunnelRoute
@@ -73,6 +76,10 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 			s.close()
 		}
 	}()
+	instance, _ := os.Hostname() // in Pods, the name of the Pod
+	if s.traces, err = newTraces(ctx, config.Generic, instance); err != nil {
+		return nil, err
+	}
 	s.clusters = registry.NewStore(c.Hub.Client, c.Hub.SecretNamespace, c.Parse)
 	s.agents = &agentAcceptance{clusters: s.clusters, now: time.Now, removed: map[string]time.Time{}}
 	var missing func(string) bool
@@ -96,7 +103,7 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	}
 	s.proxy = s.newProxy()
 	if s.replicas != nil {
-		s.replicas.forwarded = s.proxy.Forwarded(peers.ClusterOf)
+		s.replicas.forwarded = s.traces.withForwarded(s.proxy.Forwarded(peers.ClusterOf))
 	}
 	s.renewals = newRenewals(&config.Config, s.clusters, s.proxy, dialers{s.tunnel}, s.embedded, s.replicas, s.renewMetrics)
 	s.health = s.newHealth()
@@ -130,6 +137,7 @@ func (s *Server) close() {
 	if s.identity != nil {
 		s.identity.close()
 	}
+	s.traces.close()
 	s.config.Generic.close()
 }
 
@@ -258,6 +266,7 @@ func (s *Server) TunnelAddress() net.Addr { return agentAddress(s.embedded) }
 // Run serves until ctx ends, waits for requests in flight, and stops everything. It returns early
 // if a part fails. A Server runs once.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.traces.close()
 	// The API server stops first. The parts that it needs run until it has stopped.
 	partsCtx, stopParts := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopParts()

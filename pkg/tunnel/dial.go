@@ -89,6 +89,7 @@ func (d *dial) run(ctx context.Context) (net.Conn, error) {
 func (d *dial) try(ctx context.Context, ch choice) (*tunnelConn, error) {
 	se := ch.se
 	d.tried[se] = true
+	dialer.SetAgent(ctx, se.agent.name())
 	wasDraining := se.isDraining()
 	attempt, cancel := ctx, context.CancelFunc(func() {})
 	if ch.others > 0 {
