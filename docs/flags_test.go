@@ -28,6 +28,7 @@ var foreignFlags = map[string][]string{
 	"konnectivity-server":   {"proxy-strategies"},
 	"aws-iam-authenticator": {"cluster-id", "role"},
 	"git":                   {"global", "signoff"},
+	"curl":                  {"cacert", "header"},
 	"the predecessor":       {"ocm-integration", "proxy-host", "proxy-port", "proxy-ca-cert", "proxy-cert", "proxy-key", "feature-gates", "cluster-gateway-proxy-config"},
 }
 

@@ -156,5 +156,8 @@ func (s *Server) installPaths() error {
 	if s.config.Generic.Features.EnableProfiling {
 		routes.Profiling{}.Install(s.generic.Handler.NonGoRestfulMux)
 	}
+	if s.embedded != nil {
+		s.generic.Handler.NonGoRestfulMux.Handle(tunnelsPath, tunnelsHandler(hostname(), s.embedded.server.Snapshot))
+	}
 	return nil
 }

@@ -76,8 +76,7 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 			s.close()
 		}
 	}()
-	instance, _ := os.Hostname() // in Pods, the name of the Pod
-	if s.traces, err = newTraces(ctx, config.Generic, instance); err != nil {
+	if s.traces, err = newTraces(ctx, config.Generic, hostname()); err != nil {
 		return nil, err
 	}
 	s.clusters = registry.NewStore(c.Hub.Client, c.Hub.SecretNamespace, c.Parse)
@@ -124,6 +123,12 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	s.leader = s.newLeader()
 	s.subscribe()
 	return s, nil
+}
+
+// hostname tells replicas apart. In Pods, it is the name of the Pod.
+func hostname() string {
+	name, _ := os.Hostname() // empty if it is not known
+	return name
 }
 
 // close releases what a server holds that will not run.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
@@ -29,7 +30,10 @@ type clusterAgents struct {
 
 // agentState is one agent of a cluster, as long as it has a stream.
 type agentState struct {
-	id string // as the agent claims it, quoted
+	id    string // as the agent claims it, quoted
+	since time.Time
+	// received and sent count the bytes of connections, of all streams.
+	received, sent atomic.Int64
 	// parked are the streams that the agent has opened and that have not been answered, the newest
 	// last. They are in no other list.
 	parked []*session
@@ -61,7 +65,7 @@ func (s *Server) admit(peer *peerIdentity, agentID string, stream packetStream) 
 		return nil, err
 	}
 	if a == nil {
-		a = &agentState{id: agentID}
+		a = &agentState{id: agentID, since: time.Now()}
 		c.agents[agentID] = a
 	}
 	s.streamCount++

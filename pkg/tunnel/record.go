@@ -33,6 +33,9 @@ type record struct {
 	failures float64 // at the time at
 	at       time.Time
 	last     error
+	// latest is the last failure, also if the agent has worked since then, and latestAt its time.
+	latest   error
+	latestAt time.Time
 }
 
 // failed counts a connection, or a dial, that was of no use. weight is 1 if that is certain.
@@ -40,6 +43,7 @@ func (r *record) failed(err error, weight float64, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.failures, r.at, r.last = min(r.sumLocked(now)+weight, maxFailures), now, err
+	r.latest, r.latestAt = err, now
 }
 
 // succeeded forgets all failures.
@@ -54,6 +58,13 @@ func (r *record) sumLocked(now time.Time) float64 {
 		return 0
 	}
 	return r.failures * math.Exp2(-now.Sub(r.at).Seconds()/recordHalfLife.Seconds())
+}
+
+// lastFailure returns the last failure and its time, or nil if there was none.
+func (r *record) lastFailure() (error, time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.latest, r.latestAt
 }
 
 // suspect reports whether other agents are the better choice.

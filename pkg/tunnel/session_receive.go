@@ -70,6 +70,9 @@ func (s *session) deliver(id int64, data []byte) {
 		return
 	}
 	c.received.Store(time.Now().UnixNano())
+	if s.agent != nil {
+		s.agent.received.Add(int64(len(data)))
+	}
 	if alone {
 		if resume := c.Accept(data); resume != nil {
 			s.awaitReader(resume)

@@ -111,6 +111,9 @@ func (s *session) sendTurn(c *tunnelConn, packet *client.Packet, data *client.Da
 		if err != nil {
 			return err
 		}
+		if s.agent != nil {
+			s.agent.sent.Add(int64(len(p)))
+		}
 	}
 	if !end {
 		return nil
