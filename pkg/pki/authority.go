@@ -29,11 +29,19 @@ type Authority struct {
 	bundle []*x509.Certificate
 	// userProvided is true if the CA comes from a Secret that the gateway does not manage.
 	userProvided bool
+	// agents, if set, issues the certificates of agents instead of this CA.
+	agents *Authority
+	// refuseTunnelCA is true if certificates of agents are accepted from this CA only, and no longer
+	// from the tunnel's CA. It is set for a CA of agents only.
+	refuseTunnelCA bool
 }
 
 // NewAuthority creates a CA with a new key. A lifetime of 0 means DefaultCALifetime.
-func NewAuthority(lifetime time.Duration) (*Authority, error) {
-	key, _, cert, err := newCA(lifetime)
+func NewAuthority(lifetime time.Duration) (*Authority, error) { return createAuthority(lifetime, nil) }
+
+// createAuthority creates a CA for certificates of some usages. None means all.
+func createAuthority(lifetime time.Duration, usages []x509.ExtKeyUsage) (*Authority, error) {
+	key, _, cert, err := newCA(lifetime, usages)
 	if err != nil {
 		return nil, err
 	}
@@ -41,13 +49,14 @@ func NewAuthority(lifetime time.Duration) (*Authority, error) {
 }
 
 // newCA returns a new key, a self-signed certificate for it, and the template of the certificate.
-func newCA(lifetime time.Duration) (key *ecdsa.PrivateKey, template, cert *x509.Certificate, err error) {
+func newCA(lifetime time.Duration, usages []x509.ExtKeyUsage) (key *ecdsa.PrivateKey, template, cert *x509.Certificate, err error) {
 	if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, nil, nil, err
 	}
 	if template, err = caTemplate(lifetime); err != nil {
 		return nil, nil, nil, err
 	}
+	template.ExtKeyUsage = usages
 	cert, err = sign(template, template, key.Public(), key)
 	return key, template, cert, err
 }
@@ -106,9 +115,11 @@ func (a *Authority) Bundle() []byte { return encodeCerts(a.bundle) }
 func (a *Authority) Certificates() []*x509.Certificate { return slices.Clone(a.bundle) }
 
 // Pool returns the bundle as a new pool.
-func (a *Authority) Pool() *x509.CertPool {
+func (a *Authority) Pool() *x509.CertPool { return newPool(a.bundle) }
+
+func newPool(certs []*x509.Certificate) *x509.CertPool {
 	pool := x509.NewCertPool()
-	for _, cert := range a.bundle {
+	for _, cert := range certs {
 		pool.AddCert(cert)
 	}
 	return pool
@@ -122,7 +133,7 @@ func (a *Authority) Rotated(lifetime time.Duration) (*Authority, error) {
 	if old.MaxPathLenZero {
 		return nil, fmt.Errorf("the CA %q must not sign another CA (its path length is 0): replacing it would disconnect all agents", old.Subject.CommonName)
 	}
-	key, template, cert, err := newCA(lifetime)
+	key, template, cert, err := newCA(lifetime, old.ExtKeyUsage)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +154,9 @@ func (a *Authority) Rotated(lifetime time.Duration) (*Authority, error) {
 			bundle = append(bundle, trusted)
 		}
 	}
-	return newAuthority(key, []*x509.Certificate{cert, crossed}, bundle), nil
+	next := newAuthority(key, []*x509.Certificate{cert, crossed}, bundle)
+	next.refuseTunnelCA = a.refuseTunnelCA
+	return next, nil
 }
 
 // String returns the name of the CA and when it expires. It does not show the key.

@@ -5,6 +5,7 @@ package pki
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -40,7 +41,11 @@ func (k *Keeper) Follow(ctx context.Context) error {
 		}
 	}
 	var group sync.WaitGroup
-	for name, set := range map[string]func(*corev1.Secret) error{k.cfg.CASecret: k.setAuthorityFrom, k.cfg.ServingSecret: k.setServingFrom} {
+	follow := map[string]func(*corev1.Secret) error{k.cfg.CASecret: k.setAuthorityFrom, k.cfg.ServingSecret: k.setServingFrom}
+	if k.cfg.AgentsCASecret != "" {
+		follow[k.cfg.AgentsCASecret] = k.setAgentsFrom
+	}
+	for name, set := range follow {
 		group.Go(func() {
 			followSecret(ctx, k.cfg.Client, k.cfg.Namespace, name, func(s *corev1.Secret) {
 				// While a Secret is missing or invalid, the last valid certificates stay in use.
@@ -60,12 +65,24 @@ func (k *Keeper) Follow(ctx context.Context) error {
 
 // LoadOrCreate reads the certificates, and creates those that do not exist.
 func (k *Keeper) LoadOrCreate(ctx context.Context) error {
+	return k.loadOrCreate(ctx, func(a *Authority) error {
+		_, err := k.keepAgents(ctx, a, false)
+		return err
+	})
+}
+
+// loadOrCreate is LoadOrCreate. It calls loadAgents between the CA and the serving certificate: no
+// connection is accepted before all are known.
+func (k *Keeper) loadOrCreate(ctx context.Context, loadAgents func(*Authority) error) error {
 	secrets := k.cfg.Client.CoreV1().Secrets(k.cfg.Namespace)
 	a, err := Ensure(ctx, secrets, k.options())
 	if err != nil {
 		return err
 	}
 	k.setAuthority(a)
+	if err := loadAgents(a); err != nil {
+		return err
+	}
 	serving, err := secrets.Get(ctx, k.cfg.ServingSecret, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		serving, err = k.createServing(ctx, a)
@@ -74,6 +91,33 @@ func (k *Keeper) LoadOrCreate(ctx context.Context) error {
 		return fmt.Errorf("the Secret %s: %w", k.cfg.ServingSecret, err)
 	}
 	return k.setServingFrom(serving)
+}
+
+// keepAgents reads the CA of agents, or creates it if there is none. With rotate, it also replaces it
+// if that is due. It returns when that is the next time, or the zero time if there is no CA of
+// agents. If it cannot be used, the tunnel's CA issues the certificates of agents: no agent is
+// refused for that reason.
+func (k *Keeper) keepAgents(ctx context.Context, a *Authority, rotate bool) (next time.Time, err error) {
+	if k.cfg.AgentsCASecret == "" || !a.signsAgents() {
+		return time.Time{}, nil
+	}
+	k.mu.RLock()
+	known := k.agents
+	k.mu.RUnlock()
+	agents, err := keepAgents(ctx, k.cfg.Client.CoreV1().Secrets(k.cfg.Namespace), a, known, k.cfg.CALifetime, rotate)
+	switch {
+	case err == nil:
+	case errors.Is(err, errUnusable), apierrors.IsForbidden(err):
+		k.cfg.Logger.Error(err, "The tunnel's CA issues the certificates of agents, because their own CA cannot be used", "secret", k.cfg.AgentsCASecret)
+		return time.Time{}, nil
+	default:
+		return time.Time{}, err
+	}
+	if rotate && known != nil && !known.Certificate().Equal(agents.Certificate()) {
+		k.cfg.Logger.Info("Replaced the CA", "secret", k.cfg.AgentsCASecret, "ca", agents, "previous", known)
+	}
+	k.setAgents(agents)
+	return RenewAt(agents.Certificate()), nil
 }
 
 func (k *Keeper) options() Options {

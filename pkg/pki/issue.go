@@ -29,7 +29,7 @@ func (a *Authority) IssueAgent(cluster string, lifetime time.Duration) (certPEM,
 	if lifetime <= 0 {
 		lifetime = DefaultAgentLifetime
 	}
-	return a.issue(clientTemplate(v1alpha1.AgentOrganization, cluster), lifetime)
+	return a.agentIssuer().issue(clientTemplate(v1alpha1.AgentOrganization, cluster), lifetime)
 }
 
 // SignAgent issues a certificate for a key of somebody else, as IssueAgent does.
@@ -37,7 +37,7 @@ func (a *Authority) SignAgent(cluster string, key crypto.PublicKey, lifetime tim
 	if lifetime <= 0 {
 		lifetime = DefaultAgentLifetime
 	}
-	return a.signChain(clientTemplate(v1alpha1.AgentOrganization, cluster), key, lifetime)
+	return a.agentIssuer().signChain(clientTemplate(v1alpha1.AgentOrganization, cluster), key, lifetime)
 }
 
 // SignInvitation issues a certificate for a key of somebody else, as IssueInvitation does. A
@@ -46,7 +46,7 @@ func (a *Authority) SignInvitation(cluster string, key crypto.PublicKey, lifetim
 	if lifetime <= 0 {
 		lifetime = DefaultAgentLifetime
 	}
-	return a.signChain(clientTemplate(v1alpha1.InvitationOrganization, cluster), key, lifetime)
+	return a.agentIssuer().signChain(clientTemplate(v1alpha1.InvitationOrganization, cluster), key, lifetime)
 }
 
 // IssueInvitation issues a certificate with a new key, with which a cluster can enroll once. The
@@ -55,7 +55,7 @@ func (a *Authority) IssueInvitation(cluster string, lifetime time.Duration) (cer
 	if cluster == "" || lifetime <= 0 {
 		return nil, nil, errors.New("an invitation needs the name of its cluster and a lifetime")
 	}
-	return a.issue(clientTemplate(v1alpha1.InvitationOrganization, cluster), lifetime)
+	return a.agentIssuer().issue(clientTemplate(v1alpha1.InvitationOrganization, cluster), lifetime)
 }
 
 func clientTemplate(organization, cluster string) *x509.Certificate {

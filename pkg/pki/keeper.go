@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,9 @@ type KeeperConfig struct {
 	Namespace string
 	// CASecret and ServingSecret are the names of the Secrets. Empty means those of the tunnel.
 	CASecret, ServingSecret string
+	// AgentsCASecret is the name of the Secret with the CA of agents' certificates: the constant
+	// AgentsCASecret, or empty if the CA in CASecret issues the certificates of clients, too.
+	AgentsCASecret string
 	// Hosts are the DNS names and IP addresses in the serving certificate. There must be at least
 	// one.
 	Hosts []string
@@ -50,9 +54,11 @@ type Keeper struct {
 	onTrustChange   []func(*x509.CertPool)
 	onServingChange []func()
 
-	mu        sync.RWMutex
-	authority *Authority
-	serving   *servingPair
+	mu sync.RWMutex
+	// authority is the CA. It issues certificates of agents from agents, which is nil if there is no CA
+	// of agents, or if it is not known yet.
+	authority, agents *Authority
+	serving           *servingPair
 	// current is built from authority and serving. It is nil until both are known.
 	current *tls.Config
 	// changed wakes Renew when the CA or the serving certificate has changed.
@@ -171,18 +177,45 @@ func (k *Keeper) setAuthorityFrom(s *corev1.Secret) error {
 }
 
 func (k *Keeper) setAuthority(a *Authority) {
+	k.setAuthorities(k.cfg.CASecret, a, func() { k.authority = a })
+}
+
+// setAgentsFrom uses the CA of agents in the Secret from now on.
+func (k *Keeper) setAgentsFrom(s *corev1.Secret) error {
+	agents, err := agentsFromSecret(s)
+	if err != nil {
+		return err
+	}
+	k.setAgents(agents)
+	return nil
+}
+
+func (k *Keeper) setAgents(agents *Authority) {
+	k.setAuthorities(k.cfg.AgentsCASecret, agents, func() { k.agents = agents })
+}
+
+// setAuthorities calls set with the lock held. It tells the subscribers if other CAs are trusted
+// after that.
+func (k *Keeper) setAuthorities(secret string, a *Authority, set func()) {
 	k.mu.Lock()
 	before := k.authority
-	k.authority = a
+	set()
+	if k.authority == nil {
+		k.mu.Unlock()
+		return
+	}
+	k.authority = k.authority.withAgents(k.agents)
+	after := k.authority
 	k.rebuildLocked()
 	k.mu.Unlock()
-	if before == nil || !bytes.Equal(before.Bundle(), a.Bundle()) {
-		k.cfg.Logger.Info("Using the CA of a Secret", "secret", k.cfg.CASecret, "ca", a)
-		for _, f := range k.onTrustChange {
-			f(a.Pool())
-		}
-		k.signal()
+	if before != nil && bytes.Equal(before.Bundle(), after.Bundle()) && slices.EqualFunc(before.trustedForAgents(), after.trustedForAgents(), (*x509.Certificate).Equal) {
+		return
 	}
+	k.cfg.Logger.Info("Using the CA of a Secret", "secret", secret, "ca", a)
+	for _, f := range k.onTrustChange {
+		f(after.AgentPool())
+	}
+	k.signal()
 }
 
 // setServingFrom uses the serving certificate in the Secret from now on.
@@ -213,7 +246,7 @@ func (k *Keeper) rebuildLocked() {
 	}
 	k.current = &tls.Config{
 		MinVersion: k.cfg.MinVersion, NextProtos: []string{"h2"}, ClientAuth: tls.RequireAndVerifyClientCert,
-		ClientCAs: k.authority.Pool(), Certificates: []tls.Certificate{k.serving.Certificate}, SessionTicketsDisabled: true,
+		ClientCAs: k.authority.AgentPool(), Certificates: []tls.Certificate{k.serving.Certificate}, SessionTicketsDisabled: true,
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,7 +58,14 @@ func (k *Keeper) renew(ctx context.Context) (next time.Time, err error) {
 	}
 	caAt := RenewAt(a.Certificate())
 	if !time.Now().Before(caAt) {
-		switch rotated, err := Rotate(ctx, secrets, a, k.options()); {
+		options := k.options()
+		// The CA of agents is signed first: a certificate that an agent gets because of the new CA has to
+		// be one that the new CA verifies.
+		options.beforeRotate = func(next *Authority) error {
+			_, err := k.keepAgents(ctx, next, false)
+			return err
+		}
+		switch rotated, err := Rotate(ctx, secrets, a, options); {
 		case errors.Is(err, ErrNotManaged):
 			// Its owner renews it. Health and metrics report when it expires.
 			caAt = time.Now().Add(maxCheckInterval)
@@ -69,6 +77,11 @@ func (k *Keeper) renew(ctx context.Context) (next time.Time, err error) {
 			k.setAuthority(a)
 		}
 	}
+	// If the CA of agents cannot be renewed, the serving certificate is still renewed.
+	agentsAt, agentsErr := k.keepAgents(ctx, a, true)
+	if agentsAt.IsZero() {
+		agentsAt = caAt
+	}
 	// If the new CA cannot be published, the serving certificate is still renewed before it
 	// expires: peers that do not know the new CA accept the certificate because of the
 	// cross-certificate.
@@ -79,24 +92,22 @@ func (k *Keeper) renew(ctx context.Context) (next time.Time, err error) {
 		}
 	}
 	servingAt, err := k.renewServing(ctx, a)
-	if err = errors.Join(publishErr, err); err != nil {
+	if err = errors.Join(publishErr, agentsErr, err); err != nil {
 		return time.Time{}, err
 	}
-	if servingAt.Before(caAt) {
-		return servingAt, nil
-	}
-	return caAt, nil
+	return slices.MinFunc([]time.Time{caAt, servingAt, agentsAt}, time.Time.Compare), nil
 }
 
 // restore creates the CA's Secret again if it was deleted: with a new CA, no peer that trusts the
 // old one could connect any more. It does not restore a CA that the user provides, because the user
 // may be about to replace it.
 func (k *Keeper) restore(ctx context.Context) error {
+	nothing := func(*Authority) error { return nil } // renew looks after the CA of agents
 	secrets := k.cfg.Client.CoreV1().Secrets(k.cfg.Namespace)
 	_, err := secrets.Get(ctx, k.cfg.CASecret, metav1.GetOptions{})
 	a := k.Authority()
 	if !apierrors.IsNotFound(err) || a == nil {
-		return k.LoadOrCreate(ctx)
+		return k.loadOrCreate(ctx, nothing)
 	}
 	if a.userProvided {
 		return fmt.Errorf("the Secret %s was deleted; it holds a CA that the gateway does not manage, so create it again", k.cfg.CASecret)
@@ -109,7 +120,7 @@ func (k *Keeper) restore(ctx context.Context) error {
 		return fmt.Errorf("restore the deleted Secret %s with the CA: %w", k.cfg.CASecret, err)
 	}
 	k.cfg.Logger.Info("Restored the deleted Secret with the CA", "secret", k.cfg.CASecret, "ca", a)
-	return k.LoadOrCreate(ctx)
+	return k.loadOrCreate(ctx, nothing)
 }
 
 func (k *Keeper) renewServing(ctx context.Context, a *Authority) (next time.Time, err error) {

@@ -26,6 +26,8 @@ import (
 const (
 	// CASecret holds the CA of the tunnel.
 	CASecret = "cluster-gateway-tunnel-ca"
+	// AgentsCASecret holds the CA of agents' certificates.
+	AgentsCASecret = "cluster-gateway-agents-ca"
 	// ServingSecret holds the serving certificate of the tunnel and its key.
 	ServingSecret = "cluster-gateway-tunnel-serving"
 	// GatewayCASecret and GatewayServingSecret are the same for the gateway's own HTTPS endpoint.
@@ -59,6 +61,8 @@ type Options struct {
 	Secret string
 	// Lifetime is the lifetime of the CA. 0 means DefaultCALifetime.
 	Lifetime time.Duration
+	// beforeRotate, if set, is called with a successor before it is stored.
+	beforeRotate func(next *Authority) error
 }
 
 func (o Options) secret() string { return cmp.Or(o.Secret, CASecret) }
@@ -88,9 +92,18 @@ func Ensure(ctx context.Context, secrets corev1client.SecretInterface, o Options
 	return a, nil
 }
 
-// Load returns the CA of the tunnel. It returns a NotFound error if there is none.
+// Load returns the CA of the tunnel, which issues the certificates of agents from their own CA if
+// there is one. It returns a NotFound error if there is no CA of the tunnel.
 func Load(ctx context.Context, secrets corev1client.SecretInterface) (*Authority, error) {
-	return load(ctx, secrets, CASecret)
+	a, err := load(ctx, secrets, CASecret)
+	if err != nil || a.userProvided {
+		return a, err
+	}
+	agents, err := loadAgents(ctx, secrets)
+	if err != nil {
+		return nil, err
+	}
+	return a.withAgents(agents), nil
 }
 
 func load(ctx context.Context, secrets corev1client.SecretInterface, name string) (*Authority, error) {
@@ -108,6 +121,7 @@ func FromSecret(secret *corev1.Secret) (*Authority, error) {
 		return nil, fmt.Errorf("the Secret %s does not hold a valid CA: %w", secret.Name, err)
 	}
 	a.userProvided = !managed(secret)
+	a.refuseTunnelCA = secret.Name == AgentsCASecret && secret.Annotations[AnnotationTunnelCA] == RefuseTunnelCA
 	return a, nil
 }
 
@@ -149,8 +163,12 @@ func (a *Authority) secretNamed(name string) (*corev1.Secret, error) {
 	if err != nil {
 		return nil, err
 	}
+	meta := metav1.ObjectMeta{Name: name, Labels: map[string]string{labelManagedBy: ManagedBy}}
+	if a.refuseTunnelCA {
+		meta.Annotations = map[string]string{AnnotationTunnelCA: RefuseTunnelCA}
+	}
 	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{labelManagedBy: ManagedBy}},
+		ObjectMeta: meta,
 		Type:       corev1.SecretTypeTLS,
 		Data: map[string][]byte{
 			corev1.TLSCertKey:              encodeCerts(a.chain),
@@ -183,6 +201,11 @@ func Rotate(ctx context.Context, secrets corev1client.SecretInterface, current *
 	next, err := stored.Rotated(o.Lifetime)
 	if err != nil {
 		return nil, err
+	}
+	if o.beforeRotate != nil {
+		if err := o.beforeRotate(next); err != nil {
+			return nil, err
+		}
 	}
 	created, err := next.secretNamed(o.secret())
 	if err != nil {

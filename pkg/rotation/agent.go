@@ -319,7 +319,7 @@ func checkReplaceable(authority *pki.Authority, name string, chain []*x509.Certi
 	if now.After(chain[0].NotAfter) {
 		now = chain[0].NotAfter
 	}
-	if err := registration.VerifyAgentCertificate(chain, authority.Pool(), name, now); err != nil {
+	if err := registration.VerifyAgentCertificate(chain, authority.IssuedPool(), name, now); err != nil {
 		return fmt.Errorf("the certificate in the Secret %s/%s of the cluster is not replaced: %w (replace it with agent-bootstrap rotate %s)",
 			registration.AgentNamespace, registration.AgentName, err, name)
 	}
@@ -352,7 +352,7 @@ func (a *Agents) lifetime(c *cluster.Cluster, cert *x509.Certificate, authority 
 	if wanted := c.Rotation.CertificateLifetime.Duration; c.Rotation.WantsCertificate() && wanted > 0 {
 		return wanted
 	}
-	if lifetime, ok := registration.CertificateLifetime(cert, authority.Certificates()); ok {
+	if lifetime, ok := registration.CertificateLifetime(cert, authority.AgentCertificates()); ok {
 		return min(a.cfg.Lifetime, lifetime)
 	}
 	return a.cfg.Lifetime

@@ -51,11 +51,11 @@ func (s *Server) certificateMetrics() []prometheus.Collector {
 			return 0
 		})
 	}
-	const tunnelHelp, servingHelp = "the serving certificate of the tunnel server, or the CA of the tunnel,", "the certificate of the gateway's own HTTPS endpoint, or its CA,"
+	const tunnelHelp, servingHelp = "the serving certificate of the tunnel server, the CA of the tunnel, or the CA of agents' certificates,", "the certificate of the gateway's own HTTPS endpoint, or its CA,"
 	var all []prometheus.Collector
 	if s.embedded != nil {
 		c := s.embedded.certificates
-		all = append(all, gauge("tunnel", tunnelHelp, "serving", c.serving), gauge("tunnel", tunnelHelp, "ca", c.ca))
+		all = append(all, gauge("tunnel", tunnelHelp, "serving", c.serving), gauge("tunnel", tunnelHelp, "ca", c.ca), gauge("tunnel", tunnelHelp, "agents-ca", c.agentsCA))
 	}
 	all = append(all, gauge("serving", servingHelp, "serving", s.currentServingCertificate))
 	if s.certificate != nil {

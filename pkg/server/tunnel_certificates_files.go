@@ -59,6 +59,9 @@ func (c *fileCertificates) ca() *x509.Certificate {
 	return firstCertificate(c.bundle.CurrentCABundleContent())
 }
 
+// agentsCA implements tunnelCertificates.
+func (c *fileCertificates) agentsCA() *x509.Certificate { return nil }
+
 // onTrustChange implements tunnelCertificates.
 func (c *fileCertificates) onTrustChange(f func(x509.VerifyOptions)) {
 	c.bundle.AddListener(trustListener{bundle: c.bundle, onChange: f})

@@ -23,6 +23,8 @@ type tunnelCertificates interface {
 	// serving and ca return the current certificates. They are nil until these have been read.
 	serving() *x509.Certificate
 	ca() *x509.Certificate
+	// agentsCA is the CA of agents' certificates. It is nil if that is not another one than ca.
+	agentsCA() *x509.Certificate
 	// onTrustChange subscribes f to changes of the CAs that verify agents. It must be called before
 	// run.
 	onTrustChange(f func(x509.VerifyOptions))
@@ -38,6 +40,7 @@ var _ tunnelCertificates = keeperCertificates{}
 func newKeeperCertificates(c *EmbeddedTunnelConfig, hub HubConfig) keeperCertificates {
 	k := pki.NewKeeper(pki.KeeperConfig{
 		Client: hub.Client, Namespace: hub.SecretNamespace, CALifetime: c.CALifetime, ServingLifetime: c.ServingLifetime, MinVersion: c.MinTLSVersion,
+		AgentsCASecret: pki.AgentsCASecret,
 		// Agents in the hub itself use the Service.
 		Hosts:  append([]string{tunnelServiceName + "." + hub.SecretNamespace + ".svc"}, c.Hosts...),
 		Logger: klog.Background().WithName("pki"),
@@ -54,6 +57,14 @@ func (c keeperCertificates) serving() *x509.Certificate { return c.keeper.Servin
 
 // ca implements tunnelCertificates.
 func (c keeperCertificates) ca() *x509.Certificate { return currentCA(c.keeper) }
+
+// agentsCA implements tunnelCertificates.
+func (c keeperCertificates) agentsCA() *x509.Certificate {
+	if a := c.keeper.Authority(); a != nil {
+		return a.Agents()
+	}
+	return nil
+}
 
 // onTrustChange implements tunnelCertificates.
 func (c keeperCertificates) onTrustChange(f func(x509.VerifyOptions)) {

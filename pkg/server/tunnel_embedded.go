@@ -137,7 +137,7 @@ func (t *embeddedTunnel) endsSoon(now time.Time) error {
 	for _, it := range []struct {
 		what string
 		cert *x509.Certificate
-	}{{"the serving certificate of the tunnel", t.certificates.serving()}, {"the CA of the tunnel", t.certificates.ca()}} {
+	}{{"the serving certificate of the tunnel", t.certificates.serving()}, {"the CA of the tunnel", t.certificates.ca()}, {"the CA of agents' certificates", t.certificates.agentsCA()}} {
 		if err := expiresSoon(it.what, it.cert, now); err != nil {
 			return err
 		}
