@@ -66,7 +66,9 @@ var peerMetrics = []metric{
 // certificateMetrics are those of pkg/server, which makes them only for a server that runs.
 var certificateMetrics = []metric{
 	{"cluster_gateway_tunnel_certificate_expiration_timestamp_seconds", "gauge", "certificate",
-		"When the tunnel server's serving certificate (serving) or the tunnel CA (ca) expires, in Unix time; 0 while it has not been read."},
+		"When the tunnel server's serving certificate (serving), the tunnel CA (ca) or the CA of agents' certificates (agents-ca) expires, in Unix time; 0 while it has not been read, and agents-ca also if there is no such CA."},
+	{"cluster_gateway_tunnel_agents_with_tunnel_ca_certificate", "gauge", "",
+		"Agents that are connected to this replica with a certificate from the tunnel's CA, and not from the CA of agents' certificates. 0 if there is no such CA."},
 	{"cluster_gateway_serving_certificate_expiration_timestamp_seconds", "gauge", "certificate",
 		"When the certificate (serving) or the CA (ca) of the gateway's own HTTPS endpoint expires, in Unix time; 0 while it has not been read."},
 }
@@ -83,7 +85,7 @@ func TestMetricsAreKnown(t *testing.T) {
 				found[s.path] = n
 			}
 			if s.path == "pkg/server/metrics.go" {
-				for _, part := range []string{`+ "_certificate_expiration_timestamp_seconds"`, `gauge("tunnel",`, `gauge("serving",`} {
+				for _, part := range []string{`+ "_certificate_expiration_timestamp_seconds"`, `gauge("tunnel",`, `gauge("serving",`, `"tunnel_agents_with_tunnel_ca_certificate"`} {
 					if !bytes.Contains(s.text, []byte(part)) {
 						t.Errorf("%s has no %s: bring certificateMetrics up to date", s.path, part)
 					}
@@ -96,7 +98,7 @@ func TestMetricsAreKnown(t *testing.T) {
 		case path == "pkg/internal/memory/metrics.go" && n == len(memoryMetrics):
 		case path == "pkg/peers/metrics.go" && n == len(peerMetrics):
 		case path == "pkg/server/identities.go" && n == len(identityMetrics):
-		case path == "pkg/proxy/metrics.go", path == "pkg/health/metrics.go", path == "pkg/rotation/metrics.go", path == "pkg/server/metrics.go" && n == 1:
+		case path == "pkg/proxy/metrics.go", path == "pkg/health/metrics.go", path == "pkg/rotation/metrics.go", path == "pkg/server/metrics.go" && n == 2:
 		default:
 			t.Errorf("%s makes %d metrics that docs/reference/metrics.md does not have: add them to gatewayMetrics", path, n)
 		}

@@ -100,7 +100,12 @@ func (e *examination) checkCertificate(ctx context.Context, reached bool) {
 	case bundleErr != nil:
 		e.unknown(StageCertificate, "%s: for cluster %q, valid until %s. Reading the CA that the gateway trusts failed: %v", where, e.name, day(cert.NotAfter), bundleErr)
 	default:
-		e.ok(StageCertificate, "%s: for cluster %q, valid until %s", where, e.name, day(cert.NotAfter))
+		text := fmt.Sprintf("%s: for cluster %q, valid until %s", where, e.name, day(cert.NotAfter))
+		// Few callers may read the CAs. For the others, it is enough that the certificate is valid.
+		if authority, err := pki.Load(ctx, e.hub.kube.CoreV1().Secrets(e.app.hub.namespace)); err == nil && authority.IssuedByTunnelCA(cert) {
+			text += fmt.Sprintf(". It is from the tunnel's CA. The next renewal replaces it by one from the CA of agents' certificates; to do so now: agent-bootstrap rotate %s", e.name)
+		}
+		e.ok(StageCertificate, "%s", text)
 	}
 }
 

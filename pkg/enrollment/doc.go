@@ -4,7 +4,7 @@
 // Package enrollment registers clusters that present an invitation (agent-bootstrap invite). It
 // does over the tunnel stream of the cluster what agent-bootstrap register does from outside.
 //
-// An invitation is a certificate of the tunnel's CA, and a record of it on the hub
+// An invitation is a certificate of the CA of agents, and a record of it on the hub
 // (registration.Invitation). Whoever has the certificate's key can use the invitation, and the
 // record decides: it must exist, be about this certificate, not have expired, and not belong to
 // another cluster. The cluster hands over its CA and a token of the gateway's ServiceAccount. The

@@ -102,9 +102,10 @@ func (a *Authority) crossedBy(cas []*x509.Certificate) bool {
 // to allow a CA below it.
 func (a *Authority) signsAgents() bool { return !a.userProvided && !a.Certificate().MaxPathLenZero }
 
-// crossSigned returns this CA with a cross-certificate of the tunnel's current CA. It returns itself
-// if it has one. Otherwise it also drops cross-certificates that have expired, or of which no CA is
-// known any more. Those of the tunnel's earlier CAs stay: a replica may not know the current one yet.
+// crossSigned returns this CA with a cross-certificate of the tunnel's current CA. It returns
+// itself if it has one. Otherwise it also drops cross-certificates that have expired, or of which
+// no CA is known any more. Those of the tunnel's earlier CAs stay: a replica may not know the
+// current one yet.
 func (a *Authority) crossSigned(tunnel *Authority) (*Authority, error) {
 	root, own := tunnel.Certificate(), a.Certificate()
 	if a.crossedBy([]*x509.Certificate{root}) {
@@ -177,8 +178,8 @@ func agentsFromSecret(secret *corev1.Secret) (*Authority, error) {
 }
 
 // keepAgents returns the CA of agents as it should be: it exists, and the tunnel's current CA has
-// signed it. With rotate, it is replaced if that is due. known is what to create again if its Secret
-// was deleted, or nil. Several replicas may call keepAgents at the same time.
+// signed it. With rotate, it is replaced if that is due. known is what to create again if its
+// Secret was deleted, or nil. Several replicas may call keepAgents at the same time.
 func keepAgents(ctx context.Context, secrets corev1client.SecretInterface, tunnel, known *Authority, lifetime time.Duration, rotate bool) (*Authority, error) {
 	secret, err := secrets.Get(ctx, AgentsCASecret, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {

@@ -28,8 +28,8 @@ import (
 
 const tunnelHost = "tunnel.example.com"
 
-// withAgentsCA is the configuration of this version. Without it, a Keeper does what earlier versions
-// do: one CA signs everything.
+// withAgentsCA is the configuration of this version. Without it, a Keeper does what earlier
+// versions do: one CA signs everything.
 func withAgentsCA(c *pki.KeeperConfig) { c.AgentsCASecret = pki.AgentsCASecret }
 
 func short(c *pki.KeeperConfig) { c.CALifetime, c.ServingLifetime = 15*time.Second, 5*time.Second }

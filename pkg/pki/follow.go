@@ -93,8 +93,8 @@ func (k *Keeper) loadOrCreate(ctx context.Context, loadAgents func(*Authority) e
 	return k.setServingFrom(serving)
 }
 
-// keepAgents reads the CA of agents, or creates it if there is none. With rotate, it also replaces it
-// if that is due. It returns when that is the next time, or the zero time if there is no CA of
+// keepAgents reads the CA of agents, or creates it if there is none. With rotate, it also replaces
+// it if that is due. It returns when that is the next time, or the zero time if there is no CA of
 // agents. If it cannot be used, the tunnel's CA issues the certificates of agents: no agent is
 // refused for that reason.
 func (k *Keeper) keepAgents(ctx context.Context, a *Authority, rotate bool) (next time.Time, err error) {

@@ -55,8 +55,8 @@ type Keeper struct {
 	onServingChange []func()
 
 	mu sync.RWMutex
-	// authority is the CA. It issues certificates of agents from agents, which is nil if there is no CA
-	// of agents, or if it is not known yet.
+	// authority is the CA. It issues certificates of agents from agents, which is nil if there is no
+	// CA of agents, or if it is not known yet.
 	authority, agents *Authority
 	serving           *servingPair
 	// current is built from authority and serving. It is nil until both are known.

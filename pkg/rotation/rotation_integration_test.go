@@ -8,6 +8,7 @@ package rotation
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
 	"github.com/oam-dev/cluster-gateway/pkg/registration"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
@@ -344,5 +346,105 @@ func TestFollowCA(t *testing.T) {
 	}
 	if got := edge.parse().CAData; !bytes.Equal(bytes.TrimSpace(got), bytes.TrimSpace(own)) {
 		t.Errorf("the hub has\n%s", got)
+	}
+}
+
+// agentChain returns the certificate of the cluster's agent, and those that lead to CAs.
+func agentChain(ctx context.Context, t *testing.T) []*x509.Certificate {
+	t.Helper()
+	s, err := site.Near.Client().CoreV1().Secrets(bootstraptest.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := pki.ParseCertificates(registration.AgentPairOf(s).Certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chain
+}
+
+// TestAgentsMoveToTheirCA shows that the renewal of a certificate from the tunnel's CA, as earlier
+// versions issue them, moves the agent to the CA of agents, and from there to the successor of that
+// CA before it ends. Earlier versions, which know the tunnel's CA alone, verify each certificate.
+func TestAgentsMoveToTheirCA(t *testing.T) {
+	ctx := site.Begin(t)
+	secrets := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace)
+	t.Cleanup(func() { _ = secrets.Delete(context.Background(), pki.AgentsCASecret, metav1.DeleteOptions{}) })
+	site.Must(ctx, t, site.RegisterNear("--certificate-lifetime", "10m")...)
+	near := registered{t, bootstraptest.Near}
+	load := func() *pki.Authority {
+		t.Helper()
+		a, err := pki.Load(ctx, secrets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	now := time.Now()
+	agents := NewAgents(AgentsConfig{
+		Clusters: near, Route: routeTo(t, site.Near, near), Secrets: secrets, Authority: load, Now: func() time.Time { return now },
+	})
+	renew := func() *x509.Certificate {
+		t.Helper()
+		if err := agents.renew(ctx, near.parse()); err != nil {
+			t.Fatal(err)
+		}
+		chain := agentChain(ctx, t)
+		// By the tunnel's CA alone.
+		if err := registration.VerifyAgentCertificate(chain, load().Pool(), bootstraptest.Near, now); err != nil {
+			t.Errorf("an earlier version does not verify the certificate: %v", err)
+		}
+		return chain[0]
+	}
+	keeper := pki.NewKeeper(pki.KeeperConfig{
+		Client: site.Hub.Client(), Namespace: bootstraptest.HubNamespace, Hosts: []string{"tunnel"}, AgentsCASecret: pki.AgentsCASecret, CALifetime: time.Hour,
+	})
+	t.Cleanup(func() { _ = secrets.Delete(context.Background(), pki.ServingSecret, metav1.DeleteOptions{}) })
+	if err := keeper.LoadOrCreate(ctx); err != nil {
+		t.Fatal(err)
+	}
+	tunnelCA, first := load(), load().Agents()
+	before := renew()
+	if before.CheckSignatureFrom(tunnelCA.Certificate()) != nil || !tunnelCA.IssuedByTunnelCA(before) {
+		t.Fatal("a certificate that is not due was replaced, or the fixture is wrong")
+	}
+	now = pki.RenewAt(before).Add(time.Second)
+	moved := renew()
+	if moved.CheckSignatureFrom(first) != nil {
+		t.Error("the renewal did not move the agent to the CA of agents")
+	}
+	now = time.Now()
+	if again := renew(); !again.Equal(moved) {
+		t.Error("the certificate was replaced again")
+	}
+	// The successor of the CA of agents. Certificates of the first one are replaced when they are due:
+	// none outlives its CA.
+	s, err := secrets.Get(ctx, pki.AgentsCASecret, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	current, err := pki.FromSecret(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pki.Rotate(ctx, secrets, current, pki.Options{Secret: pki.AgentsCASecret}); err != nil {
+		t.Fatal(err)
+	}
+	if err := keeper.LoadOrCreate(ctx); err != nil { // signs it with the tunnel's CA
+		t.Fatal(err)
+	}
+	second := load().Agents()
+	if second.Equal(first) {
+		t.Fatal("the CA of agents is the same")
+	}
+	if same := renew(); !same.Equal(moved) {
+		t.Error("a certificate that is not due was replaced")
+	}
+	now = pki.RenewAt(moved).Add(time.Second)
+	if !now.Before(first.NotAfter) {
+		t.Fatal("the renewal is not due before the end of the CA")
+	}
+	if last := renew(); last.CheckSignatureFrom(second) != nil {
+		t.Error("the agent was not moved to the next CA")
 	}
 }

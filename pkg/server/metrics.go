@@ -57,6 +57,12 @@ func (s *Server) certificateMetrics() []prometheus.Collector {
 		c := s.embedded.certificates
 		all = append(all, gauge("tunnel", tunnelHelp, "serving", c.serving), gauge("tunnel", tunnelHelp, "ca", c.ca), gauge("tunnel", tunnelHelp, "agents-ca", c.agentsCA))
 	}
+	if s.embedded != nil {
+		all = append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "cluster_gateway", Name: "tunnel_agents_with_tunnel_ca_certificate",
+			Help: "[ALPHA] Number of agents that are connected to this replica with a certificate from the tunnel's CA, and not from the CA of agents' certificates. 0 if there is no such CA.",
+		}, func() float64 { return float64(s.embedded.withTunnelCACertificate()) }))
+	}
 	all = append(all, gauge("serving", servingHelp, "serving", s.currentServingCertificate))
 	if s.certificate != nil {
 		all = append(all, gauge("serving", servingHelp, "ca", func() *x509.Certificate { return currentCA(s.certificate.keeper) }))

@@ -144,3 +144,23 @@ func (t *embeddedTunnel) endsSoon(now time.Time) error {
 	}
 	return nil
 }
+
+// withTunnelCACertificate returns how many connected agents have a certificate from the tunnel's
+// CA, although there is a CA of agents.
+func (t *embeddedTunnel) withTunnelCACertificate() int {
+	own, ok := t.certificates.(keeperCertificates)
+	if !ok {
+		return 0
+	}
+	authority := own.keeper.Authority()
+	if authority == nil {
+		return 0
+	}
+	n := 0
+	for _, certificate := range t.server.Certificates() {
+		if authority.IssuedByTunnelCA(certificate) {
+			n++
+		}
+	}
+	return n
+}

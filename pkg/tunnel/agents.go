@@ -161,3 +161,21 @@ func (s *Server) AgentCertificate(cluster string) *x509.Certificate {
 	}
 	return first
 }
+
+// Certificates returns the certificate of each agent that is connected. The caller must not change
+// them.
+func (s *Server) Certificates() []*x509.Certificate {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var all []*x509.Certificate
+	for _, c := range s.clusters {
+		seen := map[*agentState]bool{}
+		for _, se := range c.sessions {
+			if !seen[se.agent] {
+				seen[se.agent] = true
+				all = append(all, se.peer.certificates[0])
+			}
+		}
+	}
+	return all
+}

@@ -135,7 +135,7 @@ func TestTunnelCertificates(t *testing.T) {
 	if len(servings) < 3 {
 		t.Errorf("%d serving certificates", len(servings))
 	}
-	for _, certificate := range []string{"serving", "ca"} {
+	for _, certificate := range []string{"serving", "ca", "agents-ca"} {
 		end, err := g.Metric(ctx, "cluster_gateway_tunnel_certificate_expiration_timestamp_seconds", `certificate="`+certificate+`"`)
 		if err != nil || end < float64(time.Now().Unix()) {
 			t.Errorf("the metric of the %s certificate is %v, %v", certificate, end, err)

@@ -41,8 +41,10 @@ func TestRegistrant(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.CoreV1().Secrets(hubNamespace).Get(ctx, "cluster-gateway-tunnel-ca", metav1.GetOptions{}); !apierrors.IsForbidden(err) {
-		t.Fatalf("the account can read the CA's key: %v", err)
+	for _, ca := range []string{"cluster-gateway-tunnel-ca", "cluster-gateway-agents-ca"} {
+		if _, err := client.CoreV1().Secrets(hubNamespace).Get(ctx, ca, metav1.GetOptions{}); !apierrors.IsForbidden(err) {
+			t.Fatalf("the account can read a CA's key: %v", err)
+		}
 	}
 
 	dir := filepath.Join(t.TempDir(), "agent")

@@ -10,6 +10,9 @@ package rollout
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
@@ -254,9 +257,9 @@ func (b *balancer) carry(agent net.Conn) {
 
 // runAgent registers a cluster with an agent that runs as a process, with the previous version's
 // command, and starts the agent. It returns the arguments that register it again.
-func (s *site) runAgent(ctx context.Context, t *testing.T) (register []string) {
+func (s *site) runAgent(ctx context.Context, t *testing.T) (register []string, dir string) {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "agent")
+	dir = filepath.Join(t.TempDir(), "agent")
 	args := []string{"register", "tunneled", "--cluster-kubeconfig", s.tunneled.Kubeconfig(), "--out-dir", dir, "--endpoint", s.tunneled.Endpoint(), "--wait", "0",
 		"--tunnel-address", s.tunnel.address()}
 	s.previously(ctx, t, args...)
@@ -269,7 +272,67 @@ func (s *site) runAgent(ctx context.Context, t *testing.T) (register []string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = agent.Kill() })
-	return args
+	return args, dir
+}
+
+// readPair reads the certificate of an agent that runs as a process.
+func readPair(t *testing.T, dir string) tls.Certificate {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
+// fromCAOfAgents checks whether the CA of agents has issued a certificate.
+func (s *site) fromCAOfAgents(ctx context.Context, t *testing.T, pair tls.Certificate, want bool) {
+	t.Helper()
+	secret, err := s.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, "cluster-gateway-agents-ca", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(secret.Data["tls.crt"])
+	ca, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pair.Leaf.CheckSignatureFrom(ca); (err == nil) != want {
+		t.Errorf("the certificate of %s is from the CA of agents: %v", pair.Leaf.Subject, err == nil)
+	}
+}
+
+// accepted checks that the tunnel server of a gateway accepts each certificate of an agent, and no
+// connection without one. The agent trusts what the hub publishes.
+func (s *site) accepted(ctx context.Context, t *testing.T, g *lab.Gateway, certificates map[string]tls.Certificate) {
+	t.Helper()
+	published, err := s.hub.Client().CoreV1().ConfigMaps(hubNamespace).Get(ctx, "cluster-gateway-tunnel", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(published.Data["ca.crt"]))
+	connect := func(pairs ...tls.Certificate) error {
+		dialer := tls.Dialer{Config: &tls.Config{
+			MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: "cluster-gateway-tunnel." + hubNamespace + ".svc", Certificates: pairs, NextProtos: []string{"h2"},
+		}}
+		conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(g.TunnelPort())))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(labtest.Timeout)) // a read fails then
+		_, err = conn.Read(make([]byte, 1))                   // with TLS 1.3, the server verifies after the client's handshake
+		return err
+	}
+	for name, pair := range certificates {
+		if err := connect(pair); err != nil {
+			t.Errorf("an agent with a certificate of the %s version: %v", name, err)
+		}
+	}
+	if connect() == nil {
+		t.Error("a connection without a certificate was accepted")
+	}
 }
 
 // aggregate sends what the hub proxies to a gateway.
@@ -354,7 +417,7 @@ func TestRollout(t *testing.T) {
 	old := s.start(ctx, t, tr, "old-1", s.old)
 	s.previously(ctx, t, s.register(s.admin, "admin", "admin")...)
 	s.previously(ctx, t, s.register(s.viewed, "viewed", "view")...)
-	registerTunneled := s.runAgent(ctx, t)
+	registerTunneled, agentDir := s.runAgent(ctx, t)
 	labtest.Within(t, labtest.Timeout, "the agent to connect", func() error { return get(ctx, old, "tunneled") })
 	trafficCtx, stop := context.WithCancel(ctx)
 	var sending sync.WaitGroup
@@ -383,6 +446,12 @@ func TestRollout(t *testing.T) {
 	s.shares(ctx, t, s.admin, "admin", false)
 	s.run(ctx, t, registerTunneled...)
 	s.shares(ctx, t, s.tunneled, "tunneled", false)
+	certificates := map[string]tls.Certificate{"previous": readPair(t, agentDir)}
+	s.run(ctx, t, "rotate", "tunneled", "--out-dir", agentDir, "--wait", "0")
+	certificates["this"] = readPair(t, agentDir)
+	s.fromCAOfAgents(ctx, t, certificates["previous"], false)
+	s.fromCAOfAgents(ctx, t, certificates["this"], true)
+	s.accepted(ctx, t, now, certificates)
 	s.run(ctx, t, "rotate", "viewed", "--wait", "1m")
 	s.shares(ctx, t, s.viewed, "viewed", true) // the previous account may not create another one
 	s.run(ctx, t, s.register(s.viewed, "viewed", "view")...)
@@ -391,14 +460,17 @@ func TestRollout(t *testing.T) {
 	// Back. The previous version serves what is separated, and its commands work.
 	old = s.start(ctx, t, tr, "old-2", s.old)
 	leave(now)
+	s.accepted(ctx, t, old, certificates)
 	s.previously(ctx, t, "doctor", "admin")
 	s.previously(ctx, t, "rotate", "admin", "--wait", "1m")
 	s.previously(ctx, t, s.register(s.viewed, "viewed", "view")...)
 	s.previously(ctx, t, registerTunneled...)
+	certificates["previous, after this"] = readPair(t, agentDir)
 
 	// Forward again. What the previous commands gave back is taken away.
 	now = s.start(ctx, t, tr, "new-2", s.now)
 	leave(old)
+	s.accepted(ctx, t, now, certificates)
 	for name, c := range map[string]*lab.Cluster{"admin": s.admin, "viewed": s.viewed, "tunneled": s.tunneled} {
 		s.shares(ctx, t, c, name, false)
 		if name == "tunneled" {

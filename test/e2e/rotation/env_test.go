@@ -162,7 +162,7 @@ func (s *site) removeAll(registered bool) error {
 	}
 	core := s.hub.Client().CoreV1()
 	remove(services.Delete(ctx, apiServiceName, metav1.DeleteOptions{}))
-	for _, name := range []string{pki.CASecret, pki.ServingSecret, pki.GatewayCASecret, pki.GatewayServingSecret, clusterName} {
+	for _, name := range []string{pki.CASecret, pki.AgentsCASecret, pki.ServingSecret, pki.GatewayCASecret, pki.GatewayServingSecret, clusterName} {
 		remove(core.Secrets(hubNamespace).Delete(ctx, name, metav1.DeleteOptions{}))
 	}
 	remove(core.ConfigMaps(hubNamespace).Delete(ctx, pki.ConfigMap, metav1.DeleteOptions{}))

@@ -111,12 +111,13 @@ const (
 	kindAgent         = "agent's certificate"
 	kindTunnelServing = "tunnel's serving certificate"
 	kindTunnelCA      = "tunnel's CA"
+	kindAgentsCA      = "CA of agents"
 	kindServing       = "serving certificate"
 	kindCA            = "serving CA"
 	kindBundle        = "APIService's CA bundle"
 )
 
-var kinds = []string{kindToken, kindAgent, kindTunnelServing, kindTunnelCA, kindServing, kindCA, kindBundle}
+var kinds = []string{kindToken, kindAgent, kindTunnelServing, kindTunnelCA, kindAgentsCA, kindServing, kindCA, kindBundle}
 
 // pace is the pause between two requests of a worker.
 const pace = 40 * time.Millisecond
@@ -360,7 +361,7 @@ func (l *load) observe(ctx context.Context) {
 	for {
 		for kind, from := range map[string]struct{ secret, key string }{
 			kindToken: {clusterName, "token"}, kindTunnelServing: {pki.ServingSecret, "tls.crt"}, kindTunnelCA: {pki.CASecret, "tls.crt"},
-			kindServing: {pki.GatewayServingSecret, "tls.crt"}, kindCA: {pki.GatewayCASecret, "tls.crt"},
+			kindAgentsCA: {pki.AgentsCASecret, "tls.crt"}, kindServing: {pki.GatewayServingSecret, "tls.crt"}, kindCA: {pki.GatewayCASecret, "tls.crt"},
 		} {
 			if secret, err := l.hubSecret(ctx, from.secret); err == nil {
 				l.saw(kind, secret.Data[from.key])
