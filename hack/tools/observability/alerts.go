@@ -112,7 +112,7 @@ max by (cluster) (max_over_time(cluster_gateway_tunnel_agents[1d]))
 				// 18 days before the end.
 				name: "ClusterGatewayTunnelCertificateExpiresSoon", severity: warning, hold: "15m",
 				expr:        `min by (certificate) (cluster_gateway_tunnel_certificate_expiration_timestamp_seconds > 0) - time() < 7 * 86400`,
-				summary:     `The tunnel's {{ if eq $labels.certificate "ca" }}CA{{ else }}serving certificate{{ end }} expires soon`,
+				summary:     `The tunnel's {{ if eq $labels.certificate "ca" }}CA{{ else if eq $labels.certificate "agents-ca" }}CA of agents' certificates{{ else }}serving certificate{{ end }} expires soon`,
 				description: "It was not renewed. After it has expired, no agent can connect.",
 			},
 			{
