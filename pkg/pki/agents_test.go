@@ -266,7 +266,7 @@ func testKeeperRenewsAgentsCA(t *testing.T) {
 	var pair tls.Certificate
 	var trust *x509.CertPool
 	var bundle []byte
-	for began := time.Now(); len(cas) < 4; time.Sleep(50 * time.Millisecond) {
+	for began := time.Now(); len(cas) < 4; time.Sleep(150 * time.Millisecond) {
 		if time.Since(began) > 10*time.Minute {
 			t.Fatalf("%d CAs of agents", len(cas))
 		}
