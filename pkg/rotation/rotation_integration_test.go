@@ -352,7 +352,7 @@ func TestFollowCA(t *testing.T) {
 // agentChain returns the certificate of the cluster's agent, and those that lead to CAs.
 func agentChain(ctx context.Context, t *testing.T) []*x509.Certificate {
 	t.Helper()
-	s, err := site.Near.Client().CoreV1().Secrets(bootstraptest.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
+	s, err := site.Edge.Client().CoreV1().Secrets(bootstraptest.AgentNamespace).Get(ctx, registration.AgentName, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,8 +370,8 @@ func TestAgentsMoveToTheirCA(t *testing.T) {
 	ctx := site.Begin(t)
 	secrets := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace)
 	t.Cleanup(func() { _ = secrets.Delete(context.Background(), pki.AgentsCASecret, metav1.DeleteOptions{}) })
-	site.Must(ctx, t, site.RegisterNear("--certificate-lifetime", "10m")...)
-	near := registered{t, bootstraptest.Near}
+	site.Must(ctx, t, site.RegisterEdge("--certificate-lifetime", "10m")...)
+	edge := registered{t, bootstraptest.Edge}
 	load := func() *pki.Authority {
 		t.Helper()
 		a, err := pki.Load(ctx, secrets)
@@ -382,16 +382,16 @@ func TestAgentsMoveToTheirCA(t *testing.T) {
 	}
 	now := time.Now()
 	agents := NewAgents(AgentsConfig{
-		Clusters: near, Route: routeTo(t, site.Near, near), Secrets: secrets, Authority: load, Now: func() time.Time { return now },
+		Clusters: edge, Route: routeTo(t, site.Edge, edge), Secrets: secrets, Authority: load, Now: func() time.Time { return now },
 	})
 	renew := func() *x509.Certificate {
 		t.Helper()
-		if err := agents.renew(ctx, near.parse()); err != nil {
+		if err := agents.renew(ctx, edge.parse()); err != nil {
 			t.Fatal(err)
 		}
 		chain := agentChain(ctx, t)
 		// By the tunnel's CA alone.
-		if err := registration.VerifyAgentCertificate(chain, load().Pool(), bootstraptest.Near, now); err != nil {
+		if err := registration.VerifyAgentCertificate(chain, load().Pool(), bootstraptest.Edge, now); err != nil {
 			t.Errorf("an earlier version does not verify the certificate: %v", err)
 		}
 		return chain[0]
