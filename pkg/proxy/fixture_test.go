@@ -36,12 +36,13 @@ import (
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 )
 
 const basePath = v1alpha1.BasePath
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
+	dialertest.Main(m,
 		// client-go's logger runs as long as the process.
 		goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }

@@ -29,10 +29,10 @@ const agentVariable = "DIALERTEST_AGENT"
 // The agent runs in a second process of the test binary for two reasons. Its code closes a channel
 // that it still sends on and recovers from the panic (pkg/agent, endpointConn.send), which the race
 // detector rightly reports. And it cannot be stopped in a way that waits for its goroutines.
-func Main(m *testing.M) {
+func Main(m *testing.M, options ...goleak.Option) {
 	cfg := os.Getenv(agentVariable)
 	if cfg == "" {
-		goleak.VerifyTestMain(m)
+		goleak.VerifyTestMain(m, options...)
 		return
 	}
 	if err := runAgent([]byte(cfg)); err != nil {
