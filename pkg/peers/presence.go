@@ -6,6 +6,7 @@ package peers
 import (
 	"context"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -132,7 +133,7 @@ func (p *Peers) publish(ctx context.Context, renew bool) {
 	content.OwnerReferences = []metav1.OwnerReference{{
 		APIVersion: coordinationv1.SchemeGroupVersion.String(), Kind: "Lease", Name: p.lease.Name, UID: p.lease.UID,
 	}}
-	if p.content != nil && maps.Equal(content.Annotations, p.content.Annotations) && p.content.OwnerReferences[0].UID == p.lease.UID {
+	if p.content != nil && maps.Equal(content.Annotations, p.content.Annotations) && slices.Equal(content.OwnerReferences, p.content.OwnerReferences) {
 		return
 	}
 	if p.content, err = p.write(ctx, p.content, content); err != nil && ctx.Err() == nil {
