@@ -85,7 +85,7 @@ prepare() {
 run_tools() {
 	if [ ${#what[@]} -gt 0 ]; then return; fi
 	echo '== Unit tests of the tools'
-	for tool in release charts observability; do
+	for tool in release charts observability inventory; do
 		(cd "hack/tools/$tool" && "$GO" tool -modfile=../gotestsum/go.mod gotestsum --format pkgname --jsonfile "$results/$tool.json" \
 			-- ${flags[@]+"${flags[@]}"} ${RUN:+-run "$RUN"} ./...) || code=1
 	done
