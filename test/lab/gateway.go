@@ -49,6 +49,8 @@ type GatewayOptions struct {
 	AgentsOf *Cluster
 	// TunnelOff switches tunnels off.
 	TunnelOff bool
+	// Port is the port of its own endpoint. 0 means a free one.
+	Port int
 	// Verbosity is the gateway's log level.
 	Verbosity int
 	// ExtraArgs come last, so they override.
@@ -228,8 +230,10 @@ func (g *Gateway) prepare(ctx context.Context) (err error) {
 	if err := os.MkdirAll(g.dir, 0o755); err != nil {
 		return err
 	}
-	if g.port, err = g.lab.FreePort(); err != nil {
-		return err
+	if g.port = g.opts.Port; g.port == 0 {
+		if g.port, err = g.lab.FreePort(); err != nil {
+			return err
+		}
 	}
 	if g.tunnelPort, err = g.lab.FreePort(); err != nil {
 		return err
