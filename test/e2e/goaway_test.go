@@ -28,7 +28,7 @@ import (
 // layer's own connection to the gateway is not affected.
 func TestWritesWhileConnectionsEnd(t *testing.T) {
 	besideOthers(t)
-	ctx := bounded(t, caseTimeout)
+	ctx := bounded(t, 2*caseTimeout) // the long form writes for seven minutes
 	c, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{
 		Name: "goaway", NoControllerManager: true, NoKwok: true, ExtraAPIServerArgs: []string{"--goaway-chance=0.02"},
 	})
