@@ -44,6 +44,7 @@ func FuzzParse(f *testing.F) {
 		{credential: "X509Certificate", endpoint: "https://10.0.0.1:6443", ca: ca.pem, cert: client.cert, key: client.key},
 		{credential: "X509", endpointType: "ClusterProxy", ca: ca.pem, cert: join(client.cert, ca.pem), key: client.key, mode: 1},
 		{credential: "ServiceAccountToken", endpointType: "Const", endpoint: "https://[::1]/a%2Fb/", token: []byte(jwt(`{"exp":1893456000}`)), proxy: "http://user:pass@proxy:3128"},
+		{credential: "ServiceAccountToken", endpoint: "https://h/a%2F/", token: []byte("t")}, // an escaped slash is part of the name
 		{credential: "Dynamic", endpoint: "https://h", exec: exec},
 		{credential: "Dynamic", endpoint: "https://h", exec: []byte(`{"plugin":"aws","parameters":{"cluster":"secret-cluster"}}`)},
 		{credential: "ServiceAccountToken", endpointType: "ClusterProxy", token: []byte("secret token"), mode: 2},
@@ -113,7 +114,7 @@ func checkUsable(t *testing.T, c *Cluster) {
 	if c.Route == RouteTunnel && config.RootCAs == nil && !c.Insecure {
 		t.Fatal("a tunnel is verified with the system's roots")
 	}
-	if c.Endpoint.Scheme != "https" || c.Endpoint.Port() == "" || c.Endpoint.User != nil || strings.HasSuffix(c.Endpoint.Path, "/") {
+	if c.Endpoint.Scheme != "https" || c.Endpoint.Port() == "" || c.Endpoint.User != nil || strings.HasSuffix(c.Endpoint.EscapedPath(), "/") {
 		t.Fatalf("endpoint %q", c.Endpoint)
 	}
 	if again, err := url.Parse(c.Endpoint.String()); err != nil || again.Host != c.Endpoint.Host {
