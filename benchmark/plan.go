@@ -92,6 +92,7 @@ func parts() []part {
 		{name: "watch", run: (*session).watch},
 		{name: "crosscheck", needsBed: true, run: (*session).crosscheck},
 		{name: "cpu", needsBed: true, run: (*session).cpu},
+		{name: "trust", needsBed: true, run: (*session).trust},
 		{name: "streams", run: (*session).streams},
 		{name: "distance", needsBed: true, run: (*session).distance},
 		{name: "descriptors", needsBed: true, run: (*session).descriptors},

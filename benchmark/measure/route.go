@@ -12,6 +12,7 @@ import (
 	"math"
 	"net/http"
 	"strings"
+	"time"
 
 	"k8s.io/client-go/rest"
 )
@@ -44,6 +45,21 @@ func (r *Route) As(name string) *Route {
 	other := *r
 	other.Name = name
 	return &other
+}
+
+// Await waits until a GET succeeds: rules and Secrets take a moment to take effect.
+func (r *Route) Await(ctx context.Context) error {
+	for {
+		_, _, err := r.Do(ctx, http.MethodGet, namespacePath, nil)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("route %s: %w", r.Name, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // StatusError is a response without a success code.

@@ -57,8 +57,9 @@ type Bed struct {
 	// own are clients of the gateways' own APIs. Each is created once: client-go forgets the transport
 	// of an unused client, but closes its connections only later, and these would be counted as the
 	// gateway's.
-	own    map[*lab.Gateway]*measure.Route
-	failed bool
+	own     map[*lab.Gateway]*measure.Route
+	options Options
+	failed  bool
 }
 
 // Options configure a testbed.
@@ -95,6 +96,7 @@ func Start(ctx context.Context, o Options) (_ *Bed, err error) {
 			return nil, err
 		}
 	}
+	b.options = o
 	for _, step := range []func(context.Context, Options) error{b.startClusters, b.startGateways, b.startAgents} {
 		if err := step(ctx, o); err != nil {
 			return nil, err

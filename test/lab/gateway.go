@@ -431,6 +431,7 @@ type SecretOptions struct {
 	Data map[string][]byte
 	// CredentialType is the value of the label. Empty means ServiceAccountToken.
 	CredentialType string
+	Annotations    map[string]string
 }
 
 // RegisterCluster registers c with the hub by a Secret in the form that the gateway

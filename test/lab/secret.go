@@ -28,6 +28,7 @@ func (c *Cluster) ApplySecret(ctx context.Context, o SecretOptions) error {
 			gatewayGroup + "/cluster-credential-type": o.CredentialType,
 			gatewayGroup + "/cluster-endpoint-type":   endpoint,
 		}).
+		WithAnnotations(o.Annotations).
 		WithData(o.Data)
 	_, err := c.client.CoreV1().Secrets(defaultServiceNamespace).Apply(ctx, secret, metav1.ApplyOptions{FieldManager: "lab", Force: true})
 	return err
