@@ -43,6 +43,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(strangersVariable) != "" { // a child of TestUnreadStreams
 		os.Exit(sendAsStrangers())
 	}
+	if os.Getenv(workersVariable) != "" { // a child of TestGreedyUser
+		os.Exit(work())
+	}
 	labtest.Main(m, start)
 }
 

@@ -15,7 +15,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -74,12 +73,7 @@ func TestUnreadStreams(t *testing.T) {
 		config := callerOf(t, g, neighbor)
 		config.Host += gatewayPath + "/" + cluster + "/proxy"
 		measured[cluster] = newRawClient(t, config)
-		eventually(t, caseTimeout, func(ctx context.Context) error { // RBAC takes effect
-			if a, err := measured[cluster].get(ctx, namespacePath); err != nil || a.code != http.StatusOK {
-				return fmt.Errorf("%d %s (%v)", a.code, a.body, err)
-			}
-			return nil
-		})
+		answers(t, measured[cluster])
 	}
 	const straight = "edge without the gateway"
 	measured[straight] = newRawClient(t, shared.edge.RESTConfig())
@@ -272,22 +266,12 @@ func unreadClient(t *testing.T, config *rest.Config) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// slowestOfHundred returns the 99th percentile of the times of n GETs for each client. They take
-// turns, so that what happens on the machine meanwhile affects all of them.
+// slowestOfHundred returns the 99th percentile of the times of n GETs for each client.
 func slowestOfHundred(t *testing.T, clients map[string]*rawClient, n int) map[string]time.Duration {
 	t.Helper()
-	times := map[string][]time.Duration{}
-	for range n {
-		for name, client := range clients {
-			began := time.Now()
-			client.mustGet(t, namespacePath)
-			times[name] = append(times[name], time.Since(began))
-		}
-	}
 	slowest := map[string]time.Duration{}
-	for name, all := range times {
-		slices.Sort(all)
-		slowest[name] = all[n*99/100]
+	for name, all := range timesOf(t, clients, n) {
+		slowest[name] = percentile99(all)
 	}
 	return slowest
 }
