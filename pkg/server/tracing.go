@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -81,7 +82,10 @@ func (t *traces) withForwarded(next http.Handler) http.Handler {
 	if t == nil {
 		return next
 	}
-	return tracing.WithTracing(next, t.provider, "Request of another replica")
+	const name = "Request of another replica"
+	return otelhttp.NewHandler(next, name, otelhttp.WithPropagators(tracing.Propagators()), otelhttp.WithTracerProvider(t.provider),
+		// It would be the pattern of the mux in front.
+		otelhttp.WithSpanNameFormatter(func(string, *http.Request) string { return name }))
 }
 
 // close sends the last spans.
