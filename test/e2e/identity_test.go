@@ -4,7 +4,9 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -30,7 +32,52 @@ const (
 	impersonatorUser = "system:serviceaccount:" + namespaceOfSecrets + ":" + impersonator
 	seenUser         = "e2e-seen"
 	seenGroup        = "e2e-seen-group"
+	// ruledUser and ruledGroup are who the cluster sees by a rule.
+	ruledUser  = "e2e-ruled"
+	ruledGroup = "e2e-ruled-group"
 )
+
+// seenModes are the annotations of a cluster's Secret for each mode of identity, and who the
+// cluster then sees instead of the account of the gateway.
+func seenModes() map[string]seenMode {
+	return map[string]seenMode{
+		"credential":  {annotations: map[string]string{"cluster.core.oam.dev/identity": "credential"}},
+		"impersonate": {annotations: map[string]string{"cluster.core.oam.dev/identity": "impersonate"}, user: seenUser, group: seenGroup},
+		"rules": {annotations: map[string]string{"cluster.core.oam.dev/identity": "rules", "cluster.core.oam.dev/cluster-gateway-proxy-configuration": `
+apiVersion: cluster.core.oam.dev/v1alpha1
+kind: ClusterGatewayProxyConfiguration
+spec:
+  clientIdentityExchanger:
+    rules:
+    - name: e2e
+      type: StaticMappingIdentityExchanger
+      source: {user: ` + seenUser + `}
+      target: {user: ` + ruledUser + `, groups: [` + ruledGroup + `]}
+`}, user: ruledUser, group: ruledGroup},
+	}
+}
+
+type seenMode struct {
+	annotations map[string]string
+	// user is empty if the cluster sees the account itself.
+	user, group string
+}
+
+// sees returns the name of the user that the cluster sees.
+func (m seenMode) sees() string { return cmp.Or(m.user, impersonatorUser) }
+
+// check returns what is wrong with an audit event of the cluster.
+func (m seenMode) check(event *auditv1.Event) error {
+	as := event.ImpersonatedUser
+	switch {
+	case event.User.Username != impersonatorUser:
+	case m.user == "" && as == nil:
+		return nil
+	case m.user != "" && as != nil && as.Username == m.user && slices.Contains(as.Groups, m.group) && !slices.Contains(as.Groups, "system:masters"):
+		return nil
+	}
+	return fmt.Errorf("the cluster saw %+v as %+v", event.User, as)
+}
 
 // seenCluster starts a cluster in which the gateway can only impersonate seenUser and seenGroup,
 // and only read and exec as them (constrained impersonation, KEP-5284). It returns the token of
@@ -44,8 +91,8 @@ func seenCluster(ctx context.Context, t *testing.T) (*lab.Cluster, string) {
 	t.Cleanup(func() { _ = c.Stop() })
 	const authentication, userInfo = "authentication.k8s.io", "impersonate:user-info"
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: impersonator}, Rules: []rbacv1.PolicyRule{
-		{APIGroups: []string{authentication}, Resources: []string{"users"}, ResourceNames: []string{seenUser}, Verbs: []string{userInfo}},
-		{APIGroups: []string{authentication}, Resources: []string{"groups"}, ResourceNames: []string{seenGroup}, Verbs: []string{userInfo}},
+		{APIGroups: []string{authentication}, Resources: []string{"users"}, ResourceNames: []string{seenUser, ruledUser}, Verbs: []string{userInfo}},
+		{APIGroups: []string{authentication}, Resources: []string{"groups"}, ResourceNames: []string{seenGroup, ruledGroup}, Verbs: []string{userInfo}},
 		{APIGroups: []string{"*"}, Resources: []string{"*"}, Verbs: []string{"impersonate-on:user-info:get", "impersonate-on:user-info:list", "impersonate-on:user-info:watch"}},
 		{APIGroups: []string{authentication}, Resources: []string{"selfsubjectreviews"}, Verbs: []string{"impersonate-on:user-info:create"}},
 		{APIGroups: []string{""}, Resources: []string{"pods/exec"}, Verbs: []string{"impersonate-on:user-info:create"}},
@@ -69,67 +116,86 @@ func seenCluster(ctx context.Context, t *testing.T) (*lab.Cluster, string) {
 }
 
 // TestClusterSeesTheCaller checks in the audit log of the managed API server who called, as whom,
-// and with which audit ID: route, door, and ordinary request and upgrades.
+// and with which audit ID: mode of identity, route, door, and ordinary request and upgrades.
 func TestClusterSeesTheCaller(t *testing.T) {
 	besideOthers(t)
 	ctx := bounded(t, caseTimeout)
 	c, stolen := seenCluster(ctx, t)
 	g := shared.embedded
-	names := map[string]string{"direct": "seen-direct", "tunnel": "seen-tunnel"}
-	for route, name := range names {
-		register(ctx, t, shared.embeddedHub, lab.SecretOptions{Name: name, Tunnel: route == "tunnel", Data: map[string][]byte{
-			"endpoint": []byte(c.Endpoint()), "ca.crt": c.CAPEM(), "token": []byte(stolen),
-		}})
-		if _, err := shared.embeddedHub.Client().CoreV1().Secrets(namespaceOfSecrets).Patch(ctx, name, types.MergePatchType,
-			[]byte(`{"metadata":{"annotations":{"cluster.core.oam.dev/identity":"impersonate"}}}`), metav1.PatchOptions{}); err != nil {
+	for mode, m := range seenModes() {
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": m.annotations}})
+		if err != nil {
 			t.Fatal(err)
 		}
+		for _, route := range seenRoutes() {
+			name := seenName(mode, route)
+			register(ctx, t, shared.embeddedHub, lab.SecretOptions{Name: name, Tunnel: route == "tunnel", Data: map[string][]byte{
+				"endpoint": []byte(c.Endpoint()), "ca.crt": c.CAPEM(), "token": []byte(stolen),
+			}})
+			if _, err := shared.embeddedHub.Client().CoreV1().Secrets(namespaceOfSecrets).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		agent, err := g.StartAgent(ctx, seenName(mode, "tunnel"), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = agent.Kill() })
 	}
-	agent, err := g.StartAgent(ctx, names["tunnel"], c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = agent.Kill() })
 	grant(ctx, t, seenUser, rbacv1.PolicyRule{APIGroups: []string{"cluster.core.oam.dev"}, Resources: []string{"clustergateways/proxy"}, Verbs: []string{"*"}})
 	cert, key, err := shared.embeddedHub.ClientCertificate(seenUser, seenGroup)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for route, name := range names {
-		for _, door := range doors() {
-			t.Run(route+" "+string(door), func(t *testing.T) {
-				config := anonymous(g.RESTConfig(door))
-				config.CertData, config.KeyData = cert, key
-				a := &attack{t: t, config: config, base: gatewayPath + "/" + name + "/proxy"}
-				labtest.Within(t, labtest.Timeout, "the grant to take effect", func() error {
-					return wantCode(ask(ctx, t, config, http.MethodGet, a.base+"/version"), http.StatusOK)
+	config := func(door lab.Via) *rest.Config {
+		config := anonymous(g.RESTConfig(door))
+		config.CertData, config.KeyData = cert, key
+		return config
+	}
+	for mode, m := range seenModes() {
+		for _, route := range seenRoutes() {
+			for _, door := range doors() {
+				t.Run(mode+" "+route+" "+string(door), func(t *testing.T) {
+					testSeen(ctx, t, config(door), c, m, seenName(mode, route), mode+"-"+route+"-"+string(door))
 				})
-				if got := a.whoami(t, "Impersonate-User: e2e-somebody"); got != seenUser && !strings.Contains(got, "403") && !strings.Contains(got, "400") {
-					t.Errorf("the cluster sees %s", got)
-				}
-				if got := a.whoami(t); got != seenUser {
-					t.Errorf("the cluster sees %s, want %s", got, seenUser)
-				}
-				for kind, request := range map[string]string{
-					"ordinary":  "GET " + a.base + "/api/v1/namespaces/default/configmaps/%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-					"websocket": "GET " + a.base + "/api/v1/namespaces/default/pods/%s/exec?command=x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n",
-					"spdy":      "POST " + a.base + "/api/v1/namespaces/default/pods/%s/exec?command=x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v5.channel.k8s.io\r\nContent-Length: 0\r\n\r\n",
-				} {
-					object := "e2e-" + kind + "-" + route + "-" + string(door)
-					answer := a.send(t, fmt.Sprintf(request, object))
-					event := seenEvent(t, c, object)
-					if event.User.Username != impersonatorUser || event.ImpersonatedUser == nil || event.ImpersonatedUser.Username != seenUser ||
-						!slices.Contains(event.ImpersonatedUser.Groups, seenGroup) || slices.Contains(event.ImpersonatedUser.Groups, "system:masters") {
-						t.Errorf("%s: the cluster saw %+v as %+v", kind, event.User, event.ImpersonatedUser)
-					}
-					if id := string(event.AuditID); id == "" || !strings.Contains(answer, id) {
-						t.Errorf("%s: the audit ID of the cluster is %s, and the answer was %s", kind, id, answer)
-					}
-				}
-			})
+			}
 		}
 	}
 	t.Run("stolen credential", func(t *testing.T) { testStolenImpersonator(ctx, t, c, stolen) })
+}
+
+func seenRoutes() []string { return []string{"direct", "tunnel"} }
+
+// seenName returns the name of the cluster in a mode and by a route.
+func seenName(mode, route string) string { return "seen-" + mode + "-" + route }
+
+// testSeen sends requests to a cluster by one door. suffix makes the names of objects unique.
+func testSeen(ctx context.Context, t *testing.T, config *rest.Config, c *lab.Cluster, m seenMode, name, suffix string) {
+	a := &attack{t: t, config: config, base: gatewayPath + "/" + name + "/proxy"}
+	labtest.Within(t, labtest.Timeout, "the grant to take effect", func() error {
+		return wantCode(ask(ctx, t, config, http.MethodGet, a.base+"/version"), http.StatusOK)
+	})
+	if got := a.whoami(t, "Impersonate-User: e2e-somebody"); got != m.sees() && !strings.Contains(got, "403") && !strings.Contains(got, "400") {
+		t.Errorf("the cluster sees %s", got)
+	}
+	if got := a.whoami(t); got != m.sees() {
+		t.Errorf("the cluster sees %s, want %s", got, m.sees())
+	}
+	for kind, request := range map[string]string{
+		"ordinary":  "GET " + a.base + "/api/v1/namespaces/default/configmaps/%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+		"websocket": "GET " + a.base + "/api/v1/namespaces/default/pods/%s/exec?command=x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n",
+		"spdy":      "POST " + a.base + "/api/v1/namespaces/default/pods/%s/exec?command=x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v5.channel.k8s.io\r\nContent-Length: 0\r\n\r\n",
+	} {
+		object := "e2e-" + kind + "-" + suffix
+		answer := a.send(t, fmt.Sprintf(request, object))
+		event := seenEvent(t, c, object)
+		if err := m.check(&event); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+		if id := string(event.AuditID); id == "" || !strings.Contains(answer, id) {
+			t.Errorf("%s: the audit ID of the cluster is %s, and the answer was %s", kind, id, answer)
+		}
+	}
 }
 
 // seenEvent waits for the audit event of the cluster about an object.
