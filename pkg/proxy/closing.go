@@ -139,7 +139,7 @@ func (f *frames) closing(message string, withStatus bool) []byte {
 func appendFrame(to []byte, opcode byte, payload []byte) []byte {
 	to = append(to, finalFrame|opcode)
 	if len(payload) < 126 {
-		to = append(to, byte(len(payload)))
+		to = append(to, byte(len(payload))) //nolint:gosec // see above
 	} else {
 		to = binary.BigEndian.AppendUint16(append(to, 126), uint16(len(payload))) //nolint:gosec // see above
 	}

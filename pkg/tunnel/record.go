@@ -60,11 +60,11 @@ func (r *record) sumLocked(now time.Time) float64 {
 	return r.failures * math.Exp2(-now.Sub(r.at).Seconds()/recordHalfLife.Seconds())
 }
 
-// lastFailure returns the last failure and its time, or nil if there was none.
-func (r *record) lastFailure() (error, time.Time) {
+// lastFailure returns when the last failure was, and the failure. It is nil if there was none.
+func (r *record) lastFailure() (at time.Time, failure error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.latest, r.latestAt
+	return r.latestAt, r.latest
 }
 
 // suspect reports whether other agents are the better choice.

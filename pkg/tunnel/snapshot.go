@@ -85,7 +85,7 @@ func (c *clusterAgents) stateOf(a *agentState) AgentState {
 		Name: a.name(), Since: a.since, BytesReceived: a.received.Load(), BytesSent: a.sent.Load(), Draining: a.draining,
 		Streams: StreamCounts{Upgrades: c.count(a, dialer.ForUpgrades), Requests: c.count(a, dialer.ForRequests), Parked: len(a.parked)},
 	}
-	if err, at := a.record.lastFailure(); err != nil {
+	if at, err := a.record.lastFailure(); err != nil {
 		state.LastError, state.LastErrorAt = fmt.Sprintf("%.300v", err), at
 	}
 	add := func(se *session) {
