@@ -126,7 +126,7 @@ func TestAgentChartIsTheInvitation(t *testing.T) {
 func compare(t *testing.T, got, want objects) {
 	t.Helper()
 	if a, b := slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)); !slices.Equal(a, b) {
-		t.Fatalf("the chart has the objects\n%s\nand the product has\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
+		t.Fatalf("the chart has the objects\n%s\nand should have\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
 	}
 	for key, w := range want {
 		unstructured.RemoveNestedField(w.Object, "metadata", "labels", "app.kubernetes.io/managed-by")
@@ -137,7 +137,7 @@ func compare(t *testing.T, got, want objects) {
 		if !reflect.DeepEqual(g.Object, w.Object) {
 			a, _ := sigsyaml.Marshal(g.Object)
 			b, _ := sigsyaml.Marshal(w.Object)
-			t.Errorf("%s: the chart has\n%s\nand the product has\n%s", key, a, b)
+			t.Errorf("%s: the chart has\n%s\nand should have\n%s", key, a, b)
 		}
 	}
 }

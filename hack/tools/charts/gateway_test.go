@@ -170,18 +170,7 @@ func TestGatewayChartIsTheBase(t *testing.T) {
 	if err := unstructured.SetNestedSlice(got["Deployment "+namespace+" cluster-gateway"].Object, list, "spec", "template", "spec", "containers"); err != nil {
 		t.Fatal(err)
 	}
-	if a, b := slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)); !slices.Equal(a, b) {
-		t.Fatalf("the chart has the objects\n%s\nand the base has\n%s", strings.Join(a, "\n"), strings.Join(b, "\n"))
-	}
-	for key, w := range want {
-		g := got[key]
-		withoutHelmLabels(g, w)
-		if !reflect.DeepEqual(g.Object, w.Object) {
-			a, _ := sigsyaml.Marshal(g.Object)
-			b, _ := sigsyaml.Marshal(w.Object)
-			t.Errorf("%s: the chart has\n%s\nand the base has\n%s", key, a, b)
-		}
-	}
+	compare(t, got, want)
 }
 
 // TestClusterProfilesAreTheComponent compares what clusterProfiles.namespace adds with the
