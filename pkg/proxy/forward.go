@@ -5,6 +5,8 @@ package proxy
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/audit"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
@@ -56,6 +59,30 @@ const (
 	headerTrail = peerPrefix + "Trail"
 )
 
+// caller is what the second replica has to know about the caller of a request.
+type caller struct {
+	Name       string              `json:"name"`
+	UID        string              `json:"uid,omitempty"`
+	Groups     []string            `json:"groups,omitempty"`
+	Extra      map[string][]string `json:"extra,omitempty"`
+	ThroughHub bool                `json:"throughHub,omitempty"`
+	AuditID    string              `json:"auditID,omitempty"`
+}
+
+// encodeHeader returns v as the value of a header.
+func encodeHeader(v any) (string, error) {
+	text, err := json.Marshal(v)
+	return base64.RawStdEncoding.EncodeToString(text), err
+}
+
+func decodeHeader(value string, v any) error {
+	text, err := base64.RawStdEncoding.DecodeString(value)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, v)
+}
+
 type forwardedKey struct{}
 
 // isForwarded reports whether another replica has forwarded the request.
@@ -67,25 +94,21 @@ func isForwarded(ctx context.Context) bool { return ctx.Value(forwardedKey{}) !=
 func (h *Handler) Forwarded(clusterOf func(context.Context) string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		ctx := req.Context()
+		var c caller
 		values := req.Header[headerCaller]
 		t, ok := parseTarget(req.URL, v1alpha1.BasePath)
-		var c *knownCaller
-		var auditID string
-		if ok && len(values) == 1 && t.cluster == clusterOf(ctx) {
-			c, auditID = h.callers.decode(values[0])
-		}
-		if c == nil {
+		if !ok || len(values) != 1 || decodeHeader(values[0], &c) != nil || t.cluster != clusterOf(ctx) {
 			h.refuse(w, req, apierrors.NewBadRequest("invalid request of another replica of the gateway; do all replicas run the same version?"))
 			return
 		}
 		req.Header.Del(headerCaller)
-		if auditID != "" {
+		if c.AuditID != "" {
 			ctx = audit.WithAuditContext(ctx) // for the ID alone: the other replica writes the event
-			audit.WithAuditID(ctx, types.UID(auditID))
+			audit.WithAuditID(ctx, types.UID(c.AuditID))
 		}
 		ctx = context.WithValue(ctx, forwardedKey{}, true)
-		ctx = WithThroughHub(ctx, func() bool { return c.throughHub })
-		ctx = request.WithUser(ctx, c.user)
+		ctx = WithThroughHub(ctx, func() bool { return c.ThroughHub })
+		ctx = request.WithUser(ctx, &user.DefaultInfo{Name: c.Name, UID: c.UID, Groups: c.Groups, Extra: c.Extra})
 		ctx = request.WithRequestInfo(ctx, &request.RequestInfo{
 			IsResourceRequest: true, Path: req.URL.Path, APIPrefix: "apis", APIGroup: v1alpha1.GroupName,
 			APIVersion: v1alpha1.SchemeGroupVersion.Version, Resource: v1alpha1.ResourceName,
@@ -126,7 +149,11 @@ func (x *exchange) forward(req *http.Request) (*http.Response, error) {
 	if x.application != nil && x.handler.cfg.ApplicationCookies && len(x.cookies) > 0 {
 		out.Header["Cookie"] = x.cookies // with the receipts, which it checks
 	}
-	out.Header[headerCaller] = []string{encodeCaller(x.callerOf(req.Context()))}
+	value, err := encodeHeader(x.callerOf(req.Context()))
+	if err != nil {
+		return nil, err
+	}
+	out.Header.Set(headerCaller, value)
 	class := x.attributes.class()
 	return x.handler.cfg.Forwarder.RoundTripper(x.target.cluster, class == classStream, class == classUpgrade).RoundTrip(out)
 }

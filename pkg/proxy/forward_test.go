@@ -250,7 +250,10 @@ func TestForwardedFailures(t *testing.T) {
 func TestForwardedOnce(t *testing.T) {
 	s := newAPIServer(t, ok)
 	a, b := newPair(t, s, nil)
-	value := encodeCaller(caller{Name: "jane"})
+	value, err := encodeHeader(caller{Name: "jane"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	forwardTo := func(r *replica, clusterName, path string, header ...string) *httptest.ResponseRecorder {
 		w, req := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil)
 		req.Header[headerCaller] = header

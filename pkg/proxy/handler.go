@@ -51,8 +51,6 @@ type Handler struct {
 	rechecked    openStreams
 	stopRechecks context.CancelFunc
 	rechecks     sync.WaitGroup
-	// callers are those of requests that other replicas forward.
-	callers *callers
 }
 
 var _ http.Handler = (*Handler)(nil)
@@ -69,7 +67,6 @@ func NewHandler(cfg Config) *Handler {
 		bodies:     newBodyBudget(cfg.KeptBodyBytes, cfg.Memory.Part(memory.Bodies)),
 		proxyLog:   log.New(logWriter{cfg.Logger}, "", 0),
 		serializer: serializer.NewCodecFactory(scheme).WithoutConversion(),
-		callers:    newCallers(),
 	}
 	h.streamsCtx, h.endStreams = context.WithCancel(context.Background())
 	h.rechecked.open = map[*exchange]struct{}{}

@@ -123,7 +123,9 @@ func (x *exchange) annotateIdentity(ctx context.Context, pairs []string) {
 	for i, value := range pairs {
 		pairs[i] = untrusted.Limit(value, maxTrail)
 	}
-	x.trail.Set(headerTrail, encodePairs(pairs))
+	if value, err := encodeHeader(pairs); err == nil {
+		x.trail.Set(headerTrail, value)
+	}
 }
 
 // maxTrail limits each value that one replica reports to another one, which is in a header there.
