@@ -193,5 +193,5 @@ func (x *exchange) endReason(err error) string {
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
 		return "its API server has closed it unexpectedly"
 	}
-	return err.Error()
+	return brief(err) // an agent has its say in it, and it is for a terminal
 }

@@ -77,12 +77,10 @@ func joined(all ...[]byte) []byte { return bytes.Join(all, nil) }
 
 // FuzzFrames shows that a frame can be added after whole frames, and nowhere else.
 func FuzzFrames(f *testing.F) {
-	f.Add([]byte("a"), uint16(5), 3)
-	f.Add(bytes.Repeat([]byte("b"), 300), uint16(126), 1)
-	f.Fuzz(func(t *testing.T, content []byte, size uint16, piece int) {
-		if piece < 1 {
-			t.Skip()
-		}
+	f.Add([]byte("a"), uint16(5), uint16(2))
+	f.Add(bytes.Repeat([]byte("b"), 300), uint16(126), uint16(0))
+	f.Fuzz(func(t *testing.T, content []byte, size, pieceSize uint16) {
+		piece := int(pieceSize) + 1
 		var sent []byte
 		for payload := range slices.Chunk(content, int(size)+1) {
 			sent = appendFrame(sent, opcodeBinary, payload[:min(len(payload), 1<<16-1)])
@@ -196,6 +194,7 @@ func TestEndReason(t *testing.T) {
 		"end":        {nil, io.EOF, false, "its API server has closed it unexpectedly"},
 		"replica":    {nil, io.ErrUnexpectedEOF, true, "the replica of the gateway"},
 		"other":      {nil, errors.New("the agent has gone"), false, "the agent has gone"},
+		"escapes":    {nil, errors.New("closed by the agent: \x1b]0;a\aname\r\nmore"), false, "closed by the agent: ]0;a name more"},
 	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		if test.cause != nil {

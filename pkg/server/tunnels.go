@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 
+	"github.com/oam-dev/cluster-gateway/pkg/internal/untrusted"
 	"github.com/oam-dev/cluster-gateway/pkg/tunnel"
 )
 
@@ -29,7 +30,13 @@ func tunnelsHandler(replica string, snapshot func() []tunnel.ClusterState) http.
 			http.Error(w, "only GET is allowed", http.StatusMethodNotAllowed)
 			return
 		}
-		text, err := json.MarshalIndent(tunnelsReport{replica, snapshot()}, "", "  ")
+		clusters := snapshot()
+		for _, c := range clusters {
+			for i := range c.Agents {
+				c.Agents[i].LastError = untrusted.Text(c.Agents[i].LastError)
+			}
+		}
+		text, err := json.MarshalIndent(tunnelsReport{replica, clusters}, "", "  ")
 		if err != nil { // impossible: the types have only texts, numbers and times
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return

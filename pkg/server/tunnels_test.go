@@ -17,7 +17,7 @@ func TestTunnels(t *testing.T) {
 	handler := tunnelsHandler("pod-a", func() []tunnel.ClusterState {
 		return []tunnel.ClusterState{{Cluster: "east", Agents: []tunnel.AgentState{{
 			Name: "agent-1", Since: at, Streams: tunnel.StreamCounts{Requests: 1, Parked: 1}, Connections: 2, BytesReceived: 3, BytesSent: 4,
-			LastError: "connection refused", LastErrorAt: at,
+			LastError: "connection\x1brefused", LastErrorAt: at,
 		}}}}
 	})
 	w := httptest.NewRecorder()

@@ -13,7 +13,7 @@ import (
 )
 
 // ClusterState is what a Server knows about the agents of one cluster. Names of agents and texts of
-// errors come from outside; names are made printable.
+// errors come from outside. Names are made printable, and errors are shortened.
 type ClusterState struct {
 	Cluster string       `json:"cluster"`
 	Agents  []AgentState `json:"agents"`
