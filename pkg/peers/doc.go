@@ -8,10 +8,10 @@
 //
 // Each replica has a Lease of its own in the gateway's namespace (presence.go). It contains the
 // address for the other replicas and whether the replica drains. A second Lease, which is written
-// only when it changes, contains a set of the clusters that have
-// agents there (set.go). All replicas watch these Leases. A replica whose Lease is not renewed for
-// [Timeout] is away. Each replica measures that time with its own clock, from the moment at which
-// it saw the last renewal, so clocks need not agree.
+// only when it changes, contains a set of the clusters that have agents there (set.go). All
+// replicas watch these Leases. A replica whose Lease is not renewed for [Timeout] is away. Each
+// replica measures that time with its own clock, from the moment at which it saw the last renewal,
+// so clocks need not agree.
 //
 // # Connections
 //
