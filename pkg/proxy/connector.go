@@ -34,7 +34,15 @@ type connector struct {
 	perRequest bool
 	// open counts the established connections.
 	open atomic.Int64
+	// closeIdle closes the HTTP/2 connections that carry no request. It is nil without HTTP/2.
+	closeIdle func()
 }
+
+// closeIdleAbove is the number of HTTP/2 connections above which idle ones are closed. A transport
+// dials when its connections can take no further request. A hostile API server that allows no
+// streams, or withdraws them, could make it collect a useless connection for each request. An
+// honest one allows at least 100 streams for each connection.
+const closeIdleAbove = 64
 
 // dialTLS is an http.Transport's DialTLSContext.
 func (c *connector) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
@@ -125,6 +133,9 @@ func (c *connector) handshake(ctx context.Context, raw net.Conn, address string,
 	}
 	outcome.Report(nil)
 	counted.setEstablished()
+	if c.closeIdle != nil && c.open.Load() > closeIdleAbove && conn.ConnectionState().NegotiatedProtocol == "h2" {
+		c.closeIdle()
+	}
 	return conn, nil
 }
 

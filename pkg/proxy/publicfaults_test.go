@@ -6,6 +6,7 @@ package proxy
 import (
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -21,26 +22,35 @@ func TestHostileClusterCannotRedirect(t *testing.T) {
 		ok(w, r)
 	})
 	hostile := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
+		code, err := strconv.Atoi(r.URL.Query().Get("code"))
+		if err != nil {
+			t.Error(err)
+		}
 		w.Header().Set("Location", elsewhere.URL+r.URL.Path)
-		w.WriteHeader(http.StatusTemporaryRedirect)
+		w.WriteHeader(code)
 	})
+	codes := []string{"301", "302", "303", "307", "308"}
 	g := newGateway(t, nil)
 	g.set(hostile.secret("a"))
 	// kubernetes/kubernetes#92914: redirects of upgrades were followed with the proxy's credential.
 	t.Run("CVE-2020-8559", func(t *testing.T) {
-		_, br, resp := g.upgrade("a", "/api/v1/namespaces/n/pods/p/exec")
-		body, _ := io.ReadAll(io.LimitReader(br, 1))
-		if resp.StatusCode != http.StatusBadGateway || resp.Header.Get("Location") != "" {
-			t.Errorf("%s %v %q", resp.Status, resp.Header, body)
+		for _, code := range codes {
+			_, br, resp := g.upgrade("a", "/api/v1/namespaces/n/pods/p/exec?code="+code)
+			body, _ := io.ReadAll(io.LimitReader(br, 1))
+			if resp.StatusCode != http.StatusBadGateway || resp.Header.Get("Location") != "" {
+				t.Errorf("%s: %s %v %q", code, resp.Status, resp.Header, body)
+			}
 		}
 	})
 	// kubernetes/kubernetes#112513: clients were redirected by an aggregated API server, and sent
 	// their credential along.
 	t.Run("CVE-2022-3172", func(t *testing.T) {
-		for _, header := range [][]string{nil, {throughHubHeader, "1"}} {
-			resp, body := g.get("a", "/api/v1/pods", header...)
-			if resp.StatusCode != http.StatusBadGateway || resp.Header.Get("Location") != "" {
-				t.Errorf("%s %v %q", resp.Status, resp.Header, body)
+		for _, code := range codes {
+			for _, header := range [][]string{nil, {throughHubHeader, "1"}} {
+				resp, body := g.get("a", "/api/v1/pods?code="+code, header...)
+				if resp.StatusCode != http.StatusBadGateway || resp.Header.Get("Location") != "" {
+					t.Errorf("%s: %s %v %q", code, resp.Status, resp.Header, body)
+				}
 			}
 		}
 	})
