@@ -35,6 +35,8 @@ type observation struct {
 	refusal error
 	// failing names agents whose connections fail although others work.
 	failing error
+	// external is set if the agents connect to a konnectivity-server.
+	external bool
 	// renewal holds the errors of failed renewals, by the type of the condition that reports them.
 	renewal map[string]error
 }
@@ -160,6 +162,10 @@ func (o *observation) tunnel() metav1.Condition {
 	case o.failing != nil:
 		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonAgentFailing,
 			"an agent works, and connections through others fail, so they are avoided: "+message(o.failing))
+	case o.external:
+		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonConnectedExternally,
+			"an agent is connected to a konnectivity-server. That has no flow control for a single connection: if the client of an exec, attach, cp or "+
+				"port-forward reads more slowly than the cluster sends, the connection is closed when the buffer is full")
 	default:
 		return condition(conditionType, metav1.ConditionTrue, v1alpha1.ReasonConnected, "an agent is connected")
 	}

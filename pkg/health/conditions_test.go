@@ -78,6 +78,7 @@ func TestAssess(t *testing.T) {
 		{"ready", observation{cluster: direct}, "Ready=True/Healthy CredentialValid=True/Accepted CertificateValid=True/Verified"},
 		{"ready through a tunnel", observation{cluster: edge}, "Ready=True/Healthy TunnelConnected=True/Connected CredentialValid=True/Accepted CertificateValid=Unknown/NotVerified"},
 		{"an agent too many", observation{cluster: edge, refusal: errors.New("x")}, "Ready=True/Healthy TunnelConnected=True/AgentsRefused CredentialValid=True/Accepted CertificateValid=Unknown/NotVerified"},
+		{"a konnectivity-server", observation{cluster: edge, external: true}, "Ready=True/Healthy TunnelConnected=True/ConnectedExternally CredentialValid=True/Accepted CertificateValid=Unknown/NotVerified"},
 		{"a bad agent", observation{cluster: edge, failing: errors.New("x")}, "Ready=True/Healthy TunnelConnected=True/AgentFailing CredentialValid=True/Accepted CertificateValid=Unknown/NotVerified"},
 		{"an agent too many, and no agent", observation{cluster: edge, refusal: errors.New("x"), err: errNoAgent}, "Ready=False/NoAgent TunnelConnected=False/NoAgent" + reached},
 		{"invalid", observation{cluster: cluster.Parse(invalid, cluster.ParseOptions{})}, "Ready=False/InvalidSecret"},

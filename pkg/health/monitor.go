@@ -81,6 +81,8 @@ type Config struct {
 	// FailingAgents, if set, returns an error that names the agents of a cluster whose connections
 	// fail while another agent works. It returns nil if there are none.
 	FailingAgents func(cluster string) error
+	// ExternalTunnel is set if agents connect to konnectivity-servers, and not to the gateway.
+	ExternalTunnel bool
 	// Secrets is the client for the clusters' Secrets. If it is nil, nothing is written.
 	Secrets corev1client.SecretInterface
 	// Events is the client for Events. If it is nil, no Events are recorded.

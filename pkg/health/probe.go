@@ -35,6 +35,7 @@ func (r *run) probe(ctx context.Context, k *tracked) time.Duration {
 		r.cfg.Metrics.took(o.err, time.Since(started))
 	}
 	o.now = time.Now()
+	o.external = r.cfg.ExternalTunnel
 	if r.cfg.AgentCertificate != nil && c.Route == cluster.RouteTunnel {
 		o.agent = r.cfg.AgentCertificate(k.name)
 	}

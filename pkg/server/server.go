@@ -165,6 +165,7 @@ func (s *Server) newHealth() *health.Monitor {
 		config.Agents, config.AgentRefusal = s.embedded.server, s.embedded.server.RecentRefusal
 		config.FailingAgents = s.embedded.server.FailingAgents
 	}
+	config.ExternalTunnel = s.config.Tunnel.Mode == cluster.TunnelExternal
 	config.AgentCertificate, config.Renewal = s.renewals.agentCertificate, s.renewals.failures
 	config.Secrets, config.Events = hub.Client.CoreV1().Secrets(hub.SecretNamespace), hub.Client.CoreV1().Events(events.Namespace)
 	config.Logger = klog.Background().WithName("health")

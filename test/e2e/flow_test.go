@@ -12,6 +12,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
+	"github.com/oam-dev/cluster-gateway/test/lab"
+	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
 // TestUploadIntoSleepingPod checks that an upload which its process does not read for longer than
@@ -79,4 +83,27 @@ func startExec(t *testing.T, r route, pod string, stdin io.Reader, command ...st
 		t.Fatal(err)
 	}
 	return cmd, stdout, stderr
+}
+
+// TestDoctorOnFlowControl checks that doctor says where upgrades have no flow control of their own.
+func TestDoctorOnFlowControl(t *testing.T) {
+	besideOthers(t)
+	for _, c := range []struct {
+		hub  *lab.Cluster
+		want string
+	}{
+		{shared.externalHub, "no flow control for a single connection"},
+		{shared.embeddedHub, "connected\n"},
+	} {
+		labtest.Within(t, labtest.Timeout, "doctor to find "+c.want, func() error {
+			var out bytes.Buffer
+			cmd := bootstrap.NewCommand(bootstrap.Config{Out: &out, ErrOut: &out})
+			cmd.SetArgs([]string{"--kubeconfig", c.hub.Kubeconfig(), "doctor", "edge"})
+			err := cmd.ExecuteContext(t.Context()) // fails if it finds anything wrong, which others may cause
+			if text := out.String(); !strings.Contains(text, c.want) {
+				return fmt.Errorf("doctor has found (%w):\n%s", err, text)
+			}
+			return nil
+		})
+	}
 }

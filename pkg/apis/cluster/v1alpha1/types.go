@@ -173,6 +173,9 @@ const (
 	ReasonAgentFailed = "AgentFailed"
 	// ReasonConnected: an agent is connected.
 	ReasonConnected = "Connected"
+	// ReasonConnectedExternally: an agent is connected to a konnectivity-server that is not part of
+	// the gateway, so upgraded connections have no flow control of their own.
+	ReasonConnectedExternally = "ConnectedExternally"
 	// ReasonAgentsRefused: an agent is connected, and others are refused because of the limit of
 	// agents, or because their certificates are revoked.
 	ReasonAgentsRefused = "AgentsRefused"
