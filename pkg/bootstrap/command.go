@@ -108,7 +108,7 @@ already right.`,
 	cmd.SetErr(a.ErrOut)
 	a.hub.addFlags(cmd.PersistentFlags())
 	cmd.AddCommand(a.registerCommand(), a.inviteCommand(), a.unregisterCommand(), a.listCommand(), a.statusCommand(), a.doctorCommand(), a.kubeconfigCommand(), a.rotateCommand(),
-		a.canICommand(), a.eachCommand(), a.withCommand(), a.exportCommand(), a.credentialCommand())
+		a.canICommand(), a.eachCommand(), a.withCommand(), a.exportCommand(), a.credentialCommand(), a.supportBundleCommand())
 	a.addCompletions(cmd)
 	a.useProgramName(cmd)
 	cmd.SetFlagErrorFunc(flagError)

@@ -13,7 +13,7 @@
 //
 // The commands and their flags are in command.go, the client of a cluster (the hub or a managed
 // one) is in client.go, and each command has its own file: register.go, unregister.go, rotate.go,
-// kubeconfig.go, list.go, doctor.go, each.go, with.go and export.go. pkg/registration
+// kubeconfig.go, list.go, doctor.go, each.go, with.go, export.go and bundle.go. pkg/registration
 // defines what is applied.
 //
 // The program is also the kubectl plugin "kubectl cg". program.go puts the name that it was started
