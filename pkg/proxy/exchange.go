@@ -35,6 +35,8 @@ type exchange struct {
 	application *application
 	proxy       httputil.ReverseProxy
 	progress    progress
+	// turn is the right to be in progress. A stream needs none.
+	turn turn
 	// seen is who the cluster sees. seenHeaders are the headers that ask it to.
 	seen        identity.Seen
 	seenHeaders http.Header
@@ -91,6 +93,11 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 		x.code = x.handler.refuse(w, req, unusable(&x.lease))
 		return
 	}
+	if err := x.waitForTurn(req.Context()); err != nil {
+		x.code = x.handler.refuse(w, req, err)
+		return
+	}
+	defer x.turn.end()
 	if x.target.escapes(x.lease.cluster.Endpoint) {
 		x.code = x.handler.refuse(w, req, apierrors.NewBadRequest(fmt.Sprintf(
 			"invalid path: must not have \".\" or \"..\" segments, because the API server of cluster %q is served below a path of its host",
@@ -147,6 +154,24 @@ func (x *exchange) serve(w http.ResponseWriter, req *http.Request) {
 	}
 	x.proxy.ServeHTTP(w, req)
 	complete = true
+}
+
+// waitForTurn waits until the caller can have one more request in progress.
+func (x *exchange) waitForTurn(ctx context.Context) *apierrors.StatusError {
+	if x.lease.class == classStream {
+		return nil
+	}
+	var err error
+	x.turn, err = x.handler.callers.enter(ctx, x.lease.caller)
+	var busy *busyError
+	switch {
+	case errors.As(err, &busy):
+		return gatewayBusy(x.lease.cluster, busy)
+	case err != nil:
+		return clientGone(x.lease.cluster)
+	default:
+		return nil
+	}
 }
 
 // Codes in metrics that are not HTTP status codes.

@@ -35,6 +35,7 @@ type Handler struct {
 	cfg        Config
 	classifier classifier
 	table      *table
+	callers    *callerGate
 	buffers    *bufferPool
 	bodies     *bodyBudget
 	proxyLog   *log.Logger
@@ -63,6 +64,7 @@ func NewHandler(cfg Config) *Handler {
 	h := &Handler{
 		cfg:        cfg,
 		classifier: newClassifier(),
+		callers:    newCallerGate(cfg.Metrics),
 		buffers:    newBufferPool(),
 		bodies:     newBodyBudget(cfg.KeptBodyBytes, cfg.Memory.Part(memory.Bodies)),
 		proxyLog:   log.New(logWriter{cfg.Logger}, "", 0),

@@ -23,6 +23,8 @@ type Metrics struct {
 	transports      *metrics.Gauge
 	identityRefused *metrics.CounterVec
 	streamsRevoked  *metrics.CounterVec
+	turnsWaiting    *metrics.Gauge
+	turnsWaited     *metrics.Counter
 }
 
 const metricsNamespace = "cluster_gateway"
@@ -89,6 +91,14 @@ func NewMetrics() *Metrics {
 		agentsFailing: gauge("tunnel_agent_failing",
 			"1 for each agent whose connections fail while another agent of the cluster works. The label agent is the ID that the agent claims.",
 			"cluster", "agent"),
+		turnsWaiting: metrics.NewGauge(&metrics.GaugeOpts{
+			Namespace: metricsNamespace, Name: "requests_waiting_for_turn", StabilityLevel: metrics.ALPHA,
+			Help: "Requests that wait, because this gateway is short of CPU time and their caller has too many others in progress.",
+		}),
+		turnsWaited: metrics.NewCounter(&metrics.CounterOpts{
+			Namespace: metricsNamespace, Name: "requests_waited_for_turn_total", StabilityLevel: metrics.ALPHA,
+			Help: "Requests that have waited, because this gateway was short of CPU time and their caller had too many others in progress.",
+		}),
 		transports: metrics.NewGauge(&metrics.GaugeOpts{
 			Namespace: metricsNamespace, Name: "transports", StabilityLevel: metrics.ALPHA,
 			Help: "Cached transports, including those that still serve requests after their cluster has changed.",
@@ -102,7 +112,7 @@ func (m *Metrics) All() []metrics.Registerable {
 		m.requests, m.requestDuration, m.inFlight, m.dials, m.dialDuration, m.connections, m.agents, m.agentsRefused,
 		m.tunnelStreams, m.tunnelUpgrades, m.agentsFailing, m.transports,
 		m.identityRefused,
-		m.streamsRevoked,
+		m.streamsRevoked, m.turnsWaiting, m.turnsWaited,
 	}
 }
 

@@ -84,6 +84,10 @@ func tooManyRequests(e *limitError) *apierrors.StatusError {
 		e.Error()+"; try again later")
 }
 
+func gatewayBusy(c *cluster.Cluster, err *busyError) *apierrors.StatusError {
+	return newStatus(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, c.Name, CauseRequest, err.Error()+"; try again later")
+}
+
 func tooManyDials(c *cluster.Cluster) *apierrors.StatusError {
 	return newStatus(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, c.Name, CauseRequest,
 		fmt.Sprintf("too many connections to cluster %q are being established through this gateway (at most %d to one cluster, and --proxy-max-dials to all); try again later",

@@ -164,6 +164,7 @@ func (x *exchange) becomeStream() error {
 		return errDeadline // it has just passed, and x.ctx ends
 	}
 	x.lease.becomeStream()
+	x.turn.end()
 	x.startStream()
 	if x.handler.streamsCtx.Err() != nil {
 		x.cancel(errShuttingDown)
