@@ -271,7 +271,7 @@ func slowestOfHundred(t *testing.T, clients map[string]*rawClient, n int) map[st
 	t.Helper()
 	slowest := map[string]time.Duration{}
 	for name, all := range timesOf(t, clients, n) {
-		slowest[name] = percentile99(all)
+		slowest[name] = percentile(all, 99)
 	}
 	return slowest
 }
