@@ -165,6 +165,12 @@ max by (cluster) (max_over_time(cluster_gateway_tunnel_agents[1d]))
 				description: "The memory budget of a gateway had too little left for {{ $labels.use }}.",
 			},
 			{
+				name: "ClusterGatewayShortOfCPU", severity: warning, hold: "15m",
+				expr:        `sum by (job, instance) (rate(cluster_gateway_requests_waited_for_turn_total[5m])) > 1`,
+				summary:     "{{ $labels.instance }} is short of CPU time",
+				description: "{{ $value | humanize }} requests per second wait until others of the same user have been answered.",
+			},
+			{
 				// A Lease is renewed every 5 s, and its replica counts as away after 15 s.
 				name: "ClusterGatewayPeerRenewalOld", severity: warning, hold: "5m",
 				expr:        `max by (job, instance) (cluster_gateway_peers_oldest_renewal_seconds) > 10`,

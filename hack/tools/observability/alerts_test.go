@@ -194,6 +194,12 @@ var scenarios = map[string][]scenario{
 			cluster_gateway_memory_refusals_total{use="streams", instance="a"} 7x90`,
 		quiet: []int{9, 12}, firing: 20, resolved: 45, alerts: []string{`use="bodies"`}, annotations: "too little left for bodies",
 	}},
+	"ClusterGatewayShortOfCPU": {{
+		series: `
+			cluster_gateway_requests_waited_for_turn_total{instance="a", job="gateway"} 0x9 0+600x40 24000x40
+			cluster_gateway_requests_waited_for_turn_total{instance="b", job="gateway"} 0+30x90`,
+		quiet: []int{9, 20}, firing: 35, resolved: 60, alerts: []string{`instance="a", job="gateway"`}, annotations: "10 requests per second wait",
+	}},
 	"ClusterGatewayPeerRenewalOld": {{
 		series: `
 			cluster_gateway_peers_oldest_renewal_seconds{instance="a", job="gateway"} 4x9 12x29 4x20
