@@ -63,6 +63,7 @@ run_integration() {
 	echo '== Integration tests, on bare API servers'
 	"$GO" run ./test/lab/cmd/lab-tools -api-server-only >"$results/tools" || { code=1; return; }
 	gotestsum testname integration -tags integration -timeout 15m -run "$run" $tagged
+	if [ ${#what[@]} -eq 0 ]; then tool_tests charts charts-integration -tags integration -run "${RUN:-AtTheAPIServer}"; fi
 }
 
 # Two packages at a time, each with its own lab: most of the time, they wait for intervals to pass.
@@ -86,9 +87,17 @@ run_tools() {
 	if [ ${#what[@]} -gt 0 ]; then return; fi
 	echo '== Unit tests of the tools'
 	for tool in release charts observability inventory; do
-		(cd "hack/tools/$tool" && "$GO" tool -modfile=../gotestsum/go.mod gotestsum --format pkgname --jsonfile "$results/$tool.json" \
-			-- ${flags[@]+"${flags[@]}"} ${RUN:+-run "$RUN"} ./...) || code=1
+		tool_tests "$tool" "$tool" ${RUN:+-run "$RUN"}
 	done
+}
+
+# tool_tests TOOL NAME ARGUMENTS...: runs the tests in hack/tools/TOOL with these arguments, and keeps
+# their events under this name.
+tool_tests() {
+	local tool=$1 name=$2
+	shift 2
+	(cd "hack/tools/$tool" && "$GO" tool -modfile=../gotestsum/go.mod gotestsum --format pkgname --jsonfile "$results/$name.json" \
+		-- ${flags[@]+"${flags[@]}"} "$@" ./...) || code=1
 }
 
 for tier in "$@"; do

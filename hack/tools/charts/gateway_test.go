@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/chart/v2/lint"
@@ -450,6 +451,31 @@ func TestGatewayChartMonitoring(t *testing.T) {
 	for key, value := range c.Options.Labels {
 		if g.GetLabels()[key] != value {
 			t.Errorf("the chart's ConfigMap has no label %s=%s", key, value)
+		}
+	}
+}
+
+// TestGatewayChartMonitoringKinds reads the objects of the Prometheus operator strictly, into the
+// types from which the operator generates its CustomResourceDefinitions.
+func TestGatewayChartMonitoringKinds(t *testing.T) {
+	t.Parallel()
+	for _, set := range []string{"{prometheusRule: {enabled: true}, serviceMonitor: {enabled: true}}", everything} {
+		got, _, err := render(t, gatewayChart, set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for kind, into := range map[string]any{"ServiceMonitor": &monitoringv1.ServiceMonitor{}, "PrometheusRule": &monitoringv1.PrometheusRule{}} {
+			o := got[kind+" "+namespace+" cluster-gateway"]
+			if o == nil {
+				t.Fatalf("there is no %s", kind)
+			}
+			text, err := sigsyaml.Marshal(o.Object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := sigsyaml.UnmarshalStrict(text, into); err != nil {
+				t.Errorf("%s: %v", kind, err)
+			}
 		}
 	}
 }
