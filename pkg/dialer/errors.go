@@ -61,6 +61,9 @@ type NoAgentError struct {
 	// Since is the time from which this process knows that the cluster has had no agent: LastSeen,
 	// or else the time at which this process began to accept agents. It is zero if unknown.
 	Since time.Time
+	// ReplicaAway is for how long another replica of the gateway, to which an agent is or was
+	// connected, has not been seen. It is 0 if there is none.
+	ReplicaAway time.Duration
 	// External means that a konnectivity-server reported the absence. This process does not see
 	// agents then.
 	External bool
@@ -71,6 +74,9 @@ func (e *NoAgentError) Error() string {
 	switch {
 	case e.External:
 		return "the konnectivity-server has no agent for it"
+	case e.ReplicaAway > 0:
+		return fmt.Sprintf("no agent is connected to a replica of the gateway that answers; the replica that had one has not been seen for %s",
+			e.ReplicaAway.Round(time.Second))
 	case e.LastSeen.IsZero():
 		return "no agent is connected, and none has been since the gateway started"
 	}

@@ -280,3 +280,41 @@ func TestLeastLoaded(t *testing.T) {
 		}
 	}
 }
+
+// TestSilentReplica shows that an upgrade ends early if its replica stops while it has the request,
+// and that no other replica gets it: the first one may have carried it out.
+func TestSilentReplica(t *testing.T) {
+	t.Parallel()
+	credentials := newCredentials(t, fake.NewClientset(), 0)
+	a := newReplica(t, "a", "", credentials, quickly)
+	received := make(chan string, 3)
+	release := make(chan struct{})
+	wait := func(cfg *Config) {
+		cfg.Forwarded = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { received <- cfg.ID; <-release })
+	}
+	b, c := newReplica(t, "b", "edge", credentials, wait), newReplica(t, "c", "edge", credentials, wait)
+	defer close(release)
+	a.sees("b", b.address, "edge")
+	outcome := make(chan error, 1)
+	go func() {
+		_, err := a.asked(t, "edge", true)
+		outcome <- err
+	}()
+	<-received
+	a.sees("c", c.address, "edge")
+	select {
+	case err := <-outcome:
+		t.Fatalf("an upgrade that takes long has ended: %v", err)
+	case <-time.After(5 * a.cfg.pingAfter):
+	}
+	b.running.shut()
+	if err := <-outcome; !errors.Is(err, errSilent) {
+		t.Errorf("the upgrade has ended with %v, want %v", err, errSilent)
+	}
+	if len(received) > 0 {
+		t.Errorf("replica %s has received the upgrade, too", <-received)
+	}
+	if found := a.candidates("edge"); len(found) != 2 || found[0].address != c.address {
+		t.Error("the silent replica is not avoided")
+	}
+}

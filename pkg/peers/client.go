@@ -88,10 +88,13 @@ func connect(ctx context.Context, cfg *Config, address, protocol string) (*tls.C
 	if err != nil {
 		return nil, &connectError{err}
 	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.connectTimeout)
+	bounded, cancel := context.WithTimeout(ctx, cfg.connectTimeout)
 	defer cancel()
-	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
+	conn, err := (&tls.Dialer{Config: config}).DialContext(bounded, "tcp", address)
 	if err != nil {
+		if bounded.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("it has not accepted a connection within %s", cfg.connectTimeout)
+		}
 		return nil, &connectError{err}
 	}
 	return conn.(*tls.Conn), nil // as DialContext documents
@@ -160,7 +163,7 @@ func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		sent := f.peers.begin(&other)
-		resp, err := f.next.RoundTrip(out)
+		resp, err := f.send(sent, out)
 		var failed *connectError
 		switch {
 		case err == nil && resp.Header.Get(headerRefused) == "":
@@ -189,6 +192,52 @@ func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
 	closeBody(req)
 	f.peers.cfg.Metrics.forwarded(outcome)
 	return nil, unreachable(f.cluster, last)
+}
+
+// errSilent ends an upgrade whose replica does not run any more.
+var errSilent = errors.New("the replica does not respond any more")
+
+// send sends a request to one replica. The connection of an upgrade has no pings, so while there is
+// no answer, other connections show whether the replica still runs.
+func (f *forwarder) send(s *sent, req *http.Request) (*http.Response, error) {
+	if f.next != f.peers.client.upgrades {
+		return f.next.RoundTrip(req)
+	}
+	ctx, cancel := context.WithCancelCause(req.Context())
+	s.cancel = cancel
+	watchCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		if f.peers.silent(watchCtx, s.to.address) {
+			cancel(errSilent)
+		}
+	}()
+	resp, err := f.next.RoundTrip(req.WithContext(ctx))
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		err = errSilent
+	}
+	return resp, err
+}
+
+// maxUnanswered is how many connections in a row a replica does not answer until it counts as
+// silent.
+const maxUnanswered = 2
+
+// silent returns true when a replica does not accept connections any more, and false when ctx ends.
+func (p *Peers) silent(ctx context.Context, address string) bool {
+	for unanswered := 0; unanswered < maxUnanswered; {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(p.cfg.pingAfter):
+		}
+		conn, err := connect(ctx, &p.cfg, address, "h2")
+		if unanswered++; err == nil {
+			unanswered = 0
+			_ = conn.Close() // nothing was sent
+		}
+	}
+	return ctx.Err() == nil
 }
 
 // request returns the request for one replica.

@@ -19,6 +19,8 @@ type sent struct {
 	peers *Peers
 	to    *peer
 	ended atomic.Bool
+	// cancel, if set, frees what the request holds.
+	cancel context.CancelCauseFunc
 }
 
 // begin counts a request.
@@ -31,6 +33,9 @@ func (p *Peers) begin(to *peer) *sent {
 func (s *sent) end() {
 	if s.ended.CompareAndSwap(false, true) {
 		s.to.load.Add(-1)
+		if s.cancel != nil {
+			s.cancel(nil)
+		}
 	}
 }
 

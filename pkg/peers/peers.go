@@ -181,11 +181,25 @@ func (p *Peers) Elsewhere(cluster string) bool {
 	defer p.mu.RUnlock()
 	now, want := p.cfg.Clock.Now(), hash(cluster)
 	for _, other := range p.others {
-		if other.present(now) && other.clusters.has(want) {
+		if other.clusters.has(want) && p.usableLocked(other, now) {
 			return true
 		}
 	}
 	return false
+}
+
+// Away returns for how long the replica that had an agent of the cluster has not been seen. It is 0
+// if there is none, or if it is in use.
+func (p *Peers) Away(cluster string) (away time.Duration) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	now, want := p.cfg.Clock.Now(), hash(cluster)
+	for _, other := range p.others {
+		if unseen := now.Sub(other.seen); other.clusters.has(want) && !p.usableLocked(other, now) && (away == 0 || unseen < away) {
+			away = unseen
+		}
+	}
+	return away
 }
 
 // Missing reports whether fewer than wanted replicas have an agent of the cluster, which has one
@@ -209,14 +223,15 @@ func (p *Peers) Missing(cluster string, wanted int) bool {
 
 // candidates returns the other replicas that have an agent of the cluster, the best ones first, for
 // requests, streams, upgrades and dials alike. It returns copies. A replica to which a connection
-// has failed is the last resort, and one that drains comes before it. Among equals, the one that
+// has failed is the last resort. One that does not renew its Lease comes before it, and one that
+// drains before that. Among equals, the one that
 // has the fewest requests of this replica is the best. A replica that does not answer any more
 // keeps its requests, so it gets no new ones even before its connections are found to be broken.
 func (p *Peers) candidates(cluster string) (found []peer) {
 	p.mu.RLock()
 	now, want := p.cfg.Clock.Now(), hash(cluster)
 	for _, other := range p.others {
-		if other.present(now) && other.clusters.has(want) {
+		if other.clusters.has(want) && p.usableLocked(other, now) {
 			found = append(found, *other)
 		}
 	}
@@ -230,21 +245,40 @@ func (p *Peers) candidates(cluster string) (found []peer) {
 		loads[other.load] = other.load.Load()
 	}
 	slices.SortStableFunc(found, func(a, b peer) int {
-		return cmp.Or(cmp.Compare(a.rank(), b.rank()), cmp.Compare(loads[a.load], loads[b.load]))
+		return cmp.Or(cmp.Compare(a.rank(now), b.rank(now)), cmp.Compare(loads[a.load], loads[b.load]))
 	})
 	return found
 }
 
 // rank is lower for a better replica, whatever its load.
-func (o *peer) rank() int {
+func (o *peer) rank(now time.Time) int {
 	switch {
 	case o.failed:
+		return 3
+	case !o.present(now):
 		return 2
 	case o.draining:
 		return 1
 	default:
 		return 0
 	}
+}
+
+// usableLocked reports whether a replica gets requests: it is present, or it does not renew its
+// Lease and connections to it work all the same, as if it is cut off from the hub. p.mu is locked.
+func (p *Peers) usableLocked(o *peer, now time.Time) bool {
+	return o.present(now) || !o.failed && !p.replacedLocked(o)
+}
+
+// replacedLocked reports whether a replica that came later has the address of o. That is the same
+// container after a restart, for example. p.mu is locked.
+func (p *Peers) replacedLocked(o *peer) bool {
+	for _, other := range p.others {
+		if other != o && other.address == o.address && other.seen.After(o.seen) {
+			return true
+		}
+	}
+	return o.address == p.cfg.Address
 }
 
 // present reports whether the replica has renewed its Lease lately.
@@ -273,24 +307,27 @@ func (p *Peers) recheck(ctx context.Context) {
 			return
 		case <-ticker.C():
 		}
+		var group sync.WaitGroup
 		for _, address := range p.failedAddresses() {
-			conn, err := connect(ctx, &p.cfg, address, "h2")
-			if err != nil {
-				continue
-			}
-			_ = conn.Close() // nothing was sent
-			p.setFailed(address, false)
+			group.Go(func() {
+				conn, err := connect(ctx, &p.cfg, address, "h2")
+				if err != nil {
+					return
+				}
+				_ = conn.Close() // nothing was sent
+				p.setFailed(address, false)
+			})
 		}
+		group.Wait()
 	}
 }
 
-// failedAddresses returns the addresses of the present replicas to which a connection has failed.
+// failedAddresses returns the addresses of the replicas to which a connection has failed.
 func (p *Peers) failedAddresses() (all []string) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
-	now := p.cfg.Clock.Now()
 	for _, other := range p.others {
-		if other.failed && other.present(now) {
+		if other.failed && !p.replacedLocked(other) {
 			all = append(all, other.address)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -225,9 +226,16 @@ func TestAbsenceIsJudgedByTheOwnClock(t *testing.T) {
 		t.Error("a replica that has renewed its Lease counts as away")
 	}
 	_ = handler.Replace([]any{renewed}, "3") // the same, listed again
+	a.setFailed("127.0.0.1:1", true)
+	if !a.Elsewhere("edge") || a.Away("edge") != 0 {
+		t.Error("a replica that has renewed its Lease counts as away after a failed connection")
+	}
 	clock.Step(time.Second)
 	if a.Elsewhere("edge") {
-		t.Error("a replica that has not renewed its Lease counts as present")
+		t.Error("a replica that has not renewed its Lease, and does not answer, counts as present")
+	}
+	if away := a.Away("edge"); away != Timeout+time.Second {
+		t.Errorf("the replica is away for %s, want %s", away, Timeout+time.Second)
 	}
 	_ = handler.Update(leaseOf("b", "127.0.0.1:1", "4", "edge"))
 	if !a.Elsewhere("edge") {
@@ -236,6 +244,43 @@ func TestAbsenceIsJudgedByTheOwnClock(t *testing.T) {
 	_ = handler.Delete(renewed)
 	if a.Elsewhere("edge") {
 		t.Error("a replica that has removed its Lease counts as present")
+	}
+}
+
+// TestReplicaCutOffFromTheHub shows that a replica which does not renew its Lease is used as long
+// as it answers, and while no other one has an agent.
+func TestReplicaCutOffFromTheHub(t *testing.T) {
+	t.Parallel()
+	clock := clocktesting.NewFakeClock(time.Now())
+	credentials := newCredentials(t, fake.NewClientset(), 0)
+	a := newReplica(t, "a", "", credentials, func(cfg *Config) { cfg.Clock = clock })
+	b, c := newReplica(t, "b", "edge", credentials, nil), newReplica(t, "c", "edge", credentials, nil)
+	asked := func(want string) {
+		t.Helper()
+		addresses, err := a.asked(t, "edge", false)
+		if err != nil || !slices.Equal(addresses, []string{want}) {
+			t.Errorf("asked %v (%v), want %s", addresses, err, want)
+		}
+	}
+	a.sees("b", b.address, "edge")
+	clock.Step(Timeout + time.Second)
+	if !a.Elsewhere("edge") || a.Away("edge") != 0 {
+		t.Error("the replica is not used although nothing has failed")
+	}
+	asked(b.address)
+	if n, _ := a.known(); n != 0 {
+		t.Error("the replica counts as present")
+	}
+	a.sees("c", c.address, "edge")
+	for range 5 {
+		asked(c.address)
+	}
+
+	// A container that has restarted has another ID, the same address, and no agent yet.
+	a.sees("b-again", b.address, "")
+	_ = leaseHandler{a.Peers}.Delete(leaseOf("c", c.address, "2"))
+	if a.Elsewhere("edge") {
+		t.Error("a replica that was replaced is used")
 	}
 }
 

@@ -32,7 +32,10 @@ const agentReconnects = time.Minute
 func noAgentStatus(name string, e *dialer.NoAgentError) *apierrors.StatusError {
 	advice := fmt.Sprintf("check that the agent runs in the cluster, that it can reach the gateway's tunnel port, "+
 		"and that its certificate is for %q", name)
-	if e.External {
+	switch {
+	case e.ReplicaAway > 0:
+		advice = "the agent connects to another replica when it notices that; check the replicas of the gateway"
+	case e.External:
 		advice = fmt.Sprintf("check that the agent runs in the cluster, that it can reach the konnectivity-server, "+
 			"and that its --agent-identifiers contain host=%s", name)
 	}

@@ -40,10 +40,10 @@ func (noTunnel) close() {}
 
 // newTunnelRoute returns the route of the mode. embedded is the same route if the mode is embedded,
 // and nil otherwise. a decides which agents are accepted. Connections take their buffers from m.
-func newTunnelRoute(ctx context.Context, c TunnelConfig, hub HubConfig, a *agentAcceptance, m dialer.Memory, missing func(string) bool) (route tunnelRoute, embedded *embeddedTunnel, err error) {
+func newTunnelRoute(ctx context.Context, c TunnelConfig, hub HubConfig, a *agentAcceptance, m dialer.Memory, others otherReplicas) (route tunnelRoute, embedded *embeddedTunnel, err error) {
 	switch c.Mode {
 	case cluster.TunnelEmbedded:
-		embedded, err = newEmbeddedTunnel(c.Embedded, hub, a, m, missing)
+		embedded, err = newEmbeddedTunnel(c.Embedded, hub, a, m, others)
 		return embedded, embedded, err
 	case cluster.TunnelExternal:
 		external := *c.External

@@ -81,11 +81,12 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	}
 	s.clusters = registry.NewStore(c.Hub.Client, c.Hub.SecretNamespace, c.Parse)
 	s.agents = &agentAcceptance{clusters: s.clusters, now: time.Now, removed: map[string]time.Time{}}
-	var missing func(string) bool
+	var others otherReplicas
 	if c.Peers != nil { // s.replicas is set before an agent is accepted
-		missing = func(name string) bool { return s.replicas.Missing(name, c.Tunnel.Embedded.ServerCount) }
+		others.missing = func(name string) bool { return s.replicas.Missing(name, c.Tunnel.Embedded.ServerCount) }
+		others.away = func(name string) time.Duration { return s.replicas.Away(name) }
 	}
-	if s.tunnel, s.embedded, err = newTunnelRoute(ctx, c.Tunnel, c.Hub, s.agents, s.memory.Part(memory.Tunnels), missing); err != nil {
+	if s.tunnel, s.embedded, err = newTunnelRoute(ctx, c.Tunnel, c.Hub, s.agents, s.memory.Part(memory.Tunnels), others); err != nil {
 		s.tunnel = nil
 		return nil, err
 	}

@@ -88,8 +88,15 @@ type embeddedTunnel struct {
 
 var _ tunnelRoute = (*embeddedTunnel)(nil)
 
-// newEmbeddedTunnel listens for agents. run accepts them. missing is [tunnel.Config.Missing].
-func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig, a *agentAcceptance, m dialer.Memory, missing func(string) bool) (*embeddedTunnel, error) {
+// otherReplicas is what the tunnel server has to know about them: [tunnel.Config.Missing] and
+// [tunnel.Config.ReplicaAway]. The zero value is for replicas that do not know each other.
+type otherReplicas struct {
+	missing func(cluster string) bool
+	away    func(cluster string) time.Duration
+}
+
+// newEmbeddedTunnel listens for agents. run accepts them.
+func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig, a *agentAcceptance, m dialer.Memory, others otherReplicas) (*embeddedTunnel, error) {
 	var certificates tunnelCertificates = c.files
 	if c.files == nil {
 		certificates = newKeeperCertificates(c, hub)
@@ -101,7 +108,7 @@ func newEmbeddedTunnel(c *EmbeddedTunnelConfig, hub HubConfig, a *agentAcceptanc
 	id := uuid.NewString()
 	server := tunnel.New(tunnel.Config{
 		ServerID: id, ServerCount: c.ServerCount, TLS: certificates.tlsConfig(), ReceiveBuffer: c.ReceiveBuffer, Memory: m,
-		MaxAgents: c.MaxAgents, Accept: a.accept, Enroller: newEnroller(hub), Missing: missing, Logger: klog.Background().WithName("tunnel"),
+		MaxAgents: c.MaxAgents, Accept: a.accept, Enroller: newEnroller(hub), Missing: others.missing, ReplicaAway: others.away, Logger: klog.Background().WithName("tunnel"),
 	})
 	certificates.onTrustChange(server.Reverify)
 	return &embeddedTunnel{id: id, server: server, listener: lis, certificates: certificates}, nil

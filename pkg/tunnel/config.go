@@ -102,6 +102,9 @@ type Config struct {
 	// look for others only while it is true. It must not block. If it is nil, the replicas do not
 	// know each other, and agents look for others again and again.
 	Missing func(cluster string) bool
+	// ReplicaAway, if set, returns for how long another replica that had an agent of the cluster has
+	// been away, and 0 if there is none. It must not block.
+	ReplicaAway func(cluster string) time.Duration
 	// Accept returns why the certificate of an agent is not accepted, which has been verified. It is
 	// called when an agent connects, and by [Server.Recheck]. It must not block. If it is nil, every
 	// certificate that was verified is accepted.

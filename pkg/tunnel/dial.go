@@ -30,12 +30,17 @@ func (s *Server) Dialer(cluster, address string, purpose dialer.Purpose) dialer.
 	})
 }
 
-func (s *Server) noAgent(lastSeen time.Time) error {
-	since := lastSeen
-	if since.IsZero() {
-		since = s.started
+func (s *Server) noAgent(cluster string, lastSeen time.Time) error {
+	err := &dialer.NoAgentError{LastSeen: lastSeen, Since: lastSeen}
+	if lastSeen.IsZero() {
+		err.Since = s.started
 	}
-	return &dialer.NoAgentError{LastSeen: lastSeen, Since: since}
+	if s.cfg.ReplicaAway != nil {
+		if err.ReplicaAway = s.cfg.ReplicaAway(cluster); err.ReplicaAway > 0 {
+			err.Since = time.Now().Add(-err.ReplicaAway)
+		}
+	}
+	return err
 }
 
 // dial is one call of a Dialer. It asks one agent after the other until one of them has connected.
@@ -61,7 +66,7 @@ func (d *dial) run(ctx context.Context) (net.Conn, error) {
 		ch := d.choose(ctx)
 		if ch.se == nil {
 			if len(d.failures) == 0 {
-				return nil, &dialer.Error{Cluster: d.cluster, Stage: dialer.StageTunnel, Address: d.address, Err: d.server.noAgent(ch.lastSeen)}
+				return nil, &dialer.Error{Cluster: d.cluster, Stage: dialer.StageTunnel, Address: d.address, Err: d.server.noAgent(d.cluster, ch.lastSeen)}
 			}
 			return nil, latestStage(d.failures)
 		}
