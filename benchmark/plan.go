@@ -33,6 +33,11 @@ type plan struct {
 
 	cold int
 
+	filling time.Duration // the wait until buffers for slow readers are full
+
+	spread       int
+	spreadWindow time.Duration
+
 	wrk                     int
 	wrkWindow, steadyWindow time.Duration // wrk accepts whole seconds only
 	wrkRoutes               []string      // nil means all
@@ -52,7 +57,7 @@ func newPlan(o *options) plan {
 		rtts: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond, 200 * time.Millisecond}, bandwidths: []float64{100e6 / 8, 10e6 / 8},
 		farGet: 40, farFlow: 8, farDownload: 4,
 		cpuGet: 1000, cpuDownload: 10,
-		cold: 8, wrk: 8, wrkWindow: time.Second, steadyWindow: time.Second,
+		cold: 8, filling: 10 * time.Second, spread: 12, spreadWindow: 2 * time.Second, wrk: 8, wrkWindow: time.Second, steadyWindow: time.Second,
 		fleet: []int{1, 10, 100, 1000}, fleetGet: 500, idle: 10 * time.Second, settling: 3 * time.Second,
 	}
 	if o.quick {
@@ -64,7 +69,7 @@ func newPlan(o *options) plan {
 			rtts: []time.Duration{50 * time.Millisecond}, bandwidths: []float64{100e6 / 8},
 			farGet: 12, farFlow: 3, farDownload: 3,
 			cpuGet: 200, cpuDownload: 2,
-			cold: 3, wrk: 5, wrkWindow: time.Second, steadyWindow: 300 * time.Millisecond, wrkRoutes: []string{report.Direct, testbed.HubEmbedded, testbed.OwnEmbedded},
+			cold: 3, filling: 2 * time.Second, spread: 4, spreadWindow: time.Second, wrk: 5, wrkWindow: time.Second, steadyWindow: 300 * time.Millisecond, wrkRoutes: []string{report.Direct, testbed.HubEmbedded, testbed.OwnEmbedded},
 			fleet: []int{1, 10, 50}, fleetGet: 60, idle: time.Second, settling: time.Second,
 		}
 	}
@@ -93,7 +98,9 @@ func parts() []part {
 		{name: "crosscheck", needsBed: true, run: (*session).crosscheck},
 		{name: "cpu", needsBed: true, run: (*session).cpu},
 		{name: "trust", needsBed: true, run: (*session).trust},
+		{name: "replicas", needsBed: true, run: (*session).replicas},
 		{name: "streams", run: (*session).streams},
+		{name: "slow", needsBed: true, run: (*session).slow},
 		{name: "distance", needsBed: true, run: (*session).distance},
 		{name: "descriptors", needsBed: true, run: (*session).descriptors},
 		{name: "cold", needsBed: true, restarts: true, run: (*session).cold},

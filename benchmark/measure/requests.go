@@ -220,14 +220,17 @@ func LoadWorkload(workers, rounds int, window time.Duration) Workload {
 		Name: Load, Title: "GET a Namespace, from several workers", X: float64(workers), XLabel: "workers",
 		Unit: report.PerSecond, Rounds: rounds, Warmup: 1, Timeout: window + time.Minute,
 		Prepare: func(_ context.Context, r *Route) (*Work, error) {
-			return &Work{Do: func(ctx context.Context) Outcome { return load(ctx, r, namespacePath, workers, window) }}, nil
+			return &Work{Do: func(ctx context.Context) Outcome {
+				return LoadOf(ctx, func() *Route { return r }, workers, window)
+			}}, nil
 		},
 	}
 }
 
-// load counts the successful requests until the last worker has its last response, and divides by
-// the time until then.
-func load(ctx context.Context, r *Route, path string, workers int, window time.Duration) Outcome {
+// LoadOf has several workers GET a Namespace, each time by the route that pick returns. The value
+// is the number of successful requests per second, until the last worker has its last response.
+// pick is called concurrently.
+func LoadOf(ctx context.Context, pick func() *Route, workers int, window time.Duration) Outcome {
 	var succeeded, failed atomic.Int64
 	var failure atomic.Pointer[error]
 	began := time.Now()
@@ -235,7 +238,7 @@ func load(ctx context.Context, r *Route, path string, workers int, window time.D
 	for range workers {
 		group.Go(func() {
 			for time.Since(began) < window && ctx.Err() == nil {
-				if _, _, err := r.Do(ctx, http.MethodGet, path, nil); err != nil {
+				if _, _, err := pick().Do(ctx, http.MethodGet, namespacePath, nil); err != nil {
 					failed.Add(1)
 					failure.CompareAndSwap(nil, &err)
 					continue

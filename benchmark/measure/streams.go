@@ -32,8 +32,8 @@ func (p Pod) url(r *Route, subresource, query string) (*url.URL, error) {
 	return url.Parse(strings.TrimSuffix(r.Config.Host, "/") + "/api/v1/namespaces/" + p.Namespace + "/pods/" + p.Name + "/" + subresource + "?" + query)
 }
 
-func (p Pod) exec(r *Route, command, query string) (remotecommand.Executor, error) {
-	u, err := p.url(r, "exec", "command="+command+"&"+query)
+func (p Pod) exec(r *Route, query string, command ...string) (remotecommand.Executor, error) {
+	u, err := p.url(r, "exec", url.Values{"command": command}.Encode()+"&"+query)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func ExecRunWorkload(rounds int, pod Pod) Workload {
 		Prepare: func(_ context.Context, r *Route) (*Work, error) {
 			return &Work{Do: func(ctx context.Context) Outcome {
 				began := time.Now()
-				executor, err := pod.exec(r, "true", "stdout=true&stderr=true")
+				executor, err := pod.exec(r, "stdout=true&stderr=true", "true")
 				if err == nil {
 					err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: io.Discard, Stderr: io.Discard})
 				}
@@ -64,7 +64,7 @@ func ExecEchoWorkload(rounds int, pod Pod) Workload {
 	return Workload{
 		Name: ExecEcho, Title: "exec cat: one line there and back", Unit: report.Seconds, Rounds: rounds, Warmup: 5,
 		Prepare: func(_ context.Context, r *Route) (*Work, error) {
-			executor, err := pod.exec(r, "cat", "stdin=true&stdout=true")
+			executor, err := pod.exec(r, "stdin=true&stdout=true", "cat")
 			if err != nil {
 				return nil, err
 			}

@@ -14,6 +14,25 @@ import (
 // Direct is the name of the route that all others are compared with.
 const Direct = "direct"
 
+// Routes through one of two replicas of the gateway: the one that has an agent of the cluster, and
+// the other one, which forwards requests to it.
+const (
+	WithAgent = "own-with-agent"
+	Forwarded = "own-forwarded"
+)
+
+// Workloads of two replicas.
+const (
+	GetReplicas = "get-replicas"
+	SpreadCPU   = "spread-cpu"
+)
+
+// Ways in which requests to many clusters are spread over two replicas.
+const (
+	OneReplica  = "one-replica"
+	TwoReplicas = "two-replicas"
+)
+
 // Unit is the unit of a figure.
 type Unit string
 

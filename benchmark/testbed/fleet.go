@@ -33,13 +33,15 @@ type Fleet struct {
 	names  []string
 	stops  []chan struct{}
 	agents []*agent.ClientSet
+	// ports are those of the tunnel servers, to which the agents connect in turn.
+	ports []int
 
 	mu    sync.Mutex
 	dials []time.Time
 }
 
 // NewFleet returns an empty fleet.
-func (b *Bed) NewFleet() *Fleet { return &Fleet{bed: b} }
+func (b *Bed) NewFleet() *Fleet { return &Fleet{bed: b, ports: []int{b.Embedded.TunnelPort()}} }
 
 // Names returns the names of the clusters.
 func (f *Fleet) Names() []string { return f.names }
@@ -85,10 +87,9 @@ func (f *Fleet) AddAgent(name string) error {
 	if err != nil {
 		return err
 	}
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(f.bed.Embedded.TunnelPort()))
 	stop := make(chan struct{})
 	set := (&agent.ClientSetConfig{
-		Address: address, AgentID: name,
+		Address: "127.0.0.1", AgentID: name,
 		// The stock agent's defaults.
 		SyncInterval: time.Second, SyncIntervalCap: 10 * time.Second, ProbeInterval: time.Second, XfrChannelSize: 150,
 		DialOptions: []grpc.DialOption{
@@ -105,13 +106,14 @@ func (f *Fleet) AddAgent(name string) error {
 	return nil
 }
 
-// dial records each attempt to connect.
-func (f *Fleet) dial(ctx context.Context, address string) (net.Conn, error) {
+// dial connects to the next tunnel server, as a load balancer does, and records the attempt.
+func (f *Fleet) dial(ctx context.Context, _ string) (net.Conn, error) {
 	f.mu.Lock()
+	port := f.ports[len(f.dials)%len(f.ports)]
 	f.dials = append(f.dials, time.Now())
 	f.mu.Unlock()
 	var dialer net.Dialer
-	return dialer.DialContext(ctx, "tcp", address)
+	return dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 }
 
 // Dials returns when agents have dialed since the last call.
@@ -134,11 +136,13 @@ func (f *Fleet) AgentsReady(answered int) bool {
 }
 
 // Routes returns a route to each cluster of the fleet by one endpoint of the gateway.
-func (f *Fleet) Routes(via lab.Via) ([]*measure.Route, error) {
+func (f *Fleet) Routes(via lab.Via) ([]*measure.Route, error) { return f.routes(f.bed.Embedded, via) }
+
+func (f *Fleet) routes(g *lab.Gateway, via lab.Via) ([]*measure.Route, error) {
 	routes := make([]*measure.Route, len(f.names))
 	for i, name := range f.names {
 		var err error
-		if routes[i], err = f.bed.RouteTo(f.bed.Embedded, name, via); err != nil {
+		if routes[i], err = f.bed.RouteTo(g, name, via); err != nil {
 			return nil, err
 		}
 	}

@@ -15,11 +15,14 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
+// EmbeddedGateway is the name of the process of the gateway with the embedded tunnel server.
+const EmbeddedGateway = "gateway, embedded tunnel"
+
 // Processes returns the processes whose resource usage is recorded. The goroutines of the API
 // servers are not: the request for them would cost more than some of the measurements.
 func (b *Bed) Processes() []usage.Process {
 	return []usage.Process{
-		{Name: "gateway, embedded tunnel", PID: func() int { return b.Embedded.Pid() }, Goroutines: goroutines(b.metrics(b.Embedded))},
+		{Name: EmbeddedGateway, PID: func() int { return b.Embedded.Pid() }, Goroutines: goroutines(b.metrics(b.Embedded))},
 		{Name: "agent of the embedded tunnel", PID: func() int { return b.EmbeddedAgent.Pid() }, Goroutines: goroutines(func(ctx context.Context) ([]byte, error) { return b.EmbeddedAgent.Metrics(ctx) })},
 		{Name: "gateway, konnectivity-server", PID: func() int { return b.External.Pid() }, Goroutines: goroutines(b.metrics(b.External))},
 		{Name: "konnectivity-server", PID: b.Konnectivity.Pid, Goroutines: goroutines(b.Konnectivity.Metrics)},
