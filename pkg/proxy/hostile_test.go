@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/dialer/dialertest"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
 )
 
@@ -96,7 +97,7 @@ func TestHostileAPIServers(t *testing.T) {
 		"huge frame":          {http2Server(t, true, hugeFrame), []outcome{badAnswer}},
 	}
 	goroutines := runtime.NumGoroutine()
-	stop := g.watchOthers("good")
+	stop := g.askOthers("good")
 	names := map[string]string{}
 	for name, attack := range attacks {
 		names[name] = fmt.Sprintf("bad-%d", len(names))
@@ -148,30 +149,14 @@ func faultOf(cluster string, resp *http.Response, err error, want []outcome) str
 	return ""
 }
 
-// watchOthers sends requests to a cluster until stop is called, each of which must succeed. stop
+// askOthers sends requests to a cluster until stop is called, each of which must succeed. stop
 // returns how many bytes of memory were in use at most.
-func (g *gateway) watchOthers(cluster string) (stop func() (peak uint64)) {
-	ctx, cancel := context.WithCancel(g.t.Context())
-	var wg sync.WaitGroup
-	var peak uint64
-	wg.Go(func() {
-		for ctx.Err() == nil {
-			within(g.t, maxWait, "a request to a cluster that is not hostile", func() {
-				if resp, body := g.get(cluster, "/"); resp.StatusCode != http.StatusOK || body != "ok" {
-					g.t.Errorf("a cluster that is not hostile: %s %s", resp.Status, body)
-				}
-			})
-			runtime.GC()
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			peak = max(peak, m.HeapAlloc)
+func (g *gateway) askOthers(cluster string) (stop func() (peak uint64)) {
+	return dialertest.DuringAttack(func() {
+		if resp, body := g.get(cluster, "/"); resp.StatusCode != http.StatusOK || body != "ok" {
+			g.t.Errorf("a cluster that is not hostile: %s %s", resp.Status, body)
 		}
 	})
-	return func() uint64 {
-		cancel()
-		wg.Wait()
-		return peak
-	}
 }
 
 // A huge header over HTTP/2 does not harm the other requests, which share the connection.
@@ -270,7 +255,7 @@ func TestHostileUpgrades(t *testing.T) {
 	budget := memory.NewBudget(256 << 20)
 	g := newGateway(t, func(c *Config) { c.RequestTimeout, c.Memory = 8*time.Second, budget })
 	g.set(newAPIServer(t, ok).secret("good"))
-	stop := g.watchOthers("good")
+	stop := g.askOthers("good")
 	attacks := map[string]struct {
 		talk func(net.Conn)
 		want []outcome // nil if the upgrade succeeds

@@ -15,6 +15,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/metadata"
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 	"sigs.k8s.io/apiserver-network-proxy/proto/agent"
@@ -197,15 +199,16 @@ func (g *gateway) tryConnect(t testing.TB, cfg *tls.Config, id string) (*fakeAge
 	return a, nil
 }
 
-// open opens a stream, and does not wait for the header.
-func (g *gateway) open(t testing.TB, cfg *tls.Config, id string) (*fakeAgent, error) {
+// open opens a stream, and does not wait for the header. more are pairs of metadata.
+func (g *gateway) open(t testing.TB, cfg *tls.Config, id string, more ...string) (*fakeAgent, error) {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+g.address, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	conn, err := grpc.NewClient("passthrough:///"+g.address, grpc.WithTransportCredentials(credentials.NewTLS(cfg)),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{encoding.GetCodecV2(proto.Name)})))
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(context.Background(),
-		header.AgentID, id, header.AgentIdentifiers, "host="+id+"&host=127.0.0.1"))
+		append([]string{header.AgentID, id, header.AgentIdentifiers, "host=" + id + "&host=127.0.0.1"}, more...)...))
 	a := &fakeAgent{t: t, conn: conn, cancel: cancel}
 	t.Cleanup(a.kill)
 	a.stream, err = agent.NewAgentServiceClient(conn).Connect(ctx)

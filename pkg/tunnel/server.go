@@ -25,6 +25,11 @@ import (
 // time.
 const maxPacket = 1 << 20
 
+// maxHeader is the largest header of a stream that is accepted, in bytes. It is kept as long as the
+// stream. The stock agent's is below 1 KiB, and an enrolling one has a token. gRPC's default is 16
+// MiB.
+const maxHeader = 64 << 10
+
 // receiveWindow is how many bytes an agent may send on a stream before they are read. With a
 // round-trip time of 50 ms, this limits a stream to 80 MiB/s.
 const receiveWindow = 4 << 20
@@ -134,6 +139,7 @@ func (s *Server) grpcServer() (*grpc.Server, error) {
 		grpc.StaticStreamWindowSize(receiveWindow),
 		grpc.StaticConnWindowSize(receiveWindow),
 		grpc.MaxRecvMsgSize(maxPacket),
+		grpc.MaxHeaderListSize(maxHeader),
 		grpc.MaxConcurrentStreams(4),
 		grpc.ConnectionTimeout(20*time.Second),
 		grpc.WaitForHandlers(true),

@@ -8,12 +8,9 @@ import (
 	"errors"
 	"io"
 	"net"
-	"slices"
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"sigs.k8s.io/apiserver-network-proxy/konnectivity-client/proto/client"
 
 	"github.com/oam-dev/cluster-gateway/pkg/dialer"
@@ -34,95 +31,6 @@ func TestAgentDiesMidConnection(t *testing.T) {
 	if _, err := c.Write([]byte("x")); err == nil {
 		t.Error("Write succeeds")
 	}
-}
-
-// Invalid packets end at most the stream on which they arrive.
-func TestGarbage(t *testing.T) {
-	t.Parallel()
-	g := startGateway(t, nil)
-	good := g.connect(t, "east", "good").goEcho(nil)
-	_ = good
-	c := mustDial(t, g.dialer(t, "east", dialer.ForRequests))
-	for name, packets := range map[string][]*client.Packet{
-		"empty": {{}},
-		"nil payloads": {
-			{Type: client.PacketType_DIAL_RSP}, {Type: client.PacketType_DIAL_CLS}, {Type: client.PacketType_DATA},
-			{Type: client.PacketType_CLOSE_RSP}, {Type: client.PacketType_DRAIN}, {Type: client.PacketType_CLOSE_REQ},
-		},
-		"payload of another type": {
-			{Type: client.PacketType_DATA, Payload: &client.Packet_CloseResponse{CloseResponse: &client.CloseResponse{ConnectID: 1}}},
-			{Type: client.PacketType_CLOSE_RSP, Payload: &client.Packet_Data{Data: &client.Data{ConnectID: 1}}},
-		},
-		"unknown type":            {{Type: 77}, {Type: -1}},
-		"negative IDs":            {data(-1, []byte("x")), closeResponse(-1, ""), dialResponse(-1, -1, ""), dialResponse(-9, -1, "no")},
-		"a packet of the gateway": {{Type: client.PacketType_DIAL_REQ, Payload: &client.Packet_DialRequest{DialRequest: &client.DialRequest{Protocol: "tcp", Address: "127.0.0.1:22"}}}},
-		"many unknown IDs":        slices.Repeat([]*client.Packet{data(12, []byte("x"))}, 5000),
-	} {
-		t.Run(name, func(t *testing.T) {
-			bad := g.connect(t, "west", "bad")
-			bad.goDiscard()
-			bad.send(packets...)
-			// The other stream works and nothing hangs.
-			mustEcho(t, c, "east is not affected")
-			bad.kill()
-		})
-	}
-	t.Run("duplicate connection ID", func(t *testing.T) {
-		bad := g.connect(t, "west", "duplicate")
-		d := g.dialer(t, "west", dialer.ForRequests)
-		first := goDial(t.Context(), d)
-		bad.accept(3)
-		dialertest.Within(t, first, "the first dial")
-		second := goDial(t.Context(), d)
-		bad.accept(3)
-		if r := dialertest.Within(t, second, "the second dial"); !errors.Is(r.err, errProtocol) {
-			t.Errorf("%v, want %v", r.err, errProtocol)
-		}
-		if err := bad.end(); status.Code(err) != codes.InvalidArgument {
-			t.Errorf("the stream ended with %v, want InvalidArgument", err)
-		}
-		mustEcho(t, c, "east is not affected")
-	})
-}
-
-// goDiscard receives and discards packets in the background until the end of the test.
-func (a *fakeAgent) goDiscard() {
-	done := make(chan struct{})
-	go func() { defer close(done); _ = a.end() }()
-	a.t.Cleanup(func() { a.kill(); dialertest.Within(a.t, done, "the fake agent") })
-}
-
-// An agent that never confirms the end of connections cannot make its session grow forever.
-func TestUnconfirmedCloses(t *testing.T) {
-	t.Parallel()
-	g := startGateway(t, nil)
-	a := g.connect(t, "east", "a")
-	go func() {
-		for id := int64(1); ; {
-			p, err := a.stream.Recv()
-			if err != nil {
-				return
-			}
-			if p.GetType() == client.PacketType_DIAL_REQ {
-				if a.stream.Send(dialResponse(p.GetDialRequest().GetRandom(), id, "")) != nil {
-					return
-				}
-				id++
-			}
-		}
-	}()
-	d := g.Dialer("east", apiServer, dialer.ForRequests)
-	for i := range 2 * maxClosing {
-		c, err := d.DialContext(t.Context(), "tcp", apiServer)
-		if err != nil {
-			if i < maxClosing {
-				t.Errorf("after %d: %v", i, err)
-			}
-			return
-		}
-		_ = c.Close()
-	}
-	t.Error("the session grows without bound")
 }
 
 // A client that never reads loses its connection when its buffer is full. Another connection of the

@@ -5,6 +5,7 @@ package dialertest
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -36,6 +37,34 @@ func Eventually(t testing.TB, what string, ok func() bool) {
 		if time.Since(begin) > HangTimeout {
 			t.Fatalf("waiting for %s: it hangs", what)
 		}
+	}
+}
+
+// DuringAttack calls check again and again until stop is called, which must be before the end of
+// the test. check shows that others do not notice an attack. stop returns how many bytes of memory
+// were in use at most.
+func DuringAttack(check func()) (stop func() (peak uint64)) {
+	stopped := make(chan struct{})
+	var running sync.WaitGroup
+	var peak uint64
+	running.Go(func() {
+		for {
+			check()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			peak = max(peak, m.HeapAlloc)
+			select {
+			case <-stopped:
+				return
+			default:
+			}
+		}
+	})
+	return func() uint64 {
+		close(stopped)
+		running.Wait()
+		return peak
 	}
 }
 
