@@ -41,7 +41,12 @@ func gatewayMetrics(t *testing.T) []metric {
 		kind := strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%T", m), "*metrics."), "Vec"))
 		all = append(all, metric{match[1], kind, strings.ReplaceAll(match[4], ",", ", "), strings.TrimPrefix(match[2], "[ALPHA] ")})
 	}
-	return slices.Concat(all, memoryMetrics, identityMetrics, peerMetrics, certificateMetrics)
+	return slices.Concat(all, limitMetrics, memoryMetrics, identityMetrics, peerMetrics, certificateMetrics)
+}
+
+// limitMetrics are those that pkg/proxy computes when they are read.
+var limitMetrics = []metric{
+	{"cluster_gateway_limit_used_ratio", "gauge", "cluster, limit", "Part of a limit that is used, by cluster and limit (requests: `--proxy-max-requests-inflight`; streams: `--proxy-max-streams`; dials: 64 for each cluster, and `--proxy-max-dials` for all of them together, with an empty cluster). There is no series if nothing is used."},
 }
 
 // memoryMetrics are those of pkg/internal/memory, which are computed when they are read.
@@ -95,6 +100,7 @@ func TestMetricsAreKnown(t *testing.T) {
 	}
 	for path, n := range found {
 		switch {
+		case path == "pkg/proxy/limitusage.go" && n == len(limitMetrics):
 		case path == "pkg/internal/memory/metrics.go" && n == len(memoryMetrics):
 		case path == "pkg/peers/metrics.go" && n == len(peerMetrics):
 		case path == "pkg/server/identities.go" && n == len(identityMetrics):

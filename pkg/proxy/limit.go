@@ -42,13 +42,17 @@ type limits struct{ requests, streams int }
 // counts are how many requests of each class a cluster has.
 type counts [classes]int
 
+// requests and streams return how many count against each limit. An upgrade that the cluster has
+// not answered counts against both.
+func (n counts) requests() int { return n[classRequest] + n[classUpgrade] }
+func (n counts) streams() int  { return n[classStream] + n[classUpgrade] }
+
 // exceeded returns the limit that one more request of the class would exceed.
 func (l limits) exceeded(n counts, as class) (limited class, limit int, exceeded bool) {
-	requests, streams := n[classRequest]+n[classUpgrade], n[classStream]+n[classUpgrade]
 	switch {
-	case (as == classRequest || as == classUpgrade) && l.requests > 0 && requests >= l.requests:
+	case (as == classRequest || as == classUpgrade) && l.requests > 0 && n.requests() >= l.requests:
 		return classRequest, l.requests, true
-	case (as == classStream || as == classUpgrade) && l.streams > 0 && streams >= l.streams:
+	case (as == classStream || as == classUpgrade) && l.streams > 0 && n.streams() >= l.streams:
 		return classStream, l.streams, true
 	default:
 		return 0, 0, false
@@ -64,9 +68,8 @@ const shareFactor = 2
 // exceedsShare returns how many requests the caller has, if one more of the class would be more
 // than the caller's share.
 func (l limits) exceedsShare(all, caller counts, as class) (limited class, had int, exceeded bool) {
-	requests, streams := caller[classRequest]+caller[classUpgrade], caller[classStream]+caller[classUpgrade]
-	freeRequests := l.requests - all[classRequest] - all[classUpgrade]
-	freeStreams := l.streams - all[classStream] - all[classUpgrade]
+	requests, freeRequests := caller.requests(), l.requests-all.requests()
+	streams, freeStreams := caller.streams(), l.streams-all.streams()
 	switch {
 	case (as == classRequest || as == classUpgrade) && l.requests > 0 && requests >= shareFactor*freeRequests:
 		return classRequest, requests, true

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -263,4 +264,50 @@ func TestAcceptedUpgradeKeepsItsCaller(t *testing.T) {
 	diff(t, "places", map[string]counts{"jane": {classStream: 1}}, l.slot.callers)
 	l.release()
 	diff(t, "places", map[string]counts{}, l.slot.callers)
+}
+
+func TestLimitUsage(t *testing.T) {
+	s := newAPIServer(t, ok)
+	g := newGateway(t, func(c *Config) { c.MaxInFlight, c.MaxStreams, c.MaxDials = 10, 20, 4 })
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(g.handler)
+	check := func(want map[string]float64) {
+		t.Helper()
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]float64{}
+		for _, family := range families {
+			for _, m := range family.Metric {
+				got[m.Label[0].GetValue()+" "+m.Label[1].GetValue()] = m.Gauge.GetValue()
+			}
+		}
+		diff(t, "usage", want, got)
+	}
+	check(map[string]float64{})
+	g.set(s.secret("a"))
+	var leases []lease
+	for _, as := range []class{classRequest, classUpgrade, classStream, classInternal} {
+		l, err := g.handler.table.acquire("a", "somebody", as)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leases = append(leases, l)
+	}
+	leave, err := leases[0].slot.gate.enter(t.Context(), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	another, err := leases[0].slot.gate.enter(t.Context(), time.Second) // the first one is the cluster's own
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(map[string]float64{" dials": 1.0 / 4, "a dials": 2.0 / 64, "a requests": 2.0 / 10, "a streams": 2.0 / 20})
+	leave()
+	another()
+	for _, l := range leases {
+		l.release()
+	}
+	check(map[string]float64{})
 }

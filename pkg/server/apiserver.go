@@ -144,7 +144,7 @@ func (s *Server) applyOptions(config *genericapiserver.RecommendedConfig) error 
 
 // installPaths adds what is not part of the API group.
 func (s *Server) installPaths() error {
-	raw := append(s.certificateMetrics(), s.memory, s.identity.metric())
+	raw := append(s.certificateMetrics(), s.proxy, s.memory, s.identity.metric())
 	if s.replicas != nil {
 		raw = append(raw, s.replicas.metrics.All()...)
 	}

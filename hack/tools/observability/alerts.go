@@ -165,6 +165,12 @@ max by (cluster) (max_over_time(cluster_gateway_tunnel_agents[1d]))
 				description: "The memory budget of a gateway had too little left for {{ $labels.use }}.",
 			},
 			{
+				name: "ClusterGatewayLimitNearlyUsed", severity: warning, hold: "10m",
+				expr:        `max by (cluster, limit) (cluster_gateway_limit_used_ratio) > 0.8`,
+				summary:     "The {{ $labels.limit }} of cluster {{ $labels.cluster }} are nearly used up",
+				description: "{{ $value | humanizePercentage }} of the limit for {{ $labels.limit }} of the cluster {{ $labels.cluster }} are used. Above the limit, requests are refused with 429.",
+			},
+			{
 				name: "ClusterGatewayShortOfCPU", severity: warning, hold: "15m",
 				expr:        `sum by (job, instance) (rate(cluster_gateway_requests_waited_for_turn_total[5m])) > 1`,
 				summary:     "{{ $labels.instance }} is short of CPU time",

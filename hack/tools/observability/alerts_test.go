@@ -194,6 +194,12 @@ var scenarios = map[string][]scenario{
 			cluster_gateway_memory_refusals_total{use="streams", instance="a"} 7x90`,
 		quiet: []int{9, 12}, firing: 20, resolved: 45, alerts: []string{`use="bodies"`}, annotations: "too little left for bodies",
 	}},
+	"ClusterGatewayLimitNearlyUsed": {{
+		series: `
+			cluster_gateway_limit_used_ratio{cluster="a", limit="streams", instance="x"} 0.5x9 0.9x30 0.1x40
+			cluster_gateway_limit_used_ratio{cluster="a", limit="requests", instance="x"} 0.7x90`,
+		quiet: []int{9, 15}, firing: 30, resolved: 45, alerts: []string{`cluster="a", limit="streams"`}, annotations: "90% of the limit for streams",
+	}},
 	"ClusterGatewayShortOfCPU": {{
 		series: `
 			cluster_gateway_requests_waited_for_turn_total{instance="a", job="gateway"} 0x9 0+600x40 24000x40

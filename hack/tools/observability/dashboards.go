@@ -82,6 +82,7 @@ func overview() *dashboard {
 				}},
 				{kind: "timeseries", title: "Memory of the process", unit: "bytes", queries: []query{{ofGateways(`process_resident_memory_bytes`), "{{instance}}"}}},
 				{kind: "timeseries", title: "CPU", unit: "short", queries: []query{{ofGateways(`rate(process_cpu_seconds_total[$__rate_interval])`), "{{instance}}"}}},
+				{kind: "timeseries", title: "Limits of clusters, the most used", unit: "percentunit", red: 0.8, queries: []query{{`topk(5, max by (cluster, limit) (cluster_gateway_limit_used_ratio))`, "{{cluster}} {{limit}}"}}},
 				{kind: "timeseries", title: "Requests that wait, for want of CPU time", queries: []query{{`sum by (instance) (cluster_gateway_requests_waiting_for_turn)`, "{{instance}}"}}},
 				{kind: "timeseries", title: "Goroutines", queries: []query{{ofGateways(`go_goroutines`), "{{instance}}"}}},
 			}},
