@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -101,6 +102,37 @@ edge-03   ok       -       -
 	}
 	if _, _, err := h.run(t, "doctor", "edge-00", "--all"); err == nil || !strings.Contains(err.Error(), "cannot be used with --selector or --all") {
 		t.Error(err)
+	}
+}
+
+// TestDoctorAllWithDeadClusters shows that clusters that never answer cost one time-out in all, and
+// that nobody else's result is lost.
+func TestDoctorAllWithDeadClusters(t *testing.T) {
+	t.Parallel()
+	h := newFakeHub(t)
+	h.addFleet(50)
+	dead := []string{"edge-00", "edge-11", "edge-22", "edge-33", "edge-49"}
+	for _, name := range dead {
+		h.hang(t, name)
+	}
+	const timeout = 10 * time.Second
+	begin := time.Now()
+	out, _, err := h.run(t, "doctor", "--all", "--timeout", timeout.String())
+	if took := time.Since(begin); took < timeout || took > 4*timeout {
+		t.Errorf("it took %s with a time-out of %s", took, timeout)
+	}
+	if ExitCode(err) != 1 || err.Error() != "5 of 50 clusters are broken: "+strings.Join(dead, ", ") {
+		t.Errorf("exit code %d: %v", ExitCode(err), err)
+	}
+	for i := range 50 {
+		name := fmt.Sprintf("edge-%02d", i)
+		want := name + "   ok       -       -"
+		if slices.Contains(dead, name) {
+			want = name + "   BROKEN   dial    no answer within 10s"
+		}
+		if !strings.Contains(withoutTrailingSpace(out), "\n"+want+"\n") {
+			t.Errorf("there is no line %q:\n%s", want, out)
+		}
 	}
 }
 
