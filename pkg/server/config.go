@@ -38,6 +38,8 @@ type Config struct {
 	ServingCertificate *ServingCertificateConfig
 	// Inventory is how the gateway publishes its clusters. nil means that it does not.
 	Inventory *InventoryConfig
+	// ClusterAPI is which clusters of Cluster API the gateway registers. nil means none.
+	ClusterAPI *ClusterAPIConfig
 	// RenewTokensAfter is the age at which the gateway renews the tokens of clusters. 0 means after
 	// 80 % of their lifetime.
 	RenewTokensAfter time.Duration
@@ -82,7 +84,7 @@ func (o *Options) Config() (*Config, error) {
 	if !o.Generic.hasServingCertificate() {
 		c.ServingCertificate = o.ServingCertificate.config()
 	}
-	c.Inventory = o.Inventory.config(c.Hub.SecretNamespace)
+	c.Inventory, c.ClusterAPI = o.Inventory.config(c.Hub.SecretNamespace), o.ClusterAPI.config()
 	return c, nil
 }
 

@@ -25,6 +25,7 @@ type Options struct {
 	Health             *HealthOptions
 	ServingCertificate *ServingCertificateOptions
 	Inventory          *InventoryOptions
+	ClusterAPI         *ClusterAPIOptions
 	Generic            *GenericOptions
 	Logs               *logs.Options
 }
@@ -41,6 +42,7 @@ func NewOptions() *Options {
 		Health:             NewHealthOptions(),
 		ServingCertificate: NewServingCertificateOptions(),
 		Inventory:          NewInventoryOptions(),
+		ClusterAPI:         NewClusterAPIOptions(),
 		Generic:            NewGenericOptions(),
 		Logs:               logs.NewOptions(),
 	}
@@ -58,6 +60,7 @@ func (o *Options) Flags() (groups cliflag.NamedFlagSets) {
 	o.Health.AddFlags(groups.FlagSet("health"))
 	o.ServingCertificate.AddFlags(groups.FlagSet("serving"))
 	o.Inventory.AddFlags(groups.FlagSet("cluster profiles"))
+	o.ClusterAPI.AddFlags(groups.FlagSet("cluster API"))
 	o.Generic.AddFlags(&groups)
 	logsapi.AddFlags(o.Logs, groups.FlagSet("logs"))
 	return groups
@@ -84,6 +87,7 @@ func (o *Options) Validate() []error {
 	errs = append(errs, o.Health.Validate()...)
 	errs = append(errs, o.ServingCertificate.Validate()...)
 	errs = append(errs, o.Inventory.Validate()...)
+	errs = append(errs, o.ClusterAPI.Validate()...)
 	errs = append(errs, o.Generic.Validate()...)
 	return errs
 }

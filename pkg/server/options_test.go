@@ -118,6 +118,13 @@ func TestValidate(t *testing.T) {
 			`invalid --cluster-profiles-selector "a=b": must not be set without --cluster-profiles-namespace`, `invalid --cluster-profiles-server "https://a": must not be set without`,
 			`invalid --cluster-profiles-ca-file "` + missing + `": must not be set without`,
 		}},
+		"clusters of Cluster API": {args: []string{"--cluster-api-namespaces=prod,test", "--cluster-api-selector=gateway=register"}},
+		"odd clusters of Cluster API": {args: []string{"--cluster-api-namespaces=a.b", "--cluster-api-selector=a==b=c"}, want: []string{
+			`invalid --cluster-api-namespaces "a.b": must be a namespace`, `invalid --cluster-api-selector "a==b=c": `,
+		}},
+		"clusters of Cluster API without a namespace": {args: []string{"--cluster-api-selector=a=b"}, want: []string{
+			`invalid --cluster-api-selector "a=b": must not be set without --cluster-api-namespaces`,
+		}},
 		"embedded, missing files": {args: []string{"--tunnel-cert-file=" + missing, "--tunnel-private-key-file=" + missing, "--tunnel-client-ca-file=" + missing}, want: []string{
 			`invalid --tunnel-cert-file "` + missing + `": stat ` + missing + ": no such file or directory",
 			`invalid --tunnel-private-key-file "` + missing + `": stat ` + missing + ": no such file or directory",

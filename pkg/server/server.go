@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/clusterapi"
 	"github.com/oam-dev/cluster-gateway/pkg/health"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/events"
 	"github.com/oam-dev/cluster-gateway/pkg/internal/memory"
@@ -54,9 +55,11 @@ type Server struct {
 	apiService  *apiServiceController
 	// profiles is nil if the gateway does not publish its clusters.
 	profiles *inventory.Publisher
-	shutdown *shutdown
-	generic  *genericapiserver.GenericAPIServer
-	leader   *leader
+	// registrar is nil if the gateway registers no clusters of Cluster API.
+	registrar *clusterapi.Registrar
+	shutdown  *shutdown
+	generic   *genericapiserver.GenericAPIServer
+	leader    *leader
 
 	proxyMetrics  *proxy.Metrics
 	healthMetrics *health.Metrics
@@ -117,6 +120,9 @@ func (c CompletedConfig) New(ctx context.Context) (_ *Server, err error) {
 	}
 	if c.Inventory != nil {
 		s.profiles = s.newProfiles(c.Inventory)
+	}
+	if c.ClusterAPI != nil {
+		s.registrar = s.newRegistrar(c.ClusterAPI)
 	}
 	if err := s.newAPIServer(clientCALoaded); err != nil {
 		return nil, err
@@ -222,6 +228,9 @@ func (s *Server) newLeader() *leader {
 	if s.profiles != nil {
 		l.tasks = append(l.tasks, task{"the ClusterProfiles", s.profiles.Run})
 	}
+	if s.registrar != nil {
+		l.tasks = append(l.tasks, task{"the clusters of Cluster API", s.registrar.Run})
+	}
 	return l
 }
 
@@ -235,6 +244,9 @@ func (s *Server) subscribe() {
 	s.clusters.Subscribe(s.health.ClusterChanged)
 	if s.profiles != nil {
 		s.clusters.Subscribe(s.profiles.ClusterChanged)
+	}
+	if s.registrar != nil {
+		s.clusters.Subscribe(s.registrar.ClusterChanged)
 	}
 	s.renewals.tokens.OnChange(s.health.Trigger)
 	s.renewals.agents.OnChange(s.health.Trigger)

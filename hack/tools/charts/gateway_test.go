@@ -174,32 +174,40 @@ func TestGatewayChartIsTheBase(t *testing.T) {
 	compare(t, got, want)
 }
 
-// TestClusterProfilesAreTheComponent compares what clusterProfiles.namespace adds with the
-// component of the base.
-func TestClusterProfilesAreTheComponent(t *testing.T) {
+// TestSwitchesAreTheComponents compares what a switch of the chart adds with the component of the
+// base.
+func TestSwitchesAreTheComponents(t *testing.T) {
 	t.Parallel()
-	got, _, err := render(t, gatewayChart, "clusterProfiles: {namespace: cluster-inventory}")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := objects{}
-	text, err := os.ReadFile("../../../manifests/gateway/clusterprofiles/rbac.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want.decode(t, "rbac.yaml", string(text))
-	if len(want) != 2 {
-		t.Fatalf("the component has %d objects", len(want))
-	}
-	for key, w := range want {
-		g := got[key]
-		if g == nil {
-			t.Fatalf("the chart has no %s", key)
-		}
-		withoutHelmLabels(g, w)
-		if !reflect.DeepEqual(g.Object, w.Object) {
-			t.Errorf("%s: the chart has\n%v\nand the component has\n%v", key, g.Object, w.Object)
-		}
+	for component, set := range map[string]string{
+		"clusterprofiles": "clusterProfiles: {namespace: cluster-inventory}",
+		"clusterapi":      "clusterAPI: {namespaces: [clusters]}",
+	} {
+		t.Run(component, func(t *testing.T) {
+			t.Parallel()
+			got, _, err := render(t, gatewayChart, set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := objects{}
+			text, err := os.ReadFile("../../../manifests/gateway/" + component + "/rbac.yaml")
+			if err != nil {
+				t.Fatal(err)
+			}
+			want.decode(t, "rbac.yaml", string(text))
+			if len(want) != 2 {
+				t.Fatalf("the component has %d objects", len(want))
+			}
+			for key, w := range want {
+				g := got[key]
+				if g == nil {
+					t.Fatalf("the chart has no %s", key)
+				}
+				withoutHelmLabels(g, w)
+				if !reflect.DeepEqual(g.Object, w.Object) {
+					t.Errorf("%s: the chart has\n%v\nand the component has\n%v", key, g.Object, w.Object)
+				}
+			}
+		})
 	}
 }
 
@@ -249,6 +257,7 @@ podDisruptionBudget: {enabled: false, maxUnavailable: 50%}
 networkPolicy: {enabled: false}
 audit: {enabled: true, policy: {apiVersion: audit.k8s.io/v1, kind: Policy, rules: [{level: Request}]}}
 clusterProfiles: {namespace: fleet, selector: "env in (prod)"}
+clusterAPI: {namespaces: [prod, test], selector: "gateway=register"}
 serviceMonitor: {enabled: true, interval: 15s, labels: {release: prometheus}}
 prometheusRule: {enabled: true, labels: {rules: ours}}
 dashboards: {enabled: true, labels: {dashboards: ours}, annotations: {grafana_folder: Clusters}}
@@ -270,7 +279,7 @@ func TestGatewayChartValues(t *testing.T) {
 	for key, wants := range map[string][]string{
 		"Deployment": {"registry.example.com/gateway:v1", "imagePullPolicy: Always", "- name: registry", "--tunnel-server-count=4", "--tunnel-advertise-address=tunnel.example.com:9132",
 			"--serving-host=gateway.example.com", "--tunnel-tls-min-version=VersionTLS12", "--logging-format=json", "--shutdown-delay-duration=10s", "terminationGracePeriodSeconds: 100", "- --v=2", "- --identity-extra=example.com/team", "GOMEMLIMIT",
-			"mountPath: /etc/rules", "mountPath: /etc/cluster-gateway/audit", "- --audit-log-path=-", "- --cluster-profiles-namespace=fleet", "- --cluster-profiles-selector=env in (prod)", "cluster-gateway/audit-policy: ", "memory: 4Gi", "priorityClassName: mine", "disk: ssd", "operator: Exists", "podAntiAffinity", "e: f", "g: h"},
+			"mountPath: /etc/rules", "mountPath: /etc/cluster-gateway/audit", "- --audit-log-path=-", "- --cluster-profiles-namespace=fleet", "- --cluster-profiles-selector=env in (prod)", "- --cluster-api-namespaces=prod,test", "- --cluster-api-selector=gateway=register", "cluster-gateway/audit-policy: ", "memory: 4Gi", "priorityClassName: mine", "disk: ssd", "operator: Exists", "podAntiAffinity", "e: f", "g: h"},
 		"Service":                 {"type: NodePort", "port: 9132", "nodePort: 30132", "a: b", "10.0.0.0/8", "type: LoadBalancer", "c: d"},
 		"HorizontalPodAutoscaler": {"minReplicas: 2", "maxReplicas: 5", "averageUtilization: 60"},
 		"ServiceAccount":          {"i: j"},
@@ -359,6 +368,8 @@ func TestGatewayChartRefuses(t *testing.T) {
 		"podLabels: {app.kubernetes.io/name: x}":                                      "app.kubernetes.io/name",
 		"clusterProfiles: {selector: a=b}":                                            "clusterProfiles.selector needs",
 		"clusterProfiles: {namespace: a_b}":                                           "namespace",
+		"clusterAPI: {selector: a=b}":                                                 "clusterAPI.selector needs",
+		"clusterAPI: {namespaces: [a_b]}":                                             "namespaces",
 		"priorityClass: {name: mine}":                                                 "priorityClass.create must be false",
 	} {
 		if _, _, err := render(t, gatewayChart, set); err == nil || !strings.Contains(err.Error(), want) {

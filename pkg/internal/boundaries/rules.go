@@ -13,6 +13,7 @@ const (
 	apis         = "pkg/apis/cluster/v1alpha1"
 	client       = "pkg/client"
 	cluster      = "pkg/cluster"
+	clusterapi   = "pkg/clusterapi"
 	dialer       = "pkg/dialer"
 	events       = "pkg/internal/events"
 	execplugin   = "pkg/execplugin"
@@ -55,12 +56,13 @@ func MayImport() map[string][]string {
 		policy:                    {},
 		"pkg/health":              {apis, cluster, dialer, events, pki, proxy, untrusted},
 		inventory:                 {apis, cluster, untrusted},
+		clusterapi:                {apis, cluster, events},
 		tunnel:                    {apis, dialer},
 		registration:              {apis, cluster, pki, "manifests"},
 		"pkg/rotation":            {apis, cabundle, cluster, dialer, pki, registration, untrusted},
 		"pkg/enrollment":          {apis, cluster, events, pki, registration, tunnel, untrusted},
 		"pkg/bootstrap":           {apis, buildversion, client, cluster, inventory, pki, policy, registration, untrusted},
-		server:                    {apis, "pkg/apis/openapi", buildversion, cluster, dialer, "pkg/enrollment", events, execplugin, cabundle, "pkg/health", identity, inventory, memory, peers, pki, policy, proxy, registration, registry, "pkg/rotation", tunnel, untrusted},
+		server:                    {apis, "pkg/apis/openapi", buildversion, cluster, clusterapi, dialer, "pkg/enrollment", events, execplugin, cabundle, "pkg/health", identity, inventory, memory, peers, pki, policy, proxy, registration, registry, "pkg/rotation", tunnel, untrusted},
 		"pkg/internal/boundaries": {},
 		events:                    {apis, untrusted},
 		memory:                    {},

@@ -125,13 +125,15 @@ func (e *env) startGateway(ctx context.Context) error {
 	if out, err := e.hub.Kubectl(ctx, "wait", "--for=condition=Established", "crd/clusterprofiles.multicluster.x-k8s.io").CombinedOutput(); err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
-	for _, n := range []string{namespace, "default", hubNamespace} {
+	for _, n := range []string{namespace, clusterAPINamespace, "default", hubNamespace} {
 		if err := e.hub.EnsureNamespace(ctx, n); err != nil {
 			return err
 		}
 	}
-	if err := e.apply(ctx, nil, "-f", "../../../manifests/gateway/clusterprofiles/rbac.yaml"); err != nil {
-		return err
+	for _, component := range []string{"clusterprofiles", "clusterapi"} {
+		if err := e.apply(ctx, nil, "-f", "../../../manifests/gateway/"+component+"/rbac.yaml"); err != nil {
+			return err
+		}
 	}
 	client, err := dynamic.NewForConfig(e.hub.RESTConfig())
 	if err != nil {
@@ -147,7 +149,7 @@ func (e *env) startGateway(ctx context.Context) error {
 		return err
 	}
 	e.gateway, err = e.lab.StartGateway(ctx, lab.GatewayOptions{Hub: e.hub, Binary: binary, ExtraArgs: []string{
-		"--api-audiences=" + audience, "--cluster-profiles-namespace=" + namespace, fmt.Sprintf("--cluster-profiles-server=https://127.0.0.1:%d/", port),
+		"--api-audiences=" + audience, "--cluster-api-namespaces=" + clusterAPINamespace, "--cluster-profiles-namespace=" + namespace, fmt.Sprintf("--cluster-profiles-server=https://127.0.0.1:%d/", port),
 	}, Port: port})
 	return err
 }

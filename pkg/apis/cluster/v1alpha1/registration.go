@@ -9,6 +9,9 @@ const (
 	// ManagedByAgentBootstrap is the value of LabelManagedBy on everything that a registration
 	// applies. The gateway renews the credentials of a cluster only if its Secret has it.
 	ManagedByAgentBootstrap = "agent-bootstrap"
+	// ManagedByClusterAPI is the value of LabelManagedBy on the Secret of a cluster that the gateway
+	// has registered with a kubeconfig of Cluster API.
+	ManagedByClusterAPI = "cluster-api"
 )
 
 // AgentNamespace is the namespace in a managed cluster that holds everything of a registration that
@@ -36,6 +39,9 @@ const (
 	// that were issued before it are refused, and the streams of agents with such certificates end.
 	// If it is missing, certificates of every age are accepted.
 	AnnotationAgentCertificatesSince = GroupName + "/agent-certificates-since"
+	// AnnotationClusterAPISecret is the namespace, a slash, and the name of the Secret of Cluster API
+	// with the kubeconfig that the cluster is registered with.
+	AnnotationClusterAPISecret = GroupName + "/cluster-api-secret"
 	// AnnotationRotationRequest asks the gateway to replace credentials of the cluster now. Its
 	// value is that of cluster.RotationRequest in JSON.
 	AnnotationRotationRequest = GroupName + "/rotation-request"
