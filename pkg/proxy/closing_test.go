@@ -4,6 +4,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha1" //nolint:gosec // RFC 6455, 4.2.2
@@ -15,10 +16,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream"
+	spdyutil "k8s.io/apimachinery/pkg/util/httpstream/spdy"
 	"k8s.io/apimachinery/pkg/util/remotecommand"
 	"k8s.io/client-go/rest"
 	clientremotecommand "k8s.io/client-go/tools/remotecommand"
@@ -27,7 +32,7 @@ import (
 // frame returns a frame with these payload bytes.
 func frame(opcode byte, payload ...byte) []byte { return appendFrame(nil, opcode, payload) }
 
-func TestFrames(t *testing.T) {
+func TestWebSocketFrames(t *testing.T) {
 	t.Parallel()
 	large := frame(opcodeBinary, bytes.Repeat([]byte{1}, 60_000)...)
 	huge := append([]byte{finalFrame | opcodeBinary, 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70}, bytes.Repeat([]byte{1}, 70_000)...)
@@ -68,6 +73,7 @@ func TestFrames(t *testing.T) {
 				if without := f.closing("why", false); bytes.Contains(without, []byte("message")) {
 					t.Errorf("%q has a Status", without)
 				}
+				checkDrop(t, f)
 			}
 		})
 	}
@@ -75,8 +81,8 @@ func TestFrames(t *testing.T) {
 
 func joined(all ...[]byte) []byte { return bytes.Join(all, nil) }
 
-// FuzzFrames shows that a frame can be added after whole frames, and nowhere else.
-func FuzzFrames(f *testing.F) {
+// FuzzWebSocketFrames shows that a frame can be added after whole frames, and nowhere else.
+func FuzzWebSocketFrames(f *testing.F) {
 	f.Add([]byte("a"), uint16(5), uint16(2))
 	f.Add(bytes.Repeat([]byte("b"), 300), uint16(126), uint16(0))
 	f.Fuzz(func(t *testing.T, content []byte, size, pieceSize uint16) {
@@ -94,21 +100,50 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
+// checkDrop checks that a frame can be added where the last one is dropped, unless the connection
+// has ended.
+func checkDrop(t *testing.T, f frames) {
+	t.Helper()
+	if f.partial() == 0 {
+		return
+	}
+	if f.drop(); f.partial() != 0 || len(f.closing("why", true)) == 0 {
+		t.Error("no frame can be added although the incomplete one was dropped")
+	}
+}
+
 // passed follows what is sent in pieces of this size.
-func passed(sent []byte, size int) *frames {
-	f := &frames{}
+func passed(sent []byte, size int) frames {
+	f := &webSocketFrames{}
 	for piece := range slices.Chunk(sent, size) {
 		f.pass(piece)
 	}
 	return f
 }
 
-// execServer is an API server with a command that writes "hello", and then waits. breaks ends the
-// connection without a word.
-func execServer(t *testing.T) (s *apiServer, breaks func()) {
+// execServer is an API server with a command that writes "hello" and then waits. breaks ends the
+// connection without a word, after it has sent something.
+type execServer struct {
+	*apiServer
+	conns chan net.Conn
+	// partial is a frame with output that is not complete.
+	partial []byte
+}
+
+func (s *execServer) breaks(t *testing.T, partial bool) {
+	conn := <-s.conns
+	if partial {
+		if _, err := conn.Write(s.partial); err != nil {
+			t.Error(err)
+		}
+	}
+	_ = conn.(*tls.Conn).NetConn().Close()
+}
+
+func webSocketExecServer(t *testing.T) *execServer {
 	t.Helper()
-	conns := make(chan net.Conn, 1)
-	s = newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
+	s := &execServer{conns: make(chan net.Conn, 1), partial: appendFrame(nil, opcodeBinary, bytes.Repeat([]byte{1}, 5000))[:3000]}
+	s.apiServer = newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -118,52 +153,116 @@ func execServer(t *testing.T) (s *apiServer, breaks func()) {
 		_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 			"Sec-WebSocket-Protocol: %s\r\nSec-WebSocket-Accept: %s\r\n\r\n", remotecommand.StreamProtocolV5Name, base64.StdEncoding.EncodeToString(sum[:]))
 		_, _ = conn.Write(appendFrame(nil, opcodeBinary, []byte("\x01hello")))
-		conns <- conn
+		s.conns <- conn
 		_, _ = io.Copy(io.Discard, conn)
 	}, onlyHTTP1)
-	return s, func() { _ = (<-conns).(*tls.Conn).NetConn().Close() }
+	return s
 }
 
-// TestUpgradeTellsWhyItEnds uses the client of kubectl. kubectl prints its error.
+func spdyExecServer(t *testing.T) *execServer {
+	t.Helper()
+	// Stream 3 is the second one of the client: its output.
+	s := &execServer{conns: make(chan net.Conn, 1), partial: append([]byte{0, 0, 0, 3, 0, 0, 0x13, 0x88}, make([]byte, 3000)...)}
+	s.apiServer = newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if _, err := httpstream.Handshake(r, w, []string{remotecommand.StreamProtocolV4Name}); err != nil {
+			t.Error(err)
+			return
+		}
+		opened := make(chan httpstream.Stream, 2)
+		keeper := &connKeeper{ResponseWriter: w}
+		conn := spdyutil.NewResponseUpgrader().UpgradeResponse(keeper, r, func(stream httpstream.Stream, _ <-chan struct{}) error {
+			opened <- stream
+			return nil
+		})
+		if conn == nil {
+			t.Error("no upgrade")
+			return
+		}
+		for range 2 {
+			if stream := <-opened; stream.Headers().Get(corev1.StreamType) == corev1.StreamTypeStdout {
+				_, _ = stream.Write([]byte("hello"))
+			}
+		}
+		s.conns <- keeper.conn
+		<-conn.CloseChan()
+	}, onlyHTTP1)
+	return s
+}
+
+// connKeeper keeps the connection that is taken over.
+type connKeeper struct {
+	http.ResponseWriter
+	conn net.Conn
+}
+
+func (k *connKeeper) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(k.ResponseWriter).Hijack()
+	k.conn = conn
+	return conn, rw, err
+}
+
+// TestUpgradeTellsWhyItEnds uses the clients of kubectl. kubectl prints their error.
 func TestUpgradeTellsWhyItEnds(t *testing.T) {
 	t.Parallel()
-	for name, test := range map[string]struct {
-		end  func(g *gateway, breaks func())
+	ends := map[string]struct {
+		end  func(t *testing.T, g *gateway, s *execServer)
 		want string
 	}{
-		"the cluster goes away":  {func(_ *gateway, breaks func()) { breaks() }, "its API server has closed it unexpectedly"},
-		"the cluster is deleted": {func(g *gateway, _ func()) { g.delete("a") }, "the cluster is not registered any more, or in another way"},
-		"the gateway stops": {func(g *gateway, _ func()) {
+		"the cluster goes away":            {func(t *testing.T, _ *gateway, s *execServer) { s.breaks(t, false) }, "its API server has closed it unexpectedly"},
+		"the cluster goes away in a frame": {func(t *testing.T, _ *gateway, s *execServer) { s.breaks(t, true) }, "its API server has closed it unexpectedly"},
+		"the cluster is deleted":           {func(_ *testing.T, g *gateway, _ *execServer) { g.delete("a") }, "the cluster is not registered any more, or in another way"},
+		"the gateway stops": {func(_ *testing.T, g *gateway, _ *execServer) {
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
 			g.handler.EndStreams(ctx)
 		}, "the gateway is shutting down; run the command again"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s, breaks := execServer(t)
-			g := newGateway(t, nil)
-			g.set(s.secret("a"))
-			config := &rest.Config{Host: g.server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
-			executor, err := clientremotecommand.NewWebSocketExecutor(config, http.MethodGet, g.url("a", "/api/v1/namespaces/default/pods/p/exec?stdout=true"))
+	}
+	protocols := map[string]struct {
+		start    func(*testing.T) *execServer
+		executor func(config *rest.Config, url string) (clientremotecommand.Executor, error)
+	}{
+		"WebSocket": {webSocketExecServer, func(config *rest.Config, url string) (clientremotecommand.Executor, error) {
+			return clientremotecommand.NewWebSocketExecutor(config, http.MethodGet, url)
+		}},
+		"SPDY": {spdyExecServer, func(config *rest.Config, address string) (clientremotecommand.Executor, error) {
+			parsed, err := url.Parse(address)
 			if err != nil {
-				t.Fatal(err)
+				return nil, err
 			}
-			out := &notifier{text: "hello", seen: make(chan struct{})}
-			ended := make(chan error, 1)
-			go func() {
-				ended <- executor.StreamWithContext(t.Context(), clientremotecommand.StreamOptions{Stdout: out})
-			}()
-			within(t, maxWait, "the output", func() { <-out.seen })
-			test.end(g, breaks)
-			within(t, maxWait, "the end", func() {
-				want := `the connection to cluster "a" has ended: ` + test.want
-				if got := <-ended; got == nil || got.Error() != want {
-					t.Errorf("got  %v\nwant %s", got, want)
+			return clientremotecommand.NewSPDYExecutor(config, http.MethodPost, parsed)
+		}},
+	}
+	for protocol, by := range protocols {
+		for name, test := range ends {
+			t.Run(protocol+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				s := by.start(t)
+				g := newGateway(t, nil)
+				g.set(s.secret("a"))
+				config := &rest.Config{Host: g.server.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
+				executor, err := by.executor(config, g.url("a", "/api/v1/namespaces/default/pods/p/exec?stdout=true"))
+				if err != nil {
+					t.Fatal(err)
 				}
+				out := &notifier{text: "hello", seen: make(chan struct{})}
+				ended := make(chan error, 1)
+				go func() {
+					ended <- executor.StreamWithContext(t.Context(), clientremotecommand.StreamOptions{Stdout: out})
+				}()
+				within(t, maxWait, "the output", func() { <-out.seen })
+				test.end(t, g, s)
+				within(t, maxWait, "the end", func() {
+					want := `the connection to cluster "a" has ended: ` + test.want
+					if got := <-ended; got == nil || got.Error() != want {
+						t.Errorf("got  %v\nwant %s", got, want)
+					}
+				})
+				if got := out.got.String(); got != "hello" {
+					t.Errorf("the output is %q", got)
+				}
+				eventually(t, "nothing in flight", func() bool { return g.handler.streams.Load() == 0 })
 			})
-			eventually(t, "nothing in flight", func() bool { return g.handler.streams.Load() == 0 })
-		})
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ const (
 
 	requestMemory = receiveWindow + copyBufferSize + perRequest
 	streamMemory  = streamWindow + copyBufferSize + perRequest
-	upgradeMemory = 2*copyBufferSize + 4*perRequest
+	upgradeMemory = 2*copyBufferSize + wholeFramesBuffer + 4*perRequest
 	// tunneledUpgradeMemory includes what the tunnel holds for each connection in any case.
 	tunneledUpgradeMemory = upgradeMemory + dialer.MinReceiveBuffer
 )

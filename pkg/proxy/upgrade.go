@@ -103,9 +103,11 @@ type upgradedConn struct {
 	io.ReadWriteCloser
 	// ended is called when nothing more can be read.
 	ended func()
-	// passed is called with what is read, and closing when that ends. It returns what the client gets
-	// then. Both may be nil.
-	passed  func([]byte)
+	// reader, if set, is read instead of the connection.
+	reader io.Reader
+	// sent, if set, is called with what is written.
+	sent func([]byte)
+	// closing, if set, is called when nothing more can be read. It returns what the client gets then.
 	closing func(error) []byte
 	rest    []byte
 	err     error
@@ -114,9 +116,10 @@ type upgradedConn struct {
 // Read implements io.Reader.
 func (c *upgradedConn) Read(p []byte) (n int, err error) {
 	if c.err == nil {
-		n, err = c.ReadWriteCloser.Read(p)
-		if c.passed != nil {
-			c.passed(p[:n])
+		if c.reader != nil {
+			n, err = c.reader.Read(p)
+		} else {
+			n, err = c.ReadWriteCloser.Read(p)
 		}
 		if err == nil {
 			return n, nil
@@ -143,6 +146,9 @@ func (c *upgradedConn) Read(p []byte) (n int, err error) {
 // Write implements io.Writer. It discards what cannot be written: reading tells whether the
 // connection is at its end.
 func (c *upgradedConn) Write(p []byte) (int, error) {
+	if c.sent != nil {
+		c.sent(p)
+	}
 	if n, err := c.ReadWriteCloser.Write(p); err == nil {
 		return n, nil
 	}
