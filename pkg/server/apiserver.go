@@ -48,6 +48,7 @@ func (s *Server) newAPIServer(clientCALoaded healthz.HealthChecker) error {
 		return err
 	}
 	config.Authentication.Authenticator = releasingAuthenticator{authenticated}
+	config.Authorization.Authorizer = hubAuthorizer{config.Authorization.Authorizer}
 	s.shutdown = &shutdown{grace: s.config.ShutdownGrace}
 	if s.replicas != nil {
 		s.shutdown.drained = s.replicas.drain

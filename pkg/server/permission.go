@@ -4,8 +4,10 @@
 package server
 
 import (
+	"context"
 	"fmt"
 
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 
 	"github.com/oam-dev/cluster-gateway/pkg/policy"
@@ -23,4 +25,16 @@ func newPermissions(o *GenericOptions, proxied bool) (*policy.Authorizer, error)
 	return policy.New(policy.Config{
 		Hub: hub.Authorizer, Proxied: proxied, AllowTTL: o.Authorization.AllowCacheTTL, DenyTTL: o.Authorization.DenyCacheTTL,
 	}), nil
+}
+
+// hubAuthorizer says in errors of an authorizer that the hub was asked: callers see them.
+type hubAuthorizer struct{ authorizer.Authorizer }
+
+// Authorize implements authorizer.Authorizer.
+func (a hubAuthorizer) Authorize(ctx context.Context, attributes authorizer.Attributes) (authorizer.Decision, string, error) {
+	decision, reason, err := a.Authorizer.Authorize(ctx, attributes)
+	if err != nil {
+		err = fmt.Errorf("the gateway cannot ask the hub whether you may do this: %w", err)
+	}
+	return decision, reason, err
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -143,3 +144,19 @@ func testCodecs(t *testing.T) serializer.CodecFactory {
 }
 
 var _ runtime.NegotiatedSerializer = serializer.CodecFactory{}
+
+// TestHubAuthorizer shows that the error of a hub that does not answer names the hub, and that it
+// is not a decision.
+func TestHubAuthorizer(t *testing.T) {
+	t.Parallel()
+	gone := errors.New("connection refused")
+	for err, want := range map[error]string{gone: "the gateway cannot ask the hub whether you may do this: connection refused", nil: "<nil>"} {
+		asked := authorizer.AuthorizerFunc(func(context.Context, authorizer.Attributes) (authorizer.Decision, string, error) {
+			return authorizer.DecisionNoOpinion, "why", err
+		})
+		decision, reason, got := hubAuthorizer{asked}.Authorize(t.Context(), authorizer.AttributesRecord{})
+		if decision != authorizer.DecisionNoOpinion || reason != "why" || fmt.Sprint(got) != want || !errors.Is(got, err) {
+			t.Errorf("%v: %v, %q, %v", err, decision, reason, got)
+		}
+	}
+}
