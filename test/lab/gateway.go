@@ -39,6 +39,8 @@ type GatewayOptions struct {
 	Name string
 	// Hub is its hub cluster. Required, and not firewalled.
 	Hub *Cluster
+	// HubEndpoint is where the gateway reaches the hub. Empty means the hub's own endpoint.
+	HubEndpoint string
 	// Binary is the gateway; see [BuildGateway]. Required.
 	Binary string
 	// Konnectivity is the stock server to tunnel through. Nil means the gateway's own tunnel server,
@@ -253,7 +255,7 @@ func (g *Gateway) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return WriteKubeconfig(g.file("hub.kubeconfig"), g.hub.Endpoint(), g.hub.CAPEM(), &clientcmdapi.AuthInfo{Token: token})
+	return WriteKubeconfig(g.file("hub.kubeconfig"), cmp.Or(g.opts.HubEndpoint, g.hub.Endpoint()), g.hub.CAPEM(), &clientcmdapi.AuthInfo{Token: token})
 }
 
 func (g *Gateway) file(name string) string { return filepath.Join(g.dir, name) }

@@ -14,7 +14,6 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -56,8 +55,9 @@ type site struct {
 	hub, admin, viewed, tunneled *lab.Cluster
 	old, now                     string // the gateways
 	oldCommand                   string // agent-bootstrap
-	// tunnel is what the agent connects to.
-	tunnel *balancer
+	// tunnel is what the agent connects to: the gateways that run. running are their addresses.
+	tunnel  *labtest.Relay
+	running []string
 }
 
 var shared site
@@ -171,7 +171,8 @@ func (s *site) start(ctx context.Context, t *testing.T, tr *traffic, name, binar
 	}
 	t.Cleanup(func() { _ = g.Kill() })
 	s.aggregate(ctx, t, g)
-	s.tunnel.add(g)
+	s.running = append(s.running, tunnelAddress(g))
+	s.tunnel.SetTargets(s.running...)
 	if tr.gateway.Load() != nil { // then there is an agent, which finds the new gateway
 		labtest.Within(t, labtest.Timeout, "the agent to connect to "+name, func() error { return get(ctx, g, "tunneled") })
 	}
@@ -179,81 +180,9 @@ func (s *site) start(ctx context.Context, t *testing.T, tr *traffic, name, binar
 	return g
 }
 
-// balancer is a TCP load balancer in front of the tunnel ports of the gateways that run. It sends
-// each connection to one of them, in turn.
-type balancer struct {
-	listener net.Listener
-
-	mu       sync.Mutex
-	turn     int
-	gateways []*lab.Gateway
-}
-
-func newBalancer(t *testing.T) *balancer {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &balancer{listener: listener}
-	var group sync.WaitGroup
-	t.Cleanup(func() { _ = listener.Close(); group.Wait() })
-	group.Go(func() {
-		for {
-			agent, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			group.Go(func() { b.carry(agent) })
-		}
-	})
-	return b
-}
-
-func (b *balancer) address() string { return b.listener.Addr().String() }
-
-func (b *balancer) add(g *lab.Gateway) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.gateways = append(b.gateways, g)
-}
-
-func (b *balancer) remove(g *lab.Gateway) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.gateways = slices.DeleteFunc(b.gateways, func(other *lab.Gateway) bool { return other == g })
-}
-
-func (b *balancer) next() *lab.Gateway {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.gateways) == 0 {
-		return nil
-	}
-	b.turn++
-	return b.gateways[b.turn%len(b.gateways)]
-}
-
-// carry copies both ways until one end closes.
-func (b *balancer) carry(agent net.Conn) {
-	defer agent.Close()
-	g := b.next()
-	if g == nil {
-		return
-	}
-	server, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(g.TunnelPort())))
-	if err != nil {
-		return
-	}
-	var both sync.WaitGroup
-	for _, way := range [][2]net.Conn{{agent, server}, {server, agent}} {
-		both.Go(func() {
-			_, _ = io.Copy(way[0], way[1]) // its end is the end of this connection
-			_ = way[0].Close()
-			_ = way[1].Close()
-		})
-	}
-	both.Wait()
+// tunnelAddress returns where agents reach a gateway.
+func tunnelAddress(g *lab.Gateway) string {
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(g.TunnelPort()))
 }
 
 // runAgent registers a cluster with an agent that runs as a process, with the previous version's
@@ -262,7 +191,7 @@ func (s *site) runAgent(ctx context.Context, t *testing.T) (register []string, d
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "agent")
 	args := []string{"register", "tunneled", "--cluster-kubeconfig", s.tunneled.Kubeconfig(), "--out-dir", dir, "--endpoint", s.tunneled.Endpoint(), "--wait", "0",
-		"--tunnel-address", s.tunnel.address()}
+		"--tunnel-address", s.tunnel.Address()}
 	s.previously(ctx, t, args...)
 	flags, err := os.ReadFile(filepath.Join(dir, "agent.flags"))
 	if err != nil {
@@ -414,7 +343,7 @@ func TestRollout(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	s, tr := &shared, &traffic{}
-	s.tunnel = newBalancer(t)
+	s.tunnel = labtest.NewRelay(t, "127.0.0.1:0")
 	old := s.start(ctx, t, tr, "old-1", s.old)
 	s.previously(ctx, t, s.register(s.admin, "admin", "admin")...)
 	s.previously(ctx, t, s.register(s.viewed, "viewed", "view")...)
@@ -433,7 +362,8 @@ func TestRollout(t *testing.T) {
 	defer stop()
 	leave := func(g *lab.Gateway) {
 		t.Helper()
-		s.tunnel.remove(g)
+		s.running = slices.DeleteFunc(s.running, func(address string) bool { return address == tunnelAddress(g) })
+		s.tunnel.SetTargets(s.running...)
 		time.Sleep(time.Second) // what is in flight ends
 		if err := g.Stop(); err != nil {
 			t.Fatal(err)
