@@ -27,13 +27,13 @@ func (o *identityOptions) addFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.access, "access", registration.AccessAdmin, accessHelp)
 	fs.StringVar(&o.identity, "identity", o.identity,
 		"Who the cluster sees. credential: the gateway's account, for every caller. impersonate: the callers themselves, whose rights the cluster's own RBAC decides. "+
-			"Default: what the cluster has; credential for a new cluster. See docs/identity.md.")
+			"Default: what the cluster has; for a new cluster, impersonate with --admin-group or --view-group, and credential otherwise. See docs/identity.md.")
 	const lists = " Repeat the flag for more; '' removes all."
 	fs.StringArrayVar(&o.groups, "impersonate-group", nil, "With --identity=impersonate: a group that the gateway may act as. Default: any. A caller with another group is refused by the cluster."+lists)
 	fs.StringArrayVar(&o.users, "impersonate-user", nil, "With --identity=impersonate: a user that the gateway may act as. Default: any."+lists)
 	fs.StringArrayVar(&o.extras, "impersonate-extra", nil, "With --identity=impersonate: a key of extra values that the gateway may pass on. The gateway's flag --identity-extra must have it, too."+lists)
-	fs.StringArrayVar(&o.adminGroups, "admin-group", nil, "With --identity=impersonate: a group of callers that gets the ClusterRole cluster-admin in the cluster."+lists)
-	fs.StringArrayVar(&o.viewGroups, "view-group", nil, "With --identity=impersonate: a group of callers that gets the ClusterRole view in the cluster."+lists)
+	fs.StringArrayVar(&o.adminGroups, "admin-group", nil, "A group of callers that gets the ClusterRole cluster-admin in the cluster. A new cluster then sees its callers; a registered one must do so already, or be given --identity=impersonate."+lists)
+	fs.StringArrayVar(&o.viewGroups, "view-group", nil, "A group of callers that gets the ClusterRole view in the cluster. A new cluster then sees its callers; a registered one must do so already, or be given --identity=impersonate."+lists)
 	if o.forInvitation {
 		fs.BoolVar(&o.unconstrained, "unconstrained-impersonation", false,
 			"With --identity=impersonate: give the gateway the right to impersonate without a limit on what it does then. Set it only if the cluster is older than Kubernetes 1.36, or has the feature ConstrainedImpersonation off: it refuses every caller otherwise. (register finds this out by itself.)")
@@ -88,6 +88,9 @@ func (a *app) reportIdentity(o *identityOptions, spec registration.Spec) {
 	}
 	if spec.Impersonation == nil {
 		return
+	}
+	if o.identity == "" && (o.given.Changed("admin-group") || o.given.Changed("view-group")) {
+		a.say("  %-12s the cluster sees its callers (--identity=impersonate), and not only the gateway's account", "note")
 	}
 	if len(spec.Impersonation.AdminGroups)+len(spec.Impersonation.ViewGroups) == 0 {
 		a.say("  %-12s the cluster decides what callers may do, and no group gets rights with --admin-group or --view-group. Give rights with roles of the cluster, "+

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
+	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
@@ -29,7 +30,7 @@ import (
 // gateway as the gateway does, and as a thief would.
 func TestRegisterImpersonate(t *testing.T) {
 	ctx := site.Begin(t)
-	bounds := []string{"--identity", "impersonate", "--impersonate-group", "dev", "--impersonate-group", "ops", "--admin-group", "ops", "--view-group", "dev"}
+	bounds := []string{"--impersonate-group", "dev", "--impersonate-group", "ops", "--admin-group", "ops", "--view-group", "dev"}
 
 	out, said := site.Must(ctx, t, site.RegisterNear(append(bounds, "--dry-run", "-o", "yaml")...)...)
 	if !strings.Contains(out, "impersonate-on:user-info:get") || !strings.Contains(said, "would be tried") {
@@ -76,6 +77,9 @@ func TestRegisterImpersonate(t *testing.T) {
 		if after := roleRules(ctx, t); after != before {
 			t.Errorf("the rules were\n%s\nand are\n%s", before, after)
 		}
+		if got := site.HubSecret(ctx, t, "near-1").Annotations[v1alpha1.AnnotationIdentity]; got != v1alpha1.IdentityImpersonate {
+			t.Errorf("the cluster's identity has become %q", got)
+		}
 		site.Must(ctx, t, site.RegisterNear("--access", "view")...)
 		client := clientAs(t, site.Near, string(site.HubSecret(ctx, t, "near-1").Data[v1alpha1.SecretKeyToken]), as("joe", "ops"))
 		wantAnswer(t, listPods(client), "", false)
@@ -118,6 +122,10 @@ func TestRegisterImpersonate(t *testing.T) {
 			t.Errorf("the Secret has the annotations %v", secret.Annotations)
 		}
 		wantAnswer(t, listPods(clientAs(t, site.Near, string(secret.Data[v1alpha1.SecretKeyToken]), rest.ImpersonationConfig{})), "", false)
+		_, _, err = site.Run(ctx, bootstrap.Config{}, site.RegisterNear("--admin-group", "ops")...)
+		if err == nil || !strings.Contains(err.Error(), `is registered with the identity "credential"`) {
+			t.Errorf("a group with rights changes a registered cluster: %v", err)
+		}
 	})
 }
 

@@ -122,7 +122,7 @@ docs/register.md.`,
   agent-bootstrap register nearby --cluster-kubeconfig nearby.kubeconfig --route direct --endpoint https://nearby.example.com:6443
 
   # The cluster sees the callers themselves. Members of the group platform are administrators there.
-  agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --identity impersonate --admin-group platform
+  agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --admin-group platform
 
   # Print what the command would apply, and change nothing.
   agent-bootstrap register edge-1 --cluster-kubeconfig edge-1.kubeconfig --dry-run -o yaml`,

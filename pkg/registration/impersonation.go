@@ -88,6 +88,12 @@ func (i Impersonation) Given() bool {
 	return i.Users != nil || i.Groups != nil || i.ExtraKeys != nil || i.AdminGroups != nil || i.ViewGroups != nil || i.Unconstrained
 }
 
+// givesRights is whether a group of callers gets rights in the cluster. A nil Impersonation gives
+// none.
+func (i *Impersonation) givesRights() bool {
+	return i != nil && len(i.AdminGroups)+len(i.ViewGroups) > 0
+}
+
 // text is the value of the annotation.
 func (i Impersonation) text() string {
 	data, err := json.Marshal(i)
@@ -246,17 +252,34 @@ func ProbeObjects() ([]*unstructured.Unstructured, error) {
 	return objects, nil
 }
 
+// whyNotImpersonate returns why the cluster, which may have a Secret, does not see its callers.
+func (s Spec) whyNotImpersonate(secret *corev1.Secret, identity string) string {
+	switch {
+	case s.Identity != "":
+		return fmt.Sprintf("with --identity=%s, the cluster does not see its callers", s.Identity)
+	case secret != nil:
+		return fmt.Sprintf("the cluster is registered with the identity %q, which only --identity changes", cmp.Or(identity, v1alpha1.IdentityCredential))
+	default:
+		return "without it, a new cluster sees its callers only if --admin-group or --view-group gives rights to some of them"
+	}
+}
+
 // WithIdentity completes a spec with what an earlier registration has recorded in the cluster's
-// Secret, which may be nil: what no flag sets stays as it is. In the result, Access is the access
-// of the account for callers.
+// Secret, which is nil for a new cluster: what no flag sets stays as it is. A new cluster sees its
+// callers if a group of them gets rights. In the result, Access is the access of the account for
+// callers.
 func (s Spec) WithIdentity(secret *corev1.Secret) (Spec, error) {
 	earlier := map[string]string{}
 	if secret != nil {
 		earlier = secret.Annotations
 	}
-	if cmp.Or(s.Identity, earlier[v1alpha1.AnnotationIdentity]) != v1alpha1.IdentityImpersonate {
+	identity := cmp.Or(s.Identity, earlier[v1alpha1.AnnotationIdentity])
+	if identity == "" && secret == nil && s.Impersonation.givesRights() {
+		identity = v1alpha1.IdentityImpersonate
+	}
+	if identity != v1alpha1.IdentityImpersonate {
 		if s.Impersonation != nil {
-			return s, errors.New("--impersonate-user, --impersonate-group, --impersonate-extra, --admin-group and --view-group are for --identity=impersonate")
+			return s, fmt.Errorf("--impersonate-user, --impersonate-group, --impersonate-extra, --admin-group and --view-group require --identity=impersonate: %s", s.whyNotImpersonate(secret, identity))
 		}
 		s.Access = cmp.Or(s.Access, AccessAdmin)
 		return s, nil

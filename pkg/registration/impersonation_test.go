@@ -35,6 +35,9 @@ func TestWithIdentity(t *testing.T) {
 		{"as before there was an identity", nil, Spec{Access: AccessImpersonate}, "", AccessImpersonate, nil},
 		{"both", nil, Spec{Access: AccessImpersonate, Identity: v1alpha1.IdentityImpersonate}, v1alpha1.IdentityImpersonate, AccessImpersonate, &Impersonation{}},
 		{"only reading", nil, Spec{Access: AccessView, Identity: v1alpha1.IdentityImpersonate}, v1alpha1.IdentityImpersonate, AccessImpersonate, &Impersonation{ReadOnly: true}},
+		{"groups with rights", nil, Spec{Impersonation: &Impersonation{AdminGroups: []string{"ops"}}}, v1alpha1.IdentityImpersonate, AccessImpersonate,
+			&Impersonation{AdminGroups: []string{"ops"}}},
+		{"a credential stays", map[string]string{v1alpha1.AnnotationIdentity: v1alpha1.IdentityCredential}, Spec{}, "", AccessAdmin, nil},
 		{"everything is kept, but what is found out again", impersonated, Spec{}, v1alpha1.IdentityImpersonate, AccessImpersonate,
 			&Impersonation{Users: []string{"jane"}, Groups: []string{"dev"}, ReadOnly: true, Unconstrained: true, ViewGroups: []string{"dev"}}},
 		{"one list is replaced, one is emptied", impersonated, Spec{Access: AccessAdmin, Impersonation: &Impersonation{Users: []string{}, Groups: []string{"dev", "ops"}}},
@@ -56,6 +59,28 @@ func TestWithIdentity(t *testing.T) {
 				t.Errorf("got %q, %q, %+v, want %q, %q, %+v", got.Identity, got.Access, got.Impersonation, test.identity, test.access, test.want)
 			}
 		})
+	}
+	// Groups with rights change no existing cluster, and nothing that is asked for.
+	groups := &Impersonation{ViewGroups: []string{"dev"}}
+	for _, test := range []struct {
+		name string
+		spec Spec
+		// earlier is the identity of the registered cluster; "none" if it is not registered.
+		earlier, want string
+	}{
+		{"--identity=credential", Spec{Identity: v1alpha1.IdentityCredential, Impersonation: groups}, "none", "with --identity=credential, the cluster does not see its callers"},
+		{"registered", Spec{Impersonation: groups}, v1alpha1.IdentityCredential, `is registered with the identity "credential"`},
+		{"registered by an earlier version", Spec{Impersonation: groups}, "", `is registered with the identity "credential"`},
+		{"registered with rules", Spec{Impersonation: groups}, v1alpha1.IdentityRules, `is registered with the identity "rules"`},
+		{"no rights", Spec{Impersonation: &Impersonation{Groups: []string{"dev"}, AdminGroups: []string{}}}, "none", "only if --admin-group or --view-group gives rights"},
+	} {
+		var secret *corev1.Secret
+		if test.earlier != "none" {
+			secret = &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.AnnotationIdentity: test.earlier}}}
+		}
+		if _, err := test.spec.WithIdentity(secret); err == nil || !strings.Contains(err.Error(), "require --identity=impersonate: ") || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", test.name, err, test.want)
+		}
 	}
 	if _, err := (Spec{}).WithIdentity(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
 		v1alpha1.AnnotationIdentity: v1alpha1.IdentityImpersonate, v1alpha1.AnnotationImpersonation: "{",

@@ -332,7 +332,7 @@ func TestPlanRefuses(t *testing.T) {
 		}, "is taken: it is registered to another cluster"},
 		{"no ClusterRole", func(spec *Spec, s *State) { spec.Access, s.Cluster.AccessRoleMissing = "nothing", true }, `no ClusterRole of that name`},
 		{"a role with impersonation", func(spec *Spec, _ *State) { spec.Identity, spec.Access = v1alpha1.IdentityImpersonate, "edit" }, `with --identity=impersonate it must be admin or view`},
-		{"bounds without impersonation", func(spec *Spec, _ *State) { spec.Impersonation = &Impersonation{Users: []string{"jane"}} }, "are for --identity=impersonate"},
+		{"bounds without impersonation", func(spec *Spec, _ *State) { spec.Impersonation = &Impersonation{Users: []string{"jane"}} }, "require --identity=impersonate"},
 		{"no CA", func(_ *Spec, s *State) { s.Cluster.RootCA, s.Cluster.Server.CA = nil, nil }, "the cluster's CA is not known"},
 		{"an endpoint that the gateway cannot use", func(spec *Spec, _ *State) { spec.Endpoint = "http://a" }, "only https is allowed"},
 	} {
