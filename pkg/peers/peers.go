@@ -224,9 +224,9 @@ func (p *Peers) Missing(cluster string, wanted int) bool {
 // candidates returns the other replicas that have an agent of the cluster, the best ones first, for
 // requests, streams, upgrades and dials alike. It returns copies. A replica to which a connection
 // has failed is the last resort. One that does not renew its Lease comes before it, and one that
-// drains before that. Among equals, the one that
-// has the fewest requests of this replica is the best. A replica that does not answer any more
-// keeps its requests, so it gets no new ones even before its connections are found to be broken.
+// drains before that. Among equals, the one that has the fewest requests of this replica is the
+// best. A replica that does not answer any more keeps its requests, so it gets no new ones even
+// before its connections are found to be broken.
 func (p *Peers) candidates(cluster string) (found []peer) {
 	p.mu.RLock()
 	now, want := p.cfg.Clock.Now(), hash(cluster)
