@@ -48,6 +48,9 @@ type CertOptions struct {
 	IPs      []net.IP
 	// Usages are the extended key usages. Empty means client and server.
 	Usages []x509.ExtKeyUsage
+	// NotBefore is when the certificate becomes valid. Zero means now, or NotAfter if that is in the
+	// past. It is valid a little earlier, because clocks differ.
+	NotBefore time.Time
 	// NotAfter is when the certificate expires. It may be in the past. Zero means 30 days from now.
 	NotAfter time.Time
 }
@@ -123,7 +126,10 @@ func (ca *CA) Issue(o CertOptions) (*KeyPair, error) {
 	if notAfter.IsZero() {
 		notAfter = time.Now().Add(certLifetime)
 	}
-	notBefore := time.Now()
+	notBefore := o.NotBefore
+	if notBefore.IsZero() {
+		notBefore = time.Now()
+	}
 	if notAfter.Before(notBefore) {
 		notBefore = notAfter
 	}
