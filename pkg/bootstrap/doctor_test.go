@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
@@ -299,17 +300,52 @@ func TestDoctorCertificate(t *testing.T) {
 			})
 			dir := t.TempDir()
 			certificate, key := c.issue(t)
-			for name, data := range map[string][]byte{fileCert: certificate, fileKey: key, fileCA: tunnelCA.Bundle()} {
-				if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
+			writeAgentFiles(t, dir, certificate, key, tunnelCA.Bundle())
 			d, text, _ := diagnoseCluster(t, h, "--out-dir", dir)
 			if d.Broken != c.broken || !strings.Contains(d.Findings[2].Message, c.want) {
 				t.Errorf("%q is broken, want %q and %q:\n%s", d.Broken, c.broken, c.want, text)
 			}
 		})
 	}
+	t.Run("of the tunnel's CA", func(t *testing.T) {
+		t.Parallel()
+		secrets := fake.NewClientset()
+		load := func(agentsCA string) *pki.Authority {
+			k := pki.NewKeeper(pki.KeeperConfig{Client: secrets, Namespace: "cluster-gateway-system", Hosts: []string{"tunnel.example.com"}, AgentsCASecret: agentsCA})
+			if err := k.LoadOrCreate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			return k.Authority()
+		}
+		earlier := load("")
+		current := load(pki.AgentsCASecret)
+		for _, c := range []struct {
+			name   string
+			issuer *pki.Authority
+			want   bool
+		}{{"of an earlier version", earlier, true}, {"of this version", current, false}} {
+			h := newFakeHub(t)
+			h.now = time.Now()
+			h.add(testCluster("edge-1", "tunnel"))
+			h.answer("GET "+v1alpha1.ProxyPath("edge-1")+"/version", failure(503, v1alpha1.CauseTunnel, "no agent is connected"))
+			for _, name := range []string{pki.CASecret, pki.AgentsCASecret} {
+				secret, err := secrets.CoreV1().Secrets("cluster-gateway-system").Get(t.Context(), name, metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				secret.TypeMeta = metav1.TypeMeta{Kind: "Secret", APIVersion: "v1"}
+				h.answer("GET /api/v1/namespaces/cluster-gateway-system/secrets/"+name, secret)
+			}
+			dir := t.TempDir()
+			certificate, key := issue(c.issuer, "edge-1")(t)
+			writeAgentFiles(t, dir, certificate, key, current.Bundle())
+			d, text, _ := diagnoseCluster(t, h, "--out-dir", dir)
+			const note = "It is from the tunnel's CA. The next renewal replaces it by one from the CA of agents' certificates; to do so now: agent-bootstrap rotate edge-1"
+			if d.Broken != StageAgent || strings.Contains(d.Findings[2].Message, note) != c.want {
+				t.Errorf("a certificate %s: %q is broken:\n%s", c.name, d.Broken, text)
+			}
+		}
+	})
 	t.Run("no files", func(t *testing.T) {
 		t.Parallel()
 		h := newFakeHub(t)
@@ -319,4 +355,14 @@ func TestDoctorCertificate(t *testing.T) {
 			t.Errorf("%v\n%s", err, text)
 		}
 	})
+}
+
+// writeAgentFiles writes the files of an agent that runs as a process.
+func writeAgentFiles(t *testing.T, dir string, certificate, key, bundle []byte) {
+	t.Helper()
+	for name, data := range map[string][]byte{fileCert: certificate, fileKey: key, fileCA: bundle} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

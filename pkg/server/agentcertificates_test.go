@@ -4,9 +4,21 @@
 package server
 
 import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
 	"errors"
+	"net"
+	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"k8s.io/client-go/kubernetes/fake"
+	"sigs.k8s.io/apiserver-network-proxy/proto/agent"
+	"sigs.k8s.io/apiserver-network-proxy/proto/header"
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
 	"github.com/oam-dev/cluster-gateway/pkg/pki"
@@ -80,4 +92,71 @@ func TestAgentAcceptance(t *testing.T) {
 			t.Errorf("it remembers %v", a.removed)
 		}
 	})
+}
+
+// The metric counts the agents that still have a certificate from the tunnel's CA, as those of
+// earlier versions. It does not count the others.
+func TestAgentsWithTunnelCACertificate(t *testing.T) {
+	t.Parallel()
+	const namespace = "clusters"
+	hub := fake.NewClientset()
+	earlier := pki.NewKeeper(pki.KeeperConfig{Client: hub, Namespace: namespace, Hosts: []string{"localhost"}})
+	if err := earlier.LoadOrCreate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	accepted := &agentAcceptance{clusters: &storedClusters{}, now: time.Now, removed: map[string]time.Time{}}
+	e, err := newEmbeddedTunnel(&EmbeddedTunnelConfig{BindAddress: net.IPv4(127, 0, 0, 1), MaxAgents: 10, Hosts: []string{"localhost"}},
+		HubConfig{Client: hub, SecretNamespace: namespace}, accepted, nil, otherReplicas{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeper := e.certificates.(keeperCertificates).keeper
+	if err := keeper.LoadOrCreate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { served <- e.server.Serve(ctx, e.listener) }()
+	defer func() {
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, connect := range []struct {
+		issuer *pki.Authority
+		want   int
+	}{{keeper.Authority(), 0}, {earlier.Authority(), 1}, {keeper.Authority(), 1}, {earlier.Authority(), 2}} {
+		defer connectAgent(t, e.listener.Addr().String(), connect.issuer)()
+		if n := e.withTunnelCACertificate(); n != connect.want {
+			t.Errorf("%d agents have a certificate from the tunnel's CA, want %d", n, connect.want)
+		}
+	}
+}
+
+// connectAgent connects an agent of a cluster of its own, and returns when it is accepted.
+func connectAgent(t *testing.T, address string, issuer *pki.Authority) (disconnect func()) {
+	t.Helper()
+	certificate, key, err := issuer.IssueAgent(strings.ToLower(rand.Text()), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
+		RootCAs: issuer.Pool(), Certificates: []tls.Certificate{pair}, ServerName: "localhost", MinVersion: tls.VersionTLS13,
+	})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := agent.NewAgentServiceClient(conn).Connect(metadata.AppendToOutgoingContext(t.Context(), header.AgentID, "a"))
+	if err == nil {
+		_, err = stream.Header()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() { _ = conn.Close() } // the only time
 }

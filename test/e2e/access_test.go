@@ -123,6 +123,45 @@ func TestExecNeedsCreate(t *testing.T) {
 	}
 }
 
+// TestWhoSeesTheTunnels checks that RBAC on the hub decides who may read the state of the tunnels.
+// A user of all clusters may not, and a user who may cannot use a cluster.
+func TestWhoSeesTheTunnels(t *testing.T) {
+	ctx := bounded(t, caseTimeout)
+	const path = "/debug/tunnels"
+	for _, user := range []struct {
+		name string
+		rule rbacv1.PolicyRule
+		may  bool
+	}{
+		{"e2e-sees-tunnels", rbacv1.PolicyRule{NonResourceURLs: []string{path}, Verbs: []string{"get"}}, true},
+		{"e2e-sees-no-tunnels", rbacv1.PolicyRule{APIGroups: []string{"cluster.core.oam.dev"}, Resources: []string{"*"}, Verbs: []string{"*"}}, false},
+	} {
+		grant(ctx, t, user.name, user.rule)
+		cert, key, err := shared.embeddedHub.ClientCertificate(user.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := anonymous(shared.embedded.RESTConfig(lab.ViaOwnEndpoint))
+		config.CertData, config.KeyData = cert, key
+		granted, refused := path, gatewayPath
+		if !user.may {
+			granted, refused = refused, granted
+		}
+		labtest.Within(t, labtest.Timeout, "the grant to take effect", func() error {
+			return wantCode(ask(ctx, t, config, http.MethodGet, granted), http.StatusOK)
+		})
+		if r := ask(ctx, t, config, http.MethodGet, refused); r.code != http.StatusForbidden {
+			t.Errorf("%s may read %s: %+v", user.name, refused, r)
+		}
+		if r := ask(ctx, t, config, http.MethodGet, path); user.may && !strings.Contains(r.body, `"cluster": "edge"`) {
+			t.Errorf("%+v", r)
+		}
+	}
+	if r := ask(ctx, t, anonymous(shared.embedded.RESTConfig(lab.ViaOwnEndpoint)), http.MethodGet, path); wantCode(r, http.StatusUnauthorized, http.StatusForbidden) != nil {
+		t.Errorf("anybody may read %s: %+v", path, r)
+	}
+}
+
 // grant binds a ClusterRole to a user of the hub until the test ends.
 func grant(ctx context.Context, t *testing.T, user string, rules ...rbacv1.PolicyRule) {
 	t.Helper()

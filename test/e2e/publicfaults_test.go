@@ -8,10 +8,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -26,8 +30,7 @@ import (
 )
 
 // TestPublicFaults repeats published attacks on products of this kind, on each route and endpoint,
-// against real API servers. docs/security.md has the list, and the tests of those that need a
-// hostile cluster.
+// against real API servers. docs/security.md has the list.
 func TestPublicFaults(t *testing.T) {
 	ctx := bounded(t, caseTimeout)
 	const attacker = "e2e-attacker"
@@ -76,7 +79,7 @@ func TestPublicFaults(t *testing.T) {
 		})
 		// open-cluster-management-io/cluster-proxy#335, and Rancher's CVE-2021-36776: headers of the
 		// caller impersonate somebody in the cluster.
-		t.Run("injected impersonation", func(t *testing.T) {
+		t.Run("CVE-2021-36776 and cluster-proxy 335", func(t *testing.T) {
 			want := a.whoami(t)
 			for _, headers := range []string{
 				"Impersonate-User: e2e-somebody", "impersonate-user: e2e-somebody\r\nIMPERSONATE-GROUP: system:masters", "Impersonate-Extra-Scopes: x", "Impersonate-Uid: 0",
@@ -89,7 +92,7 @@ func TestPublicFaults(t *testing.T) {
 			}
 		})
 		// open-cluster-management-io/cluster-proxy#360: the path names another host behind the firewall.
-		t.Run("another host by path", func(t *testing.T) {
+		t.Run("cluster-proxy 360", func(t *testing.T) {
 			for _, target := range []string{
 				"https://127.0.0.1:1/e2e-nowhere", a.base + "//127.0.0.1:1/version", a.base + "/@127.0.0.1:1/version", a.base + "/https://127.0.0.1:1/version",
 				a.base + "/..//127.0.0.1:1/version", a.base + "\\@127.0.0.1:1/version",
@@ -103,7 +106,7 @@ func TestPublicFaults(t *testing.T) {
 	})
 
 	// Karmada's pull mode (CVE-2024-56513) gave agents rights in the control plane.
-	t.Run("rights of an agent in the hub", func(t *testing.T) {
+	t.Run("CVE-2024-56513", func(t *testing.T) {
 		pair, err := shared.embedded.TunnelCA().Issue(lab.CertOptions{CN: "edge", Orgs: []string{"cluster.core.oam.dev:tunnel-agents"}})
 		if err != nil {
 			t.Fatal(err)
@@ -121,6 +124,61 @@ func TestPublicFaults(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPublicFaultsOfClusters repeats published attacks of a hostile cluster on each route and
+// endpoint: it answers each request with a redirect to another host.
+func TestPublicFaultsOfClusters(t *testing.T) {
+	ctx := bounded(t, caseTimeout)
+	elsewhere := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s %s with the headers %q reached another host", r.Method, r.URL, r.Header)
+	}))
+	defer elsewhere.Close()
+	hostile := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		code, err := strconv.Atoi(r.URL.Query().Get("code"))
+		if err != nil { // a probe of the gateway
+			code = http.StatusFound
+		}
+		w.Header().Set("Location", elsewhere.URL+r.URL.Path)
+		w.WriteHeader(code)
+	}))
+	if err := hostile.Listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if hostile.Listener, err = net.Listen("tcp", net.JoinHostPort(shared.lab.HostAddr(shared.edge), "0")); err != nil {
+		t.Fatal(err)
+	}
+	hostile.EnableHTTP2 = true
+	hostile.StartTLS()
+	defer hostile.Close()
+	data := map[string][]byte{
+		"endpoint": []byte(hostile.URL), "tls-server-name": []byte("example.com"), "token": []byte("e2e-secret-token"),
+		"ca.crt": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: hostile.Certificate().Raw}),
+	}
+	startAgent(ctx, t, func() (lab.AgentOptions, error) { return shared.embedded.AgentOptions("redirects-tunnel", shared.edge) })
+	for _, name := range []string{"redirects-direct", "redirects-tunnel"} {
+		register(ctx, t, shared.embeddedHub, lab.SecretOptions{Name: name, Tunnel: name == "redirects-tunnel", Data: data})
+		waitKnown(t, shared.embedded, name)
+		for _, door := range doors() {
+			a := &attack{t: t, config: shared.embedded.RESTConfig(door), base: gatewayPath + "/" + name + "/proxy"}
+			for fault, headers := range map[string]string{
+				// kubernetes/kubernetes#92914: redirects of upgrades were followed with the proxy's credential.
+				"CVE-2020-8559": "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==\r\n",
+				// kubernetes/kubernetes#112513: clients were redirected, and sent their credential along.
+				"CVE-2022-3172": "Connection: close\r\n",
+			} {
+				t.Run(fault+"/"+name+"/"+string(door), func(t *testing.T) {
+					for _, code := range []string{"301", "302", "303", "307", "308"} {
+						answer := a.send(t, "GET "+a.base+"/api/v1/namespaces/default/pods/e2e-nobody/exec?code="+code+" HTTP/1.1\r\nHost: x\r\n"+headers+"\r\n")
+						if !strings.HasPrefix(answer, "HTTP/1.1 502") || strings.Contains(answer, elsewhere.URL) || !strings.Contains(answer, name) {
+							t.Errorf("%s: %s", code, answer)
+						}
+					}
+				})
+			}
+		}
+	}
 }
 
 // attack sends raw requests as a user who may use the cluster.
