@@ -27,11 +27,7 @@ func (x *exchange) refusedInAgentNamespace(req *http.Request) *apierrors.StatusE
 	if !namesAgentNamespace(x.target.rawPath) {
 		return nil
 	}
-	// The transport may be of an earlier version of the Secret: it does not depend on the access.
-	on, known := x.handler.cfg.Clusters.Get(x.target.cluster)
-	if !known {
-		on = x.lease.cluster
-	}
+	on := x.currentCluster()
 	if on.AllowsAgentNamespace() || x.handler.classifier.readsAgentNamespace(req, x.target.onEndpoint(&url.URL{}, req.URL)) {
 		return nil
 	}

@@ -58,12 +58,7 @@ func (x *exchange) permissionRequest(req *http.Request) *policy.Request {
 	}}
 	r.Target.AddCreate(x.attributes.upgrade, req.Header.Get("Content-Type"))
 	r.User, _ = request.UserFrom(ctx)
-	// The transport may be of an earlier version of the Secret: it does not depend on the labels.
-	on, known := x.handler.cfg.Clusters.Get(x.target.cluster)
-	if !known {
-		on = x.lease.cluster
-	}
-	r.Labels = on.Labels
+	r.Labels = x.currentCluster().Labels
 	if door, err := filters.GetAuthorizerAttributes(ctx); err == nil {
 		r.Door = append(r.Door, door)
 		if x.attributes.upgrade && door.GetVerb() != "create" {
@@ -71,6 +66,15 @@ func (x *exchange) permissionRequest(req *http.Request) *policy.Request {
 		}
 	}
 	return r
+}
+
+// currentCluster returns the cluster as its Secret is now. That of the lease may be an earlier
+// version: the transports do not depend on labels, or on the access.
+func (x *exchange) currentCluster() *cluster.Cluster {
+	if on, known := x.handler.cfg.Clusters.Get(x.target.cluster); known {
+		return on
+	}
+	return x.lease.cluster
 }
 
 // createAttributes are those of a request, with the verb that an upgrade needs in addition.
@@ -213,7 +217,9 @@ func (h *Handler) recheckStreams(ctx context.Context) {
 
 // recheck ends the exchange if its caller has lost the permission.
 func (x *exchange) recheck() {
-	err := x.handler.cfg.Authorizer.StillAllowed(x.ctx, x.permission)
+	permission := *x.permission
+	permission.Labels = x.currentCluster().Labels // rules by label follow the labels
+	err := x.handler.cfg.Authorizer.StillAllowed(x.ctx, &permission)
 	var forbidden *policy.ForbiddenError
 	switch {
 	case err == nil || x.ctx.Err() != nil:

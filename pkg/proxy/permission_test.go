@@ -16,15 +16,18 @@ import (
 
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/policy"
 )
 
-// hubRules is a hub that allows some users everything, and records what it is asked.
+// hubRules is a hub that allows some users everything, and everybody something in some clusters. It
+// records what it is asked.
 type hubRules struct {
-	mu      sync.Mutex
-	allowed map[string]bool
-	away    bool
-	asked   []string
+	mu sync.Mutex
+	// allowed are names of users, and groups are API groups.
+	allowed, groups map[string]bool
+	away            bool
+	asked           []string
 }
 
 func (h *hubRules) Authorize(_ context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
@@ -38,7 +41,7 @@ func (h *hubRules) Authorize(_ context.Context, a authorizer.Attributes) (author
 	switch {
 	case h.away:
 		return authorizer.DecisionNoOpinion, "", errors.New("the hub does not answer")
-	case h.allowed[a.GetUser().GetName()]:
+	case h.allowed[a.GetUser().GetName()], h.groups[a.GetAPIGroup()]:
 		return authorizer.DecisionAllow, "", nil
 	default:
 		return authorizer.DecisionNoOpinion, "", nil
@@ -256,6 +259,37 @@ func TestLostPermissionEndsStreams(t *testing.T) {
 				return strings.Contains(m, "streams_revoked_total{cluster=watches,route=direct} 1\n") && strings.Contains(m, "streams_revoked_total{cluster=upgrades,route=direct} 1\n")
 			})
 		})
+	}
+}
+
+// TestChangedLabelEndsStreams: a watch that a rule by label allows ends when the cluster loses the
+// label. The watch of a user who does not need that rule stays open.
+func TestChangedLabelEndsStreams(t *testing.T) {
+	t.Parallel()
+	hub := &hubRules{allowed: map[string]bool{"joe": true}, groups: map[string]bool{v1alpha1.GroupName: true, "clusters:env=staging": true}}
+	g := newGateway(t, authorizing(hub, true))
+	s := newAPIServer(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	secret := s.secret("a")
+	secret.Labels["env"] = "staging"
+	g.set(secret)
+	watch, watchEnd := g.open(http.MethodGet, "a", "/api/v1/pods?watch=true", "jane")
+	defer watch.Body.Close()
+	others, othersEnd := g.open(http.MethodGet, "a", "/api/v1/pods?watch=true", "joe")
+	defer others.Body.Close()
+
+	secret.Labels["env"] = "production"
+	g.set(secret)
+	within(t, maxWait, "the end of the watch", func() { <-watchEnd })
+	hub.take()
+	eventually(t, "more checks", func() bool { return hub.count() > 20 })
+	select {
+	case err := <-othersEnd:
+		t.Errorf("the watch of another user ended: %v", err)
+	default:
 	}
 }
 
