@@ -8,7 +8,9 @@
 //	inventory -kubeconfig HUB -namespace NAMESPACE -providers FILE NAME...
 //
 // For each cluster, it writes "NAME listed COUNT", and then "NAME watched POD" for the next Pod
-// that is created. With -print-crd, it writes the CustomResourceDefinition and ends.
+// that is created. With -controller, it runs a controller of multicluster-runtime for the Pods of
+// all clusters instead, and writes "NAME reconciled POD". With -print-crd, it writes the
+// CustomResourceDefinition and ends.
 package main
 
 import (
@@ -27,6 +29,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/cluster-inventory-api/client/clientset/versioned"
 	"sigs.k8s.io/cluster-inventory-api/pkg/access"
@@ -45,6 +48,7 @@ func run(ctx context.Context, out io.Writer) error {
 	kubeconfig := flag.String("kubeconfig", "", "kubeconfig of the hub")
 	namespace := flag.String("namespace", "", "namespace of the profiles")
 	providers := flag.String("providers", "", "file with the access providers")
+	controller := flag.Bool("controller", false, "run a controller for the clusters")
 	printCRD := flag.Bool("print-crd", false, "print the CustomResourceDefinition")
 	flag.Parse()
 	if *printCRD {
@@ -62,24 +66,34 @@ func run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	configs := map[string]*rest.Config{}
 	for _, name := range flag.Args() {
-		if err := use(ctx, out, client, config, *namespace, name); err != nil {
+		if configs[name], err = build(ctx, client, config, *namespace, name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if *controller {
+		return control(ctx, out, hub, configs)
+	}
+	for _, name := range flag.Args() {
+		if err := use(ctx, out, configs[name], name); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// use lists and watches the Pods of one cluster.
-func use(ctx context.Context, out io.Writer, client versioned.Interface, config *access.Config, namespace, name string) error {
+// build builds the configuration of a client from the profile of a cluster.
+func build(ctx context.Context, client versioned.Interface, config *access.Config, namespace, name string) (*rest.Config, error) {
 	profile, err := client.ApisV1alpha1().ClusterProfiles(namespace).Get(ctx, name, metav1.GetOptions{})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	restConfig, err := config.BuildConfigFromCP(profile)
-	if err != nil {
-		return err
-	}
+	return config.BuildConfigFromCP(profile)
+}
+
+// use lists and watches the Pods of one cluster.
+func use(ctx context.Context, out io.Writer, restConfig *rest.Config, name string) error {
 	cluster, err := kubernetes.NewForConfig(restConfig)
 	if err != nil {
 		return err

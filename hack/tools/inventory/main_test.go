@@ -138,7 +138,11 @@ echo '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","s
 		ExecConfig: &clientcmdapi.ExecConfig{APIVersion: "client.authentication.k8s.io/v1", Command: plugin}}})
 	var out bytes.Buffer
 	for _, name := range []string{"edge-1", "edge-2"} {
-		if err := use(context.Background(), &out, client, config, namespace, name); err != nil {
+		built, err := build(context.Background(), client, config, namespace, name)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := use(context.Background(), &out, built, name); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 	}

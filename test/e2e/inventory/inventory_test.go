@@ -278,7 +278,55 @@ func (e *env) consume(ctx context.Context, t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(ctx, e.program, "-kubeconfig", kubeconfig, "-namespace", namespace, "-providers", providers, "direct", "edge")
+	args := []string{"-kubeconfig", kubeconfig, "-namespace", namespace, "-providers", providers, "direct", "edge"}
+	e.listAndWatch(ctx, t, args)
+	e.reconcile(ctx, t, args)
+}
+
+// reconcile runs a controller of multicluster-runtime. It gets the Pods that exist, and those that
+// are created later.
+func (e *env) reconcile(ctx context.Context, t *testing.T, args []string) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, e.program, append([]string{"-controller"}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	await := func(prefix string) {
+		wanted := map[string]bool{}
+		for _, c := range []*lab.Cluster{e.direct, e.edge} {
+			wanted[c.Name()+" reconciled "+prefix+c.Name()] = true
+		}
+		for len(wanted) > 0 && lines.Scan() {
+			delete(wanted, lines.Text())
+		}
+		for line := range wanted {
+			t.Errorf("the controller did not write %q", line)
+		}
+	}
+	await("pod-of-")
+	for _, c := range []*lab.Cluster{e.direct, e.edge} {
+		createPod(ctx, t, c, "later-pod-of-"+c.Name())
+	}
+	await("later-pod-of-")
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, &stderr)
+	}
+}
+
+// listAndWatch runs the consumer, which uses one cluster after another.
+func (e *env) listAndWatch(ctx context.Context, t *testing.T, args []string) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, e.program, args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
