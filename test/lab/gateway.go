@@ -394,13 +394,18 @@ func (g *Gateway) Metrics(ctx context.Context) ([]byte, error) {
 	return client.Get().AbsPath("/metrics").DoRaw(ctx)
 }
 
-// Metric sums the samples of a metric whose labels include all of the given
-// ones, each written as name="value".
+// Metric sums the samples of a metric of the gateway: see [SumMetric].
 func (g *Gateway) Metric(ctx context.Context, name string, labels ...string) (float64, error) {
 	text, err := g.Metrics(ctx)
 	if err != nil {
 		return 0, err
 	}
+	return SumMetric(text, name, labels...)
+}
+
+// SumMetric sums the samples of a metric in a response of /metrics whose labels
+// include all of the given ones, each written as name="value".
+func SumMetric(text []byte, name string, labels ...string) (float64, error) {
 	sample := regexp.MustCompile(`^` + regexp.QuoteMeta(name) + `(\{.*\})? (\S+)$`)
 	sum := 0.0
 lines:
