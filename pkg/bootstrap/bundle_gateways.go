@@ -197,7 +197,10 @@ func (c *collection) forwardPort(ctx context.Context, r replica) (address string
 		return "", nil, err
 	}
 	go func() { done <- forwarder.ForwardPorts() }()
-	stop = func() { close(stopped); <-done }
+	stop = func() {
+		close(stopped)
+		_ = <-done // it ends because of this, whatever it returns
+	}
 	select {
 	case err := <-done:
 		return "", nil, fmt.Errorf("forward a port to Pod %s: %w", r.pod, err)

@@ -179,7 +179,7 @@ func enableHTTP2(t *http.Transport, conn *connector, window int) error {
 		return err
 	}
 	h2.MaxHeaderListSize = maxResponseHeader //nolint:staticcheck // the same
-	conn.closeIdle = h2.CloseIdleConnections
+	conn.closeIdle = t.CloseIdleConnections
 	conn.tls.NextProtos = []string{"h2", "http/1.1"}
 	return nil
 }
