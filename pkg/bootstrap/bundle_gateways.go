@@ -196,10 +196,11 @@ func (c *collection) forwardPort(ctx context.Context, r replica) (address string
 	if err != nil {
 		return "", nil, err
 	}
-	go func() { done <- forwarder.ForwardPorts() }()
+	var running sync.WaitGroup
+	running.Go(func() { done <- forwarder.ForwardPorts() })
 	stop = func() {
 		close(stopped)
-		_ = <-done // it ends because of this, whatever it returns
+		running.Wait()
 	}
 	select {
 	case err := <-done:
