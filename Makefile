@@ -126,6 +126,11 @@ release-verify: ## Build VERSION again from a copy of the commit, without caches
 	@VERSION='$(VERSION)' IMAGE='$(IMAGE)' PLATFORMS='$(PLATFORMS)' SIGNING_KEY='$(if $(SIGNING_KEY),$(abspath $(SIGNING_KEY)))' DOWNLOAD_URL='$(DOWNLOAD_URL)' \
 		hack/verify-release.sh '$(abspath $(DIST))'
 
+.PHONY: test-install
+test-install: ## Install the release in dist/ on the lab, upgrade, roll back, remove: BEFORE=folder of another; root
+	CLUSTER_GATEWAY_RELEASE='$(abspath $(DIST))' CLUSTER_GATEWAY_RELEASE_BEFORE='$(if $(BEFORE),$(abspath $(BEFORE)))' \
+		$(GO) test -count=1 -v -timeout 30m ./test/e2e/install
+
 .PHONY: image-push
 image-push: ## Copy the image of the release in dist/ to a registry: REF=registry.example.com/name:tag
 	@$(RELEASE) push --dist '$(abspath $(DIST))' --ref '$(REF)'

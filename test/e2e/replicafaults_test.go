@@ -41,7 +41,7 @@ const (
 // replicas to it, can be cut.
 type replica struct {
 	*lab.Gateway
-	toHub, fromPeers *labtest.Relay
+	toHub, fromPeers *lab.Relay
 }
 
 // startReplica starts a gateway.
@@ -182,7 +182,7 @@ type faultSite struct {
 	// agent is the agent of the second cluster at faulty.
 	agent *lab.Agent
 	// alone leads the only agent of the first cluster to a replica, as a load balancer does.
-	alone *labtest.Relay
+	alone *lab.Relay
 }
 
 // config reaches a cluster through a replica.
@@ -211,7 +211,8 @@ func (s *faultSite) run(ctx context.Context, f fault) {
 		t.Fatal(err)
 	}
 	if f.lost {
-		s.alone.SetTargets(tunnelAddress(s.other))
+		s.alone.Remove(tunnelAddress(s.faulty))
+		s.alone.Add(tunnelAddress(s.other))
 	}
 	if f.moves {
 		s.leader(ctx, others)

@@ -265,6 +265,13 @@ func (l *Lab) logDir(c *Cluster) string {
 // spawnerFor returns the spawner that starts a process, and a function to call
 // when the process has ended.
 func (l *Lab) spawnerFor(o ProcessOptions) (*spawner, func(), error) {
+	if o.Container != nil {
+		own, err := newContainerSpawner(o.Container)
+		if err != nil {
+			return nil, nil, fmt.Errorf("a container: %w", err)
+		}
+		return own, own.close, nil
+	}
 	shared := l.spawner
 	var ns *namespace
 	if o.Cluster != nil {

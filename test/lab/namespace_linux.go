@@ -349,17 +349,25 @@ func newHostsSpawner(ns *namespace, file string) (*spawner, error) {
 				return fmt.Errorf("enter the network namespace: %w", err)
 			}
 		}
-		if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
-			return fmt.Errorf("create a mount namespace: %w", err)
-		}
-		if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			return fmt.Errorf("make the mounts private: %w", err)
+		if err := ownMounts(); err != nil {
+			return err
 		}
 		if err := unix.Mount(file, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount a hosts file: %w", err)
 		}
 		return nil
 	})
+}
+
+// ownMounts moves the thread to a mount namespace of its own.
+func ownMounts() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_FS); err != nil {
+		return fmt.Errorf("create a mount namespace: %w", err)
+	}
+	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make the mounts private: %w", err)
+	}
+	return nil
 }
 
 // sweepLinks removes the veth pairs of labs whose process has ended. The name of a link contains

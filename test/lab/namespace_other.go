@@ -41,4 +41,8 @@ func (*namespace) close() error { return nil }
 
 func newHostsSpawner(*namespace, string) (*spawner, error) { return nil, errNotLinux }
 
+func newContainerSpawner(*Container) (*spawner, error) { return nil, errNotLinux }
+
+func (*Container) enter(*syscall.SysProcAttr) {}
+
 func sweepLinks() error { return nil }

@@ -49,6 +49,9 @@ type ProcessOptions struct {
 	// Hosts maps names to addresses for this process only, with its own hosts file. It requires root.
 	// Without root, the lab reports that and starts the process without it.
 	Hosts map[string]string
+	// Container, if set, runs the program in a container. It requires root, and excludes Cluster and
+	// Hosts.
+	Container *Container
 	// ReadyURL is polled until it responds with 200; ReadyTLS is its TLS configuration. ReadyFunc is
 	// polled until it returns nil. Without either, the process counts as ready once it has started.
 	ReadyURL  string
@@ -123,6 +126,10 @@ func (l *Lab) startProcess(o ProcessOptions) (*Process, error) {
 	cmd.Env = append(environment(), o.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = childAttributes(o.ownPIDs)
+	if o.Container != nil {
+		cmd.Dir, cmd.Env = "/", o.Env
+		o.Container.enter(cmd.SysProcAttr)
+	}
 
 	spawn, release, err := l.spawnerFor(o)
 	if err != nil {

@@ -8,8 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,21 +19,6 @@ import (
 
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
-
-// helm returns a function that runs Helm in the firewalled cluster, in the namespace of the agent.
-func helm(ctx context.Context, t *testing.T) func(args ...string) {
-	t.Helper()
-	dir := t.TempDir()
-	return func(args ...string) {
-		t.Helper()
-		cmd := exec.CommandContext(ctx, "go", append([]string{"tool", "helm", "--namespace", agentNamespace, "--kubeconfig", shared.edgeFile}, args...)...)
-		cmd.Dir = filepath.Join("..", "..", "..", "hack", "tools", "charts")
-		cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+dir, "HELM_CONFIG_HOME="+dir, "HELM_DATA_HOME="+dir)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("helm %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
-	}
-}
 
 // handOver returns the Secret in the file of an invitation under another name, and the name of the
 // Job there.
@@ -91,7 +74,7 @@ func TestInviteByChart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := helm(ctx, t)
+	run := labtest.Helm(ctx, t, shared.edgeFile, agentNamespace)
 	run("install", "agent", chart, "--create-namespace", "--set", "invitation.secretName="+name, "--set-string", "invitation.id="+job[len(job)-8:])
 	kubelet(ctx, t)
 	labtest.Within(t, labtest.Timeout, "the Job", func() error { // a controller writes the cluster's CA

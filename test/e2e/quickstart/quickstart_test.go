@@ -7,7 +7,6 @@ package quickstart
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -22,11 +21,9 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
-	"k8s.io/utils/ptr"
 
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
@@ -275,91 +272,29 @@ func (r *reader) run(ctx context.Context, t *testing.T, b block) (output string)
 	return string(out)
 }
 
-// runGateway runs the gateway of the Deployment on the hub, as a kubelet would, until the
-// Deployment is deleted: as a process with the arguments of the Pod template. It also publishes the
-// address of the process as the endpoint of the Service.
+// runGateway runs the gateway of the Deployment on the hub, as a kubelet would: as a process with
+// the arguments of the Pod template.
 func runGateway(ctx context.Context, t *testing.T, r *reader) {
 	t.Helper()
 	binary, err := lab.BuildGateway(ctx, shared.lab.Dir(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- keepGateway(ctx, r, binary) }()
+	gateways, err := shared.lab.RunGatewayDeployment(lab.GatewayDeploymentOptions{
+		Hub: shared.hub, Address: shared.lab.HostAddr(shared.edge), TunnelPort: r.tunnelPort,
+		Program: func(image string) (lab.ProcessOptions, error) {
+			if image != r.variables["IMAGE"]+":"+r.variables["TAG"] {
+				return lab.ProcessOptions{}, fmt.Errorf("the image is %s", image)
+			}
+			return lab.ProcessOptions{Path: binary}, nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+		if err := gateways.Stop(); err != nil {
 			t.Errorf("the gateway of the Deployment: %v", err)
 		}
 	})
-}
-
-func keepGateway(ctx context.Context, r *reader, binary string) (err error) {
-	var gateway *lab.Process
-	defer func() {
-		if gateway != nil {
-			err = errors.Join(err, gateway.Stop())
-		}
-	}()
-	for {
-		deployment, err := shared.hub.Client().AppsV1().Deployments(hubNamespace).Get(ctx, "cluster-gateway", metav1.GetOptions{})
-		switch {
-		case apierrors.IsNotFound(err) && gateway != nil:
-			return nil
-		case apierrors.IsNotFound(err):
-		case err != nil:
-			return err
-		case gateway == nil:
-			if image := deployment.Spec.Template.Spec.Containers[0].Image; image != r.variables["IMAGE"]+":"+r.variables["TAG"] {
-				return fmt.Errorf("the image is %s", image)
-			}
-			if gateway, err = startGateway(ctx, r, binary, deployment.Spec.Template.Spec.Containers[0].Args); err != nil {
-				return err
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
-func startGateway(ctx context.Context, r *reader, binary string, args []string) (*lab.Process, error) {
-	token, err := shared.hub.ServiceAccountToken(ctx, hubNamespace, "cluster-gateway", "")
-	if err != nil {
-		return nil, err
-	}
-	kubeconfig := filepath.Join(r.home, "gateway.kubeconfig")
-	if err := lab.WriteKubeconfig(kubeconfig, shared.hub.Endpoint(), shared.hub.CAPEM(), &clientcmdapi.AuthInfo{Token: token}); err != nil {
-		return nil, err
-	}
-	address := shared.lab.HostAddr(shared.edge)
-	var ports [2]int
-	for i := range ports {
-		if ports[i], err = shared.lab.FreePort(); err != nil {
-			return nil, err
-		}
-	}
-	own := make([]string, len(args))
-	for i, arg := range args {
-		own[i] = strings.ReplaceAll(arg, "$(POD_IP)", address)
-	}
-	// A Pod has all ports and addresses for itself. This process shares them with others.
-	own = append(own, "--kubeconfig="+kubeconfig, "--bind-address="+address, "--secure-port="+strconv.Itoa(ports[0]),
-		"--peer-bind-address="+address, "--peer-port="+strconv.Itoa(ports[1]),
-		"--tunnel-bind-address="+address, "--tunnel-port="+strconv.Itoa(r.tunnelPort))
-	process, err := shared.lab.StartProcess(ctx, lab.ProcessOptions{Name: "gateway", Path: binary, Args: own})
-	if err != nil {
-		return nil, err
-	}
-	slice := &discoveryv1.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: "process", Labels: map[string]string{discoveryv1.LabelServiceName: "cluster-gateway"}},
-		AddressType: discoveryv1.AddressTypeIPv4,
-		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{address}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}},
-		Ports:       []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To(int32(ports[0]))}},
-	}
-	_, err = shared.hub.Client().DiscoveryV1().EndpointSlices(hubNamespace).Create(ctx, slice, metav1.CreateOptions{})
-	return process, err
 }

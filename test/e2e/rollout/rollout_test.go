@@ -19,7 +19,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -55,9 +54,8 @@ type site struct {
 	hub, admin, viewed, tunneled *lab.Cluster
 	old, now                     string // the gateways
 	oldCommand                   string // agent-bootstrap
-	// tunnel is what the agent connects to: the gateways that run. running are their addresses.
-	tunnel  *labtest.Relay
-	running []string
+	// tunnel is what the agent connects to.
+	tunnel *lab.Relay
 }
 
 var shared site
@@ -171,8 +169,7 @@ func (s *site) start(ctx context.Context, t *testing.T, tr *traffic, name, binar
 	}
 	t.Cleanup(func() { _ = g.Kill() })
 	s.aggregate(ctx, t, g)
-	s.running = append(s.running, tunnelAddress(g))
-	s.tunnel.SetTargets(s.running...)
+	s.tunnel.Add(tunnelAddress(g))
 	if tr.gateway.Load() != nil { // then there is an agent, which finds the new gateway
 		labtest.Within(t, labtest.Timeout, "the agent to connect to "+name, func() error { return get(ctx, g, "tunneled") })
 	}
@@ -246,7 +243,7 @@ func (s *site) accepted(ctx context.Context, t *testing.T, g *lab.Gateway, certi
 		dialer := tls.Dialer{Config: &tls.Config{
 			MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: "cluster-gateway-tunnel." + hubNamespace + ".svc", Certificates: pairs, NextProtos: []string{"h2"},
 		}}
-		conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(g.TunnelPort())))
+		conn, err := dialer.DialContext(ctx, "tcp", tunnelAddress(g))
 		if err != nil {
 			return err
 		}
@@ -362,8 +359,7 @@ func TestRollout(t *testing.T) {
 	defer stop()
 	leave := func(g *lab.Gateway) {
 		t.Helper()
-		s.running = slices.DeleteFunc(s.running, func(address string) bool { return address == tunnelAddress(g) })
-		s.tunnel.SetTargets(s.running...)
+		s.tunnel.Remove(tunnelAddress(g))
 		time.Sleep(time.Second) // what is in flight ends
 		if err := g.Stop(); err != nil {
 			t.Fatal(err)

@@ -4,169 +4,18 @@
 package labtest
 
 import (
-	"io"
-	"net"
-	"slices"
-	"sync"
 	"testing"
+
+	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// Relay passes TCP connections on to its targets, in turn. While it is cut, it passes nothing: as
-// in a network that loses all packets, connections stay open, and new ones are accepted.
-type Relay struct {
-	listener net.Listener
-
-	mu      sync.Mutex
-	targets []string
-	turn    int
-	conns   map[net.Conn]struct{}
-	// passing is closed while the Relay passes data.
-	passing chan struct{}
-	closed  bool
-}
-
-// NewRelay starts a Relay that listens on an address. It is closed when the test ends.
-func NewRelay(t testing.TB, address string, targets ...string) *Relay {
+// NewRelay returns a [lab.Relay] that is closed when the test ends.
+func NewRelay(t testing.TB, address string, targets ...string) *lab.Relay {
 	t.Helper()
-	listener, err := net.Listen("tcp", address)
+	r, err := lab.NewRelay(address, targets...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Relay{listener: listener, targets: targets, conns: map[net.Conn]struct{}{}, passing: make(chan struct{})}
-	close(r.passing)
-	var group sync.WaitGroup
-	t.Cleanup(func() { r.close(); group.Wait() })
-	group.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			group.Go(func() { r.carry(client) })
-		}
-	})
+	t.Cleanup(func() { _ = r.Close() })
 	return r
-}
-
-// Address returns where the Relay listens.
-func (r *Relay) Address() string { return r.listener.Addr().String() }
-
-// Port returns the port of Address.
-func (r *Relay) Port() int { return r.listener.Addr().(*net.TCPAddr).Port } // it listens on TCP
-
-// SetTargets changes where new connections lead.
-func (r *Relay) SetTargets(targets ...string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.targets = slices.Clone(targets)
-}
-
-// Cut passes nothing until Mend is called.
-func (r *Relay) Cut() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	select {
-	case <-r.passing:
-		r.passing = make(chan struct{})
-	default: // it is cut already
-	}
-}
-
-// Mend passes again, beginning with what has been sent meanwhile.
-func (r *Relay) Mend() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.mendLocked()
-}
-
-func (r *Relay) mendLocked() {
-	select {
-	case <-r.passing:
-	default:
-		close(r.passing)
-	}
-}
-
-func (r *Relay) close() {
-	_ = r.listener.Close()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.closed = true
-	for conn := range r.conns {
-		_ = conn.Close()
-	}
-	r.mendLocked()
-}
-
-// next returns the target of a new connection. It is empty if there is none.
-func (r *Relay) next() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.targets) == 0 {
-		return ""
-	}
-	r.turn++
-	return r.targets[r.turn%len(r.targets)]
-}
-
-// wait waits while the Relay is cut.
-func (r *Relay) wait() {
-	r.mu.Lock()
-	passing := r.passing
-	r.mu.Unlock()
-	<-passing
-}
-
-// carry copies both ways until one end closes.
-func (r *Relay) carry(client net.Conn) {
-	defer client.Close()
-	if !r.track(client) {
-		return
-	}
-	defer r.untrack(client)
-	r.wait()
-	server, err := net.Dial("tcp", r.next())
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	if !r.track(server) {
-		return
-	}
-	defer r.untrack(server)
-	var both sync.WaitGroup
-	for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
-		both.Go(func() {
-			_, _ = io.Copy(way[0], passingReader{way[1], r}) // its end is the end of this connection
-			_ = way[0].Close()
-			_ = way[1].Close()
-		})
-	}
-	both.Wait()
-}
-
-func (r *Relay) track(conn net.Conn) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.conns[conn] = struct{}{}
-	return !r.closed
-}
-
-func (r *Relay) untrack(conn net.Conn) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.conns, conn)
-}
-
-// passingReader reads from a connection, and holds what it has read back while the Relay is cut.
-type passingReader struct {
-	conn  net.Conn
-	relay *Relay
-}
-
-// Read implements io.Reader.
-func (p passingReader) Read(b []byte) (int, error) {
-	n, err := p.conn.Read(b)
-	p.relay.wait()
-	return n, err
 }
