@@ -110,15 +110,18 @@ func TestGreedyUser(t *testing.T) {
 		}
 	}
 	for name := range measured {
-		for _, check := range []struct {
-			percentile int
-			most       float64
-		}{{50, 3}, {99, 1.5}} {
-			past, through := percentile(times["past"][name], check.percentile), percentile(times["through"][name], check.percentile)
+		most := 1.5
+		if name != cluster {
+			most = 6 // the gateway itself is busy, and not only the cluster
+		}
+		for _, n := range []int{50, 99} {
+			past, through := percentile(times["past"][name], n), percentile(times["through"][name], n)
 			ratio := float64(through) / float64(past)
-			t.Logf("%s: percentile %d of another user's GETs is %s with the load past the gateway, and %s through it: %.2f×", name, check.percentile, past, through, ratio)
-			if ratio > check.most && (long() || check.percentile == 50) { // 40 times have no 99th percentile
-				t.Errorf("%s: percentile %d is %.2f times as long with the load through the gateway, at most %.1f times is expected", name, check.percentile, ratio, check.most)
+			t.Logf("%s: percentile %d of another user's GETs is %s with the load past the gateway, and %s through it: %.2f×", name, n, past, through, ratio)
+			// The short form has too few times for the 99th percentile. And it runs beside other tests,
+			// which the gateway shares the CPUs with: that affects the other cluster most.
+			if ratio > most && (long() || n == 50 && name == cluster) {
+				t.Errorf("%s: percentile %d is %.2f times as long with the load through the gateway, at most %.1f times is expected", name, n, ratio, most)
 			}
 		}
 	}
