@@ -40,7 +40,7 @@ unit_packages() { "$GO" list ./... | grep -v -e /test/e2e -e /test/lab; }
 e2e_packages() { "$GO" list ./test/lab/... ./test/e2e/...; }
 # The packages with files that have the build tag.
 integration_packages() {
-	git grep -l --untracked '^//go:build integration$' -- '*_test.go' | xargs -r -n1 dirname | sort -u | sed 's|^|./|' | xargs -r "$GO" list -tags integration
+	git grep -l --untracked '^//go:build integration$' -- '*_test.go' ':!hack/tools' | xargs -r -n1 dirname | sort -u | sed 's|^|./|' | xargs -r "$GO" list -tags integration
 }
 
 run_unit() {
