@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 // restricted pod security.
 func prepareHub(ctx context.Context) error {
 	restricted := map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}
-	for name, labels := range map[string]map[string]string{namespace: restricted, agentNamespace: restricted, "fleet": nil} {
+	for name, labels := range map[string]map[string]string{namespace: restricted, agentNamespace: restricted, "fleet": nil, "prod": nil, "test": nil} {
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
 		if _, err := hub.Client().CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
 			return err
