@@ -100,14 +100,18 @@ func checkServer(server *clientcmdapi.Cluster) error {
 // that the gateway does not have.
 func checkUser(user *clientcmdapi.AuthInfo) error {
 	var errs []error
-	for field, set := range map[string]bool{
-		"exec": user.Exec != nil, "auth-provider": user.AuthProvider != nil, "tokenFile": user.TokenFile != "",
-		"client-certificate": user.ClientCertificate != "", "client-key": user.ClientKey != "",
-		"username and password": user.Username != "" || user.Password != "",
-		"as":                    user.Impersonate != "" || user.ImpersonateUID != "" || len(user.ImpersonateGroups) > 0 || len(user.ImpersonateUserExtra) > 0,
+	// In this order: a text that changes would be a new refusal, and a new Event.
+	for _, refused := range []struct {
+		field string
+		set   bool
+	}{
+		{"exec", user.Exec != nil}, {"auth-provider", user.AuthProvider != nil}, {"tokenFile", user.TokenFile != ""},
+		{"client-certificate", user.ClientCertificate != ""}, {"client-key", user.ClientKey != ""},
+		{"username and password", user.Username != "" || user.Password != ""},
+		{"as", user.Impersonate != "" || user.ImpersonateUID != "" || len(user.ImpersonateGroups) > 0 || len(user.ImpersonateUserExtra) > 0},
 	} {
-		if set {
-			errs = append(errs, fmt.Errorf("%s of the user is not allowed", field))
+		if refused.set {
+			errs = append(errs, fmt.Errorf("%s of the user is not allowed", refused.field))
 		}
 	}
 	if user.Token == "" && (len(user.ClientCertificateData) == 0 || len(user.ClientKeyData) == 0) {

@@ -126,3 +126,18 @@ func TestConvertRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestConvertRefusesInOneOrder: a text that changes would be a new Event each time.
+func TestConvertRefusesInOneOrder(t *testing.T) {
+	t.Parallel()
+	secret := kubeconfigSecret("prod", "edge-1", kubeconfigOf(t, func(_ *clientcmdapi.Cluster, u *clientcmdapi.AuthInfo) {
+		u.Exec = &clientcmdapi.ExecConfig{Command: "sh", APIVersion: "client.authentication.k8s.io/v1"}
+		u.TokenFile, u.ClientCertificate, u.ClientKey, u.Impersonate = "/token", "/tls.crt", "/tls.key", "jane"
+	}))
+	_, first := Convert(secret, "system")
+	for range 20 {
+		if _, err := Convert(secret, "system"); err == nil || first == nil || err.Error() != first.Error() {
+			t.Fatalf("the error was %v, and is %v", first, err)
+		}
+	}
+}
