@@ -283,13 +283,12 @@ func (e *env) consume(ctx context.Context, t *testing.T) {
 	e.reconcile(ctx, t, args)
 }
 
-// reconcile runs a controller of multicluster-runtime. It gets the Pods that exist, and those that
-// are created later.
-func (e *env) reconcile(ctx context.Context, t *testing.T, args []string) {
+// startConsumer starts the consumer. lines are what it writes, and stderr its errors once it has
+// ended.
+func (e *env) startConsumer(ctx context.Context, t *testing.T, args []string) (cmd *exec.Cmd, lines *bufio.Scanner, stderr *bytes.Buffer) {
 	t.Helper()
-	cmd := exec.CommandContext(ctx, e.program, append([]string{"-controller"}, args...)...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	cmd, stderr = exec.CommandContext(ctx, e.program, args...), &bytes.Buffer{}
+	cmd.Stderr = stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -297,7 +296,14 @@ func (e *env) reconcile(ctx context.Context, t *testing.T, args []string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	lines := bufio.NewScanner(out)
+	return cmd, bufio.NewScanner(out), stderr
+}
+
+// reconcile runs a controller of multicluster-runtime. It gets the Pods that exist, and those that
+// are created later.
+func (e *env) reconcile(ctx context.Context, t *testing.T, args []string) {
+	t.Helper()
+	cmd, lines, stderr := e.startConsumer(ctx, t, append([]string{"-controller"}, args...))
 	await := func(prefix string) {
 		wanted := map[string]bool{}
 		for _, c := range []*lab.Cluster{e.direct, e.edge} {
@@ -319,24 +325,14 @@ func (e *env) reconcile(ctx context.Context, t *testing.T, args []string) {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v: %s", err, &stderr)
+		t.Fatalf("%v: %s", err, stderr)
 	}
 }
 
 // listAndWatch runs the consumer, which uses one cluster after another.
 func (e *env) listAndWatch(ctx context.Context, t *testing.T, args []string) {
 	t.Helper()
-	cmd := exec.CommandContext(ctx, e.program, args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
+	cmd, lines, stderr := e.startConsumer(ctx, t, args)
 	for _, c := range []*lab.Cluster{e.direct, e.edge} {
 		pod := "pod-of-" + c.Name()
 		if !lines.Scan() || !strings.HasPrefix(lines.Text(), c.Name()+" listed ") {
@@ -353,7 +349,7 @@ func (e *env) listAndWatch(ctx context.Context, t *testing.T, args []string) {
 		_ = cmd.Process.Kill() // it may be watching
 	}
 	if err := cmd.Wait(); err != nil {
-		t.Fatalf("%v: %s", err, &stderr)
+		t.Fatalf("%v: %s", err, stderr)
 	}
 }
 
