@@ -70,6 +70,11 @@ func (s *session) registerAndAsk(ctx context.Context, fleet *testbed.Fleet, r *m
 		return failed(err)
 	}
 	outcome := measure.Timed(began, ask(ctx, to))
+	if !strings.HasPrefix(name, "near-") {
+		if err := fleet.RemoveAgent(name); err != nil { // without its cluster, it would never be connected again
+			return failed(err)
+		}
+	}
 	if err := s.bed.Unregister(ctx, s.bed.Embedded, name); err != nil {
 		return failed(err)
 	}
@@ -78,14 +83,15 @@ func (s *session) registerAndAsk(ctx context.Context, fleet *testbed.Fleet, r *m
 
 // addColdAgent adds an agent and waits until it is connected.
 func (s *session) addColdAgent(ctx context.Context, fleet *testbed.Fleet, name string) error {
-	if err := fleet.AddAgent(name); err != nil {
+	if err := fleet.AddAgent(ctx, name); err != nil {
 		return err
 	}
 	return until(ctx, func() error {
-		if fleet.AgentsReady(1) {
-			return nil
+		waiting, err := fleet.Waiting(1)
+		if err == nil && waiting > 0 {
+			err = fmt.Errorf("the agent of %s is not connected", name)
 		}
-		return fmt.Errorf("the agent of %s is not connected", name)
+		return err
 	})
 }
 

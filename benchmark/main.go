@@ -17,11 +17,18 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
+
+	"github.com/oam-dev/cluster-gateway/benchmark/testbed"
 )
 
 func main() { os.Exit(run()) }
 
 func run() int {
+	// The library of the agents logs each connection.
+	klog.SetLogger(logr.Discard())
+	if len(os.Args) == 2 && os.Args[1] == testbed.AgentsArgument {
+		return serveAgents()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	// The first signal stops the measurement. A second one ends the process.
@@ -40,9 +47,16 @@ func run() int {
 		fmt.Fprintln(os.Stderr, "benchmark:", err)
 		return 2
 	}
-	// The agents of the scale test run in this process, and their library logs each connection.
-	klog.SetLogger(logr.Discard())
 	if err := benchmark(ctx, o, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "benchmark:", err)
+		return 1
+	}
+	return 0
+}
+
+// serveAgents runs agents for the benchmark, which has started this process.
+func serveAgents() int {
+	if err := testbed.ServeAgents(os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "benchmark:", err)
 		return 1
 	}

@@ -54,3 +54,25 @@ func TestBusiestSecond(t *testing.T) {
 		t.Error("no times, but a count above 0")
 	}
 }
+
+// TestTooLargeFleet names the largest fleet that fits.
+func TestTooLargeFleet(t *testing.T) {
+	if text := tooLarge(9_500, 20_000); text != "" {
+		t.Errorf("9,500 clusters fit, but: %s", text)
+	}
+	for _, want := range []string{"10000 clusters were skipped", "20000 open files", "--fleet 9750"} {
+		if text := tooLarge(10_000, 20_000); !strings.Contains(text, want) {
+			t.Errorf("%q does not contain %q", text, want)
+		}
+	}
+	if text := tooLarge(9_750, 20_000); text != "" {
+		t.Errorf("the named fleet does not fit: %s", text)
+	}
+}
+
+// TestRetryInterval keeps the rate of all clients together.
+func TestRetryInterval(t *testing.T) {
+	if few, many := retryInterval(100), retryInterval(9_500); few != restartRetry || many != 950*time.Millisecond {
+		t.Errorf("%s and %s", few, many)
+	}
+}

@@ -5,11 +5,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,23 +29,36 @@ const (
 
 // Times used by the scale test.
 const (
-	fleetTimeout = 3 * time.Minute
-	restartRetry = 100 * time.Millisecond
+	fleetTimeout   = 3 * time.Minute
+	clusterTimeout = 50 * time.Millisecond // in addition, for each cluster
+	restartRetry   = 100 * time.Millisecond
+	// retryRate is the largest number of requests per second that are sent during a restart. More
+	// would measure the clients, because all share the machine.
+	retryRate = 10_000
 )
+
+// timeout is how long a step with so many clusters may take.
+func timeout(n int) time.Duration { return fleetTimeout + time.Duration(n)*clusterTimeout }
+
+// retryInterval is how often a client sends a request during a restart with so many clusters.
+func retryInterval(n int) time.Duration {
+	return max(restartRetry, time.Duration(n)*time.Second/retryRate)
+}
 
 // scale measures the cost of many clusters. For each number of clusters, it starts the gateway
 // twice: once to measure idle clusters, and once while a client of each cluster sends requests, to
 // measure the time until all clusters are served.
 func (s *session) scale() error {
-	s.note("Scale: all clusters are the same managed cluster, registered under different names with one credential. Their agents use the stock agent's library with its default settings, and run in the benchmark's process. Each agent has its own certificate and two connections to the gateway. It opens its own connection to the API server when the cluster is first used. The gateway's figures are those of a process that serves nothing else.")
+	s.note("Scale: all clusters are the same managed cluster, registered under different names with one credential. Their agents use the stock agent's library with its default settings, and run in processes of the benchmark, at most 2,500 in each. Each agent has its own certificate and two connections to the gateway. It opens its own connection to the API server when the cluster is first used. The gateway's figures are those of a process that serves nothing else.")
 	fleet := s.bed.NewFleet()
 	defer func() { _ = fleet.Stop(context.WithoutCancel(s.ctx)) }() // the testbed is closed as well
 	for _, n := range s.plan.fleet {
 		if s.ctx.Err() != nil {
 			return s.ctx.Err()
 		}
-		if room := descriptorLimit(); 6*n > room {
-			s.note("Scale: %d clusters were skipped: the limit of %d open files is too low for their agents.", n, room)
+		if skipped := tooLarge(n, testbed.OpenFilesLimit()); skipped != "" {
+			s.logf("scale: %s", skipped)
+			s.note("Scale: %s", skipped)
 			continue
 		}
 		s.logf("scale: %d clusters", n)
@@ -97,7 +108,7 @@ const (
 )
 
 func (s *session) scaleAt(fleet *testbed.Fleet, n int) error {
-	ctx, cancel := context.WithTimeout(s.ctx, 2*fleetTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, 3*timeout(n))
 	defer cancel()
 	if err := fleet.Grow(ctx, n); err != nil {
 		return err
@@ -119,7 +130,7 @@ func (s *session) idleFleet(ctx context.Context, fleet *testbed.Fleet, n int) er
 	if err := s.restartGateway(ctx); err != nil {
 		return err
 	}
-	if err := s.connected(ctx, fleet); err != nil {
+	if err := s.connected(ctx, fleet, n); err != nil {
 		return err
 	}
 	if err := sleep(ctx, s.plan.settling); err != nil {
@@ -143,6 +154,10 @@ func (s *session) idleFleet(ctx context.Context, fleet *testbed.Fleet, n int) er
 		return err
 	}
 	cores := (after.CPUSeconds - before.CPUSeconds) / time.Since(began).Seconds()
+	if n >= report.LargeFleet {
+		s.fact(report.FleetMemoryFact(n), float64(before.RSS), report.Bytes, fmt.Sprintf(
+			"clusters idle; %d goroutines, %d descriptors, %s", before.Goroutines, before.Descriptors, report.Cores.Format(cores)))
+	}
 	s.grow(memoryCost, report.Bytes, n, float64(before.RSS))
 	s.grow(heapCost, report.Bytes, n, heap)
 	s.grow(goroutineCost, report.Count, n, float64(before.Goroutines))
@@ -153,14 +168,15 @@ func (s *session) idleFleet(ctx context.Context, fleet *testbed.Fleet, n int) er
 }
 
 // connected waits until all agents are connected.
-func (s *session) connected(ctx context.Context, fleet *testbed.Fleet) error {
-	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
+func (s *session) connected(ctx context.Context, fleet *testbed.Fleet, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout(n))
 	defer cancel()
 	return until(ctx, func() error {
-		if fleet.AgentsReady(answered) {
-			return nil
+		waiting, err := fleet.Waiting(answered)
+		if err == nil && waiting > 0 {
+			err = fmt.Errorf("%d of %d agents are not connected", waiting, n)
 		}
-		return errors.New("not all agents are connected")
+		return err
 	})
 }
 
@@ -196,18 +212,20 @@ func (s *session) restartFleet(ctx context.Context, fleet *testbed.Fleet, n int)
 	if err != nil {
 		return err
 	}
-	fleet.Dials()
+	if _, err := fleet.Dials(); err != nil {
+		return err
+	}
 	if err := s.bed.Embedded.Stop(); err != nil {
 		return err
 	}
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, fleetTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout(n))
 	defer cancel()
 	var group errgroup.Group
 	group.Go(func() error { return s.bed.Embedded.Start(ctx) })
 	var connectedAfter time.Duration
 	group.Go(func() error {
-		err := s.connected(ctx, fleet)
+		err := s.connected(ctx, fleet, n)
 		connectedAfter = time.Since(began)
 		return err
 	})
@@ -215,7 +233,7 @@ func (s *session) restartFleet(ctx context.Context, fleet *testbed.Fleet, n int)
 	served := make([]float64, 0, n)
 	for _, r := range routes {
 		group.Go(func() error {
-			if err := getUntilServed(ctx, r); err != nil {
+			if err := getUntilServed(ctx, r, retryInterval(n)); err != nil {
 				return fmt.Errorf("%s was not served: %w", r.Name, err)
 			}
 			mu.Lock()
@@ -231,19 +249,23 @@ func (s *session) restartFleet(ctx context.Context, fleet *testbed.Fleet, n int)
 	for _, at := range served {
 		last = max(last, at)
 	}
-	busiest, attempts := busiestSecond(fleet.Dials())
+	dials, err := fleet.Dials()
+	if err != nil {
+		return err
+	}
+	busiest, attempts := busiestSecond(dials)
 	s.grow(restartCost, report.Seconds, n, last)
 	s.grow(reconnectCost, report.Seconds, n, connectedAfter.Seconds())
 	s.grow(attemptsCost, report.Count, n, float64(busiest))
 	s.fact(report.RestartFact(n), last, report.Seconds, fmt.Sprintf(
 		"half of them after %.1f s; %d attempts to connect by %d agents for %d connections, at most %d in one second; the time starts when the old gateway has stopped, and a client of each cluster sends a request every %s",
-		median(served), attempts, n, connections*n, busiest, restartRetry))
+		median(served), attempts, n, connections*n, busiest, retryInterval(n)))
 	s.logf("  restart: all served after %.1f s, half after %.1f s, at most %d of %d attempts to connect in one second", last, median(served), busiest, attempts)
 	return nil
 }
 
 // getUntilServed sends requests until one succeeds. The pauses are not part of the measurement.
-func getUntilServed(ctx context.Context, r *measure.Route) error {
+func getUntilServed(ctx context.Context, r *measure.Route, retry time.Duration) error {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, 10*time.Second)
 		_, _, err := r.Do(attempt, http.MethodGet, versionPath, nil)
@@ -251,7 +273,7 @@ func getUntilServed(ctx context.Context, r *measure.Route) error {
 		if err == nil {
 			return nil
 		}
-		if sleep(ctx, restartRetry) != nil {
+		if sleep(ctx, retry) != nil {
 			return err
 		}
 	}
@@ -315,7 +337,7 @@ func (s *session) grow(cost string, unit report.Unit, n int, value float64) {
 // busiestSecond returns the largest number of times within one second, and the total.
 func busiestSecond(times []time.Time) (most, all int) {
 	first := 0
-	for i := range times { // in order, because they were recorded under a lock
+	for i := range times { // in order
 		for times[i].Sub(times[first]) > time.Second {
 			first++
 		}
@@ -324,12 +346,13 @@ func busiestSecond(times []time.Time) (most, all int) {
 	return most, len(times)
 }
 
-func descriptorLimit() int {
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return 0
+// tooLarge returns why a gateway cannot have so many clusters, or nothing.
+func tooLarge(n, files int) string {
+	largest := testbed.LargestFleet(files)
+	if n <= largest {
+		return ""
 	}
-	return int(min(limit.Cur, 1<<30))
+	return fmt.Sprintf("%d clusters were skipped: a process can have only %d open files (ulimit -Hn), and the gateway needs two for each cluster. The largest fleet that fits is --fleet %d.", n, files, largest)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/xml"
 	"io"
+	"maps"
 	"math"
 	"regexp"
 	"strings"
@@ -98,6 +99,37 @@ func TestFailingRouteHasNoRatio(t *testing.T) {
 	table := r.predecessorTable()
 	if table.Rows[0][4] != "FAILS" || table.Rows[0][1] != "0.0009s" {
 		t.Errorf("%v", table.Rows)
+	}
+}
+
+// TestTargetsForManyClusters shows the targets that the default run does not measure only if they
+// were measured.
+func TestTargetsForManyClusters(t *testing.T) {
+	r := sample()
+	verdicts := func() map[string]string {
+		found := map[string]string{}
+		for _, row := range r.targetTable().Rows {
+			if strings.Contains(row[0], "9,500") || strings.Contains(row[0], "10,000 clusters") || strings.Contains(row[0], "10,000 idle") {
+				found[row[0]] = row[1] + " " + row[3]
+			}
+		}
+		return found
+	}
+	if got := verdicts(); len(got) > 0 {
+		t.Errorf("not measured, but shown: %v", got)
+	}
+	r.Facts = append(r.Facts,
+		Fact{Name: FleetMemoryFact(LargeFleet), Value: 2.1 * (1 << 30), Unit: Bytes},
+		Fact{Name: RestartFact(LargeFleet), Value: 85, Unit: Seconds},
+		Fact{Name: FleetMemoryFact(10_000), Value: 2.1 * (1 << 30), Unit: Bytes},
+	)
+	want := map[string]string{
+		"gateway's resident memory with 9,500 idle clusters (95 % of the target for 10,000)":        "≤ 2140 MiB MISSED",
+		"gateway restart with 9,500 clusters, until all are served (95 % of the target for 10,000)": "≤ 85.50 s met",
+		"gateway's resident memory with 10,000 idle clusters":                                       "≤ 2253 MiB met",
+	}
+	if got := verdicts(); !maps.Equal(got, want) {
+		t.Errorf("%v; wanted %v", got, want)
 	}
 }
 

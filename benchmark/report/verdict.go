@@ -115,6 +115,9 @@ type Target struct {
 	Unit        Unit // the unit of the figure; empty for a ratio
 	Ratio       bool
 	Predecessor string
+	// Optional means that the target is left out if it was not measured, because the default run
+	// does not measure it.
+	Optional bool
 	// Reached returns the figure, its bounds if it has any, and whether the figure exists.
 	Reached func(*Report) (stats.Interval, bool)
 }
@@ -122,7 +125,7 @@ type Target struct {
 // Targets are the targets of the gateway. They are ratios to the direct route unless they have a
 // unit.
 func Targets() []Target {
-	return []Target{
+	targets := []Target{
 		ratioTarget("GET, p50, hub, direct cluster", "get", "hub-direct", 0, 2.1, "3.0–3.5; 2.1–2.4"),
 		ratioTarget("GET, p50, hub, embedded tunnel", "get", "hub-embedded", 0, 2.4, "9.2–10.2; 2.8"),
 		ratioTarget("GET, p50, own endpoint, direct cluster", "get", "own-direct", 0, 1.4, ""),
@@ -149,6 +152,33 @@ func Targets() []Target {
 		factTarget("gateway's memory for an idle cluster with a tunnel", MemoryPerClusterFact, 160<<10, Bytes, ""),
 		factTarget("gateway restart with 1,000 clusters, until all are served", RestartFact(1000), 30, Seconds, ""),
 	}
+	for _, n := range []int{LargeFleet, largestFleet} {
+		share, in := float64(n)/largestFleet, ""
+		if n < largestFleet {
+			in = fmt.Sprintf(" (%.0f %% of the target for %s)", 100*share, group(largestFleet))
+		}
+		memory := factTarget("gateway's resident memory with "+group(int64(n))+" idle clusters"+in, FleetMemoryFact(n), share*fleetMemory, Bytes, "")
+		restart := factTarget("gateway restart with "+group(int64(n))+" clusters, until all are served"+in, RestartFact(n), share*fleetRestart, Seconds, "")
+		memory.Optional, restart.Optional = true, true
+		targets = append(targets, memory, restart)
+	}
+	return targets
+}
+
+// The targets for many clusters on one gateway.
+const (
+	largestFleet = 10_000
+	fleetMemory  = 2.2 * (1 << 30)
+	fleetRestart = 90
+
+	// LargeFleet is a number of clusters that fits if a process can have 20,000 open files, of which
+	// the gateway needs two for each cluster. Its targets are those of 10,000 in proportion.
+	LargeFleet = 9_500
+)
+
+// FleetMemoryFact returns the name of the fact for a number of clusters.
+func FleetMemoryFact(clusters int) string {
+	return "gateway's resident memory with " + group(int64(clusters)) + " idle clusters"
 }
 
 // Names of facts that have a target.
@@ -253,6 +283,8 @@ func (r *Report) targetTable() Table {
 			if i.Low != i.High {
 				reached = formatRatio(i)
 			}
+		} else if target.Optional {
+			continue
 		}
 		t.Rows = append(t.Rows, []string{target.What, sign + limit, reached, verdict, target.Predecessor})
 	}

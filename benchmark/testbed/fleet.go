@@ -5,18 +5,12 @@ package testbed
 
 import (
 	"context"
-	"crypto/tls"
+	"errors"
 	"fmt"
-	"net"
-	"strconv"
-	"sync"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
-	"sigs.k8s.io/apiserver-network-proxy/pkg/agent"
 
 	"github.com/oam-dev/cluster-gateway/benchmark/measure"
 	"github.com/oam-dev/cluster-gateway/test/lab"
@@ -26,18 +20,14 @@ import (
 const agentOrganization = "cluster.core.oam.dev:tunnel-agents"
 
 // Fleet is a number of clusters behind tunnels: one managed cluster under many names, each with its
-// own agent. The agents run in this process and use the stock agent's library and settings. It is
-// not safe for concurrent use.
+// own agent. The agents use the stock agent's library and settings, and run in processes of this
+// binary: see [ServeAgents]. It is not safe for concurrent use.
 type Fleet struct {
-	bed    *Bed
-	names  []string
-	stops  []chan struct{}
-	agents []*agent.ClientSet
+	bed       *Bed
+	names     []string
+	processes []*agentProcess
 	// ports are those of the tunnel servers, to which the agents connect in turn.
 	ports []int
-
-	mu    sync.Mutex
-	dials []time.Time
 }
 
 // NewFleet returns an empty fleet.
@@ -69,70 +59,80 @@ func (f *Fleet) Grow(ctx context.Context, n int) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	for _, name := range f.names[from:] {
-		if err := f.AddAgent(name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return f.addAgents(ctx, f.names[from:])
 }
 
 // AddAgent starts an agent for a cluster. It does not wait until the agent is connected.
-func (f *Fleet) AddAgent(name string) error {
-	pair, err := f.bed.Embedded.TunnelCA().Issue(lab.CertOptions{CN: name, Orgs: []string{agentOrganization}})
-	if err != nil {
-		return err
+func (f *Fleet) AddAgent(ctx context.Context, name string) error {
+	return f.addAgents(ctx, []string{name})
+}
+
+// RemoveAgent stops the agent of a cluster.
+func (f *Fleet) RemoveAgent(name string) error {
+	for _, p := range f.processes {
+		if slices.Contains(p.names, name) {
+			p.names = slices.DeleteFunc(p.names, func(n string) bool { return n == name })
+			return p.call("Remove", name, &Nothing{})
+		}
 	}
-	certificate, err := pair.TLS()
-	if err != nil {
-		return err
+	return fmt.Errorf("there is no agent %s", name)
+}
+
+// addAgents starts agents, in more processes if those that run are full.
+func (f *Fleet) addAgents(ctx context.Context, names []string) error {
+	most := agentsPerProcess(OpenFilesLimit())
+	for len(names) > 0 {
+		if len(f.processes) == 0 || len(f.processes[len(f.processes)-1].names) >= most {
+			p, err := startAgentProcess(ctx, AgentsConfig{CA: f.bed.Embedded.TunnelCA().CertPEM(), Ports: f.ports})
+			if err != nil {
+				return err
+			}
+			f.processes = append(f.processes, p)
+		}
+		p := f.processes[len(f.processes)-1]
+		n := min(len(names), most-len(p.names))
+		configs := make([]AgentConfig, n)
+		for i, name := range names[:n] {
+			pair, err := f.bed.Embedded.TunnelCA().Issue(lab.CertOptions{CN: name, Orgs: []string{agentOrganization}})
+			if err != nil {
+				return err
+			}
+			configs[i] = AgentConfig{Name: name, Certificate: pair.CertPEM, Key: pair.KeyPEM}
+		}
+		if err := p.call("Add", configs, &Nothing{}); err != nil {
+			return err
+		}
+		p.names = append(p.names, names[:n]...)
+		names = names[n:]
 	}
-	stop := make(chan struct{})
-	set := (&agent.ClientSetConfig{
-		Address: "127.0.0.1", AgentID: name,
-		// The stock agent's defaults.
-		SyncInterval: time.Second, SyncIntervalCap: 10 * time.Second, ProbeInterval: time.Second, XfrChannelSize: 150,
-		DialOptions: []grpc.DialOption{
-			grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
-				MinVersion: tls.VersionTLS12, RootCAs: f.bed.Embedded.TunnelCA().Pool(), Certificates: []tls.Certificate{certificate}, ServerName: "127.0.0.1",
-			})),
-			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Hour, PermitWithoutStream: true}),
-			grpc.WithContextDialer(f.dial),
-		},
-	}).NewAgentClientSet(make(chan struct{}), stop)
-	set.SetServerCounter(agent.NewAggregateServerCounter(nil, agent.NewResponseBasedCounter(set), ""))
-	set.Serve()
-	f.stops, f.agents = append(f.stops, stop), append(f.agents, set)
 	return nil
 }
 
-// dial connects to the next tunnel server, as a load balancer does, and records the attempt.
-func (f *Fleet) dial(ctx context.Context, _ string) (net.Conn, error) {
-	f.mu.Lock()
-	port := f.ports[len(f.dials)%len(f.ports)]
-	f.dials = append(f.dials, time.Now())
-	f.mu.Unlock()
-	var dialer net.Dialer
-	return dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-}
-
-// Dials returns when agents have dialed since the last call.
-func (f *Fleet) Dials() []time.Time {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	dials := f.dials
-	f.dials = nil
-	return dials
-}
-
-// AgentsReady reports whether every agent has as many connections that the gateway has answered.
-func (f *Fleet) AgentsReady(answered int) bool {
-	for _, a := range f.agents {
-		if a.HealthyClientsCount() < answered {
-			return false
+// Dials returns when agents have dialed since the last call, in order.
+func (f *Fleet) Dials() ([]time.Time, error) {
+	var all []time.Time
+	for _, p := range f.processes {
+		var dials []time.Time
+		if err := p.call("Dials", Nothing{}, &dials); err != nil {
+			return nil, err
 		}
+		all = append(all, dials...)
 	}
-	return true
+	slices.SortFunc(all, time.Time.Compare)
+	return all, nil
+}
+
+// Waiting returns how many agents have fewer connections that the gateway has answered.
+func (f *Fleet) Waiting(answered int) (int, error) {
+	all := 0
+	for _, p := range f.processes {
+		waiting := 0
+		if err := p.call("Waiting", answered, &waiting); err != nil {
+			return 0, err
+		}
+		all += waiting
+	}
+	return all, nil
 }
 
 // Routes returns a route to each cluster of the fleet by one endpoint of the gateway.
@@ -151,15 +151,16 @@ func (f *Fleet) routes(g *lab.Gateway, via lab.Via) ([]*measure.Route, error) {
 
 // Stop stops the agents and unregisters the clusters.
 func (f *Fleet) Stop(ctx context.Context) error {
-	for _, stop := range f.stops {
-		close(stop)
+	var errs []error
+	for _, p := range f.processes {
+		errs = append(errs, p.stop())
 	}
-	f.stops, f.agents = nil, nil
+	f.processes = nil
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(registerConcurrency)
 	for _, name := range f.names {
 		group.Go(func() error { return f.bed.Unregister(ctx, f.bed.Embedded, name) })
 	}
 	f.names = nil
-	return group.Wait()
+	return errors.Join(append(errs, group.Wait())...)
 }
