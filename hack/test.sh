@@ -63,7 +63,10 @@ run_integration() {
 	echo '== Integration tests, on bare API servers'
 	"$GO" run ./test/lab/cmd/lab-tools -api-server-only >"$results/tools" || { code=1; return; }
 	gotestsum testname integration -tags integration -timeout 15m -run "$run" $tagged
-	if [ ${#what[@]} -eq 0 ]; then tool_tests charts charts-integration -tags integration -run "${RUN:-AtTheAPIServer}"; fi
+	if [ ${#what[@]} -eq 0 ]; then
+		tool_tests charts charts-integration -tags integration -run "${RUN:-AtTheAPIServer}"
+		tool_tests release release-integration -tags integration -run "${RUN:-Krew}"
+	fi
 }
 
 # Two packages at a time, each with its own lab: most of the time, they wait for intervals to pass.
