@@ -347,9 +347,9 @@ func TestKubeconfigAllInSeveralFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Setenv("KUBECONFIG", strings.Join(files, string(os.PathListSeparator)))
+	t.Setenv("KUBECONFIG", strings.Join(append(files, h.kubeconfig), string(os.PathListSeparator)))
 	h.fleetOf("b", "c")
-	_, errOut, err := h.run(t, "kubeconfig", "--all", "--merge")
+	_, errOut, err := h.run(t, "kubeconfig", "--all", "--merge", "--kubeconfig=", "--context", "hub")
 	if err != nil {
 		t.Fatalf("%v\n%s", err, errOut)
 	}

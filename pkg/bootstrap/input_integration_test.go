@@ -6,6 +6,7 @@
 package bootstrap_test
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -17,9 +18,14 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
 	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/bootstraptest"
@@ -282,4 +288,46 @@ func TestNameTaken(t *testing.T) {
 		t.Errorf("what was registered by hand: %v", err)
 	}
 	site.Must(ctx, t, site.RegisterNear("--adopt")...)
+}
+
+// TestUnregisterOfClusterAPI checks that a cluster is not removed while the gateway would register
+// it again, from its kubeconfig of Cluster API.
+func TestUnregisterOfClusterAPI(t *testing.T) {
+	ctx := site.Begin(t)
+	secrets := site.Hub.Client().CoreV1().Secrets(metav1.NamespaceDefault)
+	source := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "near-1-kubeconfig", Labels: map[string]string{"cluster.x-k8s.io/cluster-name": "near-1"}},
+		Type:       "cluster.x-k8s.io/secret",
+	}
+	if _, err := secrets.Create(ctx, source, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = secrets.Delete(context.WithoutCancel(ctx), source.Name, metav1.DeleteOptions{}) }) // the test deletes it, too
+	if err := site.Hub.ApplySecret(ctx, lab.SecretOptions{
+		Name: "near-1", Data: map[string][]byte{"endpoint": []byte(site.Near.Endpoint()), "token": []byte("x")},
+		Annotations: map[string]string{v1alpha1.AnnotationClusterAPISecret: "default/near-1-kubeconfig"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	label := []byte(`{"metadata":{"labels":{"` + v1alpha1.LabelManagedBy + `":"` + v1alpha1.ManagedByClusterAPI + `"}}}`)
+	if _, err := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace).Patch(ctx, "near-1", types.MergePatchType, label, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	hub := labtest.Objects(ctx, t, site.Hub)
+	for _, more := range [][]string{{"--keep-agent"}, {"--keep-agent", "--dry-run"}, {"--cluster-kubeconfig", site.Near.Kubeconfig()}} {
+		_, _, err := site.Run(ctx, bootstrap.Config{}, append([]string{"unregister", "near-1"}, more...)...)
+		if err == nil || !strings.Contains(err.Error(), "from the Secret default/near-1-kubeconfig of Cluster API") ||
+			!strings.Contains(err.Error(), "kubectl -n "+bootstraptest.HubNamespace+" delete secret near-1") {
+			t.Errorf("%v: %v", more, err)
+		}
+	}
+	labtest.Same(t, "the hub", hub, labtest.Objects(ctx, t, site.Hub))
+
+	if err := secrets.Delete(ctx, source.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	site.Must(ctx, t, "unregister", "near-1", "--keep-agent")
+	if _, err := site.Hub.Client().CoreV1().Secrets(bootstraptest.HubNamespace).Get(ctx, "near-1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the Secret is still there, or: %v", err)
+	}
 }

@@ -78,8 +78,9 @@ user and one context. The user is your own on the hub: the command copies your c
 settings of the connection from the hub's kubeconfig. Certificates and keys are embedded. Token files and
 exec plugins are not: the new kubeconfig refers to them by their paths.
 
-With --merge, the command adds the entries to your kubeconfig, or to the file in -o. The current context
-does not change if there is one. Running the command again updates the entries. It never overwrites an
+With --merge, the command adds the entries to the file that kubectl config would change: the one in
+--kubeconfig, or in $KUBECONFIG, or ~/.kube/config. With -o, it adds them to that file. The current
+context does not change if there is one. Running the command again updates the entries. It never overwrites an
 entry that is not for this cluster of this hub, unless you set --force. Before it changes a file, it
 writes a backup beside it (FILE.agent-bootstrap.bak).
 
@@ -314,7 +315,7 @@ func gatewayTrust(ctx context.Context, hub *clusterClient) (serverName string, c
 func (a *app) writeKubeconfig(ctx context.Context, entries *clusterEntries, o *kubeconfigOptions) error {
 	file, others := o.file, []string(nil)
 	if file == "" && o.merge {
-		file, others = ownKubeconfig(entries.name)
+		file, others = ownKubeconfig(a.hub.kubeconfig, entries.name)
 	}
 	if file == "" || file == stdout || !o.merge && isStream(file) {
 		return a.printKubeconfig([]*clusterEntries{entries}, file, o)
@@ -367,8 +368,12 @@ func isStream(file string) bool {
 }
 
 // ownKubeconfig returns the file that kubectl config would write to, and the other files that
-// kubectl reads. An entry that exists is written where it is.
-func ownKubeconfig(entry string) (file string, others []string) {
+// kubectl reads. That is the file of --kubeconfig alone, if it is set. Otherwise, an entry that
+// exists is written where it is.
+func ownKubeconfig(explicit, entry string) (file string, others []string) {
+	if explicit != "" {
+		return explicit, nil
+	}
 	options := clientcmd.NewDefaultPathOptions()
 	file = options.GetDefaultFilename()
 	files := slices.Compact(options.GetEnvVarFiles())
@@ -384,6 +389,13 @@ func ownKubeconfig(entry string) (file string, others []string) {
 		}
 	}
 	return file, others
+}
+
+// kubectlReads reports whether kubectl reads a file without --kubeconfig.
+func kubectlReads(file string) bool {
+	return slices.ContainsFunc(clientcmd.NewDefaultClientConfigLoadingRules().Precedence, func(own string) bool {
+		return own != "" && filepath.Clean(own) == filepath.Clean(file)
+	})
 }
 
 // printChanges shows what a dry run found.
@@ -407,9 +419,12 @@ func (a *app) printChanges(file string, result *writeResult) {
 
 // printWritten shows what was written, and how to use it.
 func (a *app) printWritten(entry string, w *kubeconfigWriter, result *writeResult) {
-	kubectl := "kubectl --context " + entry
-	if !w.merge {
-		kubectl = "kubectl --kubeconfig " + w.file
+	kubectl := "kubectl"
+	if !w.merge || !kubectlReads(w.file) {
+		kubectl += " --kubeconfig " + w.file
+	}
+	if w.merge {
+		kubectl += " --context " + entry
 	}
 	if result.unchanged() {
 		a.say("The context %q in %s is up to date.", entry, w.file)

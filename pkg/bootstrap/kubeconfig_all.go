@@ -40,7 +40,7 @@ func (a *app) kubeconfigs(ctx context.Context, o *kubeconfigOptions) error {
 		return a.printKubeconfig(entries, o.file, o)
 	}
 	var refused []string
-	for _, w := range o.writers(entries) {
+	for _, w := range o.writers(a.hub.kubeconfig, entries) {
 		w.prune, w.force, w.dryRun, w.now = prune, o.force, o.dryRun, a.Now
 		result, err := w.write(ctx)
 		if err != nil {
@@ -100,15 +100,18 @@ func (a *app) selectedEntries(ctx context.Context, hub *clusterClient, o *kubeco
 	return entries, prune, nil
 }
 
-// writers returns one writer for each file that has entries to write or to prune.
-func (o *kubeconfigOptions) writers(entries []*clusterEntries) []*kubeconfigWriter {
+// writers returns one writer for each file that has entries to write or to prune. explicit is the
+// file of --kubeconfig.
+func (o *kubeconfigOptions) writers(explicit string, entries []*clusterEntries) []*kubeconfigWriter {
 	if o.file != "" || !o.merge {
 		return []*kubeconfigWriter{{entries: entries, file: o.file, merge: o.merge, partial: o.merge}}
 	}
 	// An entry that exists is written where it is.
 	options := clientcmd.NewDefaultPathOptions()
 	files := slices.Clone(options.GetEnvVarFiles())
-	if len(files) == 0 {
+	if explicit != "" {
+		files = []string{explicit}
+	} else if len(files) == 0 {
 		files = []string{options.GetDefaultFilename()}
 	}
 	var writers []*kubeconfigWriter
@@ -129,7 +132,7 @@ func (o *kubeconfigOptions) writers(entries []*clusterEntries) []*kubeconfigWrit
 		}
 	}
 	for _, e := range entries {
-		file, others := ownKubeconfig(e.name)
+		file, others := ownKubeconfig(explicit, e.name)
 		w := writerOf(file, others)
 		w.entries = append(w.entries, e)
 	}

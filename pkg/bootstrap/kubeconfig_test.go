@@ -86,9 +86,9 @@ func TestKubeconfigPrints(t *testing.T) {
 `, "--merge", "--dry-run")
 	run(`The context "edge-1" is in FILE.
 To use it:
-  kubectl --context edge-1 get namespaces
+  kubectl --kubeconfig FILE --context edge-1 get namespaces
 kubectl proxy needs another flag, or it serves the objects of the hub:
-  kubectl --context edge-1 proxy --append-server-path
+  kubectl --kubeconfig FILE --context edge-1 proxy --append-server-path
 `, "--merge")
 	run(`The context "edge-1" in FILE is up to date.
 To use it:
@@ -102,9 +102,9 @@ kubectl proxy needs another flag, or it serves the objects of the hub:
 	run(`The context "mine" is in FILE.
 The previous file is kept in FILE.agent-bootstrap.bak.
 To use it:
-  kubectl --context mine get namespaces
+  kubectl --kubeconfig FILE --context mine get namespaces
 kubectl proxy needs another flag, or it serves the objects of the hub:
-  kubectl --context mine proxy --append-server-path
+  kubectl --kubeconfig FILE --context mine proxy --append-server-path
 `, "--merge", "--name", "mine")
 
 	// Another hub has a cluster of the same name.
@@ -120,6 +120,47 @@ kubectl proxy needs another flag, or it serves the objects of the hub:
 	}
 	if config, err := clientcmd.LoadFromFile(file); err != nil || len(config.Contexts) != 3 || config.CurrentContext != "edge-1" {
 		t.Errorf("%v: %+v", err, config)
+	}
+}
+
+// TestKubeconfigMergesIntoTheFileThatKubectlConfigChanges compares the file that --merge writes to
+// with that of kubectl config: the one in --kubeconfig, if it is set.
+func TestKubeconfigMergesIntoTheFileThatKubectlConfigChanges(t *testing.T) {
+	h := newFakeHub(t)
+	h.fleetOf("edge-1")
+	h.add(testCluster("edge-1", "tunnel"))
+	for _, explicit := range []bool{true, false} {
+		for name, args := range map[string][]string{"one cluster": {"edge-1"}, "all clusters": {"--all"}} {
+			hub := readText(t, h.kubeconfig)
+			file := filepath.Join(t.TempDir(), "config")
+			own := filepath.Join(t.TempDir(), "own")
+			for _, path := range []string{file, own} {
+				if err := os.WriteFile(path, []byte(hub), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Setenv("KUBECONFIG", own)
+			want, left := own, file
+			args = append([]string{"kubeconfig", "--merge"}, args...)
+			if explicit {
+				want, left, args = file, own, append(args, "--kubeconfig", file)
+			} else {
+				args = append(args, "--kubeconfig=") // h.run sets it
+			}
+			_, errOut, err := h.run(t, args...)
+			if err != nil || !strings.Contains(errOut, want) {
+				t.Errorf("%s, explicit %t: %v\n%s", name, explicit, err, errOut)
+			}
+			if config, err := clientcmd.LoadFromFile(want); err != nil || config.Contexts["edge-1"] == nil || config.CurrentContext != "hub" {
+				t.Errorf("%s, explicit %t: %v, %+v", name, explicit, err, config)
+			}
+			if readText(t, left) != hub {
+				t.Errorf("%s, explicit %t: the other file was changed", name, explicit)
+			}
+			if hint := "kubectl --kubeconfig " + file; name == "one cluster" && strings.Contains(errOut, hint) != explicit {
+				t.Errorf("explicit %t, and the hint is\n%s", explicit, errOut)
+			}
+		}
 	}
 }
 

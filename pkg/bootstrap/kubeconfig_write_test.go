@@ -335,7 +335,7 @@ func TestMergeSeveralFiles(t *testing.T) {
 	}
 	merge := func(wantFile string) error {
 		t.Helper()
-		file, others := ownKubeconfig("edge-1")
+		file, others := ownKubeconfig("", "edge-1")
 		if file != wantFile || len(others) != 1 {
 			t.Errorf("it would write to %s, beside %v", file, others)
 		}

@@ -6,6 +6,7 @@ package bootstrap
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,7 +41,10 @@ removed, which can take 75 s, because the agent's Pods have that long to stop.
 
 If the gateway reports for half a minute that it has no route to the cluster, the cluster is removed
 from the hub only, and the command prints what is left in the cluster. If the cluster cannot be
-reached for any other reason, nothing is removed.`,
+reached for any other reason, nothing is removed.
+
+A cluster that the gateway registered from a Secret of Cluster API is refused, because the gateway would
+register it again. The error says what to do.`,
 		Example: `  agent-bootstrap unregister edge-1
 
   # The gateway may not delete objects in the cluster (--access view): use the cluster's own kubeconfig.
@@ -111,7 +115,32 @@ func (u *unregisterRun) find(ctx context.Context) error {
 		return fmt.Errorf("the Secret %s/%s on the hub is not a cluster, and was not changed", secret.Namespace, secret.Name)
 	}
 	u.secret = secret
-	return nil
+	return u.checkClusterAPI(ctx)
+}
+
+// checkClusterAPI refuses to remove a cluster that the gateway would register again, from a
+// kubeconfig of Cluster API that still exists.
+func (u *unregisterRun) checkClusterAPI(ctx context.Context) error {
+	if u.secret.Labels[v1alpha1.LabelManagedBy] != v1alpha1.ManagedByClusterAPI {
+		return nil
+	}
+	source := u.secret.Annotations[v1alpha1.AnnotationClusterAPISecret]
+	namespace, name, ok := strings.Cut(source, "/")
+	if !ok {
+		return nil // the gateway does not register it again either
+	}
+	_, err := u.hub.kube.CoreV1().Secrets(namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil && !apierrors.IsForbidden(err):
+		return u.hub.explain(err)
+	}
+	return fmt.Errorf(`the gateway registered cluster %[1]q from the Secret %[2]s of Cluster API, and would register it again. Nothing was changed. Do one of these:
+- Delete the Cluster of Cluster API. The gateway then unregisters it.
+- With --cluster-api-selector: remove a label that it requires from the Secret %[2]s. The gateway then unregisters the cluster.
+- If the gateway does not follow the namespace %[3]s any more (--cluster-api-namespaces): kubectl -n %[4]s delete secret %[1]s`,
+		u.name, source, namespace, u.secret.Namespace)
 }
 
 func (u *unregisterRun) removeFromCluster(ctx context.Context) error {

@@ -48,7 +48,7 @@ func (e *NameTakenError) Error() string {
 		return fmt.Sprintf("the name %q is taken: %s. Choose another name, or remove that registration first: agent-bootstrap unregister %s",
 			e.Name, holder, e.Name)
 	case HolderManual:
-		return fmt.Sprintf("the name %q is taken: the Secret %s on the hub is a cluster that was registered by hand. Choose another name, or take it over: agent-bootstrap register %s --adopt",
+		return fmt.Sprintf("the name %q is taken: the Secret %s on the hub is a cluster that was registered without agent-bootstrap. Choose another name, or take it over: agent-bootstrap register %s --adopt",
 			e.Name, e.Secret, e.Name)
 	default:
 		return fmt.Sprintf("the name %q is taken: the Secret %s on the hub is not a cluster. Choose another name, or take the Secret over: agent-bootstrap register %s --adopt",

@@ -33,7 +33,7 @@ func TestCheckName(t *testing.T) {
 		{"its own", secret(labeled, registered), "one", "", ""},
 		{"another cluster's", secret(labeled, registered), "two", HolderOtherCluster, "another cluster (one, and this is two)"},
 		{"of a cluster, by one that is not known yet", secret(labeled, registered), "", HolderOtherCluster, "registered under it already (one)"},
-		{"registered by hand", secret(labeled, nil), "one", HolderManual, "hub/edge on the hub is a cluster that was registered by hand"},
+		{"registered by hand", secret(labeled, nil), "one", HolderManual, "hub/edge on the hub is a cluster that was registered without agent-bootstrap"},
 		{"not a cluster", secret(nil, nil), "", HolderOtherSecret, "hub/edge on the hub is not a cluster"},
 	} {
 		err := CheckName(test.secret, test.uid)
