@@ -27,6 +27,7 @@ var foreignFlags = map[string][]string{
 	"konnectivity-agent":    {"agent-cert", "agent-identifiers", "agent-key", "ca-cert", "keepalive-time", "proxy-server-host", "proxy-server-port", "service-account-token-path"},
 	"konnectivity-server":   {"proxy-strategies"},
 	"aws-iam-authenticator": {"cluster-id", "role"},
+	"ingress-nginx":         {"enable-ssl-passthrough"},
 	"git":                   {"global", "signoff"},
 	"curl":                  {"cacert", "header"},
 	"the predecessor":       {"ocm-integration", "proxy-host", "proxy-port", "proxy-ca-cert", "proxy-cert", "proxy-key", "feature-gates", "cluster-gateway-proxy-config"},

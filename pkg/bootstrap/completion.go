@@ -39,7 +39,7 @@ func (a *app) addCompletions(root *cobra.Command) {
 		"cluster-context": a.contexts(func(cmd *cobra.Command) string { return cmd.Flag("cluster-kubeconfig").Value.String() }),
 		"access":          a.fromHub(clusterRoles),
 		"endpoint":        nil, // of kubeconfig, not of register
-		"format":          cobra.FixedCompletions([]string{exportKubeconfig, exportArgoCD, exportFlux, exportHeadlamp}, cobra.ShellCompDirectiveNoFileComp),
+		"format":          cobra.FixedCompletions([]string{exportKubeconfig, exportArgoCD, exportFlux, exportHeadlamp, exportProfile}, cobra.ShellCompDirectiveNoFileComp),
 	}
 	for _, cmd := range append(root.Commands(), root) {
 		for name, complete := range flags {

@@ -39,7 +39,7 @@ func TestCompletion(t *testing.T) {
 		"register edge-3 --access ":     "admin pod-reader view :4",
 		"list --context ":               "hub :4",
 		"kubeconfig edge-1 --endpoint ": "hub gateway :4",
-		"export edge-1 --format ":       "kubeconfig argocd flux headlamp :4",
+		"export edge-1 --format ":       "kubeconfig argocd flux headlamp clusterprofile :4",
 		"status --kubeconfig /none ":    ":4",
 		"invite ":                       ":0",
 		"register edge-3 --cluster-kubeconfig " + h.kubeconfig + " --cluster-context ": "hub :4",

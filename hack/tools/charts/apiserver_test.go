@@ -11,10 +11,13 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
@@ -22,8 +25,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	sigsyaml "sigs.k8s.io/yaml"
 
 	"github.com/oam-dev/cluster-gateway/test/lab"
@@ -39,6 +45,9 @@ func TestMain(m *testing.M) {
 // prepareHub creates what the objects of the charts refer to. The namespaces of the charts enforce
 // restricted pod security.
 func prepareHub(ctx context.Context) error {
+	if err := createTLSRoutes(ctx); err != nil {
+		return err
+	}
 	restricted := map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}
 	for name, labels := range map[string]map[string]string{namespace: restricted, agentNamespace: restricted, "fleet": nil, "prod": nil, "test": nil} {
 		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
@@ -53,6 +62,43 @@ func prepareHub(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// createTLSRoutes creates the kind TLSRoute, as the experimental channel of the Gateway API has it:
+// with each version that a value of the chart can choose.
+func createTLSRoutes(ctx context.Context) error {
+	module, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", strings.TrimSuffix(reflect.TypeFor[gatewayv1.TLSRoute]().PkgPath(), "/apis/v1")).Output()
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(module)), "config/crd/experimental", gatewayv1.GroupName+"_tlsroutes.yaml"))
+	if err != nil {
+		return err
+	}
+	definition := &unstructured.Unstructured{}
+	if err := sigsyaml.Unmarshal(text, &definition.Object); err != nil {
+		return err
+	}
+	client, err := dynamic.NewForConfig(hub.RESTConfig())
+	if err != nil {
+		return err
+	}
+	definitions := schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+	if _, err := client.Resource(definitions).Create(ctx, definition, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+		served, err := client.Resource(definitions).Get(ctx, definition.GetName(), metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		conditions, _, _ := unstructured.NestedSlice(served.Object, "status", "conditions") // null at first
+		established := slices.ContainsFunc(conditions, func(c any) bool {
+			condition, _ := c.(map[string]any)
+			return condition["type"] == "Established" && condition["status"] == "True"
+		})
+		return established, nil
+	})
 }
 
 // corners returns the values of a schema that a user chooses from a few: both of a switch, and each
@@ -121,7 +167,12 @@ func TestChartsAtTheAPIServer(t *testing.T) {
 		// refused are the corners that the chart itself refuses beside the base.
 		refused map[string]string
 	}{
-		{gatewayChart, namespace, "", nil},
+		{gatewayChart, namespace, "", map[string]string{
+			"tlsRoute.enabled=true":        "tlsRoute.enabled needs",
+			"ingress.enabled=true":         "ingress.enabled needs",
+			"tunnel.tlsRoute.enabled=true": "need tunnel.advertiseAddress",
+			"tunnel.ingress.enabled=true":  "need tunnel.advertiseAddress",
+		}},
 		{gatewayChart, namespace, everything, map[string]string{
 			"priorityClass.create=true":     "priorityClass.create must be false",
 			"tunnel.service.type=NodePort":  "tunnel.service.loadBalancerSourceRanges is for",

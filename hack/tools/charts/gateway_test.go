@@ -178,22 +178,26 @@ func TestGatewayChartIsTheBase(t *testing.T) {
 // base.
 func TestSwitchesAreTheComponents(t *testing.T) {
 	t.Parallel()
-	for component, set := range map[string]string{
-		"clusterprofiles": "clusterProfiles: {namespace: cluster-inventory}",
-		"clusterapi":      "clusterAPI: {namespaces: [clusters]}",
+	for component, c := range map[string]struct{ file, set string }{
+		"clusterprofiles": {"rbac.yaml", "clusterProfiles: {namespace: cluster-inventory}"},
+		"clusterapi":      {"rbac.yaml", "clusterAPI: {namespaces: [clusters]}"},
+		"tlsroute": {"tlsroutes.yaml", `{servingHosts: [gateway.example.com], tlsRoute: {enabled: true, parentRefs: [{name: public, namespace: gateways}]}, ` +
+			`tunnel: {advertiseAddress: "tunnel.example.com:443", tlsRoute: {enabled: true, parentRefs: [{name: public, namespace: gateways}]}}}`},
+		"ingress": {"ingresses.yaml", `{servingHosts: [gateway.example.com], ingress: {enabled: true}, ` +
+			`tunnel: {advertiseAddress: "tunnel.example.com:443", ingress: {enabled: true}}}`},
 	} {
 		t.Run(component, func(t *testing.T) {
 			t.Parallel()
-			got, _, err := render(t, gatewayChart, set)
+			got, _, err := render(t, gatewayChart, c.set)
 			if err != nil {
 				t.Fatal(err)
 			}
 			want := objects{}
-			text, err := os.ReadFile("../../../manifests/gateway/" + component + "/rbac.yaml")
+			text, err := os.ReadFile("../../../manifests/gateway/" + component + "/" + c.file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			want.decode(t, "rbac.yaml", string(text))
+			want.decode(t, c.file, string(text))
 			if len(want) != 2 {
 				t.Fatalf("the component has %d objects", len(want))
 			}
@@ -232,11 +236,15 @@ replicas: 3
 autoscaling: {enabled: true, minReplicas: 2, maxReplicas: 5, targetCPUUtilizationPercentage: 60}
 tunnel:
   serverCount: 4
-  advertiseAddress: tunnel.example.com
+  advertiseAddress: tunnel.example.com:443
   minTLSVersion: VersionTLS12
   service: {type: LoadBalancer, port: 9132, nodePort: 30132, annotations: {a: b}, loadBalancerSourceRanges: [10.0.0.0/8]}
+  tlsRoute: {enabled: true, parentRefs: [{name: public, namespace: gateways, sectionName: tunnel}], version: v1, annotations: {k: l}}
+  ingress: {enabled: true, className: nginx, annotations: {mm: nn}}
 service: {type: NodePort, annotations: {c: d}}
-servingHosts: [gateway.example.com]
+servingHosts: [gateway.example.com, "10.0.0.1", "::1"]
+tlsRoute: {enabled: true, parentRefs: [{name: public}], version: v1, annotations: {o: p}}
+ingress: {enabled: true, className: nginx, annotations: {q: r}}
 shutdownDelay: 10s
 terminationGracePeriodSeconds: 100
 loggingFormat: json
@@ -277,9 +285,11 @@ func TestGatewayChartValues(t *testing.T) {
 		}
 	}
 	for key, wants := range map[string][]string{
-		"Deployment": {"registry.example.com/gateway:v1", "imagePullPolicy: Always", "- name: registry", "--tunnel-server-count=4", "--tunnel-advertise-address=tunnel.example.com:9132",
+		"Deployment": {"registry.example.com/gateway:v1", "imagePullPolicy: Always", "- name: registry", "--tunnel-server-count=4", "--tunnel-advertise-address=tunnel.example.com:443",
 			"--serving-host=gateway.example.com", "--tunnel-tls-min-version=VersionTLS12", "--logging-format=json", "--shutdown-delay-duration=10s", "terminationGracePeriodSeconds: 100", "- --v=2", "- --identity-extra=example.com/team", "GOMEMLIMIT",
 			"mountPath: /etc/rules", "mountPath: /etc/cluster-gateway/audit", "- --audit-log-path=-", "- --cluster-profiles-namespace=fleet", "- --cluster-profiles-selector=env in (prod)", "- --cluster-api-namespaces=prod,test", "- --cluster-api-selector=gateway=register", "cluster-gateway/audit-policy: ", "memory: 4Gi", "priorityClassName: mine", "disk: ssd", "operator: Exists", "podAntiAffinity", "e: f", "g: h"},
+		"TLSRoute":                {"name: public", "namespace: gateways", "sectionName: tunnel", "- gateway.example.com", "- tunnel.example.com", "port: 9132", "port: 8443", "k: l", "o: p"},
+		"Ingress":                 {"ingressClassName: nginx", "host: gateway.example.com", "host: tunnel.example.com", "mm: nn", "q: r"},
 		"Service":                 {"type: NodePort", "port: 9132", "nodePort: 30132", "a: b", "10.0.0.0/8", "type: LoadBalancer", "c: d"},
 		"HorizontalPodAutoscaler": {"minReplicas: 2", "maxReplicas: 5", "averageUtilization: 60"},
 		"ServiceAccount":          {"i: j"},
@@ -371,6 +381,16 @@ func TestGatewayChartRefuses(t *testing.T) {
 		"clusterAPI: {selector: a=b}":                                                 "clusterAPI.selector needs",
 		"clusterAPI: {namespaces: [a_b]}":                                             "namespaces",
 		"priorityClass: {name: mine}":                                                 "priorityClass.create must be false",
+		"tlsRoute: {enabled: true}":                                                   "needs tlsRoute.parentRefs",
+		"tlsRoute: {enabled: true, parentRefs: [{name: a}]}":                          "tlsRoute.enabled needs a name in servingHosts",
+		"tlsRoute: {version: v1beta1}":                                                "version",
+		"tlsRoute: {parentRefs: [{namespace: a}]}":                                    "parentRefs",
+		"{servingHosts: ['10.0.0.1', '::1'], ingress: {enabled: true}}":               "ingress.enabled needs a name in servingHosts",
+		"tunnel: {tlsRoute: {enabled: true}}":                                         "need tunnel.advertiseAddress with the port of the proxy",
+		"tunnel: {advertiseAddress: a.example.com, ingress: {enabled: true}}":         "need tunnel.advertiseAddress with the port of the proxy",
+		"tunnel: {advertiseAddress: '[::1]:443', ingress: {enabled: true}}":           "need tunnel.advertiseAddress with the port of the proxy",
+		"tunnel: {advertiseAddress: '10.0.0.1:443', ingress: {enabled: true}}":        "agents ask for no name",
+		"tunnel: {advertiseAddress: 'a:443', tlsRoute: {enabled: true}}":              "needs tunnel.tlsRoute.parentRefs",
 	} {
 		if _, _, err := render(t, gatewayChart, set); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want that it names %q", set, err, want)

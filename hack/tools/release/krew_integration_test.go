@@ -19,9 +19,9 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// TestKrewInstallsThePlugin lets krew's own programs validate the manifest of a release, install the
-// plugin for every platform from the archives, and install it for this one from a file, as a user
-// does without a network. Then kubectl runs it.
+// TestKrewInstallsThePlugin lets krew's own programs validate the manifest of a release, install
+// the plugin for every platform from the archives, and install it for this one from a file, as a
+// user does without a network. Then kubectl runs it.
 func TestKrewInstallsThePlugin(t *testing.T) {
 	bin := t.TempDir()
 	// Both programs call each other by these names: kubectl finds krew as its plugin.
