@@ -5,6 +5,7 @@ go 1.26.2
 toolchain go1.26.10
 
 require (
+	github.com/creack/pty v1.1.24
 	github.com/go-logr/logr v1.4.4
 	github.com/google/go-cmp v0.7.0
 	github.com/google/nftables v0.3.0
