@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -292,5 +293,58 @@ func TestFormat(t *testing.T) {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// TestOverview checks that one table has all work of the report's routes, and that the work of
+// other routes is in a table of its own.
+func TestOverview(t *testing.T) {
+	r := sample()
+	for i, name := range []string{Direct, WithAgent, Forwarded} {
+		s := &Series{Workload: GetReplicas, Title: "GET of replicas", Route: name, Unit: Seconds, Attempts: 300}
+		for round := range 300 {
+			s.Figures = append(s.Figures, float64(i+1)*(1+0.1*math.Sin(float64(round))))
+		}
+		r.Series = append(r.Series, s)
+	}
+	r.Series = append(r.Series, &Series{Workload: "execs", Title: "exec true", Route: Direct, Unit: Seconds, Figures: Figures{0.5}, Attempts: 1})
+	r.Finish()
+	tables := map[string]Table{}
+	for _, table := range r.Tables() {
+		if _, double := tables[table.Title]; double {
+			t.Errorf("two tables have the title %q", table.Title)
+		}
+		tables[table.Title] = table
+	}
+	all := tables["Overview, p50"]
+	if !slices.Equal(all.Header[1:], []string{Direct, "hub-direct", "hub-embedded", "<other>|"}) {
+		t.Fatalf("%q", all.Header)
+	}
+	rows := map[string][]string{}
+	for _, row := range all.Rows {
+		rows[row[0]] = row[1:]
+	}
+	if len(rows) != 5 || rows["GET of replicas"] != nil {
+		t.Errorf("%q", rows)
+	}
+	get := rows["work of get"]
+	if get[0] != "1.01 ms" || !strings.HasPrefix(get[1], "2.00 [") || !strings.HasPrefix(get[2], "3.00 [") || get[3] != "FAILS" {
+		t.Errorf("%q", get)
+	}
+	if load := rows["work of load: 32 workers"]; !strings.HasSuffix(load[0], "/s") || !strings.HasPrefix(load[2], "3.00 [") {
+		t.Errorf("%q", load)
+	}
+	if got := rows["exec true"]; !slices.Equal(got, []string{"500 ms", "–", "–", "–"}) {
+		t.Errorf("%q", got)
+	}
+	others := tables["Overview, p50: own-with-agent, own-forwarded"]
+	if len(others.Rows) != 1 || !strings.HasPrefix(others.Rows[0][3], "3.00 [") {
+		t.Errorf("%q", others.Rows)
+	}
+	if p99 := tables["Overview, p99: own-with-agent, own-forwarded"]; len(p99.Rows) != 1 || !strings.Contains(p99.Rows[0][2], " / ") {
+		t.Errorf("%q", p99.Rows)
+	}
+	if _, few := tables["Overview, p99"]; few {
+		t.Error("a 99th percentile of 40 values")
 	}
 }

@@ -23,13 +23,17 @@ type Table struct {
 // Tables returns all tables of the report, in order.
 func (r *Report) Tables() []Table {
 	var tables []Table
-	for _, t := range []Table{r.predecessorTable(), r.targetTable(), r.factTable()} {
+	for _, t := range []Table{r.predecessorTable(), r.targetTable()} {
 		if len(t.Rows) > 0 {
 			tables = append(tables, t)
 		}
 	}
+	tables = append(tables, r.overviewTables()...)
+	if t := r.factTable(); len(t.Rows) > 0 {
+		tables = append(tables, t)
+	}
 	for _, w := range r.workloads() {
-		tables = append(tables, r.workloadTable(w))
+		tables = append(tables, workloadTable(w))
 	}
 	for _, t := range []Table{r.growthTable(), r.resourceTable()} {
 		if len(t.Rows) > 0 {
@@ -90,12 +94,9 @@ func (r *Report) workloads() [][]*Series {
 	return groups
 }
 
-func (r *Report) workloadTable(group []*Series) Table {
+func workloadTable(group []*Series) Table {
 	first := group[0]
-	t := Table{Title: first.Title, Header: []string{"route", "rounds", "min", "p50", "p90", "p99", "max", "mean ± deviation"}}
-	if first.XLabel != "" {
-		t.Title += ": " + formatX(first.XLabel, first.X)
-	}
+	t := Table{Title: workloadTitle(first), Header: []string{"route", "rounds", "min", "p50", "p90", "p99", "max", "mean ± deviation"}}
 	sequential := first.Unit == Seconds
 	if sequential {
 		t.Header = append(t.Header, "rate")
