@@ -8,8 +8,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"os/exec"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,6 +60,110 @@ func TestUploadIntoSleepingPod(t *testing.T) {
 	}
 }
 
+// TestDownloadWithAPause checks that the output of execs arrives whole although their clients stop
+// reading in the middle of it. In the long form, the output is 1 GiB and the pause five minutes,
+// and the gateway holds less than 8 MiB for each of them meanwhile.
+func TestDownloadWithAPause(t *testing.T) {
+	besideOthers(t)
+	const mostHeld = 8 << 20
+	size, pause := int64(64<<20), 8*time.Second
+	if long() {
+		size, pause = 1<<30, 5*time.Minute
+	}
+	var routes []route
+	for _, r := range shared.routes() {
+		if r.gateway == shared.embedded { // external: no flow control for a single connection
+			routes = append(routes, r)
+		}
+	}
+	before := memoryInUse(t, shared.embedded)
+	// The program waits until its client has read everything. If a program ends before, kubectl may
+	// lose the end of what it wrote, also without the gateway: see docs/compatibility.md.
+	program := fmt.Sprintf("seq 1 200000000 | head -c %d; cat", size)
+	var half, whole sync.WaitGroup
+	half.Add(len(routes))
+	readOn := make(chan struct{})
+	for _, r := range routes {
+		stdin, end := io.Pipe()
+		cmd, stdout, stderr := startExec(t, r, "paused", stdin, "sh", "-c", program)
+		whole.Go(func() {
+			want := &numbers{}
+			err := sameBytes(stdout, want, size/2)
+			half.Done()
+			<-readOn
+			if err == nil {
+				err = sameBytes(stdout, want, size-size/2)
+			}
+			_ = end.Close()
+			if ended := cmd.Wait(); err != nil || ended != nil {
+				t.Errorf("%s: %v; %v: %s", r.name, err, ended, stderr)
+			}
+		})
+	}
+	half.Wait()
+	time.Sleep(pause)
+	if held := (memoryInUse(t, shared.embedded) - before) / float64(len(routes)); long() && held > mostHeld {
+		t.Errorf("the gateway holds %.1f MiB for each exec", held/(1<<20))
+	} else {
+		t.Logf("the gateway holds %.1f MiB for each of %d execs, and whatever else it does", held/(1<<20), len(routes))
+	}
+	close(readOn)
+	whole.Wait()
+}
+
+// numbers has the output of seq: 1, 2, 3 and so on, each in a line.
+type numbers struct {
+	last int64
+	rest []byte
+}
+
+func (n *numbers) Read(p []byte) (int, error) {
+	for len(n.rest) < len(p) {
+		n.last++
+		n.rest = append(strconv.AppendInt(n.rest, n.last, 10), '\n')
+	}
+	copied := copy(p, n.rest)
+	n.rest = append(n.rest[:0], n.rest[copied:]...)
+	return copied, nil
+}
+
+// sameBytes reads so many bytes from both, and fails at the first difference.
+func sameBytes(got, want io.Reader, size int64) error {
+	a, b := make([]byte, 64<<10), make([]byte, 64<<10)
+	for at := int64(0); at < size; {
+		n, err := io.ReadFull(got, a[:min(int64(len(a)), size-at)])
+		if err != nil {
+			return fmt.Errorf("after %d of %d bytes: %w", at+int64(n), size, err)
+		}
+		if _, err := io.ReadFull(want, b[:n]); err != nil {
+			return err
+		}
+		if !bytes.Equal(a[:n], b[:n]) {
+			return fmt.Errorf("other bytes than were written, after %d of %d", at, size)
+		}
+		at += int64(n)
+	}
+	return nil
+}
+
+// memoryInUse returns how much memory of heap and stacks a gateway uses after a garbage collection.
+func memoryInUse(t *testing.T, g *lab.Gateway) float64 {
+	t.Helper()
+	a, err := newRawClient(t, g.RESTConfig(lab.ViaOwnEndpoint)).get(t.Context(), "/debug/pprof/heap?gc=1")
+	if err != nil || a.code != http.StatusOK {
+		t.Fatalf("%d %s (%v)", a.code, shorten(a.body), err)
+	}
+	total := 0.0
+	for _, name := range []string{"go_memstats_heap_inuse_bytes", "go_memstats_stack_inuse_bytes"} {
+		used, err := g.Metric(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += used
+	}
+	return total
+}
+
 // startExec starts kubectl exec in a Pod of that name, which it creates if needed.
 func startExec(t *testing.T, r route, pod string, stdin io.Reader, command ...string) (cmd *exec.Cmd, stdout io.Reader, stderr *bytes.Buffer) {
 	t.Helper()
@@ -65,7 +172,11 @@ func startExec(t *testing.T, r route, pod string, stdin io.Reader, command ...st
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	timeout := 3 * time.Minute
+	if long() {
+		timeout = 20 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	t.Cleanup(cancel)
 	args := []string{"--kubeconfig", kubeconfig, "exec"}
 	if stdin != nil {
