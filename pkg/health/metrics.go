@@ -121,12 +121,14 @@ func (m *Metrics) setCertificate(cluster, certificate string, cert *x509.Certifi
 func (m *Metrics) wrote(err error) { m.writes.WithLabelValues(result(err)).Inc() }
 
 func (m *Metrics) drop(cluster string) {
-	match := map[string]string{"cluster": cluster}
-	m.ready.DeletePartialMatch(match)
-	m.credential.DeletePartialMatch(match)
-	m.certificate.DeletePartialMatch(match)
-	m.credentialLifetime.DeletePartialMatch(match)
-	m.certificateLifetime.DeletePartialMatch(match)
+	// One by one, because a match by the cluster alone looks at the series of all clusters.
+	series := map[string]string{"cluster": cluster}
+	m.ready.Delete(series)
+	m.credential.Delete(series)
+	m.credentialLifetime.Delete(series)
+	for _, certificate := range []string{certificateAPIServer, certificateAgent} {
+		m.setCertificate(cluster, certificate, nil, false)
+	}
 }
 
 // reset deletes the series that another replica reports from now on.

@@ -76,6 +76,7 @@ func TestLifetimes(t *testing.T) {
 	if got := gathered(t, registry, name, "certificate"); len(got) != 0 {
 		t.Errorf("without a certificate, the lifetimes are %v", got)
 	}
+	o.agent = o.certificate
 	all.probed(c, o)
 	all.drop("edge")
 	if got := gathered(t, registry, credentials, "cluster"); len(got) != 0 {

@@ -122,7 +122,11 @@ func (m *Metrics) AgentRefused(cluster string) { m.agentsRefused.WithLabelValues
 // SetTunnelStreams records how many streams the agents of a cluster have.
 func (m *Metrics) SetTunnelStreams(cluster string, requests, upgrades, parked int) {
 	if requests+upgrades+parked == 0 {
-		m.tunnelStreams.DeletePartialMatch(map[string]string{"cluster": cluster})
+		// One by one, because a match by the cluster alone looks at the series of all clusters. All of
+		// them lose their agents when the gateway stops.
+		for _, state := range []string{"requests", "upgrades", "parked"} {
+			m.tunnelStreams.Delete(map[string]string{"cluster": cluster, "state": state})
+		}
 		return
 	}
 	m.tunnelStreams.WithLabelValues(cluster, "requests").Set(float64(requests))

@@ -138,8 +138,11 @@ func (t *table) changed(name string, c *cluster.Cluster) {
 	s := t.slots[name]
 	if s != nil && c == nil {
 		delete(t.slots, name)
-		// Done before another cluster of the same name can have metrics of its own.
-		s.metrics.delete()
+		// Done before another cluster of the same name can have metrics of its own. It looks at the
+		// series of all clusters, so it is not done for each cluster when the process ends.
+		if !t.closed {
+			s.metrics.delete()
+		}
 	}
 	t.mu.Unlock()
 	if s == nil {

@@ -393,6 +393,11 @@ func TestAfterClose(t *testing.T) {
 	_, got := g.status("a", "/")
 	diff(t, "Status", failure(503, "ServiceUnavailable", "a", CauseRequest, 1, `cluster "a": the gateway is shutting down; try again`), got)
 	eventually(t, "no connection", func() bool { return s.connections() == 0 })
+	// To forget the metrics of a cluster is a search among those of all clusters. For all of them, as
+	// when a gateway stops, that would take minutes with thousands of clusters.
+	if m := g.metrics(); !strings.Contains(m, "cluster=a,") {
+		t.Errorf("the metrics were deleted: %s", m)
+	}
 }
 
 // A dialer that cannot be made is an error of its cluster only.
