@@ -95,6 +95,12 @@ func (s *Server) activate(c *clusterAgents, a *agentState, purpose dialer.Purpos
 // awaitActivation returns when the stream is needed. Otherwise it returns the error with which the
 // stream ends.
 func (s *Server) awaitActivation(se *session, stream agent.AgentService_ConnectServer) error {
+	leaving := s.leaving
+	if s.isLeaving() {
+		// The agent has looked for another replica, and has come back. If it were freed at once, all
+		// agents would connect once per second until this replica has stopped.
+		leaving = nil
+	}
 	timer := time.NewTimer(s.parkedFor(se.agent))
 	defer timer.Stop()
 	for {
@@ -105,9 +111,10 @@ func (s *Server) awaitActivation(se *session, stream agent.AgentService_ConnectS
 			return status.Error(codes.Unavailable, se.ended.Error())
 		case <-stream.Context().Done():
 			return context.Cause(stream.Context())
-		case <-s.leaving:
+		case <-leaving:
+			s.restartSearch(se.agent)
 		case <-timer.C:
-			if s.settled(se) {
+			if !s.isLeaving() && s.settled(se) {
 				timer.Reset(spread(s.cfg.parkedLong))
 				continue
 			}
@@ -126,6 +133,8 @@ func (s *Server) parkedFor(a *agentState) time.Duration {
 	// The first ones are short, so that an agent soon finds other replicas.
 	longer := s.cfg.parkedShort << min(a.freed, 20)
 	switch {
+	case s.isLeaving():
+		return spread(min(longer, s.cfg.parkedLong))
 	case s.cfg.Missing != nil:
 		return spread(min(longer, s.cfg.parkedSearch))
 	case s.cfg.ServerCount == 1:
@@ -142,6 +151,22 @@ func spread(d time.Duration) time.Duration { return d + rand.N(d/4+1) }
 // Leave lets all agents look for another replica at once, because this one will stop soon. Their
 // streams work on until then. It does not block, and can be called more than once.
 func (s *Server) Leave() { s.leave() }
+
+func (s *Server) isLeaving() bool {
+	select {
+	case <-s.leaving:
+		return true
+	default:
+		return false
+	}
+}
+
+// restartSearch makes the agent's next streams as short as its first ones.
+func (s *Server) restartSearch(a *agentState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.freed = 0
+}
 
 // settled reports whether the agent of a parked stream has to look for no other replica.
 func (s *Server) settled(se *session) bool {

@@ -510,6 +510,44 @@ func TestLeavingReplica(t *testing.T) {
 	staying.awaitParked(t, "east", "a")
 }
 
+// TestLeavingReplicaAlone shows that an agent that finds no other replica while its own one stops
+// does not look for one again at once. With thousands of agents, that would be as many handshakes
+// per second until the replica has stopped.
+func TestLeavingReplicaAlone(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*Config){
+		"of one": func(c *Config) { c.ServerCount = 1 },
+		"of two": func(c *Config) { c.ServerCount = 2 },
+		"that knows the others": func(c *Config) {
+			c.ServerCount, c.Missing = 2, func(string) bool { return false }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := startGateway(t, func(c *Config) {
+				change(c)
+				c.parkedShort, c.parkedLong, c.parkedSearch = 10*time.Second, 10*time.Second, 10*time.Second
+			})
+			g.startStockAgent(t, "east", "a")
+			freed := func() (n int) {
+				g.mu.RLock()
+				defer g.mu.RUnlock()
+				for _, a := range g.clusters["east"].agents {
+					n += a.freed
+				}
+				return n
+			}
+			g.Leave()
+			dialertest.Eventually(t, "the agent to be freed", func() bool { return freed() == 1 })
+			g.awaitParked(t, "east", "a")
+			time.Sleep(3 * time.Second) // three sync intervals of the agent
+			if n := freed(); n != 1 {
+				t.Errorf("the agent was freed %d times in three seconds", n)
+			}
+		})
+	}
+}
+
 // TestSearchGetsRarer shows that an agent that a load balancer keeps at one replica connects less
 // and less often.
 func TestSearchGetsRarer(t *testing.T) {
