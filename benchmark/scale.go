@@ -113,6 +113,10 @@ func (s *session) scaleAt(fleet *testbed.Fleet, n int) error {
 	if err := fleet.Grow(ctx, n); err != nil {
 		return err
 	}
+	if err := s.connected(ctx, fleet, n); err != nil { // so that the gateway is not stopped in the rush
+		return err
+	}
+	s.logf("  all agents are connected")
 	if err := s.idleFleet(ctx, fleet, n); err != nil {
 		return err
 	}
@@ -314,9 +318,11 @@ func (s *session) useFleet(ctx context.Context, fleet *testbed.Fleet, n int) err
 }
 
 func (s *session) restartGateway(ctx context.Context) error {
+	began := time.Now()
 	if err := s.bed.Embedded.Stop(); err != nil {
 		return err
 	}
+	s.logf("  stopped after %.1f s", time.Since(began).Seconds())
 	return s.bed.Embedded.Start(ctx)
 }
 

@@ -30,7 +30,7 @@ const AgentsArgument = "serve-agents"
 // are left behind.
 func ServeAgents(in io.Reader, out io.Writer) error {
 	agents := NewAgents()
-	defer agents.stop()
+	defer agents.Stop()
 	server := rpc.NewServer()
 	if err := server.RegisterName("Agents", agents); err != nil {
 		return err
@@ -66,20 +66,31 @@ type AgentsConfig struct {
 
 // AgentConfig is that of one agent.
 type AgentConfig struct {
+	// Name is what the agent claims to be called.
 	Name string
-	// Certificate and Key are in PEM.
+	// Certificate and Key are in PEM. The certificate names the cluster.
 	Certificate, Key []byte
 }
 
-// Agents are the agents of a process. Its exported methods are called by the parent.
+// Agents are agents that use the stock agent's library and its default settings, in this process.
+// If that is one that [ServeAgents] serves, its parent calls the methods that return an error. They
+// are safe for concurrent use after Configure.
 type Agents struct {
 	config AgentsConfig
 	roots  *x509.CertPool
 
 	mu      sync.Mutex
 	running map[string]runningAgent // by name
-	dials   []time.Time
+	dials   []Dial
 	next    int
+}
+
+// Dial is an attempt of an agent to connect. The TLS handshake follows unless the port is closed.
+type Dial struct {
+	At    time.Time
+	Agent string
+	// Port is that of the tunnel server.
+	Port int
 }
 
 // runningAgent is an agent that has been started.
@@ -126,7 +137,7 @@ func (a *Agents) add(name string, certificate tls.Certificate) {
 				MinVersion: tls.VersionTLS12, RootCAs: a.roots, Certificates: []tls.Certificate{certificate}, ServerName: "127.0.0.1",
 			})),
 			grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Hour, PermitWithoutStream: true}),
-			grpc.WithContextDialer(a.dial),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return a.dial(ctx, name) }),
 		},
 	}).NewAgentClientSet(make(chan struct{}), stop)
 	set.SetServerCounter(agent.NewAggregateServerCounter(nil, agent.NewResponseBasedCounter(set), ""))
@@ -150,11 +161,11 @@ func (a *Agents) Remove(name string, _ *Nothing) error {
 }
 
 // dial connects to the next tunnel server, as a load balancer does, and records the attempt.
-func (a *Agents) dial(ctx context.Context, _ string) (net.Conn, error) {
+func (a *Agents) dial(ctx context.Context, name string) (net.Conn, error) {
 	a.mu.Lock()
 	port := a.config.Ports[a.next%len(a.config.Ports)]
 	a.next++
-	a.dials = append(a.dials, time.Now())
+	a.dials = append(a.dials, Dial{At: time.Now(), Agent: name, Port: port})
 	a.mu.Unlock()
 	var dialer net.Dialer
 	return dialer.DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
@@ -173,14 +184,15 @@ func (a *Agents) Waiting(answered int, waiting *int) error {
 }
 
 // Dials returns when agents have dialed since the last call.
-func (a *Agents) Dials(_ Nothing, dials *[]time.Time) error {
+func (a *Agents) Dials(_ Nothing, dials *[]Dial) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	*dials, a.dials = a.dials, nil
 	return nil
 }
 
-func (a *Agents) stop() {
+// Stop stops all agents. It does not wait until their connections are closed.
+func (a *Agents) Stop() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, r := range a.running {

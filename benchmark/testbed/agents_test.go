@@ -163,7 +163,7 @@ func TestAgentProcess(t *testing.T) {
 		t.Errorf("stop: %v", err)
 	}
 	eventually(t, "the server has no agents left", func() bool { return connected(server, names...) == 0 })
-	if err := p.call("Dials", Nothing{}, &[]time.Time{}); err == nil {
+	if err := p.call("Dials", Nothing{}, &[]Dial{}); err == nil {
 		t.Error("a process that has ended answers")
 	}
 }
@@ -175,7 +175,7 @@ func TestAgentsTakePortsInTurn(t *testing.T) {
 	second, other := startServer(t, ca, "second")
 	names := []string{"a", "b", "c", "d"}
 	a := NewAgents()
-	defer a.stop()
+	defer a.Stop()
 	if err := a.Configure(AgentsConfig{CA: ca.CertPEM(), Ports: []int{port, other}}, &Nothing{}); err != nil {
 		t.Fatal(err)
 	}

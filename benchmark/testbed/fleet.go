@@ -112,11 +112,13 @@ func (f *Fleet) addAgents(ctx context.Context, names []string) error {
 func (f *Fleet) Dials() ([]time.Time, error) {
 	var all []time.Time
 	for _, p := range f.processes {
-		var dials []time.Time
+		var dials []Dial
 		if err := p.call("Dials", Nothing{}, &dials); err != nil {
 			return nil, err
 		}
-		all = append(all, dials...)
+		for _, d := range dials {
+			all = append(all, d.At)
+		}
 	}
 	slices.SortFunc(all, time.Time.Compare)
 	return all, nil
