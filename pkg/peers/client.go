@@ -117,7 +117,7 @@ const (
 )
 
 // errNoAgentThere is why another replica refuses a request.
-var errNoAgentThere = errors.New("the replica of the gateway that had an agent of the cluster has none any more")
+var errNoAgentThere = errors.New("the replica of the gateway that had an agent of the cluster has none any more that answers")
 
 // maxCandidates is how many replicas are tried for one request.
 const maxCandidates = 3

@@ -54,6 +54,9 @@ type Config struct {
 	Credentials Credentials
 	// Here reports whether an agent of the cluster is connected to this replica.
 	Here func(cluster string) bool
+	// Answers reports whether one of these agents answers, as far as is known. nil means that all
+	// do.
+	Answers func(cluster string) bool
 	// Forwarded serves the requests that other replicas forward.
 	Forwarded http.Handler
 	// Dial returns a connection to the API server of a cluster through an agent of this replica.
@@ -73,6 +76,9 @@ type Config struct {
 func (cfg Config) withDefaults() Config {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.Answers == nil {
+		cfg.Answers = cfg.Here
 	}
 	cfg.connectTimeout = cmp.Or(cfg.connectTimeout, connectTimeout)
 	cfg.pingAfter = cmp.Or(cfg.pingAfter, pingAfter)
@@ -172,9 +178,10 @@ func (p *Peers) Ready() error {
 	return err
 }
 
-// Elsewhere reports whether no agent of the cluster is connected here, and another replica has one.
+// Elsewhere reports whether no agent of the cluster that answers is connected here, and another
+// replica has one.
 func (p *Peers) Elsewhere(cluster string) bool {
-	if p.cfg.Here(cluster) {
+	if p.cfg.Answers(cluster) {
 		return false
 	}
 	p.mu.RLock()

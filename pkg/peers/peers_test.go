@@ -661,3 +661,39 @@ func TestDial(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSilentAgents shows that requests go to a replica with an agent that answers, as long as there
+// is one.
+func TestSilentAgents(t *testing.T) {
+	t.Parallel()
+	c := newCredentials(t, fake.NewClientset(), 0)
+	var silent atomic.Bool
+	a := newReplica(t, "a", "edge", c, func(cfg *Config) { cfg.Answers = func(string) bool { return !silent.Load() } })
+	b := newReplica(t, "b", "edge", c, nil)
+	first := newReplica(t, "first", "", c, nil)
+	first.sees("a", a.address, "edge")
+	if a.Elsewhere("edge") {
+		t.Error("the cluster is elsewhere, and the agent here answers")
+	}
+	silent.Store(true)
+	if a.Elsewhere("edge") {
+		t.Error("the cluster is elsewhere, and no other replica has an agent")
+	}
+	if code, text, err := first.forward(t, "edge", http.MethodGet, ""); err != nil || code != http.StatusOK || a.served.Load() != 1 {
+		t.Errorf("%d %s (%v), want an answer of the only agent", code, text, err)
+	}
+	a.sees("b", b.address, "edge")
+	if !a.Elsewhere("edge") {
+		t.Error("the cluster is not elsewhere, and only the agent of another replica answers")
+	}
+	first.sees("b", b.address, "edge")
+	const n = 4
+	for range n {
+		if code, text, err := first.forward(t, "edge", http.MethodPost, "x"); err != nil || code != http.StatusOK {
+			t.Errorf("%d %s (%v), want an answer of the agent that answers", code, text, err)
+		}
+	}
+	if a.served.Load() != 1 || b.served.Load() != n {
+		t.Errorf("the replicas have served %d and %d requests, want 1 and %d", a.served.Load(), b.served.Load(), n)
+	}
+}

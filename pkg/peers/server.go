@@ -101,9 +101,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		cluster := r.Header.Get(headerCluster)
 		r.Header.Del(headerCluster)
-		if cluster == "" || !s.peers.cfg.Here(cluster) {
+		if cluster == "" || !s.peers.cfg.Here(cluster) || s.peers.Elsewhere(cluster) {
 			w.Header().Set(headerRefused, "no-agent")
-			http.Error(w, "no agent of the cluster is connected to this replica", http.StatusMisdirectedRequest)
+			http.Error(w, "no agent of the cluster that answers is connected to this replica", http.StatusMisdirectedRequest)
 			return
 		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), clusterKey{}, cluster)))

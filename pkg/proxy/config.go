@@ -48,6 +48,8 @@ type Config struct {
 	RequestTimeout time.Duration
 	// DialTimeout limits the time to establish a connection. 0 means DefaultDialTimeout.
 	DialTimeout time.Duration
+	// liveness replaces that of connections through a tunnel. It is for tests.
+	liveness liveness
 	// MaxInFlight is how many requests that are not long-running one cluster may have in flight. An
 	// upgrade counts until the cluster has answered it. 0 means DefaultMaxInFlight; less than 0
 	// means no limit.

@@ -32,6 +32,8 @@ type connector struct {
 	// perRequest is set if a connection serves only the request for which it is made. A dial then
 	// ends with its request.
 	perRequest bool
+	// liveness is for connections that negotiate HTTP/2.
+	liveness liveness
 	// open counts the established connections.
 	open atomic.Int64
 	// closeIdle closes the HTTP/2 connections that carry no request. It is nil without HTTP/2.
@@ -133,8 +135,13 @@ func (c *connector) handshake(ctx context.Context, raw net.Conn, address string,
 	}
 	outcome.Report(nil)
 	counted.setEstablished()
-	if c.closeIdle != nil && c.open.Load() > closeIdleAbove && conn.ConnectionState().NegotiatedProtocol == "h2" {
-		c.closeIdle()
+	if conn.ConnectionState().NegotiatedProtocol == "h2" {
+		if c.liveness.tick > 0 {
+			counted.watch(outcome, c.liveness.tick)
+		}
+		if c.closeIdle != nil && c.open.Load() > closeIdleAbove {
+			c.closeIdle()
+		}
 	}
 	return conn, nil
 }
@@ -149,7 +156,10 @@ type countedConn struct {
 	net.Conn
 	owner       *connector
 	established atomic.Bool
+	closed      atomic.Bool
 	once        sync.Once
+	// watched is nil unless the connection is closed when nothing arrives on it.
+	watched *silenceWatch
 }
 
 // setEstablished reports that the TLS handshake is complete. Call it once, before anything can call
@@ -161,6 +171,10 @@ func (c *countedConn) setEstablished() {
 
 func (c *countedConn) Close() error {
 	c.once.Do(func() {
+		c.closed.Store(true)
+		if c.watched != nil {
+			c.watched.timer.Stop()
+		}
 		if c.established.Load() {
 			c.owner.open.Add(-1)
 		}

@@ -295,8 +295,19 @@ func (x *exchange) send(req *http.Request) (*http.Response, error) {
 		rt = x.lease.transports.upgrades
 	}
 	resp, err := rt.RoundTrip(req)
-	if err == nil || !lostAgent(err) || !x.elsewhere() {
-		return resp, err
+	switch {
+	case err == nil:
+		return resp, nil
+	case x.repeatable(req, err):
+		if x.forwarded && x.handler.cfg.Forwarder.Elsewhere(x.lease.cluster.Name) {
+			return nil, err // it was forwarded once, and the agents here do not answer
+		}
+		if !x.elsewhere() {
+			return rt.RoundTrip(req)
+		}
+		return x.forward(req)
+	case !lostAgent(err) || !x.elsewhere():
+		return nil, err
 	}
 	// The last agent has just gone, and nothing was sent.
 	if x.body != nil {
@@ -305,6 +316,15 @@ func (x *exchange) send(req *http.Request) (*http.Response, error) {
 		}
 	}
 	return x.forward(req)
+}
+
+// repeatable reports whether an ordinary request that has failed is sent again: it only reads, and
+// its answer has not begun when nothing came back through an agent any more. Net/http repeats such
+// requests, too, when their connection breaks.
+func (x *exchange) repeatable(req *http.Request, err error) bool {
+	var silent *silentError
+	return errors.As(err, &silent) && req.Body == nil && x.ctx.Err() == nil && x.attributes.class() == classRequest &&
+		(req.Method == http.MethodGet || req.Method == http.MethodHead)
 }
 
 // ErrCredentialRejected reports that the cluster answered 401. It is also in the chain of a

@@ -75,8 +75,10 @@ type gateway struct {
 	registry metrics.KubeRegistry
 	server   *httptest.Server
 	client   *http.Client
-	parse    cluster.ParseOptions
-	dials    atomic.Int64
+	// tls is that of client, which changes its own when it is first used.
+	tls   *tls.Config
+	parse cluster.ParseOptions
+	dials atomic.Int64
 }
 
 // newGateway starts one. Requests with throughHubHeader count as requests through the hub.
@@ -108,6 +110,7 @@ func newGateway(t testing.TB, configure func(*Config)) *gateway {
 	g.server.Config.ErrorLog = nolog
 	g.server.StartTLS()
 	g.client = g.server.Client()
+	g.tls = g.client.Transport.(*http.Transport).TLSClientConfig.Clone()
 	g.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	t.Cleanup(func() {
 		g.handler.Close()
@@ -349,7 +352,7 @@ func within(t testing.TB, limit time.Duration, what string, f func()) {
 // raw sends bytes to the gateway over HTTP/1.1 and returns the connection.
 func (g *gateway) raw(text string) *tls.Conn {
 	g.t.Helper()
-	config := g.client.Transport.(*http.Transport).TLSClientConfig.Clone()
+	config := g.tls.Clone()
 	config.NextProtos = []string{"http/1.1"}
 	conn, err := tls.Dial("tcp", g.server.Listener.Addr().String(), config)
 	if err != nil {

@@ -39,8 +39,8 @@ import (
 
 // Forwarder sends requests to other replicas of the gateway.
 type Forwarder interface {
-	// Elsewhere reports whether no agent of the cluster is connected here, and another replica has
-	// one.
+	// Elsewhere reports whether no agent of the cluster that answers is connected here, and another
+	// replica has one.
 	Elsewhere(cluster string) bool
 	// RoundTripper returns the RoundTripper for a request for the cluster. A *dialer.Error at
 	// dialer.StagePeer means that no replica has got the request.

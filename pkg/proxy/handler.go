@@ -82,7 +82,7 @@ func NewHandler(cfg Config) *Handler {
 		limits: limits{requests: cfg.MaxInFlight, streams: cfg.MaxStreams},
 		dials:  newDialLimit(cfg.MaxDials),
 		build: func(c *cluster.Cluster, m *clusterMetrics, gate dialGate) (*transports, error) {
-			return newTransports(c, cfg.Dialers, cfg.Forwarder, cfg.DialTimeout, m, gate, cfg.Logger)
+			return newTransports(c, cfg.Dialers, cfg.Forwarder, dialLimits{cfg.DialTimeout, cfg.liveness}, m, gate, cfg.Logger)
 		},
 	}
 	return h

@@ -134,6 +134,7 @@ func invalidAnswer(c *cluster.Cluster, err error) *apierrors.StatusError {
 func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, forwarding bool, err error) *apierrors.StatusError {
 	c := l.cluster
 	var plugin *pluginError
+	var silent *silentError
 	var dial *dialer.Error
 	var redirect *hubRedirectError
 	var impersonation *impersonationRefusedError
@@ -172,6 +173,8 @@ func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, forw
 		return tooManyDials(c)
 	case errors.As(err, &dial):
 		return dialStatus(c, dial)
+	case errors.As(err, &silent):
+		return silentAgent(c, silent)
 	case deadline:
 		return timeoutStatus(c, p, h.cfg.RequestTimeout)
 	case forwarding:
@@ -180,6 +183,13 @@ func (h *Handler) failureStatus(ctx context.Context, l *lease, p *progress, forw
 		return newStatus(http.StatusBadGateway, StatusReasonBadGateway, c.Name, CauseResponse,
 			fmt.Sprintf("the connection to cluster %q broke before its answer was complete: %s", c.Name, brief(err)))
 	}
+}
+
+// silentAgent is the Status of a request that was waiting for its answer when its connection was
+// closed, because nothing arrived on it.
+func silentAgent(c *cluster.Cluster, err *silentError) *apierrors.StatusError {
+	return newStatus(http.StatusGatewayTimeout, metav1.StatusReasonTimeout, c.Name, CauseAgent,
+		fmt.Sprintf("cluster %q: %v, so the gateway has closed the connection; the request may have been carried out", c.Name, err))
 }
 
 func notProcessed(c *cluster.Cluster, err error) *apierrors.StatusError {

@@ -20,11 +20,6 @@ import (
 type DialerFactory func(c *cluster.Cluster, purpose dialer.Purpose) (dialer.Dialer, error)
 
 const (
-	// pingAfter and pingTimeout detect a connection whose other end has vanished. They are
-	// client-go's (HTTP2_READ_IDLE_TIMEOUT_SECONDS and HTTP2_PING_TIMEOUT_SECONDS,
-	// k8s.io/apimachinery/pkg/util/net).
-	pingAfter   = 30 * time.Second
-	pingTimeout = 15 * time.Second
 	// idleTimeout closes unused connections. A watch or a probe keeps its connection in use.
 	idleTimeout = 10 * time.Minute
 	// maxResponseHeader is what a kube-apiserver accepts in the header of a request, and far more
@@ -54,7 +49,15 @@ type transports struct {
 	closeCredential func()
 }
 
-func newTransports(c *cluster.Cluster, factory DialerFactory, f Forwarder, dialTimeout time.Duration, m *clusterMetrics, gate dialGate, logger klog.Logger) (t *transports, err error) {
+// dialLimits are the limits of the connections to a cluster.
+type dialLimits struct {
+	// timeout is a connector's.
+	timeout time.Duration
+	// liveness replaces that of connections through a tunnel, if it is set.
+	liveness liveness
+}
+
+func newTransports(c *cluster.Cluster, factory DialerFactory, f Forwarder, limits dialLimits, m *clusterMetrics, gate dialGate, logger klog.Logger) (t *transports, err error) {
 	t = &transports{}
 	defer func() {
 		if err != nil {
@@ -63,6 +66,7 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, f Forwarder, dialT
 		}
 	}()
 	auth := newAuthenticator(c, logger)
+	alive := livenessOf(c, limits.liveness)
 	t.closeCredential = auth.close
 	for _, purpose := range []dialer.Purpose{dialer.ForRequests, dialer.ForUpgrades} {
 		d, err := factory(c, purpose)
@@ -71,7 +75,7 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, f Forwarder, dialT
 		}
 		t.dialers = append(t.dialers, d)
 		connect := func() (*connector, error) {
-			conn := &connector{cluster: c, dial: d.DialContext, timeout: dialTimeout, metrics: m, gate: gate, perRequest: purpose == dialer.ForUpgrades}
+			conn := &connector{cluster: c, dial: d.DialContext, timeout: limits.timeout, liveness: alive, metrics: m, gate: gate, perRequest: purpose == dialer.ForUpgrades}
 			return conn, conn.authenticate(auth)
 		}
 		if purpose == dialer.ForUpgrades {
@@ -91,7 +95,7 @@ func newTransports(c *cluster.Cluster, factory DialerFactory, f Forwarder, dialT
 		d := f.Dialer(c.Name)
 		t.dialers = append(t.dialers, d)
 		t.elsewhere, err = t.addHTTP2(func() (*connector, error) {
-			conn := &connector{cluster: c, dial: d.DialContext, timeout: dialTimeout, metrics: m, gate: gate}
+			conn := &connector{cluster: c, dial: d.DialContext, timeout: limits.timeout, liveness: alive, metrics: m, gate: gate}
 			return conn, conn.authenticate(auth)
 		}, auth, receiveWindow)
 	}
@@ -169,7 +173,7 @@ func newHTTPTransport(conn *connector) *http.Transport {
 func enableHTTP2(t *http.Transport, conn *connector, window int) error {
 	t.Protocols.SetHTTP2(true)
 	t.ForceAttemptHTTP2 = true
-	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout, MaxReceiveBufferPerStream: window}
+	t.HTTP2 = &http.HTTP2Config{SendPingTimeout: conn.liveness.pingAfter, PingTimeout: conn.liveness.pingTimeout, MaxReceiveBufferPerStream: window}
 	t.MaxIdleConnsPerHost = 64 // for an endpoint that only speaks HTTP/1.1
 	// The HTTP/2 client of x/net, which client-go uses too. Unlike net/http's own (Go 1.26), it
 	// does not send a request again after a PROTOCOL_ERROR: that does not mean that the request was

@@ -106,6 +106,7 @@ func newReplicas(c *PeerConfig, hub HubConfig, t *embeddedTunnel, clusters proxy
 		Client: hub.Client, Namespace: hub.SecretNamespace, ID: t.id, Address: net.JoinHostPort(c.AdvertiseAddress, port),
 		Credentials: r.keeper, Metrics: r.metrics, Logger: logger,
 		Here:      func(name string) bool { n, _ := t.server.Agents(name); return n > 0 },
+		Answers:   t.server.Answers,
 		Forwarded: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) { r.forwarded.ServeHTTP(w, req) }),
 		Dial: func(ctx context.Context, name string) (net.Conn, error) {
 			known, ok := clusters.Get(name)

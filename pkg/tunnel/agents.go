@@ -43,6 +43,7 @@ type agentState struct {
 	freed    int  // how many parked streams have been freed since the agent connected
 	draining bool // for the streams that are still parked
 	record   record
+	silence  silence
 	failing  bool // what was last reported to the subscribers of OnFailingAgent
 }
 
@@ -144,6 +145,19 @@ func (s *Server) Agents(cluster string) (connected int, lastSeen time.Time) {
 		return 0, time.Time{}
 	}
 	return c.connected(), c.lastSeen
+}
+
+// Answers reports whether an agent of the cluster is connected of which it is not known that it
+// does not answer.
+func (s *Server) Answers(cluster string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	c := s.clusters[cluster]
+	if c == nil {
+		return false
+	}
+	now := time.Now()
+	return slices.ContainsFunc(c.sessions, func(se *session) bool { return !se.agent.silence.lasts(now) })
 }
 
 // AgentCertificate returns the certificate that expires first among those of the cluster's

@@ -41,15 +41,18 @@ func (c *tunnelConn) Close() error {
 	return c.BufferedConn.Close()
 }
 
-// judge records what became of the connection, for its agent. Only the first call counts.
+// judge records what became of the connection, for its agent. After the first call, only a failure
+// counts: a connection that worked works no more.
 func (c *tunnelConn) judge(err error) {
-	c.judged.Do(func() {
-		if err != nil {
-			c.session.agent.failed(err, 1)
-		} else {
-			c.session.agent.succeeded()
+	if err != nil {
+		c.judged.Do(func() {})
+		if c.session.agent != nil && errors.Is(err, dialer.ErrSilent) {
+			c.session.agent.silence.begin(time.Now())
 		}
-	})
+		c.session.agent.failed(err, 1)
+		return
+	}
+	c.judged.Do(c.session.agent.succeeded)
 }
 
 // judgeEnd is judge for a connection that ends, as far as this side can see.

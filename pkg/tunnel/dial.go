@@ -77,6 +77,7 @@ func (d *dial) run(ctx context.Context) (net.Conn, error) {
 				d.server.reportUpgrade(d.cluster, ch.se.isAlone())
 			}
 			dialer.SetCarrier(ctx, conn.judge, ch.otherAgents)
+			dialer.SetHeard(ctx, ch.se.heard.Load)
 			return conn, nil
 		}
 		if err == nil {

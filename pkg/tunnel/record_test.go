@@ -168,11 +168,32 @@ func TestAttempt(t *testing.T) {
 	if len(b) != 1 || !first.HasAlternative() {
 		t.Fatalf("%d dials reached b; alternative: %t", len(b), first.HasAlternative())
 	}
-	first.Report(errors.New("the handshake failed"))
+	first.Report(nil)
+	first.Report(errors.New("nothing came back any more")) // also after a success
 	for range 5 {
 		dial()
 	}
 	if len(b) != 1 {
 		t.Errorf("%d dials reached the agent that failed, want only the first", len(b))
+	}
+}
+
+// Whatever arrives by the stream of a connection shows that the agent moves.
+func TestAttemptHears(t *testing.T) {
+	t.Parallel()
+	g := startGateway(t, nil)
+	g.connect(t, "east", "a").goEcho(nil)
+	d := g.dialer(t, "east", dialer.ForRequests)
+	ctx, attempt := dialer.WithAttempt(t.Context())
+	if _, err := d.DialContext(ctx, "tcp", apiServer); err != nil {
+		t.Fatal(err)
+	}
+	before := attempt.Heard()
+	if again := attempt.Heard(); again != before {
+		t.Errorf("the number has changed from %d to %d by itself", before, again)
+	}
+	mustEcho(t, mustDial(t, d), "another connection of the same stream")
+	if attempt.Heard() == before {
+		t.Error("the bytes of another connection are not heard")
 	}
 }

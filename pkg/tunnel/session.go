@@ -61,6 +61,8 @@ type session struct {
 	// unanswered is set by a dial that has waited attemptTimeout in vain, and cleared by any
 	// packet. Such a session is chosen last.
 	unanswered atomic.Bool
+	// heard counts the packets that have arrived.
+	heard atomic.Uint64
 	// sendingSince is when the Send under way began, in Unix nanoseconds; 0 if there is none.
 	sendingSince atomic.Int64
 

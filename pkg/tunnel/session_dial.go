@@ -41,7 +41,7 @@ func (s *session) dial(ctx context.Context, address string, budget *dialer.Budge
 	}
 	d := &pendingDial{address: address, budget: budget, answer: make(chan dialAnswer, 1)}
 	id := rand.Int64N(1<<62) + 1
-	began := time.Now()
+	began, heard := time.Now(), s.heard.Load()
 	s.mu.Lock()
 	if s.ended != nil {
 		s.mu.Unlock()
@@ -75,6 +75,9 @@ func (s *session) dial(ctx context.Context, address string, budget *dialer.Budge
 	if pending && time.Since(began) >= s.cfg.attemptTimeout {
 		s.unanswered.Store(true)
 		s.agent.failed(errNoAnswer, 1)
+		if s.agent != nil && s.heard.Load() == heard {
+			s.agent.silence.begin(time.Now())
+		}
 	}
 	return nil, s.agentError(address, fmt.Errorf("%w: %w", errNoAnswer, context.Cause(ctx)))
 }

@@ -26,6 +26,10 @@ func (s *session) receiveLoop() {
 			return
 		}
 		s.unanswered.Store(false)
+		s.heard.Add(1)
+		if s.agent != nil {
+			s.agent.silence.end()
+		}
 		if in.packet == nil {
 			s.deliver(in.connectID, in.data)
 			continue

@@ -83,12 +83,17 @@ type fault struct {
 	twice, alone time.Duration
 	// here is for how long requests can fail through the replica with the fault.
 	here time.Duration
+	// waits is how long a request may take through any replica. 0 means that it is not checked.
+	waits time.Duration
 }
 
 const (
 	// pinged is when connections notice that their other end does not run any more (pkg/peers,
 	// pkg/proxy).
 	pinged = 7 * time.Second
+	// silent is when the connections through an agent are closed that does not run any more
+	// (pkg/proxy).
+	silent = 12500 * time.Millisecond
 	// reconnected is when an agent has found another replica, and all replicas know that: it tries
 	// every 10 s at the latest, and changes are published after 1 s.
 	reconnected = 11 * time.Second
@@ -126,7 +131,7 @@ func faults() []fault {
 			end:    func(ctx context.Context, s *faultSite) error { return s.startAgent(ctx) },
 		},
 		{
-			name: "agent paused", hold: peers.Timeout, twice: pinged, here: pinged,
+			name: "agent paused", hold: 2 * long, twice: silent, here: silent, waits: silent + slack,
 			strike: func(_ context.Context, s *faultSite) error { return s.agent.Pause() },
 			end:    func(_ context.Context, s *faultSite) error { return s.agent.Resume() },
 		},
@@ -138,7 +143,7 @@ func faults() []fault {
 // on, answers name the replica, and afterwards everything is as it was.
 func TestReplicaFaults(t *testing.T) {
 	ctx := bounded(t, 3*caseTimeout)
-	const podName, caller = "faults", "e2e-faults"
+	const podName = "faults"
 	hub, err := shared.lab.StartCluster(ctx, lab.ClusterOptions{Name: "hub-faults", NoControllerManager: true, NoKwok: true})
 	if err != nil {
 		t.Fatal(err)
@@ -154,28 +159,38 @@ func TestReplicaFaults(t *testing.T) {
 			"endpoint": []byte(shared.direct.Endpoint()), "ca.crt": shared.direct.CAPEM(), "token": token(t, shared.direct, "cluster-gateway"),
 		}})
 	}
-	grantOn(ctx, t, hub, caller, rbacv1.PolicyRule{
-		APIGroups: []string{"cluster.core.oam.dev"}, Resources: []string{"clustergateways/proxy"}, Verbs: []string{"*"},
-	})
-	cert, key, err := hub.ClientCertificate(caller)
-	if err != nil {
-		t.Fatal(err)
+	// A caller for each cluster: while the machine is short of CPU, requests of one caller that wait
+	// for an agent delay others of the same caller.
+	callers := map[string]callerCertificate{}
+	for _, name := range []string{clusterAlone, clusterTwice} {
+		caller := "e2e-faults-" + name
+		grantOn(ctx, t, hub, caller, rbacv1.PolicyRule{
+			APIGroups: []string{"cluster.core.oam.dev"}, Resources: []string{"clustergateways/proxy"}, Verbs: []string{"*"},
+		})
+		cert, key, err := hub.ClientCertificate(caller)
+		if err != nil {
+			t.Fatal(err)
+		}
+		callers[name] = callerCertificate{cert, key}
 	}
 	for _, f := range faults() {
 		t.Run(f.name, func(t *testing.T) {
-			s := &faultSite{t: t, hub: hub, replicas: replicas, pod: podName, cert: cert, key: key}
+			s := &faultSite{t: t, hub: hub, replicas: replicas, pod: podName, callers: callers}
 			s.run(bounded(t, caseTimeout), f)
 		})
 	}
 }
 
+// callerCertificate authenticates a caller.
+type callerCertificate struct{ cert, key []byte }
+
 // faultSite is where something happens.
 type faultSite struct {
-	t         *testing.T
-	hub       *lab.Cluster
-	replicas  []*replica
-	pod       string
-	cert, key []byte
+	t        *testing.T
+	hub      *lab.Cluster
+	replicas []*replica
+	pod      string
+	callers  map[string]callerCertificate
 	// faulty is the replica that is elected. It has the only agent of one cluster, and one of two of
 	// the other cluster. other has the second one of those, and idle none.
 	faulty, idle, other *replica
@@ -188,7 +203,7 @@ type faultSite struct {
 // config reaches a cluster through a replica.
 func (s *faultSite) config(r *replica, cluster string) *rest.Config {
 	config := anonymous(r.ClusterRESTConfig(cluster, lab.ViaOwnEndpoint))
-	config.CertData, config.KeyData = s.cert, s.key
+	config.CertData, config.KeyData = s.callers[cluster].cert, s.callers[cluster].key
 	return config
 }
 
@@ -230,11 +245,14 @@ func (s *faultSite) run(ctx context.Context, f fault) {
 	time.Sleep(2 * slack)
 	traffic.stop()
 	t.Logf("the fault lasted %s", ended.Round(100*time.Millisecond))
+	if f.waits > 0 {
+		traffic.checkWaits(t, f.waits)
+	}
 	traffic.check(t, struck, func(r *replica, cluster string) time.Duration {
 		switch {
 		case r == s.faulty:
-			if f.here == 0 {
-				return 0
+			if f.here == 0 || f.waits > 0 {
+				return f.here // the replica works
 			}
 			return max(f.here, ended) // it serves again when the fault is over
 		case cluster == clusterAlone:
@@ -482,6 +500,20 @@ var (
 	// truthful are answers about an agent or a replica that is lost.
 	truthful = regexp.MustCompile(`replica of the gateway|agent|the gateway cannot ask the hub`)
 )
+
+// checkWaits fails if a request took longer than limit.
+func (tr *traffic) checkWaits(t *testing.T, limit time.Duration) {
+	t.Helper()
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for by, all := range tr.sent {
+		for _, sent := range all {
+			if sent.took > limit {
+				t.Errorf("a request for %s through %s took %s, want at most %s: %s", by.cluster, by.through.Name(), sent.took, limit, sent.failure)
+			}
+		}
+	}
+}
 
 // check logs which requests have failed, and how long after the fault they were sent. It fails if
 // one was sent later than may gives, or if its answer names the wrong party. works is whether the
