@@ -109,8 +109,8 @@ func (c *collection) portName() string {
 	return ""
 }
 
-// readReplica adds the files of one replica. A path that cannot be read is missing, and nothing
-// else.
+// readReplica adds the files of one replica. A path that cannot be read is missing. It is an error
+// if none can be read.
 func (c *collection) readReplica(ctx context.Context, r replica, config *rest.Config) error {
 	ctx, cancel := c.within(ctx)
 	defer cancel()
@@ -122,13 +122,19 @@ func (c *collection) readReplica(ctx context.Context, r replica, config *rest.Co
 		return err
 	}
 	defer client.CloseIdleConnections()
+	var failed []error
 	for _, p := range gatewayPaths {
 		text, err := read(ctx, client, config.Host+p.path)
-		if err != nil {
-			c.miss(p.path+" of the replica "+r.name, err)
-			continue
+		failed = append(failed, err)
+		if err == nil {
+			c.put("gateways/"+r.name+"/"+p.file, text)
 		}
-		c.put("gateways/"+r.name+"/"+p.file, text)
+	}
+	if !slices.Contains(failed, nil) {
+		return failed[0] // the others are the same
+	}
+	for i, p := range gatewayPaths {
+		c.miss(p.path+" of the replica "+r.name, failed[i])
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ package bootstrap
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"sync/atomic"
 
@@ -45,9 +46,16 @@ func (c *collection) readLog(ctx context.Context, pod *corev1.Pod, container str
 	if previous {
 		file = fmt.Sprintf("logs/%s/%s.previous.log", pod.Name, container)
 	}
-	text, err := c.hub.kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{
+	// Not DoRaw, whose errors lack what the API server says.
+	stream, err := c.hub.kube.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{
 		Container: container, Previous: previous, Timestamps: true, TailLines: ptr.To[int64](maxLogLines), LimitBytes: ptr.To[int64](maxLogBytes),
-	}).DoRaw(ctx)
+	}).Stream(ctx)
+	if err != nil {
+		c.miss(file, err)
+		return 0
+	}
+	text, err := io.ReadAll(io.LimitReader(stream, maxLogBytes))
+	_ = stream.Close() // it was read
 	if err != nil {
 		c.miss(file, err)
 		return 0

@@ -336,3 +336,48 @@ func (h *fakeHub) clusterWith(c canaries) {
 	h.answer("GET "+namespace+"pods", map[string]any{"kind": "PodList", "apiVersion": "v1", "items": []any{agent}})
 	h.answer("GET "+namespace+"events", map[string]any{"kind": "EventList", "apiVersion": "v1", "items": []any{}})
 }
+
+// TestSupportBundleWithoutKubelet shows that the bundle says what is missing and why, if the hub
+// cannot reach the kubelets of the gateway's Pods: then there are no logs and no port-forward.
+func TestSupportBundleWithoutKubelet(t *testing.T) {
+	t.Parallel()
+	h := newFakeHub(t)
+	h.gatewayWith(t, canaries{}, nil)
+	const namespace = "/api/v1/namespaces/cluster-gateway-system/"
+	h.answer("GET "+namespace+"services/cluster-gateway", map[string]any{"kind": "Service", "apiVersion": "v1",
+		"metadata": map[string]any{"name": "cluster-gateway", "namespace": "cluster-gateway-system"}, "spec": map[string]any{"ports": []any{map[string]any{"port": 8443}}}})
+	service := map[string]any{"name": "cluster-gateway", "namespace": "cluster-gateway-system", "port": 8443}
+	const apiService = "GET /apis/apiregistration.k8s.io/v1/apiservices/v1alpha1.cluster.core.oam.dev"
+	spec := map[string]any{"service": service, "caBundle": h.answers[apiService].(map[string]any)["spec"].(map[string]any)["caBundle"]}
+	o := map[string]any{"kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1", "metadata": map[string]any{"name": "v1alpha1.cluster.core.oam.dev"}, "spec": spec}
+	h.answer(apiService, o)
+	h.answer("GET /apis/apiregistration.k8s.io/v1/apiservices", map[string]any{"kind": "APIServiceList", "apiVersion": "v1", "items": []any{o}})
+	h.answer("GET /apis/discovery.k8s.io/v1/namespaces/cluster-gateway-system/endpointslices", map[string]any{"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "items": []any{map[string]any{
+		"metadata": map[string]any{"name": "a", "namespace": "cluster-gateway-system"}, "ports": []any{map[string]any{"name": "", "port": 1}},
+		"endpoints": []any{map[string]any{"addresses": []any{"127.0.0.1"}, "targetRef": map[string]any{"kind": "Pod", "name": "gateway-0"}}},
+	}}})
+	const refused = "dial tcp 10.0.0.9:10250: i/o timeout"
+	unreachable := &metav1.Status{TypeMeta: metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}, Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: refused}
+	h.answer("GET "+namespace+"pods/gateway-0/log", unreachable)
+	h.answer("POST "+namespace+"pods/gateway-0/portforward", unreachable)
+
+	path := filepath.Join(t.TempDir(), "bundle.tar.gz")
+	_, said, err := h.run(t, "support-bundle", "--out", path)
+	if err == nil || !strings.Contains(err.Error(), "parts are missing") {
+		t.Errorf("%v\n%s", err, said)
+	}
+	index := readBundle(t, path)["index.yaml"]
+	for _, want := range []string{"logs/gateway-0/cluster-gateway.log: ", "the state of the replica gateway-0: ", "connection refused", refused, "reason: '" + refused + "'"} {
+		if !strings.Contains(index, want) {
+			t.Errorf("index.yaml has no %q:\n%s", want, index)
+		}
+	}
+	if n := strings.Count(index, "replica gateway-0"); n != 1 {
+		t.Errorf("the replica is named %d times:\n%s", n, index)
+	}
+	for _, want := range []string{"0 of 1 replicas answer", "0 logs of 1 Pods"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("the command does not say %q:\n%s", want, said)
+		}
+	}
+}
