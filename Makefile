@@ -72,8 +72,8 @@ test-rollout: ## Run an earlier version beside this one, forward, back and forwa
 	CLUSTER_GATEWAY_PREVIOUS=$(PREVIOUS) WHAT=./test/e2e/rollout hack/test.sh e2e
 
 .PHONY: test-long
-test-long: ## Long forms of tests: readers of 90 s, a minute of restarts, 2,000 execs, a pause of 5 minutes
-	E2E_LONG=1 TESTFLAGS='-count=1 -v' WHAT=./test/e2e RUN='$(or $(RUN),TestSlowLog|TestLongProfile|TestWritesWhile|TestUnreadStreams|TestGreedyUser|TestExecsLeaveNothingBehind|TestDownloadWithAPause)' hack/test.sh e2e
+test-long: ## Long forms of tests: readers of 90 s, a minute of restarts, 2,000 execs, a pause of 5 minutes, a lost replica of 1,000 clusters
+	E2E_LONG=1 TESTFLAGS='-count=1 -v' WHAT=./test/e2e RUN='$(or $(RUN),TestSlowLog|TestLongProfile|TestWritesWhile|TestUnreadStreams|TestGreedyUser|TestExecsLeaveNothingBehind|TestDownloadWithAPause|TestLostReplicaOfMany)' hack/test.sh e2e
 
 .PHONY: fuzz
 fuzz: ## Run a fuzz test: FUZZ=FuzzName WHAT=./pkg/name TIME=30s; without FUZZ, list them

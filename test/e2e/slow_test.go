@@ -18,8 +18,8 @@ import (
 	"github.com/oam-dev/cluster-gateway/test/lab"
 )
 
-// longVariable runs the tests of this file, TestWritesWhileConnectionsEnd and TestUnreadStreams in
-// their long form: `make test-long`.
+// longVariable runs the tests of this file, TestWritesWhileConnectionsEnd, TestUnreadStreams and
+// TestLostReplicaOfMany in their long form: `make test-long`.
 const longVariable = "E2E_LONG"
 
 func long() bool { return os.Getenv(longVariable) != "" }
