@@ -132,8 +132,9 @@ func (s *Server) grpcServer() (*grpc.Server, error) {
 		experimental.BufferPool(&buffers{}),
 		grpc.ForceServerCodecV2(newPacketCodec()),
 		// This buffer is for frame headers and small frames; the content of a larger frame is read
-		// past it. Each connection has one, and each agent has at least two connections.
-		grpc.ReadBufferSize(4<<10),
+		// past it. Each connection has one, and each agent has at least two connections. TLS is
+		// below it, so a small one costs no system calls.
+		grpc.ReadBufferSize(512),
 		// gRPC's own windows grow up to 16 MiB. What a stream has received and nobody reads counts
 		// against no budget.
 		grpc.StaticStreamWindowSize(receiveWindow),
