@@ -10,6 +10,7 @@ import (
 	"k8s.io/component-base/metrics"
 
 	"github.com/oam-dev/cluster-gateway/pkg/cluster"
+	"github.com/oam-dev/cluster-gateway/pkg/pki"
 )
 
 // Metrics are the metrics of a Monitor. The values of their labels are names of registered clusters
@@ -111,7 +112,11 @@ func (m *Metrics) setCertificate(cluster, certificate string, cert *x509.Certifi
 	switch {
 	case cert != nil:
 		m.certificate.WithLabelValues(cluster, certificate).Set(float64(cert.NotAfter.Unix()))
-		m.certificateLifetime.WithLabelValues(cluster, certificate).Set(cert.NotAfter.Sub(cert.NotBefore).Seconds())
+		lifetime := cert.NotAfter.Sub(cert.NotBefore)
+		if certificate == certificateAgent { // it is valid from before it was issued
+			lifetime = pki.Lifetime(cert)
+		}
+		m.certificateLifetime.WithLabelValues(cluster, certificate).Set(lifetime.Seconds())
 	case !keep:
 		m.certificate.Delete(map[string]string{"cluster": cluster, "certificate": certificate})
 		m.certificateLifetime.Delete(map[string]string{"cluster": cluster, "certificate": certificate})

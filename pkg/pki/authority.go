@@ -73,18 +73,17 @@ func caTemplate(lifetime time.Duration) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	return &x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber: serial,
 		// Each CA has a name of its own, so that a verifier never tries a chain with the wrong CA.
 		Subject:               pkix.Name{CommonName: fmt.Sprintf("cluster-gateway CA %x", serial.Bytes()[:4])},
-		NotBefore:             now.Add(-clockSkew),
-		NotAfter:              now.Add(lifetime),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		MaxPathLen:            1, // its successor, which it cross-signs
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
-	}, nil
+	}
+	setTimes(template, time.Now(), lifetime)
+	return template, nil
 }
 
 // newSerial returns 127 random bits. The first one is set, so that the bytes have no leading zeros.

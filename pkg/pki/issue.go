@@ -119,7 +119,7 @@ func (a *Authority) signChain(template *x509.Certificate, public crypto.PublicKe
 	if template.SerialNumber, err = newSerial(); err != nil {
 		return nil, err
 	}
-	template.NotBefore, template.NotAfter = now.Add(-clockSkew), now.Add(lifetime)
+	setTimes(template, now, lifetime)
 	if template.NotAfter.After(expiry) {
 		template.NotAfter = expiry
 	}

@@ -6,6 +6,7 @@ package pki
 import (
 	"crypto/x509"
 	"math/big"
+	"strings"
 	"time"
 )
 
@@ -20,9 +21,18 @@ const (
 	DefaultAgentLifetime = 365 * 24 * time.Hour
 )
 
-// clockSkew is how far in the past new certificates become valid, for peers whose clocks are
+// Backdating is how far in the past new certificates become valid, for peers whose clocks are
 // behind.
-const clockSkew = 5 * time.Minute
+const Backdating = time.Hour
+
+// earlierBackdating is that of certificates without issuedPrefix, which earlier versions of the
+// gateway have issued.
+const earlierBackdating = 5 * time.Minute
+
+// issuedPrefix precedes the time of issue in a certificate, as an organizational unit of its
+// subject. NotBefore is no substitute: versions of the gateway with different backdating issue and
+// check certificates side by side, and a certificate must not seem to be younger than it is.
+const issuedPrefix = "issued:"
 
 // RenewAt returns when to renew a certificate: between 75 % and 80 % of its lifetime. The exact
 // time depends on the serial number, so that certificates that were issued together are not renewed
@@ -36,12 +46,24 @@ func RenewAt(cert *x509.Certificate) time.Time {
 func Lifetime(cert *x509.Certificate) time.Duration { return cert.NotAfter.Sub(IssuedAt(cert)) }
 
 // IssuedAt returns when a certificate of this package was issued, to the second. It became valid
-// earlier, by clockSkew.
+// earlier, by Backdating.
 func IssuedAt(cert *x509.Certificate) time.Time {
-	if issued := cert.NotBefore.Add(clockSkew); issued.Before(cert.NotAfter) {
+	for _, unit := range cert.Subject.OrganizationalUnit {
+		text, found := strings.CutPrefix(unit, issuedPrefix)
+		if issued, err := time.Parse(time.RFC3339, text); found && err == nil {
+			return issued
+		}
+	}
+	if issued := cert.NotBefore.Add(earlierBackdating); issued.Before(cert.NotAfter) {
 		return issued
 	}
 	return cert.NotBefore
+}
+
+// setTimes makes a template valid from Backdating before now, for lifetime after now.
+func setTimes(template *x509.Certificate, now time.Time, lifetime time.Duration) {
+	template.NotBefore, template.NotAfter = now.Add(-Backdating), now.Add(lifetime)
+	template.Subject.OrganizationalUnit = []string{issuedPrefix + now.UTC().Format(time.RFC3339)}
 }
 
 // RenewBetween is RenewAt for credentials that are not certificates. The jitter must be between 0

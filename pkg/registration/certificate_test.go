@@ -52,7 +52,7 @@ func TestVerifyAgentPair(t *testing.T) {
 		{name: "another cluster's", pair: pair(authority.IssueAgent("west", time.Minute)), want: ErrOtherCluster, text: `"west"`},
 		{name: "another CA's", pair: pair(other.IssueAgent("edge", time.Minute)), want: ErrUnknownAuthority, text: other.Certificate().Subject.CommonName},
 		{name: "expired", pair: agent, now: now.Add(31 * time.Minute), text: "it expired at"},
-		{name: "not valid yet", pair: agent, now: now.Add(-time.Hour), text: "it is not valid before"},
+		{name: "not valid yet", pair: agent, now: now.Add(-2 * time.Hour), text: "it is not valid before"},
 		{name: "without its key", pair: AgentPair{Certificate: agent.Certificate}, text: "cannot be used"},
 	} {
 		if test.now.IsZero() {

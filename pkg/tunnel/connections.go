@@ -4,6 +4,8 @@
 package tunnel
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"net"
 	"slices"
@@ -75,6 +77,12 @@ type boundedCredentials struct {
 	server *Server
 }
 
+// owner returns for whom a certificate was issued. The rest of its subject differs between
+// certificates of one owner.
+func owner(cert *x509.Certificate) string {
+	return pkix.Name{Organization: cert.Subject.Organization, CommonName: cert.Subject.CommonName}.String()
+}
+
 // ServerHandshake implements credentials.TransportCredentials.
 func (b boundedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	conn, info, err := b.TransportCredentials.ServerHandshake(raw)
@@ -86,7 +94,7 @@ func (b boundedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 		return conn, info, nil // identify refuses it
 	}
 	leaf := auth.State.PeerCertificates[0]
-	if err := b.server.connections.admit(leaf.Subject.String(), raw); err != nil {
+	if err := b.server.connections.admit(owner(leaf), raw); err != nil {
 		if cluster, err := ClusterOf(leaf); err == nil {
 			b.server.refuse(cluster, fmt.Sprintf("the agents of cluster %q already have %d connections to this replica of the gateway, which is the limit",
 				cluster, b.server.connections.limit))
