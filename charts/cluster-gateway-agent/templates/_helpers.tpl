@@ -9,7 +9,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* The ClusterRole for which the access stands. */}}
 {{- define "agent.accessRole" -}}
+{{- if eq .Values.identity "impersonate" -}}
+cluster-gateway-agent:impersonate
+{{- else -}}
 {{ ternary "cluster-admin" .Values.access (eq .Values.access "admin") }}
+{{- end -}}
+{{- end }}
+
+{{/* With identity impersonate: the bindings for groups of callers, each with its groups and its role. */}}
+{{- define "agent.groupBindings" -}}
+{{- if eq .Values.identity "impersonate" }}
+{{- with .Values.impersonation.adminGroups }}
+- {name: "cluster-gateway-agent:admin-groups", role: cluster-admin, groups: {{ toJson . }}}
+{{- end }}
+{{- with .Values.impersonation.viewGroups }}
+- {name: "cluster-gateway-agent:view-groups", role: view, groups: {{ toJson . }}}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Not empty if there is an invitation. */}}
@@ -36,6 +52,26 @@ konnectivity-agent-enrol-{{ $id }}
 {{- define "agent.check" -}}
 {{- if ne .Release.Namespace "cluster-gateway-agent" }}
 {{- fail (printf "the release must be in the namespace cluster-gateway-agent, and not in %s: the gateway looks for the agent there" .Release.Namespace) }}
+{{- end }}
+{{- if eq .Values.identity "impersonate" }}
+{{- if not (has .Values.access (list "admin" "view")) }}
+{{- fail "with identity impersonate, access must be admin or view: the roles of the cluster say what callers may do" }}
+{{- end }}
+{{- with .Values.impersonation }}
+{{- if .groups }}
+{{- range concat .adminGroups .viewGroups }}
+{{- if not (has . $.Values.impersonation.groups) }}
+{{- fail (printf "impersonation.groups must have the group %q, which gets rights" .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- else }}
+{{- range $name, $value := .Values.impersonation }}
+{{- if $value }}
+{{- fail (printf "impersonation.%s requires identity impersonate" $name) }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- with .Values.invitation }}
 {{- if and .secretName .data }}

@@ -4,6 +4,7 @@
 package charts
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"os"
@@ -31,6 +32,16 @@ const (
 // invitation returns an invitation with a real certificate, and the objects in its file.
 func invitation(t *testing.T, access, agentValues string) (*registration.Invitation, objects) {
 	t.Helper()
+	return invitationOf(t, registration.Spec{Access: access}, agentValues)
+}
+
+// invitationOf is invitation with an access and an identity.
+func invitationOf(t *testing.T, spec registration.Spec, agentValues string) (*registration.Invitation, objects) {
+	t.Helper()
+	given, err := spec.WithIdentity(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	now := time.Now()
 	authority, err := pki.NewAuthority(24 * time.Hour)
 	if err != nil {
@@ -45,7 +56,7 @@ func invitation(t *testing.T, access, agentValues string) (*registration.Invitat
 		t.Fatal(err)
 	}
 	plan, err := registration.NewInvitationPlan(registration.InvitationSpec{
-		Name: "edge-1", Access: access, TTL: 24 * time.Hour, TokenLifetime: time.Hour, CertificateLifetime: time.Hour, AgentValues: parsed, Now: now,
+		Name: "edge-1", Access: given.Access, Impersonation: given.Impersonation, TTL: 24 * time.Hour, TokenLifetime: time.Hour, CertificateLifetime: time.Hour, AgentValues: parsed, Now: now,
 	}, registration.HubState{UID: "hub", Namespace: namespace, TunnelAddress: "tunnel.example.com:8132", TunnelCA: pair.CA}, pair)
 	if err != nil {
 		t.Fatal(err)
@@ -116,6 +127,49 @@ func TestAgentChartIsTheInvitation(t *testing.T) {
 			}
 			// Helm and the tools for GitOps create the namespace, and the gateway completes it.
 			delete(want, "Namespace  "+agentNamespace)
+			compare(t, got, want)
+		})
+	}
+}
+
+// TestAgentChartImpersonates is TestAgentChartIsTheInvitation for clusters that see their callers.
+func TestAgentChartImpersonates(t *testing.T) {
+	t.Parallel()
+	all := registration.Impersonation{
+		AdminGroups: []string{"platform", "true"}, ViewGroups: []string{"a: b"}, Groups: []string{"platform", "a: b", "true", "others"},
+		Users: []string{"jane", "123"}, ExtraKeys: []string{"example.com/key"},
+	}
+	unconstrained := all
+	unconstrained.Unconstrained = true
+	for name, spec := range map[string]registration.Spec{
+		"defaults":      {Identity: "impersonate"},
+		"view":          {Identity: "impersonate", Access: "view", Impersonation: &registration.Impersonation{ViewGroups: []string{"developers"}}},
+		"all":           {Impersonation: &all},
+		"unconstrained": {Identity: "impersonate", Access: "admin", Impersonation: &unconstrained},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, want := invitationOf(t, spec, "")
+			set := map[string]any{"identity": "impersonate"}
+			if i := spec.Impersonation; i != nil {
+				text, err := json.Marshal(i)
+				if err != nil {
+					t.Fatal(err)
+				}
+				set["impersonation"] = values(t, string(text))
+			}
+			text, err := sigsyaml.Marshal(set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, _, err := renderIn(t, agentNamespace, agentChart, invitedValues(t, cmp.Or(spec.Access, "admin"), "", want)+string(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			delete(want, "Namespace  "+agentNamespace)
+			if want["ClusterRole  cluster-gateway-agent:impersonate"] == nil {
+				t.Fatalf("the invitation has only %q", slices.Sorted(maps.Keys(want)))
+			}
 			compare(t, got, want)
 		})
 	}
@@ -226,14 +280,24 @@ func TestAgentChartLint(t *testing.T) {
 func TestAgentChartRefuses(t *testing.T) {
 	t.Parallel()
 	for set, want := range map[string]string{
-		"acces: view":                             "acces",
-		"access: impersonate":                     "access",
-		"access: ''":                              "access",
-		"invitation: {secretName: mine}":          "requires invitation.id",
-		"invitation: {id: 0123abcd}":              "invitation.id is for invitation.secretName",
-		"invitation: {secretName: mine, id: 123}": "id",
-		"invitation: {data: {tls.crt: YQ==}}":     "invitation.data has no tls.key",
-		"invitation: {data: {token: YQ==}}":       "token",
+		"acces: view":         "acces",
+		"access: impersonate": "access",
+		"access: ''":          "access",
+		"identity: rules":     "identity",
+		"identity: impersonate\naccess: team:reader":                                               "must be admin or view",
+		"impersonation: {adminGroups: [a]}":                                                        "impersonation.adminGroups requires identity impersonate",
+		"identity: impersonate\nimpersonation: {adminGroups: ['system:masters']}":                  "adminGroups",
+		"identity: impersonate\nimpersonation: {users: ['*']}":                                     "users",
+		"identity: impersonate\nimpersonation: {users: [' a']}":                                    "users",
+		"identity: impersonate\nimpersonation: {users: [a, a]}":                                    "users",
+		"identity: impersonate\nimpersonation: {extraKeys: [Scopes]}":                              "extraKeys",
+		"identity: impersonate\nimpersonation: {group: [a]}":                                       "group",
+		"identity: impersonate\nimpersonation: {groups: [a], viewGroups: [b]}":                     "must have the group \"b\"",
+		"invitation: {secretName: mine}":                                                           "requires invitation.id",
+		"invitation: {id: 0123abcd}":                                                               "invitation.id is for invitation.secretName",
+		"invitation: {secretName: mine, id: 123}":                                                  "id",
+		"invitation: {data: {tls.crt: YQ==}}":                                                      "invitation.data has no tls.key",
+		"invitation: {data: {token: YQ==}}":                                                        "token",
 		"invitation: {data: {tls.crt: YQ==, tls.key: YQ==, ca.crt: YQ==, host: YQ==, port: YQ==}}": "tls.crt has no certificate",
 		"invitation: {secretName: mine, id: 0123abcd, data: {tls.crt: YQ==}}":                      "cannot be set together",
 		"agentValues: {imagePullPolicy: never}":                                                    "imagePullPolicy",
@@ -273,16 +337,31 @@ func TestAgentChartValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want []string
-	for i := range reflect.TypeFor[registration.AgentValues]().NumField() {
-		name, _, _ := strings.Cut(reflect.TypeFor[registration.AgentValues]().Field(i).Tag.Get("json"), ",")
-		want = append(want, name)
+	want := fieldsOf[registration.AgentValues]()
+	impersonation, _, err := unstructured.NestedMap(values(t, string(schema)), "properties", "impersonation", "properties")
+	if err != nil {
+		t.Fatal(err)
 	}
-	slices.Sort(want)
+	// The value access says whether the gateway can only read.
+	product := slices.DeleteFunc(fieldsOf[registration.Impersonation](), func(name string) bool { return name == "readOnly" })
+	if got := slices.Sorted(maps.Keys(impersonation)); !slices.Equal(got, product) {
+		t.Errorf("the schema has the fields %q for impersonation, and the product has %q", got, product)
+	}
 	if got := slices.Sorted(maps.Keys(fields)); !slices.Equal(got, want) {
 		t.Errorf("the schema has the fields %q, and the product has %q", got, want)
 	}
 	if set := slices.Sorted(maps.Keys(values(t, site))); !slices.Equal(set, want) {
 		t.Errorf("this test sets the fields %q, and the product has %q", set, want)
 	}
+}
+
+// fieldsOf returns the names of the fields of a type in JSON, sorted.
+func fieldsOf[T any]() []string {
+	var names []string
+	for i := range reflect.TypeFor[T]().NumField() {
+		name, _, _ := strings.Cut(reflect.TypeFor[T]().Field(i).Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }

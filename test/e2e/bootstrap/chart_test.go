@@ -8,6 +8,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,7 +18,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/rest"
 
+	"github.com/oam-dev/cluster-gateway/test/lab"
 	"github.com/oam-dev/cluster-gateway/test/lab/labtest"
 )
 
@@ -50,41 +54,101 @@ func handOver(t *testing.T, file, name string) (secret *corev1.Secret, job strin
 	return secret, job
 }
 
-// TestInviteByChart registers the firewalled cluster with the chart for the cluster's side and a
-// Secret that is not in it, as charts/cluster-gateway-agent/README.md describes. Then it rotates
-// the credentials and applies the chart again, as a tool does that restores what git says: the
-// chart undoes nothing that the gateway has written.
-func TestInviteByChart(t *testing.T) {
-	ctx := begin(t)
-	if !shared.edge.Firewalled() {
-		t.Skip("an agent that connects to the API server as kubernetes.default.svc:443 needs a network namespace, which requires root")
-	}
-	hubBefore, edgeBefore := dump(ctx, t, shared.hub), dump(ctx, t, shared.edge)
-	out, _ := must(ctx, t, "invite", "edge-1", "-o", "json")
-	const name = "edge-1-invitation"
-	secret, job := handOver(t, out, name)
-	core := shared.edge.Client().CoreV1()
-	if err := shared.edge.EnsureNamespace(ctx, agentNamespace); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := core.Secrets(agentNamespace).Create(ctx, secret, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+// invitationSecret is the Secret of an invitation that is not in the chart.
+const invitationSecret = "edge-1-invitation"
+
+func agentChart(t *testing.T) string {
+	t.Helper()
 	chart, err := filepath.Abs(filepath.Join("..", "..", "..", "charts", "cluster-gateway-agent"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	run := labtest.Helm(ctx, t, shared.edgeFile, agentNamespace)
-	run("install", "agent", chart, "--create-namespace", "--set", "invitation.secretName="+name, "--set-string", "invitation.id="+job[len(job)-8:])
+	return chart
+}
+
+func needsEdge(t *testing.T) {
+	t.Helper()
+	if !shared.edge.Firewalled() {
+		t.Skip("an agent that connects to the API server as kubernetes.default.svc:443 needs a network namespace, which requires root")
+	}
+}
+
+// inviteByChart invites the firewalled cluster with these flags, installs the chart there with
+// these values, and waits until the cluster is registered. It returns a function that runs helm.
+func inviteByChart(ctx context.Context, t *testing.T, flags, set []string) (run func(args ...string)) {
+	t.Helper()
+	out, _ := must(ctx, t, append([]string{"invite", "edge-1", "-o", "json"}, flags...)...)
+	secret, job := handOver(t, out, invitationSecret)
+	if err := shared.edge.EnsureNamespace(ctx, agentNamespace); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shared.edge.Client().CoreV1().Secrets(agentNamespace).Create(ctx, secret, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	run = labtest.Helm(ctx, t, shared.edgeFile, agentNamespace)
+	install := []string{"install", "agent", agentChart(t), "--create-namespace", "--set", "invitation.secretName=" + invitationSecret, "--set-string", "invitation.id=" + job[len(job)-8:]}
+	for _, value := range set {
+		install = append(install, "--set", value)
+	}
+	run(install...)
 	kubelet(ctx, t)
 	labtest.Within(t, labtest.Timeout, "the Job", func() error { // a controller writes the cluster's CA
-		agent, err := shared.lab.StartAgentJob(ctx, shared.edge, agentNamespace, job, "enroll-by-chart")
+		agent, err := shared.lab.StartAgentJob(ctx, shared.edge, agentNamespace, job, "enroll-by-chart-"+strings.ToLower(t.Name()))
 		if err == nil {
 			t.Cleanup(func() { _ = agent.Kill() }) // it may have ended already
 		}
 		return err
 	})
 	labtest.Within(t, labtest.Timeout, "Ready", func() error { return ready(ctx, "edge-1") })
+	return run
+}
+
+// TestInviteByChartSeesCallers registers the firewalled cluster with the chart and an invitation
+// for a cluster that sees its callers: a user of the group that got rights can use the cluster, and
+// one without it is refused by the cluster, by name.
+func TestInviteByChartSeesCallers(t *testing.T) {
+	ctx := begin(t)
+	needsEdge(t)
+	inviteByChart(ctx, t, []string{"--view-group", "chart-viewers"}, []string{"identity=impersonate", "impersonation.viewGroups={chart-viewers}"})
+	for user, c := range map[string]struct {
+		groups []string
+		code   int
+		says   string
+	}{
+		"chart-viewer": {[]string{"chart-viewers"}, http.StatusOK, "kube-root-ca.crt"},
+		"chart-nobody": {nil, http.StatusForbidden, `User \"chart-nobody\" cannot list resource \"configmaps\"`},
+	} {
+		grantProxy(ctx, t, user)
+		cert, key, err := shared.hub.ClientCertificate(user, c.groups...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := rest.AnonymousClientConfig(shared.gateway.RESTConfig(lab.ViaOwnEndpoint))
+		config.CertData, config.KeyData = cert, key
+		client, err := rest.HTTPClientFor(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		prefix := config.Host + "/apis/cluster.core.oam.dev/v1alpha1/clustergateways/edge-1/proxy"
+		labtest.Within(t, labtest.Timeout, user, func() error {
+			code, body, err := send(ctx, client, prefix, escalation{method: http.MethodGet, path: "/api/v1/namespaces/default/configmaps"})
+			if err == nil && (code != c.code || !strings.Contains(body, c.says)) {
+				err = fmt.Errorf("%d: %s", code, body)
+			}
+			return err
+		})
+	}
+}
+
+// TestInviteByChart registers the firewalled cluster with the chart for the cluster's side and a
+// Secret that is not in it, as charts/cluster-gateway-agent/README.md describes. Then it rotates
+// the credentials and applies the chart again, as a tool does that restores what git says: the
+// chart undoes nothing that the gateway has written.
+func TestInviteByChart(t *testing.T) {
+	ctx := begin(t)
+	needsEdge(t)
+	hubBefore, edgeBefore := dump(ctx, t, shared.hub), dump(ctx, t, shared.edge)
+	run := inviteByChart(ctx, t, nil, nil)
 	labtest.Within(t, labtest.Timeout, "the objects of the enrollment to be deleted", func() error {
 		for name := range dump(ctx, t, shared.edge) {
 			if strings.Contains(name, "enrol") {
@@ -95,9 +159,10 @@ func TestInviteByChart(t *testing.T) {
 	})
 
 	// The cluster is registered: the invitation is removed from git.
-	upgrade := []string{"upgrade", "agent", chart}
+	core := shared.edge.Client().CoreV1()
+	upgrade := []string{"upgrade", "agent", agentChart(t)}
 	run(upgrade...)
-	if err := core.Secrets(agentNamespace).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+	if err := core.Secrets(agentNamespace).Delete(ctx, invitationSecret, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	first := renewed(ctx, t)
