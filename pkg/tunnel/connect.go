@@ -26,7 +26,7 @@ import (
 func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 	peer, err := identify(stream.Context())
 	if err != nil {
-		s.cfg.Logger.Info("Refused an agent", "reason", err.Error())
+		s.logRefusal("", "", err.Error())
 		return status.Error(codes.PermissionDenied, err.Error())
 	}
 	if peer.invited {
@@ -36,12 +36,12 @@ func (s *Server) Connect(stream agent.AgentService_ConnectServer) error {
 	}
 	if err := s.accept(peer); err != nil {
 		s.refuse(peer.cluster, err.Error())
-		s.cfg.Logger.Info("Refused an agent", "cluster", peer.cluster, "address", peer.address, "reason", err.Error())
+		s.logRefusal(peer.cluster, peer.address, err.Error())
 		return status.Error(codes.PermissionDenied, err.Error())
 	}
 	se, err := s.admit(peer, claimedID(stream.Context()), packets{stream})
 	if err != nil {
-		s.cfg.Logger.Info("Refused an agent", "cluster", peer.cluster, "address", peer.address, "reason", err.Error())
+		s.logRefusal(peer.cluster, peer.address, err.Error())
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	// What Recheck has ended meanwhile did not contain this stream yet.

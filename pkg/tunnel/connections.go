@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 )
@@ -99,7 +100,7 @@ func (b boundedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 			b.server.refuse(cluster, fmt.Sprintf("the agents of cluster %q already have %d connections to this replica of the gateway, which is the limit",
 				cluster, b.server.connections.limit))
 		}
-		b.server.cfg.Logger.Info("Refused a connection of an agent", "address", raw.RemoteAddr().String(), "reason", err.Error())
+		b.server.refusalLog.log(b.server.cfg.Logger, refusalKey{message: "Refused a connection of an agent", reason: err.Error()}, raw.RemoteAddr().String(), time.Now())
 		_ = conn.Close() // gRPC closes raw
 		return nil, nil, err
 	}

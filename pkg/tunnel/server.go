@@ -44,6 +44,8 @@ type Server struct {
 	budgets     *dialer.Budgets
 	// refusals are what MaxAgents has refused.
 	refusals refusals
+	// refusalLog logs all refusals.
+	refusalLog refusalLog
 
 	mu       sync.RWMutex
 	clusters map[string]*clusterAgents
@@ -105,6 +107,7 @@ func (s *Server) Serve(ctx context.Context, lis net.Listener) error {
 			s.reportLeaving()
 			s.connections.removeClosed()
 			s.refusals.removeOld(time.Now())
+			s.refusalLog.flush(s.cfg.Logger, time.Now())
 			continue
 		case err = <-served:
 			s.shutDown()
