@@ -16,6 +16,16 @@ const (
 	// longDelay is the scheduling delay from which the gateway is short of CPU time. With this
 	// delay, a request waits about ten times as long, because as many goroutines handle it.
 	longDelay = time.Millisecond
+	// smallDelay is the scheduling delay from which callers are paced. It is far from a shortage, but
+	// what one request waits for in all is some tens of delays.
+	smallDelay = 200 * time.Microsecond
+	// leastRatePerCPU is how many requests a caller can start in each second in any case, for each CPU
+	// of the gateway.
+	leastRatePerCPU = 100
+	// activeTime is for how long others notice a caller after a request.
+	activeTime = time.Second
+	// timerDelay is how late a timer may be. A caller catches up with what it missed by that.
+	timerDelay = time.Millisecond
 	// delayInterval is the least time between two looks at the scheduling delay.
 	delayInterval = 100 * time.Millisecond
 	// leastPerCPU is how many requests a caller can have in progress in any case, for each CPU of the
@@ -34,12 +44,18 @@ const (
 // The limit follows the scheduling delay, as the window of a TCP connection follows the loss of
 // packets: it falls fast and rises slowly. So requests to distant clusters, which wait for the
 // network and not for a CPU, are hardly limited.
+//
+// While another caller is active, a caller with many requests is paced as well: its requests start
+// one after the other, with gaps between them, and not whenever an earlier one ends. Otherwise they
+// would use all the CPU time that there is, and the requests of others would find the gateway busy
+// each time. How many are in progress says nothing about that.
 type callerGate struct {
 	metrics *Metrics
 	// delays returns the scheduling delay since it was called before.
 	delays func() time.Duration
-	// least is the lowest limit.
-	least int
+	// least is the lowest limit, and longest the longest gap.
+	least   int
+	longest time.Duration
 	// maxWait limits how long a request waits.
 	maxWait time.Duration
 
@@ -47,20 +63,37 @@ type callerGate struct {
 	callers map[string]*callerQueue
 	// limit is how many requests a caller can have in progress. 0 means no limit.
 	limit int
+	// gap is the time between the starts of two requests of a caller, while others are active. 0 means
+	// none.
+	gap time.Duration
 	// looked is when the scheduling delay was looked at last.
 	looked time.Time
+	// latest has the two callers who had a request last.
+	latest [2]activeCaller
+}
+
+type activeCaller struct {
+	name string
+	at   time.Time
 }
 
 // callerQueue has the requests of one caller.
 type callerQueue struct {
 	inProgress int
+	// started is how many were started since the scheduling delay was looked at.
+	started int
 	// waiting has a channel for each request that waits. It is closed when it is the request's turn.
 	waiting list.List
+	// next is when the next one may start, while the caller is paced. The timer is nil unless it is
+	// set to that time.
+	next  time.Time
+	timer *time.Timer
 }
 
 func newCallerGate(m *Metrics) *callerGate {
 	return &callerGate{
-		metrics: m, delays: new(schedulingDelays).next, least: leastPerCPU * runtime.GOMAXPROCS(0), maxWait: maxTurnWait,
+		metrics: m, delays: new(schedulingDelays).next, maxWait: maxTurnWait,
+		least: leastPerCPU * runtime.GOMAXPROCS(0), longest: time.Second / time.Duration(leastRatePerCPU*runtime.GOMAXPROCS(0)),
 		callers: map[string]*callerQueue{},
 	}
 }
@@ -69,7 +102,15 @@ func newCallerGate(m *Metrics) *callerGate {
 type busyError struct{ inProgress, waiting int }
 
 func (e *busyError) Error() string {
-	return fmt.Sprintf("the gateway is short of CPU time. You already have %d requests in progress and %d that wait for their turn", e.inProgress, e.waiting)
+	return fmt.Sprintf("the gateway is short of CPU time. You already have %s in progress and %d that wait for their turn", counted(e.inProgress, "request"), e.waiting)
+}
+
+// counted returns a number of things, in English.
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // turn is the right of a request to be in progress. Its zero value is of a request that the gate
@@ -87,21 +128,23 @@ func (g *callerGate) enter(ctx context.Context, caller string) (turn, error) {
 	}
 	t := turn{gate: g, caller: caller}
 	g.mu.Lock()
+	now := time.Now()
+	g.noticeLocked(caller, now)
 	q := g.callers[caller]
 	if q == nil {
 		q = &callerQueue{}
 		g.callers[caller] = q
 	}
 	if q.inProgress >= g.least {
-		g.adjustLocked(time.Now())
+		g.adjustLocked(now)
 	}
-	if q.waiting.Len() == 0 && g.admitsLocked(q) {
-		q.inProgress++
+	if q.waiting.Len() == 0 && g.startsLocked(caller, q, now, time.Duration(g.least)*g.gap) {
 		g.mu.Unlock()
 		return t, nil
 	}
 	itsTurn := make(chan struct{})
 	place := q.waiting.PushBack(itsTurn)
+	g.awaitNextLocked(caller, q, now)
 	g.mu.Unlock()
 
 	g.metrics.turnsWaiting.Inc()
@@ -128,6 +171,7 @@ func (g *callerGate) enter(ctx context.Context, caller string) (turn, error) {
 	if err == nil {
 		err = &busyError{q.inProgress, q.waiting.Len()}
 	}
+	g.forgetLocked(caller, q)
 	return turn{}, err
 }
 
@@ -142,16 +186,84 @@ func (t *turn) end() {
 	defer g.mu.Unlock()
 	q := g.callers[t.caller]
 	q.inProgress--
+	now := time.Now()
 	if q.waiting.Len() > 0 {
-		g.adjustLocked(time.Now())
+		g.adjustLocked(now)
 	}
-	for q.waiting.Len() > 0 && g.admitsLocked(q) {
+	g.startWaitingLocked(t.caller, q, now)
+	g.forgetLocked(t.caller, q)
+}
+
+// startWaitingLocked starts the requests whose turn it is.
+func (g *callerGate) startWaitingLocked(caller string, q *callerQueue, now time.Time) {
+	for q.waiting.Len() > 0 && g.startsLocked(caller, q, now, timerDelay) {
 		close(q.waiting.Remove(q.waiting.Front()).(chan struct{}))
-		q.inProgress++
 	}
-	if q.inProgress == 0 { // so none waits
-		delete(g.callers, t.caller)
+	g.awaitNextLocked(caller, q, now)
+}
+
+// awaitNextLocked sets the caller's timer if a request waits only for the end of a gap.
+func (g *callerGate) awaitNextLocked(caller string, q *callerQueue, now time.Time) {
+	if q.timer != nil || q.waiting.Len() == 0 || !g.admitsLocked(q) {
+		return
 	}
+	q.timer = time.AfterFunc(max(q.next.Sub(now), 0), func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		q.timer = nil
+		if q.waiting.Len() > 0 { // so it is still the queue of the caller
+			g.startWaitingLocked(caller, q, time.Now())
+		}
+	})
+}
+
+// forgetLocked removes the queue of a caller who has no request.
+func (g *callerGate) forgetLocked(caller string, q *callerQueue) {
+	if q.inProgress > 0 || q.waiting.Len() > 0 {
+		return
+	}
+	if q.timer != nil {
+		q.timer.Stop()
+	}
+	delete(g.callers, caller)
+}
+
+// noticeLocked notes that a caller is active.
+func (g *callerGate) noticeLocked(caller string, now time.Time) {
+	if g.latest[0].name != caller {
+		g.latest[1] = g.latest[0]
+	}
+	g.latest[0] = activeCaller{caller, now}
+}
+
+// othersLocked reports whether somebody else than the caller is active.
+func (g *callerGate) othersLocked(caller string, now time.Time) bool {
+	for _, c := range g.latest {
+		if c.name != "" && c.name != caller && now.Sub(c.at) < activeTime {
+			return true
+		}
+	}
+	return false
+}
+
+// startsLocked starts a request of the caller if its turn has come. A caller who is behind its pace
+// catches up, but not with more than this time.
+func (g *callerGate) startsLocked(caller string, q *callerQueue, now time.Time, behind time.Duration) bool {
+	if !g.admitsLocked(q) {
+		return false
+	}
+	if g.gap > 0 && g.othersLocked(caller, now) {
+		if q.next.After(now) {
+			return false
+		}
+		if earliest := now.Add(-behind); q.next.Before(earliest) {
+			q.next = earliest
+		}
+		q.next = q.next.Add(g.gap)
+	}
+	q.inProgress++
+	q.started++
+	return true
 }
 
 // admitsLocked reports whether one more request of the caller can be in progress.
@@ -169,12 +281,21 @@ func (g *callerGate) adjustLocked(now time.Time) {
 	g.looked = now
 	delay := g.delays()
 	if since > 10*delayInterval {
-		g.limit = 0 // nobody had many requests meanwhile, and the delay is mostly of that time
+		g.limit, g.gap = 0, 0 // nobody had many requests meanwhile, and the delay is mostly of that time
+		for _, q := range g.callers {
+			q.started = 0
+		}
 		return
 	}
-	most := 0
+	most, started := 0, 1
 	for _, q := range g.callers {
-		most = max(most, q.inProgress)
+		most, started = max(most, q.inProgress), max(started, q.started)
+		q.started = 0
+	}
+	if g.othersLocked(g.latest[0].name, now) {
+		g.adjustGapLocked(delay, since/time.Duration(started))
+	} else {
+		g.gap = 0
 	}
 	switch {
 	case delay >= 10*longDelay:
@@ -188,5 +309,18 @@ func (g *callerGate) adjustLocked(now time.Time) {
 		g.limit = 0 // nobody needs it
 	case g.limit > 0:
 		g.limit += max(g.limit/8, 1)
+	}
+}
+
+// adjustGapLocked adjusts the gap. Without it, the caller with the most requests had one of this
+// length.
+func (g *callerGate) adjustGapLocked(delay, without time.Duration) {
+	switch {
+	case delay >= smallDelay:
+		g.gap = min(max(g.gap, without)*4/3, g.longest)
+	case g.gap < without/2:
+		g.gap = 0 // nobody needs it
+	default:
+		g.gap -= g.gap / 8
 	}
 }

@@ -8,9 +8,11 @@ import (
 	"errors"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -106,23 +108,126 @@ func TestWaitingForATurnEnds(t *testing.T) {
 
 // A turn that comes at the moment when the request gives up is not lost.
 func TestNoTurnIsLost(t *testing.T) {
-	g := newTestGate(3)
-	g.maxWait = 100 * time.Microsecond
-	var group sync.WaitGroup
-	for range 50 {
-		group.Go(func() {
-			for range 100 {
-				if its, err := g.enter(t.Context(), "greedy"); err == nil {
-					runtime.Gosched()
-					its.end()
-				}
+	for name, gap := range map[string]time.Duration{"a limit": 0, "a limit and gaps": 20 * time.Microsecond} {
+		t.Run(name, func(t *testing.T) {
+			g := newTestGate(3)
+			g.maxWait, g.gap = 100*time.Microsecond, gap
+			var group sync.WaitGroup
+			for n := range 50 {
+				group.Go(func() {
+					caller := "greedy"
+					if n == 0 {
+						caller = "other"
+					}
+					for range 100 {
+						if its, err := g.enter(t.Context(), caller); err == nil {
+							runtime.Gosched()
+							its.end()
+						}
+					}
+				})
+			}
+			group.Wait()
+			if len(g.callers) != 0 {
+				t.Errorf("requests are left in progress: %+v", g.callers["greedy"])
 			}
 		})
 	}
-	group.Wait()
-	if len(g.callers) != 0 {
-		t.Errorf("requests are left in progress: %+v", g.callers["greedy"])
+}
+
+// While another caller is active, the requests of a caller with many start one after the other.
+func TestCallersArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const gap, burst, requests = 10 * time.Millisecond, 4, 54
+		g := newTestGate(0)
+		g.gap, g.least = gap, burst
+		// send sends the requests of the greedy caller, each of which takes some time, and returns when
+		// they started.
+		send := func() (starts []time.Duration) {
+			var mu sync.Mutex
+			var group sync.WaitGroup
+			began := time.Now()
+			for range requests {
+				group.Go(func() {
+					its := g.mustEnter(t, "greedy")
+					mu.Lock()
+					starts = append(starts, time.Since(began))
+					mu.Unlock()
+					time.Sleep(200 * time.Millisecond) // a distant cluster
+					its.end()
+				})
+			}
+			group.Wait()
+			return starts
+		}
+		if last := slices.Max(send()); last != 0 {
+			t.Errorf("a caller who is alone waits for %s", last)
+		}
+		others := make(chan struct{})
+		go func() {
+			defer close(others)
+			for range 7 {
+				began := time.Now()
+				its := g.mustEnter(t, "other")
+				if d := time.Since(began); d != 0 {
+					t.Errorf("the other caller waits for %s", d)
+				}
+				its.end()
+				time.Sleep(100 * time.Millisecond)
+			}
+		}()
+		synctest.Wait()
+		starts := send()
+		slices.Sort(starts)
+		for n, start := range starts {
+			if want := max(0, n-burst+1) * int(gap); n >= burst && (start < time.Duration(want)-gap || start > time.Duration(want)+gap) {
+				t.Errorf("request %d starts after %s, want about %s", n, start, time.Duration(want))
+			}
+		}
+		if starts[burst-1] != 0 {
+			t.Errorf("the first requests start after %s", starts[:burst])
+		}
+		<-others
+		time.Sleep(activeTime)
+		if last := slices.Max(send()); last != 0 {
+			t.Errorf("a caller who is alone again waits for %s", last)
+		}
+		if len(g.callers) != 0 {
+			t.Errorf("requests are left: %+v", g.callers)
+		}
+	})
+}
+
+func TestGapFollowsTheDelay(t *testing.T) {
+	g := newTestGate(0)
+	g.longest = 10 * time.Millisecond
+	now := time.Now()
+	g.looked = now
+	var delay time.Duration
+	g.delays = func() time.Duration { return delay }
+	after := func(d time.Duration, started int, other bool, want time.Duration) {
+		t.Helper()
+		now, delay = now.Add(delayInterval), d
+		g.noticeLocked("greedy", now)
+		if other {
+			g.noticeLocked("other", now)
+		}
+		g.callers["greedy"] = &callerQueue{inProgress: 10, started: started}
+		g.adjustLocked(now)
+		if g.gap != want {
+			t.Errorf("after a delay of %s with %d requests, the gap is %s, want %s", d, started, g.gap, want)
+		}
 	}
+	after(smallDelay, 100, false, 0) // alone
+	after(smallDelay-1, 100, true, 0)
+	after(smallDelay, 100, true, time.Millisecond*4/3) // without it, there was 1 ms
+	after(smallDelay, 100, true, time.Millisecond*4/3*4/3)
+	after(0, 100, true, 1_777_777-1_777_777/8)
+	for range 20 {
+		g.adjustGapLocked(smallDelay, time.Millisecond)
+	}
+	after(smallDelay, 10, true, g.longest)
+	after(0, 4, true, 0) // nobody has more than 40 requests per second
 }
 
 func TestLimitFollowsTheDelay(t *testing.T) {
@@ -210,7 +315,7 @@ func TestTurnsOfRequests(t *testing.T) {
 	resp, body := g.get("two", "/", userHeader, "greedy") // all clusters count
 	wantCode(t, resp, body, http.StatusTooManyRequests)
 	diff(t, "Retry-After", "1", resp.Header.Get("Retry-After"))
-	if want := "the gateway is short of CPU time. You already have 1 requests in progress and 0 that wait for their turn; try again later"; !strings.Contains(body, want) {
+	if want := "the gateway is short of CPU time. You already have 1 request in progress and 0 that wait for their turn; try again later"; !strings.Contains(body, want) {
 		t.Errorf("%s does not say %q", body, want)
 	}
 	if m := g.metrics(); !strings.Contains(m, "requests_total{cluster=two,code=429,route=direct,verb=get} 1\n") ||
