@@ -22,6 +22,10 @@ const (
 	// leastRatePerCPU is how many requests a caller can start in each second in any case, for each CPU
 	// of the gateway.
 	leastRatePerCPU = 100
+	// idleTurn is how long a request waits for its cluster before its turn ends. It uses no CPU time
+	// of the gateway then. Otherwise, requests to a cluster that does not answer would keep the
+	// caller's requests to others from having a turn.
+	idleTurn = time.Second
 	// activeTime is for how long others notice a caller after a request.
 	activeTime = time.Second
 	// timerDelay is how late a timer may be. A caller catches up with what it missed by that.
@@ -58,6 +62,8 @@ type callerGate struct {
 	longest time.Duration
 	// maxWait limits how long a request waits.
 	maxWait time.Duration
+	// idle is how long a request keeps its turn while the cluster does not answer.
+	idle time.Duration
 
 	mu      sync.Mutex
 	callers map[string]*callerQueue
@@ -92,7 +98,7 @@ type callerQueue struct {
 
 func newCallerGate(m *Metrics) *callerGate {
 	return &callerGate{
-		metrics: m, delays: new(schedulingDelays).next, maxWait: maxTurnWait,
+		metrics: m, delays: new(schedulingDelays).next, maxWait: maxTurnWait, idle: idleTurn,
 		least: leastPerCPU * runtime.GOMAXPROCS(0), longest: time.Second / time.Duration(leastRatePerCPU*runtime.GOMAXPROCS(0)),
 		callers: map[string]*callerQueue{},
 	}
@@ -118,6 +124,7 @@ func counted(n int, thing string) string {
 type turn struct {
 	gate   *callerGate
 	caller string
+	ended  bool // guarded by the gate's lock
 }
 
 // enter waits for a request's turn. It fails with a *busyError or with the cause of ctx. The caller
@@ -181,9 +188,12 @@ func (t *turn) end() {
 	if g == nil {
 		return
 	}
-	t.gate = nil
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if t.ended {
+		return
+	}
+	t.ended = true
 	q := g.callers[t.caller]
 	q.inProgress--
 	now := time.Now()
@@ -192,6 +202,15 @@ func (t *turn) end() {
 	}
 	g.startWaitingLocked(t.caller, q, now)
 	g.forgetLocked(t.caller, q)
+}
+
+// whileIdle ends the turn if its request has to wait for its cluster for long. The caller stops it
+// when the cluster answers.
+func (t *turn) whileIdle() (stop func() bool) {
+	if t.gate == nil {
+		return func() bool { return true }
+	}
+	return time.AfterFunc(t.gate.idle, t.end).Stop
 }
 
 // startWaitingLocked starts the requests whose turn it is.

@@ -331,3 +331,31 @@ func TestTurnsOfRequests(t *testing.T) {
 	resp, body = g.get("two", "/", userHeader, "greedy")
 	wantCode(t, resp, body, http.StatusOK)
 }
+
+// A request that waits for its cluster for long does not keep the caller's other requests from
+// having their turn.
+func TestTurnsOfIdleRequests(t *testing.T) {
+	entered, release := make(chan struct{}, 10), make(chan struct{})
+	s := newAPIServer(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/wait" {
+			entered <- struct{}{}
+			<-release
+		}
+	})
+	g := newGateway(t, nil)
+	gate := g.handler.callers
+	gate.limit, gate.looked, gate.maxWait, gate.idle = 2, time.Now().Add(time.Hour), time.Minute, 100*time.Millisecond
+	g.set(s.secret("stuck"))
+	g.set(s.secret("healthy"))
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer close(release)
+	for range 6 { // more than have a turn at once
+		group.Go(func() { g.get("stuck", "/wait", userHeader, "busy") })
+	}
+	for range 6 {
+		<-entered
+	}
+	resp, body := g.get("healthy", "/", userHeader, "busy")
+	wantCode(t, resp, body, http.StatusOK)
+}

@@ -263,7 +263,9 @@ func (x *exchange) RoundTrip(req *http.Request) (*http.Response, error) {
 	// continue by itself.
 	req = req.WithContext(x.sendCtx)
 	x.keepBody(req)
+	answered := x.turn.whileIdle()
 	resp, err := x.send(req)
+	answered()
 	if x.body != nil {
 		x.body.drop()
 	}
