@@ -117,6 +117,7 @@ type Config struct {
 	// The constants default… above and EnrollmentTimeout, unless a test of this package sets
 	// another value.
 	attemptTimeout, stallTimeout, checkInterval, maxIdle time.Duration
+	maxHandshakes                                        int
 	enrollmentTimeout, servesInterval, refusalPause      time.Duration
 	ownStreamTimeout, spareFor, warmFor                  time.Duration
 	parkedAlone, parkedShort, parkedLong, parkedSearch   time.Duration
@@ -140,6 +141,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.stallTimeout = cmp.Or(cfg.stallTimeout, defaultStallTimeout)
 	cfg.checkInterval = cmp.Or(cfg.checkInterval, defaultCheckInterval)
 	cfg.maxIdle = cmp.Or(cfg.maxIdle, defaultMaxIdle)
+	cfg.maxHandshakes = cmp.Or(cfg.maxHandshakes, maxHandshakes)
 	cfg.servesInterval = cmp.Or(cfg.servesInterval, defaultServesInterval)
 	cfg.refusalPause = cmp.Or(cfg.refusalPause, defaultRefusalPause)
 	cfg.enrollmentTimeout = cmp.Or(cfg.enrollmentTimeout, EnrollmentTimeout)

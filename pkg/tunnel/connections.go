@@ -71,8 +71,9 @@ func isClosed(conn net.Conn) bool {
 	return err != nil || raw.Control(func(uintptr) {}) != nil
 }
 
-// boundedCredentials refuse connections in excess of the limit at the end of the TLS handshake.
-// There is no stream yet, so the agent learns no reason: it sees its connection end.
+// boundedCredentials refuse connections in excess of two limits: too many that have not shown a
+// certificate at the beginning of the TLS handshake, and too many of one owner at its end. There is
+// no stream yet, so the agent learns no reason: it sees its connection end.
 type boundedCredentials struct {
 	credentials.TransportCredentials
 	server *Server
@@ -86,7 +87,14 @@ func owner(cert *x509.Certificate) string {
 
 // ServerHandshake implements credentials.TransportCredentials.
 func (b boundedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if err := b.server.handshakes.begin(raw); err != nil {
+		b.refuse(raw, err)
+		return nil, nil, err
+	}
 	conn, info, err := b.TransportCredentials.ServerHandshake(raw)
+	if !b.server.handshakes.end(raw) {
+		b.refuse(raw, errMadeRoom)
+	}
 	if err != nil {
 		return conn, info, err
 	}
@@ -100,11 +108,16 @@ func (b boundedCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 			b.server.refuse(cluster, fmt.Sprintf("the agents of cluster %q already have %d connections to this replica of the gateway, which is the limit",
 				cluster, b.server.connections.limit))
 		}
-		b.server.refusalLog.log(b.server.cfg.Logger, refusalKey{message: "Refused a connection of an agent", reason: err.Error()}, raw.RemoteAddr().String(), time.Now())
+		b.refuse(raw, err)
 		_ = conn.Close() // gRPC closes raw
 		return nil, nil, err
 	}
 	return conn, info, nil
+}
+
+// refuse logs that a connection is refused.
+func (b boundedCredentials) refuse(raw net.Conn, reason error) {
+	b.server.refusalLog.log(b.server.cfg.Logger, refusalKey{message: "Refused a connection of an agent", reason: reason.Error()}, raw.RemoteAddr().String(), time.Now())
 }
 
 // Clone implements credentials.TransportCredentials.

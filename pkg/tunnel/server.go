@@ -41,6 +41,7 @@ type Server struct {
 	started time.Time
 
 	connections connections
+	handshakes  handshakes
 	budgets     *dialer.Budgets
 	// refusals are what MaxAgents has refused.
 	refusals refusals
@@ -81,8 +82,8 @@ func New(cfg Config) *Server {
 	return &Server{
 		leaving: leaving, leave: sync.OnceFunc(func() { close(leaving) }),
 		cfg: cfg, started: time.Now(), budgets: dialer.NewBudgets(cfg.ReceiveBuffer, cfg.Memory),
-		connections: connections{limit: 8 * cfg.MaxAgents},
-		clusters:    map[string]*clusterAgents{}, enrolling: map[string]*enrollment{}, reported: map[string]int{}, reportedStreams: map[string]Streams{},
+		connections: connections{limit: 8 * cfg.MaxAgents}, handshakes: handshakes{limit: cfg.maxHandshakes},
+		clusters: map[string]*clusterAgents{}, enrolling: map[string]*enrollment{}, reported: map[string]int{}, reportedStreams: map[string]Streams{},
 	}
 }
 
