@@ -162,6 +162,8 @@ func overlay(base, set map[string]any) {
 // validates strictly, and its admission of restricted pod security must let the Pods in.
 func TestChartsAtTheAPIServer(t *testing.T) {
 	_, file := invitation(t, "admin", "")
+	invited := invitedValues(t, "view", site, file)
+	needImpersonate := map[string]string{"impersonation.unconstrained=true": "requires identity impersonate"}
 	for _, c := range []struct {
 		chart, namespace, base string
 		// refused are the corners that the chart itself refuses beside the base.
@@ -178,8 +180,11 @@ func TestChartsAtTheAPIServer(t *testing.T) {
 			"tunnel.service.type=NodePort":  "tunnel.service.loadBalancerSourceRanges is for",
 			"tunnel.service.type=ClusterIP": "tunnel.service.loadBalancerSourceRanges is for",
 		}},
-		{agentChart, agentNamespace, "", nil},
-		{agentChart, agentNamespace, invitedValues(t, "view", site, file), nil},
+		{agentChart, agentNamespace, "", needImpersonate},
+		{agentChart, agentNamespace, invited, needImpersonate},
+		{agentChart, agentNamespace, invited + "\nidentity: impersonate\nimpersonation: {adminGroups: [ops], viewGroups: [developers]}\n", map[string]string{
+			"identity=credential": "requires identity impersonate",
+		}},
 	} {
 		judge := newJudge(t, c.namespace)
 		all := corners(t, c.chart)
