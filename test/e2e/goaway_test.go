@@ -60,6 +60,7 @@ func TestWritesWhileConnectionsEnd(t *testing.T) {
 			_ = hub.DeleteSecret(context.Background(), name) // with the lab at the latest
 		}
 	})
+	const enough = 200
 	duration := 5 * time.Second
 	if long() {
 		duration = time.Minute
@@ -77,11 +78,11 @@ func TestWritesWhileConnectionsEnd(t *testing.T) {
 		{"tunnel-hub", g.ClusterRESTConfig("goaway-tunnel", lab.ViaHub)},
 	} {
 		t.Run(route.name, func(t *testing.T) {
-			r := write(ctx, t, c, route.config, "goaway-"+route.name, 20, duration)
+			r := write(ctx, t, c, route.config, "goaway-"+route.name, 20, duration, enough)
 			if r.failed > 0 {
 				t.Errorf("%d of %d writes failed: %v", r.failed, r.written+r.failed, r.first)
 			}
-			if r.written < 200 {
+			if r.written < enough {
 				t.Errorf("only %d writes: too few to meet the end of connections", r.written)
 			}
 		})
@@ -139,7 +140,7 @@ func TestWritesWhileAPIServersRestart(t *testing.T) {
 		r := &written{}
 		results[name] = r
 		writing.Go(func() error {
-			*r = write(ctx, t, c, config, "restarts-"+name, writers, duration)
+			*r = write(ctx, t, c, config, "restarts-"+name, writers, duration, 0)
 			return nil
 		})
 	}
@@ -180,9 +181,10 @@ type written struct {
 	first           error // of the failures
 }
 
-// write creates objects with generated names, by some workers. It fails the test if a write was
-// carried out twice, or if one was reported as done and was not.
-func write(ctx context.Context, t *testing.T, c *lab.Cluster, config *rest.Config, namespace string, workers int, duration time.Duration) (result written) {
+// write creates objects with generated names, by some workers, for this time, and up to five times
+// as long if fewer than least were written. It fails the test if a write was carried out twice, or
+// if one was reported as done and was not.
+func write(ctx context.Context, t *testing.T, c *lab.Cluster, config *rest.Config, namespace string, workers int, duration time.Duration, least int64) (result written) {
 	config = rest.CopyConfig(config)
 	config.QPS = -1
 	client, err := kubernetes.NewForConfig(config)
@@ -196,10 +198,16 @@ func write(ctx context.Context, t *testing.T, c *lab.Cluster, config *rest.Confi
 	}
 	var mu sync.Mutex
 	var group sync.WaitGroup
-	end := time.Now().Add(duration)
+	began := time.Now()
+	goesOn := func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		took := time.Since(began)
+		return took < duration || result.written < least && took < 5*duration
+	}
 	for range workers {
 		group.Go(func() {
-			for time.Now().Before(end) {
+			for goesOn() {
 				o := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "write-"}, Data: map[string]string{"key": "value"}}
 				_, err := client.CoreV1().ConfigMaps(namespace).Create(ctx, o, metav1.CreateOptions{})
 				mu.Lock()
