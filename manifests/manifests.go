@@ -22,13 +22,14 @@ import (
 // The bases and components with objects, by folder.
 const (
 	Gateway                = "gateway"
+	GatewayClusterAPI      = "gateway/clusterapi"
 	GatewayClusterProfiles = "gateway/clusterprofiles"
 	KonnectivityAgent      = "konnectivity/agent"
 	KonnectivityInvitation = "konnectivity/invitation"
 	KonnectivityServer     = "konnectivity/server"
 )
 
-//go:embed gateway/*.yaml gateway/audit/*.yaml gateway/clusterprofiles/*.yaml konnectivity/*/*.yaml
+//go:embed gateway/*.yaml gateway/audit/*.yaml gateway/clusterapi/*.yaml gateway/clusterprofiles/*.yaml konnectivity/*/*.yaml
 var files embed.FS
 
 // AuditPolicy returns the audit policy of the component gateway/audit.

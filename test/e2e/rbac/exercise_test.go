@@ -29,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/client-go/rest"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/oam-dev/cluster-gateway/pkg/apis/cluster/v1alpha1"
 	"github.com/oam-dev/cluster-gateway/pkg/bootstrap"
@@ -49,6 +50,9 @@ const invitedName = "invited-1"
 // caLifetime is short, so that the CA is replaced during the test. It is long enough for all other
 // steps to finish first, because the lab does not restart the agent.
 const caLifetime = 2 * time.Minute
+
+// clusterAPINamespace is the namespace of the component clusterapi.
+const clusterAPINamespace = "clusters"
 
 // site is a hub with a gateway, and a cluster that is registered with it.
 type site struct {
@@ -84,6 +88,8 @@ func (s *site) exercise(ctx context.Context, t *testing.T) {
 		{"credentials are renewed", s.rotate},
 		// doctor reads the agent's certificate through the gateway.
 		{"doctor finds the fault", s.doctor},
+		// Secrets in the namespace of Cluster API, and the Secret that is made from one of them.
+		{"a cluster of Cluster API is registered and unregistered", s.clusterAPI},
 		// In a cluster that enrolls itself: what the invitation allows while it exists.
 		{"a cluster enrolls with an invitation", s.enroll},
 		// The Secret of a cluster on the hub, which nothing else deletes.
@@ -123,10 +129,17 @@ func newSite(ctx context.Context, t *testing.T) *site {
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.hub.EnsureNamespace(ctx, clusterAPINamespace); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.hub.Kubectl(ctx, "apply", "-f", "../../../manifests/gateway/clusterapi/rbac.yaml").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	if s.gateway, err = s.lab.StartGateway(ctx, lab.GatewayOptions{
 		Hub: s.hub, Binary: binary, AgentsOf: s.edge, ExtraArgs: []string{
 			"--tunnel-ca-lifetime=" + caLifetime.String(), "--health-probe-interval=1s",
 			"--peer-advertise-address=127.0.0.1", "--peer-bind-address=127.0.0.1", "--peer-port=0",
+			"--cluster-api-namespaces=" + clusterAPINamespace,
 		},
 	}); err != nil {
 		t.Fatal(err)
@@ -263,6 +276,42 @@ func (s *site) rotate(ctx context.Context, t *testing.T) {
 			return nil
 		}
 		return fmt.Errorf("the Role is there: %v", err)
+	})
+}
+
+// clusterAPI creates and deletes a kubeconfig as Cluster API does.
+func (s *site) clusterAPI(ctx context.Context, t *testing.T) {
+	const name = "capi-1"
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := lab.WriteKubeconfig(file, s.edge.Endpoint(), s.edge.CAPEM(), &clientcmdapi.AuthInfo{Token: "of-cluster-api"}); err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources := s.hub.Client().CoreV1().Secrets(clusterAPINamespace)
+	source, err := sources.Create(ctx, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: name + "-kubeconfig", Labels: map[string]string{"cluster.x-k8s.io/cluster-name": name}},
+		Type:       "cluster.x-k8s.io/secret", Data: map[string][]byte{"value": kubeconfig},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	registered := func() error {
+		_, err := s.hub.Client().CoreV1().Secrets(hubNamespace).Get(ctx, name, metav1.GetOptions{})
+		return err
+	}
+	labtest.Within(t, labtest.Timeout, "the cluster to be registered", registered)
+	if err := sources.Delete(ctx, source.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	labtest.Within(t, labtest.Timeout, "the cluster to be unregistered", func() error {
+		err := registered()
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("its Secret is there: %v", err)
 	})
 }
 
