@@ -107,7 +107,8 @@ func (s *session) cpuFact(r *measure.Route, title string, count int, before, aft
 			parts = append(parts, one.process+" "+report.Seconds.Format(one.seconds))
 		}
 	}
-	if title == downloadTitle {
+	byGateway := []string{testbed.HubDirect, testbed.HubEmbedded, testbed.OwnDirect, testbed.OwnEmbedded}
+	if title == downloadTitle && slices.Contains(byGateway, r.Name) {
 		s.fact(report.DownloadCPUFact(r.Name), (after[testbed.EmbeddedGateway]-before[testbed.EmbeddedGateway])/float64(count), report.Seconds, "")
 	}
 	s.fact("CPU time of a "+title+", "+r.Name, total, report.Seconds, strings.Join(parts, ", "))

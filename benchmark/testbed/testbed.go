@@ -132,18 +132,22 @@ func (b *Bed) startClusters(ctx context.Context, o Options) error {
 	return group.Wait()
 }
 
+// budget is the memory budget of the gateways. One user watches each of two clusters 2,000 times,
+// which is more than one cluster can have with the default of 1 GiB.
+const budget = "--memory-budget=4Gi"
+
 func (b *Bed) startGateways(ctx context.Context, o Options) (err error) {
 	fmt.Fprintln(o.Out, "starting two gateways, a konnectivity-server, and their agents")
 	if b.Konnectivity, err = b.Lab.StartKonnectivityServer(ctx, lab.KonnectivityServerOptions{ExtraArgs: []string{quiet}}); err != nil {
 		return err
 	}
 	if b.Embedded, err = b.Lab.StartGateway(ctx, lab.GatewayOptions{
-		Name: "gateway-embedded", Hub: b.embeddedHub, Binary: o.GatewayBinary, ExtraArgs: o.GatewayArgs,
+		Name: "gateway-embedded", Hub: b.embeddedHub, Binary: o.GatewayBinary, ExtraArgs: append([]string{budget}, o.GatewayArgs...),
 	}); err != nil {
 		return err
 	}
 	if b.External, err = b.Lab.StartGateway(ctx, lab.GatewayOptions{
-		Name: "gateway-external", Hub: b.externalHub, Binary: o.GatewayBinary, Konnectivity: b.Konnectivity, ExtraArgs: o.GatewayArgs,
+		Name: "gateway-external", Hub: b.externalHub, Binary: o.GatewayBinary, Konnectivity: b.Konnectivity, ExtraArgs: append([]string{budget}, o.GatewayArgs...),
 	}); err != nil {
 		return err
 	}
