@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -67,8 +68,12 @@ func TestDownloadWithAPause(t *testing.T) {
 	besideOthers(t)
 	const mostHeld = 8 << 20
 	size, pause := int64(64<<20), 8*time.Second
+	var environment []string
 	if long() {
 		size, pause = 1<<30, 5*time.Minute
+		// Over WebSocket, kubectl gives up after a minute in which nobody reads its output, because it
+		// does not read the answers to its own pings meanwhile. Over SPDY it waits.
+		environment = []string{"KUBECTL_REMOTE_COMMAND_WEBSOCKETS=false"}
 	}
 	var routes []route
 	for _, r := range shared.routes() {
@@ -85,7 +90,7 @@ func TestDownloadWithAPause(t *testing.T) {
 	readOn := make(chan struct{})
 	for _, r := range routes {
 		stdin, end := io.Pipe()
-		cmd, stdout, stderr := startExec(t, r, "paused", stdin, "sh", "-c", program)
+		cmd, stdout, stderr := startExecIn(t, environment, r, "paused", stdin, "sh", "-c", program)
 		whole.Go(func() {
 			want := &numbers{}
 			err := sameBytes(stdout, want, size/2)
@@ -167,6 +172,12 @@ func memoryInUse(t *testing.T, g *lab.Gateway) float64 {
 // startExec starts kubectl exec in a Pod of that name, which it creates if needed.
 func startExec(t *testing.T, r route, pod string, stdin io.Reader, command ...string) (cmd *exec.Cmd, stdout io.Reader, stderr *bytes.Buffer) {
 	t.Helper()
+	return startExecIn(t, nil, r, pod, stdin, command...)
+}
+
+// startExecIn is startExec with more environment variables for kubectl.
+func startExecIn(t *testing.T, environment []string, r route, pod string, stdin io.Reader, command ...string) (cmd *exec.Cmd, stdout io.Reader, stderr *bytes.Buffer) {
+	t.Helper()
 	runPod(t, r.target, pod)
 	kubeconfig, err := r.gateway.ClusterKubeconfig(r.cluster, r.door)
 	if err != nil {
@@ -183,7 +194,7 @@ func startExec(t *testing.T, r route, pod string, stdin io.Reader, command ...st
 		args = append(args, "-i")
 	}
 	cmd = exec.CommandContext(ctx, shared.lab.Binaries().Kubectl, append(append(args, pod, "--"), command...)...)
-	cmd.Stdin = stdin
+	cmd.Stdin, cmd.Env = stdin, append(os.Environ(), environment...)
 	stderr = &bytes.Buffer{}
 	cmd.Stderr = stderr
 	stdout, err = cmd.StdoutPipe()

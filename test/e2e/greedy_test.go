@@ -110,10 +110,7 @@ func TestGreedyUser(t *testing.T) {
 		}
 	}
 	for name := range measured {
-		most := 1.5
-		if name != cluster {
-			most = 6 // the gateway itself is busy, and not only the cluster
-		}
+		const most = 1.5
 		for _, n := range []int{50, 99} {
 			past, through := percentile(times["past"][name], n), percentile(times["through"][name], n)
 			ratio := float64(through) / float64(past)
