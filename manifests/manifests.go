@@ -29,7 +29,8 @@ const (
 	KonnectivityServer     = "konnectivity/server"
 )
 
-//go:embed gateway/*.yaml gateway/audit/*.yaml gateway/clusterapi/*.yaml gateway/clusterprofiles/*.yaml konnectivity/*/*.yaml
+//go:embed gateway/*.yaml gateway/audit/*.yaml gateway/clusterapi/*.yaml gateway/clusterprofiles/*.yaml
+//go:embed konnectivity/*/*.yaml
 var files embed.FS
 
 // AuditPolicy returns the audit policy of the component gateway/audit.

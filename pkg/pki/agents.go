@@ -116,7 +116,7 @@ func (a *Authority) crossSigned(tunnel *Authority) (*Authority, error) {
 		return nil, err
 	}
 	cross := &x509.Certificate{
-		SerialNumber: serial, Subject: own.Subject, NotBefore: time.Now().Add(-Backdating), NotAfter: own.NotAfter,
+		SerialNumber: serial, Subject: own.Subject, NotBefore: time.Now().Add(-backdating), NotAfter: own.NotAfter,
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: own.KeyUsage, ExtKeyUsage: own.ExtKeyUsage,
 	}
 	if root.NotAfter.Before(cross.NotAfter) {

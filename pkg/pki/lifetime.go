@@ -21,9 +21,9 @@ const (
 	DefaultAgentLifetime = 365 * 24 * time.Hour
 )
 
-// Backdating is how far in the past new certificates become valid, for peers whose clocks are
+// backdating is how far in the past new certificates become valid, for peers whose clocks are
 // behind.
-const Backdating = time.Hour
+const backdating = time.Hour
 
 // earlierBackdating is that of certificates without issuedPrefix, which earlier versions of the
 // gateway have issued.
@@ -46,7 +46,7 @@ func RenewAt(cert *x509.Certificate) time.Time {
 func Lifetime(cert *x509.Certificate) time.Duration { return cert.NotAfter.Sub(IssuedAt(cert)) }
 
 // IssuedAt returns when a certificate of this package was issued, to the second. It became valid
-// earlier, by Backdating.
+// earlier, by backdating.
 func IssuedAt(cert *x509.Certificate) time.Time {
 	for _, unit := range cert.Subject.OrganizationalUnit {
 		text, found := strings.CutPrefix(unit, issuedPrefix)
@@ -60,9 +60,9 @@ func IssuedAt(cert *x509.Certificate) time.Time {
 	return cert.NotBefore
 }
 
-// setTimes makes a template valid from Backdating before now, for lifetime after now.
+// setTimes makes a template valid from backdating before now, for lifetime after now.
 func setTimes(template *x509.Certificate, now time.Time, lifetime time.Duration) {
-	template.NotBefore, template.NotAfter = now.Add(-Backdating), now.Add(lifetime)
+	template.NotBefore, template.NotAfter = now.Add(-backdating), now.Add(lifetime)
 	template.Subject.OrganizationalUnit = []string{issuedPrefix + now.UTC().Format(time.RFC3339)}
 }
 

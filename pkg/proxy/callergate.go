@@ -108,15 +108,11 @@ func newCallerGate(m *Metrics) *callerGate {
 type busyError struct{ inProgress, waiting int }
 
 func (e *busyError) Error() string {
-	return fmt.Sprintf("the gateway is short of CPU time. You already have %s in progress and %d that wait for their turn", counted(e.inProgress, "request"), e.waiting)
-}
-
-// counted returns a number of things, in English.
-func counted(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
+	requests := "requests"
+	if e.inProgress == 1 {
+		requests = "request"
 	}
-	return fmt.Sprintf("%d %ss", n, thing)
+	return fmt.Sprintf("the gateway is short of CPU time. You already have %d %s in progress and %d that wait for their turn", e.inProgress, requests, e.waiting)
 }
 
 // turn is the right of a request to be in progress. Its zero value is of a request that the gate

@@ -46,8 +46,8 @@ func (c *tunnelConn) Close() error {
 func (c *tunnelConn) judge(err error) {
 	if err != nil {
 		c.judged.Do(func() {})
-		if c.session.agent != nil && errors.Is(err, dialer.ErrSilent) {
-			c.session.agent.silence.begin(time.Now())
+		if errors.Is(err, dialer.ErrSilent) {
+			c.session.agent.fellSilent()
 		}
 		c.session.agent.failed(err, 1)
 		return

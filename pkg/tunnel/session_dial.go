@@ -75,8 +75,8 @@ func (s *session) dial(ctx context.Context, address string, budget *dialer.Budge
 	if pending && time.Since(began) >= s.cfg.attemptTimeout {
 		s.unanswered.Store(true)
 		s.agent.failed(errNoAnswer, 1)
-		if s.agent != nil && s.heard.Load() == heard {
-			s.agent.silence.begin(time.Now())
+		if s.heard.Load() == heard {
+			s.agent.fellSilent()
 		}
 	}
 	return nil, s.agentError(address, fmt.Errorf("%w: %w", errNoAnswer, context.Cause(ctx)))

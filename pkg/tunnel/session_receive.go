@@ -27,9 +27,7 @@ func (s *session) receiveLoop() {
 		}
 		s.unanswered.Store(false)
 		s.heard.Add(1)
-		if s.agent != nil {
-			s.agent.silence.end()
-		}
+		s.agent.spoke()
 		if in.packet == nil {
 			s.deliver(in.connectID, in.data)
 			continue

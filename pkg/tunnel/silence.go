@@ -33,3 +33,18 @@ func (s *silence) lasts(now time.Time) bool {
 	since := s.since.Load()
 	return since != 0 && now.Sub(time.Unix(0, since)) < silenceFor
 }
+
+// fellSilent notes that an agent does not answer. A nil agent, that of an enrollment, has no
+// record.
+func (a *agentState) fellSilent() {
+	if a != nil {
+		a.silence.begin(time.Now())
+	}
+}
+
+// spoke notes that something has arrived from an agent, which can be nil.
+func (a *agentState) spoke() {
+	if a != nil {
+		a.silence.end()
+	}
+}
